@@ -1,0 +1,56 @@
+"""`dgemma ls`: the DiffusionGemma checkpoints on this machine, the shipped one first.
+
+Lists what the hub cache holds, whoever put it there, damaged or unfinished ones included, with what is wrong.
+Folders outside the cache are not known to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ..weights.locate import CachedModel, disk_size, list_models
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+) -> None:
+    """List the models on this machine: name, revision, size, dtype, state, path."""
+    models = list_models()
+    if as_json:
+        print(json.dumps([as_data(model) for model in models], indent=2))
+    else:
+        show(models)
+
+
+def as_data(model: CachedModel) -> dict[str, Any]:
+    """One model as JSON holds it; size in bytes."""
+    return dataclasses.asdict(model) | {"path": str(model.path)}
+
+
+def show(models: list[CachedModel]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe (nothing wrapped or cut); or how to get a model."""
+    if not models:
+        print("no model on this machine; `dgemma pull NAME` fetches one", file=sys.stderr)
+        return
+    rows = [_cells(model) for model in models]
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("name", "revision", "size", "dtype", "state", "path", box=None)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # as Text, square brackets in a path are no markup
+    Console(highlight=False).print(table)
+
+
+def _cells(model: CachedModel) -> tuple[str, ...]:
+    refs = f" ({', '.join(model.refs)})" if model.refs else ""
+    return model.name, model.revision[:12] + refs, disk_size(model.size), model.dtype, model.state, str(model.path)

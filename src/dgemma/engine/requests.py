@@ -1,0 +1,113 @@
+"""What goes into the engine and what comes out: requests, step records, results. Ids only, no text, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..config import DenoiseConfig, ModelConfig
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and how to continue it. Checked against a model by `check`."""
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    seed: int = 0
+    config: DenoiseConfig = DenoiseConfig()
+    canvas_ids: tuple[tuple[int, ...], ...] = ()  # starting tokens of the first canvases, instead of noise
+    pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
+
+    def width(self, model: ModelConfig) -> int:
+        """Tokens per canvas: the request's own, that of its starting canvas, or the checkpoint's."""
+        if self.config.canvas_width is not None:
+            return self.config.canvas_width
+        return len(self.canvas_ids[0]) if self.canvas_ids else model.canvas_length
+
+    def check(self, model: ModelConfig, max_prompt_tokens: int | None = None) -> None:
+        """Raise UsageError, naming the setting, for anything that cannot be served as asked."""
+        width = self.width(model)
+        if not isinstance(self.max_tokens, int) or isinstance(self.max_tokens, bool) or self.max_tokens < 1:
+            raise UsageError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least 1")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
+        if width > model.canvas_length:
+            raise UsageError(f"canvas_width {width} exceeds the checkpoint's canvas_length {model.canvas_length}")
+        if not self.prompt_ids:
+            raise UsageError("the prompt is empty; give at least one token")
+        _check_ids("prompt_ids", self.prompt_ids, model.vocab_size)
+        limit = model.max_position_embeddings - width
+        if max_prompt_tokens is not None:
+            limit = min(limit, max_prompt_tokens)
+        if len(self.prompt_ids) > limit:
+            raise UsageError(f"the prompt has {len(self.prompt_ids)} tokens; max_prompt_tokens is {limit}")
+        longest = len(self.prompt_ids) + -(-self.max_tokens // width) * width
+        if longest > model.max_position_embeddings:
+            most = (model.max_position_embeddings - len(self.prompt_ids)) // width * width
+            raise UsageError(f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here")
+        for canvas in self.canvas_ids:
+            if len(canvas) != width:
+                raise UsageError(f"a starting canvas has {len(canvas)} tokens; this request's canvases have {width}")
+            _check_ids("canvas_ids", canvas, model.vocab_size)
+        if self.pins is not None:
+            if len(self.pins) != width:
+                raise UsageError(f"pins has {len(self.pins)} cells; this request's canvases have {width}")
+            _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
+
+
+def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
+    for token in ids:
+        if not isinstance(token, int) or not 0 <= token < vocab_size:
+            raise UsageError(f"{name} holds {token!r}, which is no token id below {vocab_size}")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did to one request's canvas."""
+
+    request: int  # index in the batch
+    canvas: int  # from 0
+    step: int  # from 1: how many steps this canvas has taken
+    argmax: list[int]  # the draft, C ids
+    accepted: list[bool]  # positions whose token was accepted in this step
+    entropy: list[float]  # nats per position, of softmax(logits / T)
+    done: bool  # this canvas stands, or has no steps left
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """A canvas that became text: `token_ids` (end token included, what follows it dropped) join the answer."""
+
+    request: int
+    canvas: int
+    steps: int
+    token_ids: list[int]
+    canvas_ids: list[int]  # the whole argmax canvas, C ids
+    log_probs: list[float]  # nats, of each position's argmax in the last step; C numbers, never above 0
+    finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite); None: goes on
+
+
+@dataclass
+class Result:
+    """Everything one request produced."""
+
+    token_ids: list[int] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)  # one number per canvas
+    finish_reason: str = "length"
+    canvases: list[list[int]] = field(default_factory=list)  # the whole argmax canvases
+    log_probs: list[list[float]] = field(default_factory=list)  # per canvas, of each position in its last step
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Tokens of the answer per denoising pass."""
+        return len(self.token_ids) / max(1, sum(self.steps))
+
+    def add(self, record: CommitRecord) -> None:
+        self.token_ids.extend(record.token_ids)
+        self.steps.append(record.steps)
+        self.canvases.append(record.canvas_ids)
+        self.log_probs.append(record.log_probs)
+        if record.finish_reason is not None:
+            self.finish_reason = record.finish_reason

@@ -1,0 +1,35 @@
+"""RMS normalisation, computed in float32 (float64 for float64 input) whatever the storage dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .select import fusable
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype statistics are computed in: float64 stays, everything else is at least float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@fusable
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis; `weight` None means no scale.
+
+    x [..., D] any float dtype, weight [D] or None -> [..., D] in x's dtype. The weight multiplies
+    before rounding back, as the reference does: in bf16 the other order flips the last bit.
+    """
+    y = x.to(wide(x.dtype))
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    if weight is not None:
+        y = y * weight.to(y.dtype)
+    return y.to(x.dtype)
+
+
+@fusable
+def add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """residual + rms_norm(x): the way every branch of a layer returns to the residual stream."""
+    y = x.to(wide(x.dtype))
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight.to(y.dtype)
+    return residual + y.to(x.dtype)

@@ -1,0 +1,1 @@
+"""DiffusionGemma as one stack of weights with two calls: encode() and denoise(). See dgemma.py."""

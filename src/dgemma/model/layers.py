@@ -1,0 +1,122 @@
+"""One layer: attention, dense MLP and experts on a residual stream. Arithmetic is in kernels/, scheduling elsewhere.
+
+A layer does not know whether it encodes or denoises: it is handed `attend`, which sees the layer's
+queries, keys and values and returns the mixed heads, and the scalar of its mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..config import LayerConfig, ModelConfig
+from ..kernels.matmul import gated_mlp
+from ..kernels.moe import choose, experts, router_probabilities
+from ..kernels.norm import add_norm, rms_norm
+from ..kernels.rope import rotate
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B,H,T,K], k and v [B,G,T,K] -> [B,H,T,K]
+
+
+class Norm(nn.Module):
+    """RMSNorm with a weight that multiplies directly."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        return add_norm(residual, x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Projections, per-head norms and rope around `attend`. Full layers have no v_proj: V is the raw K projection."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig):
+        super().__init__()
+        hidden, heads, dim = config.hidden_size, config.num_attention_heads, layer.head_dim
+        self.head_dim, self.eps = dim, config.rms_norm_eps
+        self.q_proj = nn.Linear(hidden, heads * dim, bias=False)
+        self.k_proj = nn.Linear(hidden, layer.num_key_value_heads * dim, bias=False)
+        self.v_proj = nn.Linear(hidden, layer.num_key_value_heads * dim, bias=False) if layer.is_sliding else None
+        self.o_proj = nn.Linear(heads * dim, hidden, bias=False)
+        self.q_norm, self.k_norm = Norm(dim, config.rms_norm_eps), Norm(dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        keys = self._heads(self.k_proj(x))
+        values = keys if self.v_proj is None else self._heads(self.v_proj(x))
+        q = rotate(self.q_norm(self._heads(self.q_proj(x))), *rope)
+        mixed = attend(q, rotate(self.k_norm(keys), *rope), rms_norm(values, None, self.eps))
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, hidden: int, intermediate: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+
+
+class Router(nn.Module):
+    """Chooses experts from the raw residual, not from the normalised state the experts read."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+        self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
+        self.top_k, self.eps = config.top_k_experts, config.rms_norm_eps
+
+    def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = router_probabilities(residual, self.proj.weight, self.scale, self.eps)
+        return choose(probabilities, self.per_expert_scale, self.top_k)
+
+
+class Experts(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        count, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(count, hidden, inner))
+
+    def forward(self, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+        return experts(x, self.gate_up_proj, self.down_proj, weights, index)
+
+
+class Layer(nn.Module):
+    """x + attention, then x + (dense MLP + experts), times the scalar of the mode (encode or denoise)."""
+
+    def __init__(self, config: ModelConfig, layer: LayerConfig):
+        super().__init__()
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config, layer)
+        self.mlp = GatedMLP(hidden, config.intermediate_size)
+        self.router, self.experts = Router(config), Experts(config)
+        self.input_layernorm, self.post_attention_layernorm = Norm(hidden, eps), Norm(hidden, eps)
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = Norm(hidden, eps), Norm(hidden, eps)
+        self.post_feedforward_layernorm_1 = Norm(hidden, eps)
+        self.pre_feedforward_layernorm_2, self.post_feedforward_layernorm_2 = Norm(hidden, eps), Norm(hidden, eps)
+        self.register_buffer("layer_scalar", torch.ones(1))
+        self.register_buffer("encoder_layer_scalar", torch.ones(1))
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool) -> Tensor:
+        x = self.post_attention_layernorm.add_to(x, self.self_attn(self.input_layernorm(x), rope, attend))
+        dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
+        flat = x.flatten(0, 1)
+        weights, index = self.router(flat)
+        sparse = self.experts(self.pre_feedforward_layernorm_2(flat), weights, index).view_as(x)
+        both = self.post_feedforward_layernorm_2.add_to(dense, sparse)
+        x = self.post_feedforward_layernorm.add_to(x, both)
+        return x * (self.encoder_layer_scalar if encoding else self.layer_scalar)

@@ -1,0 +1,1 @@
+"""How a canvas is decided: schedule, acceptance, pins, stopping and the step that joins them. Pure tensors, no model."""

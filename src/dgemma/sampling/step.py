@@ -1,0 +1,120 @@
+"""One step of every canvas in a batch: CanvasStats and CanvasState in, CanvasState out.
+
+Pure tensors and no look at their values on the host, so that the plain loop, a batched engine and a
+captured graph can share it. Rows that are done do not change any more, whatever is computed for them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..config import DenoiseConfig
+from ..kernels.random import noise, uniforms
+from ..kernels.vocab import CanvasStats
+from .accept import accept
+from .pins import FREE, hold
+from .schedule import temperature
+from .stopping import mean_entropy, stands, unchanged_steps
+
+
+class Settings(NamedTuple):
+    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts and seeds."""
+
+    max_steps: Tensor
+    t_min: Tensor
+    t_max: Tensor
+    entropy_bound: Tensor
+    stability_threshold: Tensor
+    confidence_threshold: Tensor
+    seed: Tensor
+
+    @classmethod
+    def of(cls, configs: list[DenoiseConfig], seeds: list[int], device: torch.device) -> Settings:
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([getattr(config, name) for config in configs], dtype=dtype, device=device)
+
+        return cls(
+            column("max_denoising_steps", torch.int64),
+            *(column(name, torch.float64) for name in ("t_min", "t_max", "entropy_bound")),
+            column("stability_threshold", torch.int64),
+            column("confidence_threshold", torch.float64),
+            torch.tensor(seeds, dtype=torch.int64, device=device),
+        )
+
+
+class CanvasState(NamedTuple):
+    """Everything a canvas is between two steps."""
+
+    canvas: Tensor  # [B, C] int64: what the next pass reads
+    argmax: Tensor  # [B, C] int64: the draft, and what is committed; -1 before the first step
+    accepted: Tensor  # [B, C] bool: positions whose token was accepted in the last step
+    entropy: Tensor  # [B, C] of the last step, nats
+    log_prob: Tensor  # [B, C] of the argmax in the last step, nats
+    pins: Tensor  # [B, C] int64: a token id or -1
+    step: Tensor  # [B] int64: steps taken
+    unchanged: Tensor  # [B] int64: steps in a row whose argmax repeated
+    done: Tensor  # [B] bool: stands, or ran out of steps
+    number: Tensor  # [B] int64: which canvas of its request this is, from 0
+    settings: Settings
+
+
+def begin(
+    settings: Settings, number: Tensor, width: int, vocab_size: int, pins: Tensor | None = None,
+    start: Tensor | None = None,
+) -> CanvasState:  # fmt: skip
+    """A canvas of noise (or `start` [B, C], where given) with its pins in place; float64 entropies, nothing decided."""
+    zero = torch.zeros_like(number)
+    if start is None:
+        start = noise(settings.seed, number, zero, width, vocab_size)
+    nothing = torch.zeros(start.shape, dtype=torch.float64, device=start.device)
+    if pins is None:
+        pins = torch.full_like(start, FREE)
+    return CanvasState(
+        canvas=hold(start, pins), argmax=torch.full_like(start, -1), accepted=torch.zeros_like(start, dtype=torch.bool),
+        entropy=nothing, log_prob=nothing, pins=pins, step=zero,
+        unchanged=zero, done=torch.zeros_like(number, dtype=torch.bool), number=number, settings=settings,
+    )  # fmt: skip
+
+
+def inverse_temperature(state: CanvasState) -> Tensor:
+    """1 / T of each row's coming step, [B] float64."""
+    s = state.settings
+    return 1.0 / temperature(state.step, s.max_steps, s.t_min, s.t_max)
+
+
+def draws(state: CanvasState) -> Tensor:
+    """The uniforms of each row's coming step, [B, C, 2]."""
+    return uniforms(state.settings.seed, state.number, state.step, state.canvas.shape[1])
+
+
+def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState:
+    """Accept, renoise, hold pins, test for standing. -> the state of the next step, done rows unchanged."""
+    s, free = state.settings, state.pins < 0
+    entropy = stats.entropy.double()
+    accepted = accept(entropy, s.entropy_bound, free)
+    fresh = noise(s.seed, state.number, state.step + 1, state.canvas.shape[1], vocab_size)
+    canvas = hold(torch.where(accepted, stats.sample, fresh), state.pins)
+    argmax = hold(stats.argmax, state.pins)
+    unchanged = unchanged_steps(argmax, state.argmax, free, state.unchanged)
+    mean = mean_entropy(entropy, free)
+    log_prob = -stats.row_sum.double().log()  # p of the argmax is exp(0) = 1
+    taken = state.step + 1
+    done = stands(unchanged, mean, s.stability_threshold, s.confidence_threshold) | (taken >= s.max_steps)
+    new = state._replace(
+        canvas=canvas, argmax=argmax, accepted=accepted, entropy=entropy, log_prob=log_prob, step=taken,
+        unchanged=unchanged, done=done,
+    )  # fmt: skip
+    return _keep_done(state, new)
+
+
+def _keep_done(old: CanvasState, new: CanvasState) -> CanvasState:
+    """Rows that were done before this step keep every field."""
+
+    def pick(before: Tensor, after: Tensor) -> Tensor:
+        return torch.where(old.done.view(-1, *[1] * (before.dim() - 1)), before, after)
+
+    changed = ("canvas", "argmax", "accepted", "entropy", "log_prob", "step", "unchanged", "done")
+    return new._replace(**{name: pick(getattr(old, name), getattr(new, name)) for name in changed})

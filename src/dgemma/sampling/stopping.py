@@ -1,0 +1,25 @@
+"""When a canvas stands: its argmax has not changed for `stability_threshold` steps, and it is confident.
+
+A threshold of k needs k + 1 identical argmax canvases; k = 0 means confidence alone. Pinned cells take
+no part in either test. Counting one canvas too few here gave other engines clipped and empty answers.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def unchanged_steps(argmax: Tensor, last_argmax: Tensor, free: Tensor, unchanged: Tensor) -> Tensor:
+    """How many steps in a row the free argmax has repeated, [B] int64; `last_argmax` is -1 before the first step."""
+    same = ((argmax == last_argmax) | ~free).all(-1) & (last_argmax >= 0).all(-1)
+    return (unchanged + 1) * same
+
+
+def mean_entropy(entropy: Tensor, free: Tensor) -> Tensor:
+    """Mean nats over the free positions, [B]; 0 where everything is pinned."""
+    return (entropy * free).sum(-1) / free.sum(-1).clamp_min(1)
+
+
+def stands(unchanged: Tensor, mean: Tensor, stability_threshold: Tensor, confidence_threshold: Tensor) -> Tensor:
+    """Stable and confident, [B] bool."""
+    return (unchanged >= stability_threshold) & (mean < confidence_threshold)

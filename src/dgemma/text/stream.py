@@ -1,0 +1,86 @@
+"""Text out of a stream of ids, piece by piece: whole characters only, and stop strings.
+
+Refuses to know channels and canvases: it is fed ids or text in any portions. What has been given out is never
+taken back, and the pieces put together are exactly the whole.
+
+Trap: a stop string may begin in one piece and end in the next, so up to its length less one is held back; call
+`flush` at the end, or the tail of the answer is lost.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+
+from ..errors import UsageError
+from .tokenizer import Tokenizer
+
+
+class StreamDecoder:
+    """Decodes ids as they come. All pieces of `feed`, then `flush`, are `tokenizer.decode` of all the ids."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._tokenizer = tokenizer
+        self._hidden = tokenizer.control_ids if skip_special else frozenset()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._leading = tokenizer.leading_spaces  # still to be taken off the start of the text
+
+    def feed(self, ids: Iterable[int]) -> str:
+        """The text that is certain after these ids; a character cut in two waits for its other half."""
+        data = b"".join(self._tokenizer.token_bytes(i) for i in ids if i not in self._hidden)
+        return self._start(self._utf8.decode(data))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that never became whole. The decoder starts anew."""
+        text = self._start(self._utf8.decode(b"", final=True))
+        self._utf8.reset()
+        self._leading = self._tokenizer.leading_spaces
+        return text
+
+    def _start(self, text: str) -> str:
+        while self._leading and text:
+            self._leading, text = (self._leading - 1, text[1:]) if text[0] == " " else (0, text)
+        return text
+
+
+class StopFinder:
+    """Ends a text before the first stop string that becomes complete. `hit` tells which one, once there is one.
+
+    Of several stops the one that ends first counts, then the longest: the only rule that gives the same text
+    however it is cut into pieces. Raises UsageError for an empty stop string, or one that is not a string.
+    """
+
+    def __init__(self, stops: Sequence[str] | str | None):
+        self._stops = [stops] if isinstance(stops, str) else list(stops or [])
+        for stop in self._stops:
+            if not isinstance(stop, str) or not stop:
+                raise UsageError(f"a stop string must be a text of at least one character, not {stop!r:.40}")
+        self._longest = max(map(len, self._stops), default=1)
+        self._held = ""
+        self.hit: str | None = None
+
+    def feed(self, text: str) -> str:
+        """The text that is certain not to belong to a stop string. After a hit there is none."""
+        if self.hit is not None:
+            return ""
+        text = self._held + text
+        found = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
+            _, start, self.hit = min(found)
+            self._held = ""
+            return text[:start]
+        keep = self._suffix(text)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back and turned out to be no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _suffix(self, text: str) -> int:
+        """Length of the longest end of the text that could be the beginning of a stop string."""
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

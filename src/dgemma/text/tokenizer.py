@@ -1,0 +1,123 @@
+"""Text to token ids and back, for one checkpoint's `tokenizer.json`.
+
+Refuses to know turns: control tokens are appended by id, by whoever writes turns. Nothing that `encode` is given
+can become one, because text comes from users, files and tools. Decoding goes through bytes, not through strings
+of tokens, so that a stream of pieces and one whole text are the same thing.
+
+Trap: a token may hold half a character, so `decode(a) + decode(b)` is not `decode(a + b)`; see stream.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ..config import read_json
+from ..errors import ConfigError, UsageError
+from .vocabulary import CONTROL_TEXTS, Vocabulary, read_vocabulary
+
+
+@dataclass(frozen=True)
+class ControlIds:
+    """Token ids of the control tokens, looked up by text; None where the checkpoint has no such token."""
+
+    pad: int | None = None
+    eos: int | None = None
+    bos: int | None = None
+    turn: int | None = None
+    end_turn: int | None = None
+    channel: int | None = None
+    end_channel: int | None = None
+    think: int | None = None
+    tool: int | None = None
+    end_tool: int | None = None
+    tool_call: int | None = None
+    end_tool_call: int | None = None
+    tool_response: int | None = None
+    end_tool_response: int | None = None
+    quote: int | None = None
+    image: int | None = None
+    begin_image: int | None = None
+    end_image: int | None = None
+
+    def need(self, name: str) -> int:
+        """The id of one control token, named as the field here. Raises UsageError where the checkpoint lacks it."""
+        if (token_id := getattr(self, name)) is None:
+            raise UsageError(f"this checkpoint's tokenizer has no token '{CONTROL_TEXTS[name]}', which this needs")
+        return token_id
+
+
+class Tokenizer:
+    """One checkpoint's tokenizer. Ids are plain ints; `special` holds the control ids by name."""
+
+    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary):
+        self._engine, self._vocabulary = engine, vocabulary
+        self._bytes: dict[int, bytes] = {}  # filled as ids are met: 262,144 tokens at once would cost 0.3 s
+        self.special = ControlIds(**{name: vocabulary.control.get(text) for name, text in CONTROL_TEXTS.items()})
+        self.control_ids = frozenset(vocabulary.control.values())
+        self.vocab_size = max(vocabulary.texts) + 1
+        self.leading_spaces = vocabulary.leading_spaces
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Tokenizer:
+        """Read a `tokenizer.json`. Raises ConfigError that names the file when it is missing or not understood."""
+        return cls.from_json(read_json(Path(path)), str(path))
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
+        """Build from the parsed JSON of a `tokenizer.json`, which is changed. Raises ConfigError naming `source`."""
+        vocabulary = read_vocabulary(raw, source)
+        try:
+            engine = tokenizers.Tokenizer.from_str(json.dumps(raw, ensure_ascii=False))
+        except Exception as error:  # the library raises a bare Exception
+            raise ConfigError(f"{source}: not a tokenizer this build can read ({error})") from None
+        engine.no_truncation()
+        engine.no_padding()
+        engine.encode_special_tokens = True  # special tokens found in text are encoded as the text they are
+        for text, token_id in vocabulary.control.items():
+            if engine.token_to_id(text) != token_id:
+                raise ConfigError(f"{source}: token '{text}' is given the id {token_id}, which is not its place")
+        return cls(engine, vocabulary)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without anything added. No part of it becomes a control token.
+
+        Raises UsageError for text that cannot be written as UTF-8 (half of a surrogate pair), with its position.
+        """
+        if not isinstance(text, str):
+            raise UsageError(f"text must be a string, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            broken = ord(text[error.start])
+            raise UsageError(f"character {error.start} of the text (U+{broken:04X}) is half a character") from None
+        return self._engine.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of some ids. Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.
+
+        Raises UsageError for a negative id; an id beyond the vocabulary (a padding row) becomes U+FFFD.
+        """
+        hidden = self.control_ids if skip_special else frozenset()
+        text = b"".join(self.token_bytes(i) for i in ids if i not in hidden).decode("utf-8", errors="replace")
+        for _ in range(self.leading_spaces):
+            text = text.removeprefix(" ")
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes one token stands for; perhaps only a part of a character. See `decode` for the errors."""
+        found = self._bytes.get(token_id)
+        if found is None:
+            if token_id < 0:
+                raise UsageError(f"token id {token_id} is negative")
+            found = self._bytes[token_id] = self._vocabulary.bytes_of(token_id)
+        return found
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its text as it stands in the vocabulary, or None."""
+        return self._engine.token_to_id(token)

@@ -1,0 +1,170 @@
+"""The tool syntax, written: declarations, calls and results between their control tokens (calls.py reads it).
+
+Refuses to know turns and roles. What it writes is a list of pieces: text, and ids of control tokens; the text is
+encoded later, so nothing in a tool's name, schema, arguments or result can become a control token.
+
+Trap: keys are written bare and sorted without regard to case, as the checkpoints were trained; JSON order is lost.
+And a schema is not copied: only what the checkpoints know is written, and its type comes last, in capitals.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import UsageError
+from .calls import MAX_DEPTH, TOOL_NAME
+from .tokenizer import ControlIds
+
+Piece = str | int  # text still to be encoded, or the id of a control token
+
+
+def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
+    """Pieces that declare one tool in the OpenAI shape `{type: function, function: {name, description, parameters}}`.
+
+    Raises UsageError, naming `where`, for another shape, and for a checkpoint without the tool tokens.
+    """
+    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+    if not isinstance(function, Mapping):
+        raise UsageError(f"{where}: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}")
+    name = checked_name(function.get("name"), where)
+    writer = _Writer(special, where)
+    fields = {"description": writer.string(function.get("description") or "")}
+    if parameters := function.get("parameters"):
+        fields["parameters"] = writer.schema(parameters, 0, top=True)
+    return [special.need("tool"), f"declaration:{name}", *_braces(fields), special.need("end_tool")]
+
+
+def call(name: str, arguments: Mapping[str, Any], special: ControlIds, where: str) -> list[Piece]:
+    """Pieces of one call by the model. Raises UsageError for arguments that are not plain JSON values."""
+    written = _Writer(special, where).value(arguments, 0)
+    return [special.need("tool_call"), f"call:{checked_name(name, where)}", *written, special.need("end_tool_call")]
+
+
+def result(name: str, text: str, special: ControlIds, where: str) -> list[Piece]:
+    """Pieces of what one tool answered: always a text, as the OpenAI shape has it."""
+    written = _Writer(special, where).value({"value": text}, 0)
+    opening = [special.need("tool_response"), f"response:{checked_name(name, where)}"]
+    return [*opening, *written, special.need("end_tool_response")]
+
+
+def checked_name(name: Any, where: str) -> str:
+    """A tool's name that can be written and read back, or UsageError."""
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+        raise UsageError(f"{where}: a tool's name must be a word without spaces, quotes or brackets, not {name!r:.40}")
+    return name
+
+
+def _bare(name: str) -> list[Piece]:
+    return [name]
+
+
+def _braces(fields: Mapping[str, list[Piece]], key: Callable[[str], list[Piece]] = _bare) -> list[Piece]:
+    """`{name:value,...}` in the order given; `key` writes a name."""
+    pieces: list[Piece] = ["{"]
+    for n, (name, value) in enumerate(fields.items()):
+        pieces += ["," if n else "", *key(name), ":", *value]
+    return [*pieces, "}"]
+
+
+class _Writer:
+    """Writes JSON values and schemas as pieces; every string goes between two quote tokens.
+
+    Errors name the place and the kind of a value, never the value: prompts do not belong in messages or logs.
+    """
+
+    def __init__(self, special: ControlIds, where: str):
+        self._quote, self._where = special.need("quote"), where
+
+    def _fail(self, what: str) -> UsageError:
+        return UsageError(f"{self._where}: {what}")
+
+    def string(self, text: Any) -> list[Piece]:
+        if not isinstance(text, str):
+            raise self._fail(f"a text was expected, not {type(text).__name__}")
+        return [self._quote, text, self._quote]
+
+    def value(self, value: Any, depth: int, quote_keys: bool = False) -> list[Piece]:
+        """A JSON value. Keys are bare in calls and results, and quoted where a schema holds a value."""
+        if depth > MAX_DEPTH:
+            raise self._fail(f"values are nested more than {MAX_DEPTH} deep")
+        if isinstance(value, str):
+            return self.string(value)
+        if value is None or isinstance(value, (bool, int)):
+            return [json.dumps(value)]
+        if isinstance(value, float) and math.isfinite(value):
+            return [repr(value)]
+        if isinstance(value, Mapping):
+            fields = {key: self.value(member, depth + 1, quote_keys) for key, member in self._sorted(value)}
+            return _braces(fields, self.string) if quote_keys else _braces(fields)
+        if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
+            pieces: list[Piece] = ["["]
+            for n, member in enumerate(value):
+                pieces += ["," if n else "", *self.value(member, depth + 1, quote_keys)]
+            return [*pieces, "]"]
+        raise self._fail(f"{value if isinstance(value, float) else type(value).__name__} is not a JSON value")
+
+    def _sorted(self, mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+        if odd := [key for key in mapping if not isinstance(key, str)]:
+            raise self._fail(f"keys must be texts, not {type(odd[0]).__name__}")
+        return sorted(mapping.items(), key=lambda item: item[0].lower())
+
+    def schema(self, raw: Any, depth: int, top: bool = False) -> list[Piece]:
+        """One JSON schema; at the top, that of all the parameters, only properties, required and type are written."""
+        if depth > MAX_DEPTH:
+            raise self._fail(f"schemas are nested more than {MAX_DEPTH} deep")
+        schema, kind, nullable = self._resolve(raw)
+        kind = kind or ("OBJECT" if top else "")
+        fields: dict[str, list[Piece]] = {}
+        if schema.get("description") and not top:
+            fields["description"] = self.string(schema["description"])
+        if kind == "STRING" and schema.get("enum"):
+            fields["enum"] = self.value(schema["enum"], depth, quote_keys=True)
+        if kind == "ARRAY" and schema.get("items"):
+            fields["items"] = self._items(schema["items"], depth + 1)
+        if nullable and not top:
+            fields["nullable"] = ["true"]
+        if kind == "OBJECT" and (schema.get("properties") or not top):
+            fields["properties"] = self._properties(schema.get("properties") or {}, depth + 1)
+        if kind == "OBJECT" and schema.get("required"):
+            fields["required"] = self.value(schema["required"], depth)
+        return _braces({**fields, "type": self.string(kind)})
+
+    def _properties(self, raw: Any, depth: int) -> list[Piece]:
+        if not isinstance(raw, Mapping):
+            raise self._fail(f"properties must map names to schemas, not {type(raw).__name__}")
+        return _braces({name: self.schema(schema, depth) for name, schema in self._sorted(raw)})
+
+    def _items(self, raw: Any, depth: int) -> list[Piece]:
+        """The schema of a list's members: unlike others, every key is written, and all in sorted order."""
+        if not isinstance(raw, Mapping):
+            raise self._fail(f"the items of a list must be a schema, not {type(raw).__name__}")
+        fields: dict[str, list[Piece]] = {}
+        for key, value in self._sorted(raw):
+            if key == "properties":
+                fields[key] = self._properties(value, depth + 1)
+            elif key == "type":
+                kinds = [value] if isinstance(value, str) else value
+                names = [str(kind).upper() for kind in kinds or ()]
+                fields[key] = self.value(names[0] if isinstance(value, str) else names, depth)
+            elif value is not None:
+                fields[key] = self.value(value, depth, quote_keys=True)
+        return _braces(fields)
+
+    def _resolve(self, raw: Any) -> tuple[Mapping[str, Any], str, bool]:
+        """(schema, TYPE, nullable?). Of a union, the first type that is not null; null itself makes it nullable."""
+        if not isinstance(raw, Mapping):
+            raise self._fail(f"a schema must be an object, not {type(raw).__name__}")
+        schema, nullable = raw, bool(raw.get("nullable"))
+        options = raw.get("anyOf") or raw.get("oneOf")
+        if "type" not in raw and isinstance(options, Sequence):
+            full = [option for option in options if isinstance(option, Mapping) and option.get("type") != "null"]
+            schema, nullable = {**(full[0] if full else {}), **raw}, nullable or len(full) < len(options)
+        kind = schema.get("type") or ("OBJECT" if "properties" in schema else "")
+        if isinstance(kind, Sequence) and not isinstance(kind, str):
+            nullable, kind = nullable or "null" in kind, next((name for name in kind if name != "null"), "null")
+        if not isinstance(kind, str):
+            raise self._fail(f"a type must be a text, not {type(kind).__name__}")
+        return schema, kind.upper(), nullable

@@ -1,0 +1,1 @@
+"""Training and measuring a model of this architecture. Nothing below knows of losses or corpora."""

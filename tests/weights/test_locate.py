@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+from .weights_helpers import write_folder
+
+from dgemma.errors import CheckpointError, HubError, UsageError
+from dgemma.weights import locate as module
+from dgemma.weights.locate import EMBEDDED, list_models, locate, remove, split_name
+
+
+def test_a_folder_is_itself(tmp_path, monkeypatch):
+    assert locate(tmp_path) == locate(str(tmp_path)) == tmp_path
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    assert locate("org/name") == Path("org/name")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/org") == tmp_path / "org"
+
+
+@pytest.mark.parametrize("name", ["/none/at/all", "./none", "~/none-here", "a/b/c"])
+def test_a_path_that_is_missing_is_said_to_be_missing(name, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        locate(name, cache_dir=tmp_path)
+    with pytest.raises(CheckpointError, match="no such folder"):
+        locate(Path("org/name"), cache_dir=tmp_path)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(UsageError, match="name the folder"):
+        locate(str(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "org/", "-org/name", "org/na--me", "org/name@a b", "org/name@a/../b", "org/na me"]
+)
+def test_names_that_are_neither(name, tmp_path):
+    with pytest.raises(UsageError, match="neither a folder nor a hub name|is no revision"):
+        locate(name, cache_dir=tmp_path)
+
+
+def test_split_name():
+    assert split_name("org/name@v1") == ("org/name", "v1")
+    assert split_name("org/name") == split_name("org/name@") == ("org/name", None)
+    assert split_name("org/name", "refs/pr/1") == ("org/name", "refs/pr/1")
+    with pytest.raises(UsageError, match="disagree"):
+        split_name("org/name@v1", "v2")
+
+
+def test_a_hub_name_is_looked_up_and_never_fetched(tmp_path):
+    with pytest.raises(HubError, match=r"dgemma pull org/name@v1`"):
+        locate("org/name@v1", cache_dir=tmp_path)
+    home = tmp_path / "models--org--name"
+    write_folder(home / "snapshots" / "abc123")
+    with pytest.raises(HubError, match=r"there: org/name@abc123"):
+        locate("org/name", cache_dir=tmp_path)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("abc123\n")
+    assert locate("org/name", cache_dir=tmp_path) == home / "snapshots" / "abc123"
+    assert locate("org/name@abc123", cache_dir=tmp_path) == home / "snapshots" / "abc123"
+    for file in ("model.safetensors", "config.json"):
+        (home / "snapshots" / "abc123" / file).rename(tmp_path / file)
+        with pytest.raises(HubError, match="only partly"):
+            locate("org/name", cache_dir=tmp_path)
+        (tmp_path / file).rename(home / "snapshots" / "abc123" / file)
+
+
+def test_none_is_the_shipped_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EMBEDDED", tmp_path / "embedded")
+    with pytest.raises(CheckpointError, match="ships no checkpoint"):
+        locate(None)
+    assert list_models(tmp_path / "cache") == []
+    write_folder(tmp_path / "embedded")
+    assert locate(None) == tmp_path / "embedded"
+    (model,) = list_models(tmp_path / "cache")
+    assert (model.name, model.state, model.dtype) == ("(embedded)", "ok", "f32")
+    with pytest.raises(UsageError, match="part of the package"):
+        remove("(embedded)")
+    assert EMBEDDED.name == "embedded" and EMBEDDED.parent.name == "dgemma"

@@ -1,0 +1,74 @@
+"""The published checkpoint's names, shapes and sizes as sparse files: first contact without its 51.6 GB."""
+
+import os
+
+import pytest
+import torch
+from .weights_helpers import sparse_checkpoint
+
+from dgemma.config import ModelConfig
+from dgemma.errors import CheckpointError
+from dgemma.weights.names import expected_tensors
+from dgemma.weights.reader import inspect, load_into, stream
+
+TOTAL = 51_647_562_456
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return sparse_checkpoint().write(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture(scope="module")
+def layout(folder):
+    return inspect(folder, ModelConfig.from_file(folder / "config.json"))
+
+
+def test_files_of_full_size_that_take_no_disk(folder):
+    files = sorted(folder.glob("model-*.safetensors"))
+    assert len(files) == 11
+    assert sum(path.stat().st_size for path in files) > TOTAL
+    assert sum(path.stat().st_blocks * 512 for path in folder.iterdir()) < 2 * 10**6
+
+
+def test_every_name_is_accounted_for(layout):
+    assert len(layout.tensors) == 1047 and layout.total_bytes == TOTAL and layout.dtypes == {"BF16": TOTAL}
+    used = [tensor.name for tensor in layout.text.values()] + [tensor.name for tensor in layout.vision]
+    assert sorted(used) == sorted(layout.tensors)
+    assert len(layout.text) == 691 and len(layout.vision) == 356
+    assert "356 vision tensors (1.15 GB)" in layout.notes()[0]
+
+
+def test_the_model_builds_on_meta_from_it(layout):
+    build = pytest.importorskip("dgemma.model.build")
+    model = build.build(layout.config, device="meta")
+    load_into(model, layout, "meta", torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert len(tensors) == 691 and sum(tensor.numel() for tensor in tensors) == layout.text_bytes // 2
+    assert all(tensor.is_meta and tensor.dtype == torch.bfloat16 for tensor in tensors)
+
+
+def test_its_smallest_tensors_can_be_read(layout):
+    text = {name: tensor for name, tensor in layout.text.items() if tensor.nbytes < 10**4}
+    small = type(layout)(layout.folder, layout.config, layout.files, layout.tensors, text, ())
+    shapes = {target.model_name: target.shape for target in expected_tensors(layout.config).values()}
+    read = {name: tuple(tensor.shape) for name, tensor in stream(small, "cpu", torch.bfloat16)}
+    assert len(read) > 300 and all(shapes[name] == shape for name, shape in read.items())
+
+
+def test_twin_one_wrong_shape_among_them_is_found(tmp_path):
+    table = [
+        (name, (2815,) if name == "model.decoder.layers.17.router.scale" else shape)
+        for name, shape in sparse_checkpoint().read_table()
+    ]
+    folder = sparse_checkpoint().write(tmp_path, table, shards=2)
+    with pytest.raises(CheckpointError, match=r"model-0000.-of-00002.*: tensor '.*17.router.scale' .*\[2815\]"):
+        inspect(folder, ModelConfig.from_file(folder / "config.json"))
+
+
+def test_twin_a_cut_shard_is_found(tmp_path):
+    folder = sparse_checkpoint().write(tmp_path)
+    shard = folder / "model-00007-of-00011.safetensors"
+    os.truncate(shard, shard.stat().st_size - 1)
+    with pytest.raises(CheckpointError, match="model-00007-of-00011.safetensors: truncated inside tensor"):
+        inspect(folder, ModelConfig.from_file(folder / "config.json"))
