@@ -16,6 +16,7 @@ from typing import Any
 from .errors import ConfigError, UsageError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
+MAX_PROMPT_CHARACTERS = 800_000  # refused before it is tokenised: 262,144 positions hold about as much
 
 # Keys that may stand in a config.json without any effect on what the model computes.
 _HARMLESS = {
@@ -170,7 +171,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; a checkpoint folder needs it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a JSON object was expected")

@@ -50,8 +50,10 @@ def run(
     """The plain loop over a batch of requests of one canvas width. Yields every step and every commit."""
     for request in requests:
         request.check(model.config, config.max_prompt_tokens)
-    if len({request.width(model.config) for request in requests}) != 1:
+    if len({request.width(model.config) for request in requests}) > 1:
         raise UsageError("the requests of one batch must have the same canvas width")
+    if not requests:
+        return
     kv = read_prompts(model, [request.prompt_ids for request in requests], config.prefill_chunk)
     rows, left, number = list(range(len(requests))), [request.max_tokens for request in requests], 0
     while rows:

@@ -29,10 +29,12 @@ class Request:
     def check(self, model: ModelConfig, max_prompt_tokens: int | None = None) -> None:
         """Raise UsageError, naming the setting, for anything that cannot be served as asked."""
         width = self.width(model)
-        if not isinstance(self.max_tokens, int) or isinstance(self.max_tokens, bool) or self.max_tokens < 1:
+        if not _whole(self.max_tokens) or self.max_tokens < 1:
             raise UsageError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least 1")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+        if not _whole(self.seed) or not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
+        if width < 1:
+            raise UsageError("a starting canvas is empty; canvas_ids must hold at least one token per canvas")
         if width > model.canvas_length:
             raise UsageError(f"canvas_width {width} exceeds the checkpoint's canvas_length {model.canvas_length}")
         if not self.prompt_ids:
@@ -57,9 +59,13 @@ class Request:
             _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
 
 
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
     for token in ids:
-        if not isinstance(token, int) or not 0 <= token < vocab_size:
+        if not _whole(token) or not 0 <= token < vocab_size:
             raise UsageError(f"{name} holds {token!r}, which is no token id below {vocab_size}")
 
 

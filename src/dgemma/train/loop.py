@@ -36,10 +36,10 @@ from .objective import BalanceLoss, losses
 class LoopConfig:
     steps: int
     decay: int = 0  # the last steps, over which the learning rate falls to zero
-    warmup: int = 40
+    warmup: int = 20
     seed: int = 0
     matrix_lr: float = 0.02
-    other_lr: float = 0.003
+    other_lr: float = 0.006
     self_conditioning: float = 0.5  # share of steps that run with a first pass
     save_seconds: float = 120.0
     fused: bool = True
@@ -62,13 +62,18 @@ class Report:
 
 
 def initialise(config: ModelConfig, seed: int) -> DiffusionGemma:
-    """Fresh weights: matrices normal / sqrt(fan-in), norms and scalars 1 (branches end in a norm, so depth is safe)."""
+    """Fresh weights: matrices normal / sqrt(fan-in), norms and scalars 1 (branches end in a norm, so depth is safe).
+
+    The router divides by sqrt(hidden); its scale starts there, or all experts would look alike for a thousand steps.
+    """
     model = build(config, "cpu", torch.float32).train().requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, parameter in model.named_parameters():
+        for name, parameter in model.named_parameters():
             if parameter.dim() >= 2:
                 parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+            elif name.endswith("router.scale"):
+                parameter.fill_(config.embedding_scale)
     return model
 
 

@@ -1,0 +1,147 @@
+"""`dgemma`: finds the verb, runs it, and turns every error into one line on stderr and an exit code.
+
+Knows the verbs by name and one line each, so that `dgemma --help` imports none of them. Trap: what a library prints
+while Python shuts down comes after every handler here; a broken stdout is therefore replaced, not only caught.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import __version__
+from ..errors import DgemmaError, UsageError
+
+VERBS = {
+    "run": "Continue a text, or answer a prompt.",
+    "chat": "Talk with a model, turn by turn.",
+    "fill": "Fill the gap at the marker in a file.",
+    "pull": "Fetch a model from the hub.",
+    "ls": "List the models on this machine.",
+    "rm": "Delete a model from the cache.",
+    "doctor": "Say what this machine and a model are, and what is wrong.",
+    "eval": "Score text: bits per byte.",
+    "train": "Train a small model from scratch.",
+}
+EXIT_CODES = {
+    0: "done",
+    1: "stopped, or refused by its user",
+    2: "a request that cannot be served as asked",
+    3: "a checkpoint that is incomplete, damaged or unknown",
+    4: "a model that could not be found or fetched",
+    5: "not enough memory or disk",
+    6: "the model's numbers are not finite; no text was made",
+    130: "interrupted (Ctrl-C)",
+    141: "the reader of the output went away",
+}
+INTERRUPTED, BROKEN_PIPE = 130, 141
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+# typer carries its own copy of click; the base class of its errors is reached through the one name it exports
+_ClickError: Any = typer.BadParameter.__mro__[2]
+
+
+class Verbs(TyperGroup):
+    """A group whose commands are the modules beside this one, imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in VERBS if importlib.util.find_spec(f"{__package__}.{name}")]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            raise UsageError(f"there is no verb '{cmd_name}'; verbs: {', '.join(self.list_commands(ctx))}")
+        module = importlib.import_module(f"{__package__}.{cmd_name}")
+        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        one.command(cmd_name, context_settings=HELP_NAMES)(module.command)
+        return typer.main.get_command(one)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, VERBS[name]) for name in self.list_commands(ctx)])
+
+
+app = typer.Typer(
+    cls=Verbs, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    epilog=EPILOG, context_settings=HELP_NAMES,
+)  # fmt: skip
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"dgemma {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def dgemma(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Run DiffusionGemma on your own machine: a canvas of noise settles into text."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit code. Only bugs raise."""
+    try:
+        code = _invoke(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except DgemmaError as error:
+        return _fail(str(error), error.exit_code)
+    except _ClickError as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path.partition(" ")[2] if context else ""
+        return _fail(f"{where}: {error.format_message()}" if where else error.format_message(), error.exit_code)
+    except typer.Abort:
+        return _fail("stopped", 1)
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Through the command's own two halves: its `main` would print errors its way and read an environment variable."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("dgemma", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as leave:
+        return leave.exit_code
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    from .picture import plain
+
+    try:
+        print(f"dgemma: {plain(' '.join(message.split(chr(10))))}", file=sys.stderr, flush=True)
+    except (BrokenPipeError, AttributeError):
+        pass  # nobody is listening; the exit code says it
+    _silence_stdout()
+    return code
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at exit, and would print a second error where that fails again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""A canvas as coloured text: pure functions from a Draft to rich Text, for the terminal and for the README's picture.
+
+Knows no terminal and no clock. Trap: everything here may hold what a stranger wrote. It is laid out as Text, never as
+markup, and control characters are made visible first, so that no model can move the cursor or paint the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich.cells import get_character_cell_size
+from rich.text import Text
+
+from ..tasks.events import Draft
+
+# Colours by name: the terminal's own palette, so that they suit dark and light backgrounds.
+STYLES = {
+    "noise": "bright_black",  # the model has no clear idea yet
+    "draft": "yellow",  # a clear guess, not accepted in this step
+    "accepted": "bold green",
+    "pinned": "blue",
+    "committed": "",
+    "filler": "bright_black",
+    "thought": "dim italic",
+    "status": "dim",
+}
+NOISE_NATS = 1.0  # entropy above which a guess is shown as noise: about three equally likely tokens
+FILLER = "·"  # stands for a control token: padding, an end of text or of a turn
+
+_VISIBLE = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+_VISIBLE |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+
+
+def plain(text: str) -> str:
+    """The text with control and direction-changing characters made visible; newlines and tabs stay."""
+    return text.translate(_VISIBLE)
+
+
+def kinds(draft: Draft, control: Collection[int] = ()) -> list[str]:
+    """What each position is, as a key of STYLES."""
+    found = []
+    for token, accepted, pinned, entropy in zip(draft.token_ids, draft.accepted, draft.pinned, draft.entropy):
+        if pinned:
+            found.append("pinned")
+        elif token in control:
+            found.append("filler")
+        elif accepted:
+            found.append("accepted")
+        else:
+            found.append("draft" if entropy <= NOISE_NATS else "noise")
+    return found
+
+
+def paint(draft: Draft, control: Collection[int] = ()) -> Text:
+    """The draft canvas, each position in its colour. Pieces are put side by side, newlines are newlines."""
+    text = Text()
+    for piece, kind in zip(draft.pieces, kinds(draft, control)):
+        text.append(FILLER if kind == "filler" else plain(piece), STYLES[kind])
+    return text
+
+
+def mean_entropy(draft: Draft) -> float:
+    """Nats per position that is not pinned; 0.0 where all are."""
+    free = [entropy for entropy, pinned in zip(draft.entropy, draft.pinned) if not pinned]
+    return sum(free) / max(1, len(free))
+
+
+def fold(text: Text, width: int) -> list[Text]:
+    """Lines of at most `width` cells, cut between characters: words that change length move nothing else."""
+    lines = []
+    for line in text.split("\n", allow_blank=True):
+        line.expand_tabs(8)
+        cuts, used = [], 0
+        for place, character in enumerate(line.plain):
+            size = get_character_cell_size(character)
+            if used + size > width:
+                cuts.append(place)
+                used = 0
+            used += size
+        lines += line.divide(cuts)
+    return lines
+
+
+def window(before: Text, canvas: Text, width: int, height: int) -> list[Text]:
+    """The lines to show: the canvas from its first line on, and as much of the text before it as still fits."""
+    lines = fold(before + canvas, width)
+    if len(lines) <= height:
+        return lines
+    first = len(fold(before, width)) - 1  # the canvas goes on where the text before it ends
+    start = min(first, len(lines) - height)
+    return lines[start : start + height]
+
+
+def status(draft: Draft, max_steps: int, seconds: float, tokens: int, steps: Sequence[int], label: str = "") -> Text:
+    """One line about a draft. `tokens` and `steps` (per canvas) count what is committed, `seconds` the time it took."""
+    free = len(draft.pinned) - sum(draft.pinned)
+    parts = [
+        f"canvas {draft.canvas + 1}",
+        *([label] if label else []),
+        f"step {draft.step}/{max_steps}",
+        f"accepted {sum(draft.accepted)}/{free}",
+        f"entropy {mean_entropy(draft):.2f}",
+        f"{tokens / seconds if seconds else 0.0:.1f} tokens/s",
+        f"{sum(steps) / len(steps):.1f} steps/canvas" if steps else "– steps/canvas",
+    ]
+    return Text(" · ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")

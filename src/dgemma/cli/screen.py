@@ -1,0 +1,245 @@
+"""What a verb shows: the canvas settling on stderr, the committed text on stdout, one summary line at the end.
+
+Knows events and text, no model. A terminal gets each committed line at once; a pipe or a file gets the whole answer at
+the end or nothing at all, so that an error in the third canvas leaves nothing half-written. Trap: stdout and the live
+region usually share one terminal. The region is cleared before anything else is written, and the unfinished last
+line of the committed text stays inside it, because a region can only begin at the left edge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ..errors import ResourceError, UsageError
+from ..tasks.events import Draft, Generation
+from .picture import STYLES, mean_entropy, paint, plain, status, window
+
+LOAD_SECONDS = 0.5  # loading that takes longer shows a bar
+SWITCH = 0.8  # of several candidates another one is shown once its entropy is below this share of the shown one's
+ECHO_LINES, ECHO_CHARACTERS = 6, 400  # how much of a prompt is shown above its continuation
+
+
+def can_animate() -> bool:
+    """stderr is a terminal that can move its cursor."""
+    return _is_terminal(sys.stderr) and os.environ.get("TERM") != "dumb"
+
+
+def stdout_is_terminal() -> bool:
+    return _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def terminal(stream: Any = None) -> Console:
+    """A console on a terminal (default stderr) that takes text as it is; colours unless NO_COLOR says otherwise."""
+    return Console(file=stream or sys.stderr, force_terminal=True, markup=False, highlight=False, emoji=False)
+
+
+def write_out(data: str | bytes) -> None:
+    """Bytes to stdout (text as UTF-8), whatever the locale. Raises UsageError when it is closed, ResourceError when full."""
+    if sys.stdout is None:
+        raise UsageError("stdout is closed; the answer has nowhere to go")
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"stdout: {error.strerror}; the answer could not be written") from None
+
+
+def write_json(value: dict[str, Any]) -> None:
+    """One JSON object and a newline on stdout."""
+    write_out(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def note(text: str) -> None:
+    """One line on stderr that is no error."""
+    print(plain(text), file=sys.stderr, flush=True)
+
+
+class Screen:
+    """Shows the events of one request: `with Screen(...) as screen`, then draft() and committed() as they come.
+
+    live: draw drafts. flows: committed text goes to stdout line by line (else the caller writes it in the end).
+    rows: a label per candidate. control: ids shown as filler. echo: a prompt to show dimmed before its continuation.
+    """
+
+    def __init__(
+        self, *, live: bool, flows: bool, max_steps: int, rows: Sequence[str] = ("",), control: Collection[int] = (),
+        echo: str = "", console: Console | None = None,
+    ):  # fmt: skip
+        self._console = console or (terminal() if live else None)
+        self._flows, self._max_steps, self._rows, self._control = flows, max_steps, list(rows), control
+        self._live: Live | None = None
+        self._start, self._last = time.perf_counter(), None
+        self._drafts: dict[int, Draft] = {}  # the newest of each candidate
+        self._fresh: set[int] = set()  # candidates whose draft of the running step is here
+        self._expected, self._shown, self._height = len(self._rows), 0, 0
+        self._tail, self._channel, self._lead = "", "content", ""
+        self._steps: list[int] = []
+        self._tokens = 0
+        self.passes = 0  # denoising passes: candidates of one batch share them
+        if echo and live:
+            self._echo(echo)
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Clear the canvas and give out the rest of the text, also on the way out of an error."""
+        self._clear()
+        if self._writes() and self._tail:
+            self._put(self._tail if self._tail.endswith("\n") else self._tail + "\n")
+        elif self._lead and self._flows:
+            self._put("\n")
+        self._tail = ""
+
+    def draft(self, draft: Draft) -> None:
+        """One step of one candidate. A step is drawn once, when the drafts of all its candidates are here."""
+        step = (draft.canvas, draft.step)
+        if step != self._last:
+            if self._fresh:  # fewer came than before: some candidates are done
+                self._expected = len(self._fresh)
+                self._draw()
+            self._last = step
+            self.passes += 1
+        self._drafts[draft.row] = draft
+        self._fresh.add(draft.row)
+        if len(self._fresh) >= self._expected:
+            self._draw()
+
+    def committed(self, tokens: int, steps: int, parts: Sequence[tuple[str, str]]) -> None:
+        """A canvas became text: its tokens, the steps it took, and its (channel, text) parts."""
+        self._drafts.clear()
+        self._fresh.clear()
+        self._tokens, self._steps = self._tokens + tokens, [*self._steps, steps]
+        for channel, text in parts:
+            self.say(text, channel)
+
+    def say(self, text: str, channel: str = "content") -> None:
+        """Text that will not change any more: content, or a thought (shown on a terminal only, dimmed)."""
+        if channel != self._channel and self._tail:
+            if self._writes():
+                self._put(self._tail if self._tail.endswith("\n") else self._tail + "\n")
+            self._tail = ""
+        self._channel = channel
+        self._tail += text
+        # without a canvas below it, a line needs no end before it is written
+        cut = self._tail.rfind("\n") + 1 if self._console else len(self._tail)
+        if cut and self._writes():
+            self._put(self._tail[:cut])
+            self._tail = self._tail[cut:]
+
+    def _writes(self) -> bool:
+        """Whether text of the present channel is written as it comes."""
+        return self._flows if self._channel == "content" else self._flows and self._console is not None
+
+    def _put(self, text: str) -> None:
+        self._clear()
+        if self._lead and self._console:
+            self._console.print(Text(self._lead, STYLES["noise"]), end="", soft_wrap=True)
+            self._lead = ""
+        if self._channel == "content":
+            write_out(plain(text))  # stdout is a terminal here: no model may control it
+        elif self._console:
+            self._console.print(Text(plain(text), STYLES["thought"]), end="", soft_wrap=True)
+
+    def _echo(self, prompt: str) -> None:
+        *above, last = plain(prompt[-ECHO_CHARACTERS * ECHO_LINES :]).split("\n")
+        self._lead = last[-ECHO_CHARACTERS:]
+        if self._flows and self._console:
+            for line in above[-ECHO_LINES:]:
+                self._console.print(Text(line[-ECHO_CHARACTERS:], STYLES["noise"]), soft_wrap=True)
+
+    def _draw(self) -> None:
+        self._fresh.clear()
+        if self._console is None:
+            return
+        best = min(self._drafts.values(), key=mean_entropy)
+        shown = self._drafts.get(self._shown)
+        if shown is None or mean_entropy(best) < SWITCH * mean_entropy(shown):
+            self._shown, shown = best.row, best
+        region = self._region(shown)
+        if self._live is None:
+            self._live = Live(
+                region, console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
+                redirect_stderr=False, vertical_overflow="crop",
+            )  # fmt: skip
+            self._live.start(refresh=True)
+        else:
+            self._live.update(region, refresh=True)
+
+    def _region(self, draft: Draft) -> Text:
+        """Everything below the written text. It never shrinks, or the status line would jump with each newline."""
+        assert self._console is not None
+        room = max(3, self._console.height - 2)
+        before = Text(self._lead, STYLES["noise"])
+        before.append(plain(self._tail), STYLES["thought" if self._channel == "thought" else "committed"])
+        lines = window(before, paint(draft, self._control), self._console.width, room)
+        self._height = max(self._height, len(lines))
+        lines += [Text()] * (min(self._height, room) - len(lines))
+        label = self._rows[draft.row] if draft.row < len(self._rows) else ""
+        seconds = time.perf_counter() - self._start
+        line = status(draft, self._max_steps, seconds, self._tokens, self._steps, label)
+        line.truncate(self._console.width, overflow="ellipsis")
+        region = Text("\n").join([*lines, line])
+        region.no_wrap, region.overflow = True, "ignore"
+        return region
+
+    def _clear(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._height = None, 0
+
+
+def summary(result: Generation, passes: int, ended: str = "") -> str:
+    """One line: what it took and why it ended. Times are end to end, the reading of the prompt included."""
+    count = result.canvases
+    return ", ".join([
+        f"{len(result.token_ids)} tokens in {count} canvas{'es' if count != 1 else ''}",
+        f"{sum(result.steps)} steps ({result.steps_per_canvas:.1f} per canvas)",
+        f"{1000 * result.seconds / max(1, passes):.0f} ms per step",
+        f"{result.tokens_per_second:.1f} tokens/s",
+        f"{result.tokens_per_forward:.2f} tokens per forward",
+        ended or {"stop": "ended by an end token", "length": "ended by max_tokens"}[result.finish_reason],
+    ])  # fmt: skip
+
+
+@contextmanager
+def loading(live: bool) -> Iterator[Callable[[int, int, str], None] | None]:
+    """A progress callback for api.load; a bar appears on a terminal once loading has taken LOAD_SECONDS."""
+    if not live:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn())
+    progress = Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False)
+    task = progress.add_task("loading", total=None)
+    timer = threading.Timer(LOAD_SECONDS, progress.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda done, total, what: progress.update(
+            task, completed=done, total=total, description=f"loading {plain(what)}"
+        )
+    finally:
+        timer.cancel()
+        timer.join()
+        if progress.live.is_started:
+            progress.stop()

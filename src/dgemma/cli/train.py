@@ -1,0 +1,48 @@
+"""dgemma train: train a small model of the same architecture, resumably, and write it as a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import DenoiseConfig
+from ..errors import UsageError
+
+
+def command(
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path("runs/main"),
+    steps: Annotated[int, typer.Option(help="Train up to this step.", min=1)] = 1200,
+    decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
+    export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="The archive to train on; default: data/ of this clone.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
+) -> None:
+    """Train the shipped recipe (8.2 M parameters, Python's standard library) from scratch, or go on with a run.
+
+    Interrupt it at any time: it saves every two minutes and goes on where it was. With --decay the state
+    before the decay is kept as before-decay.*, from which a longer run can start.
+    """
+    if decay >= steps:
+        raise UsageError(f"--decay {decay} must be smaller than --steps {steps}")
+    import torch
+
+    from ..train.corpus import load
+    from ..train.loop import LoopConfig
+    from ..train.recipe import Recipe, trainer
+    from ..train.recipe import export as write
+
+    if threads:
+        torch.set_num_threads(threads)
+    job = trainer(Recipe(), LoopConfig(steps=steps, decay=decay), load(corpus), run)
+    typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
+    for report in job.advance():
+        typer.echo(
+            f"step {report.step:5d}  next token {report.next_token:.3f}  canvas {report.canvas:.3f} nats  "
+            f"{report.tokens_per_second:,.0f} tokens/s  {report.seconds:,.0f} s",
+            err=True,
+        )
+    if export is not None:
+        folder = write(job, export, DenoiseConfig(eos_token_id=job.model.config.eos_token_ids))
+        typer.echo(f"wrote {folder}", err=True)

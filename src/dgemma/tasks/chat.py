@@ -1,0 +1,30 @@
+"""One turn of a chat: messages to ids, the answer's ids split into thought, content and tool calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..text.channels import split
+from ..text.tokenizer import Tokenizer
+from ..text.turns import render
+from .events import Generation, Reply
+
+
+def prompt_ids(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, thinking: bool
+) -> list[int]:
+    """The conversation as the model reads it, with the turn it is to write opened."""
+    return render(list(messages), tokenizer, tools=tools, thinking=thinking)
+
+
+def reply(tokenizer: Tokenizer, generation: Generation) -> Reply:
+    """Split a finished answer by the ids of its control tokens, never by its text."""
+    parts = split(generation.token_ids, tokenizer)
+    return Reply(parts.content, parts.thought, parts.tool_calls, parts.malformed, generation)
+
+
+def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens that end a model turn here: end of text, end of turn, and a tool's turn to speak."""
+    special = tokenizer.special
+    return tuple(i for i in (special.eos, special.end_turn, special.tool_response) if i is not None)

@@ -1,0 +1,99 @@
+"""What a task tells whoever watches it: drafts while a canvas settles, text once it is committed, the result at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..text.calls import ToolCall
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One denoising step of one canvas. Lists have one entry per canvas position."""
+
+    canvas: int  # from 0
+    step: int  # from 1
+    pieces: list[str]  # the text of each position's current argmax
+    accepted: list[bool]  # accepted in this step
+    pinned: list[bool]  # given, not generated
+    entropy: list[float]  # nats
+    token_ids: list[int]  # the argmax canvas
+    row: int = 0  # which candidate, where a task tries several at once
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Text that will not change any more; joined, the pieces are the answer."""
+
+    canvas: int
+    text: str
+    token_ids: list[int]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The whole result of one request."""
+
+    text: str
+    token_ids: list[int]
+    steps: list[int]  # per canvas
+    finish_reason: str  # "stop": end token; "length": max_tokens
+    prompt_tokens: int
+    seed: int
+    seconds: float  # from the request to its last token
+    first_draft_seconds: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def canvases(self) -> int:
+        return len(self.steps)
+
+    @property
+    def steps_per_canvas(self) -> float:
+        return sum(self.steps) / max(1, len(self.steps))
+
+    @property
+    def tokens_per_forward(self) -> float:
+        return len(self.token_ids) / max(1, sum(self.steps))
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict:
+        """Everything, for --json."""
+        names = ("text", "token_ids", "finish_reason", "prompt_tokens", "canvases", "steps", "steps_per_canvas",
+                 "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One turn of a chat, split by channel."""
+
+    content: str
+    thought: str
+    tool_calls: list[ToolCall]
+    malformed: list[str]  # tool calls that could not be read, as written
+    generation: Generation
+
+    def to_dict(self) -> dict:
+        calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls]
+        return {"content": self.content, "thought": self.thought, "tool_calls": calls, "malformed": self.malformed,
+                **self.generation.to_dict()}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A gap, filled. `text` replaces the marker; prefix + text + suffix is the whole file."""
+
+    text: str
+    closed: bool  # the text ended inside its gap (by filler, or by filling its width); False: it was cut
+    width: int  # tokens of the gap that won
+    mean_log_prob: float  # nats per token of the winner
+    generation: Generation
+
+    def to_dict(self) -> dict:
+        return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
+                "mean_log_prob": self.mean_log_prob, **self.generation.to_dict()}  # fmt: skip

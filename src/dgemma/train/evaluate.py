@@ -1,0 +1,164 @@
+"""Scoring text: exact next-token bits per byte of the causal pass, and an upper bound from the diffusion.
+
+The bound is the continuous-time ELBO of uniform discrete diffusion (Schiff et al., arXiv:2412.10193) for the
+schedule alpha(t) = 1 - t. Its trap: the denoiser sees the token it is asked about, kept with probability
+a, so its raw prediction is not the p of the formula. The leave-one-out prediction is: subtract
+ln(1 + V a / (1 - a)) from the observed token's logit. With the raw prediction the "bound" is smaller and wrong;
+tests/train/test_evaluate.py holds the one-token model that shows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UsageError
+from ..kernels.vocab import soft_capped_logits
+from ..model.dgemma import DiffusionGemma
+from .objective import BlockContext, CleanContext
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over a text; nats. `bits_per_byte` and its error are per byte of the text scored."""
+
+    text_bytes: int
+    tokens: int
+    next_token_nats: float
+    bound_nats: float
+    bound_error_nats: float  # one standard error of bound_nats
+
+    @property
+    def next_token(self) -> float:
+        return self.next_token_nats / math.log(2) / self.text_bytes
+
+    @property
+    def bound(self) -> float:
+        return self.bound_nats / math.log(2) / self.text_bytes
+
+    @property
+    def bound_error(self) -> float:
+        return self.bound_error_nats / math.log(2) / self.text_bytes
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.text_bytes + other.text_bytes, self.tokens + other.tokens,
+            self.next_token_nats + other.next_token_nats, self.bound_nats + other.bound_nats,
+            math.hypot(self.bound_error_nats, other.bound_error_nats),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Special:
+    """The ids that scoring adds to a text: it opens with bos, ends with eos, and its last canvas is padded."""
+
+    bos: int
+    eos: int
+    pad: int
+
+
+def score(
+    model: DiffusionGemma, ids: Sequence[int], text_bytes: int, special: Special, *, samples: int = 4,
+    context_canvases: int = 3, new_canvases: int = 4, seed: int = 0,
+) -> Score:  # fmt: skip
+    """Score one text of `text_bytes` bytes given as `ids` (without bos and eos; the eos is scored too).
+
+    It is read in windows of bos, `context_canvases` canvases of context and `new_canvases` scored ones, so each
+    token is predicted from at least that much context where there is as much. `samples`: noise levels per canvas.
+    """
+    if not ids:
+        raise UsageError("there is nothing to score: the text is empty")
+    width = model.config.canvas_length
+    generator = torch.Generator().manual_seed(seed)
+    nats, bound, variance = 0.0, 0.0, 0.0
+    body = [*ids, special.eos]
+    for clean, first, count in _windows(body, special, width, context_canvases, new_canvases):
+        context, next_nats = _read(model, clean, first, min(len(body), count))
+        nats += next_nats
+        starts = list(range(first, clean.shape[1], width))
+        targets = clean[:, first:]
+        draws = _bounds(model, context, starts, targets, samples, generator)  # [samples, canvases]
+        bound += draws.mean(0).sum().item()
+        if samples > 1:
+            variance += (draws.var(0) / samples).sum().item()
+        body = body[count:]
+    return Score(text_bytes, len(ids), nats, bound, math.sqrt(variance))
+
+
+def _windows(
+    body: list[int], special: Special, width: int, context: int, new: int
+) -> Iterator[tuple[Tensor, int, int]]:
+    """(clean [1, T], where the scored part begins, how many of its tokens are text) for each window of a text."""
+    for start in range(0, len(body), new * width):
+        before = body[max(0, start - context * width) : start]
+        scored = body[start : start + new * width]
+        padding = [special.pad] * (-len(scored) % width)
+        yield torch.tensor([[special.bos, *before, *scored, *padding]]), 1 + len(before), len(scored)
+
+
+@torch.inference_mode()
+def _read(model: DiffusionGemma, clean: Tensor, first: int, count: int) -> tuple[CleanContext, float]:
+    """The causal pass: its K and V, and the nats of tokens first .. first + count."""
+    context = CleanContext(model.config, clean.shape[1])
+    hidden = model.encode_with(clean, torch.arange(clean.shape[1])[None], context)
+    rows = hidden[0, first - 1 : first - 1 + count]
+    logits = soft_capped_logits(rows, model.embed.weight, model.config.final_logit_softcapping)
+    return context, F.cross_entropy(logits, clean[0, first : first + count], reduction="sum").item()
+
+
+@torch.inference_mode()
+def _bounds(
+    model: DiffusionGemma, context: CleanContext, starts: list[int], targets: Tensor, samples: int,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """Monte Carlo draws of the bound, summed over each canvas: [samples, canvases] nats, stratified over t."""
+    width, vocab = model.config.canvas_length, model.config.vocab_size
+    rows = (torch.tensor(starts)[:, None] + torch.arange(width)).flatten()[None]
+    draws = []
+    for sample in range(samples):
+        # one t per canvas, each stratum once per canvas: halves the variance of independent draws
+        strata = (torch.arange(len(starts)) + sample) % samples
+        t = (strata + torch.rand(len(starts), generator=generator, dtype=torch.float64)) / samples
+        t = t.clamp(1e-7, 1 - 1e-7)  # the integrand has finite limits, its formula has not
+        keep = (1.0 - t).repeat_interleave(width)[None]
+        noise = torch.randint(vocab, targets.shape, generator=generator)
+        noisy = torch.where(torch.rand(targets.shape, generator=generator) < keep, targets, noise)
+        hidden = model.denoise_with(noisy, None, rows, BlockContext(context, starts, width))
+        logits = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
+        nats = bound_nats(leave_one_out(logits[0], noisy[0], keep[0]), targets[0], noisy[0], keep[0])
+        draws.append(nats.view(len(starts), width).sum(1))
+    return torch.stack(draws)
+
+
+def leave_one_out(logits: Tensor, observed: Tensor, keep: Tensor) -> Tensor:
+    """Log-probabilities [N, V] (float64) without the evidence of the observed token itself.
+
+    logits [N, V] of the denoiser, observed [N] ids, keep [N]: the probability a that a token was kept.
+    """
+    vocab = logits.shape[-1]
+    evidence = torch.log1p(vocab * keep.double() / (1.0 - keep.double()))
+    logits = logits.double().scatter_add(-1, observed[:, None], -evidence[:, None])
+    return logits.log_softmax(-1)
+
+
+def bound_nats(log_p: Tensor, x: Tensor, z: Tensor, keep: Tensor) -> Tensor:
+    """The integrand of the ELBO at noise level 1 - keep, [N] nats; its mean over t and z bounds -ln p(x).
+
+    log_p [N, V] leave-one-out predictions, x [N] the clean tokens, z [N] the noisy ones, keep [N] the a of the level.
+    """
+    vocab, a = log_p.shape[-1], keep.double()
+    mixed = vocab * a[:, None] * log_p.exp() + (1.0 - a)[:, None]  # xbar
+    at_x = mixed.gather(-1, x[:, None])[:, 0]
+    at_z = mixed.gather(-1, z[:, None])[:, 0]
+    c_x = vocab * a + 1.0 - a
+    c_z = torch.where(z == x, c_x, 1.0 - a)
+    rest = torch.log1p(-a)
+    entropy = ((vocab - 1) * (1.0 - a) * rest + c_x * c_x.log()) / vocab
+    divergence = entropy - (1.0 - a) / vocab * mixed.log().sum(-1) - a * at_x.log()
+    ratio = c_z / at_z
+    return (divergence + ratio - ratio.log() - 1.0) / (a * c_z)

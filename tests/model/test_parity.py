@@ -1,0 +1,177 @@
+"""Logits against the oracle: random tiny models, ragged batches, two canvases, with and without self-conditioning.
+
+Each row of our batch is compared with the oracle run on that row alone. The twins break one thing at a time in our
+model and must be rejected by the same check.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import dgemma.kernels.moe
+import dgemma.model.layers
+import dgemma.model.masks
+from dgemma.kernels.norm import rms_norm
+from tests import oracle
+from tests.helpers import assert_close, closeness, is_close
+from tests.model import worlds
+from tests.model.worlds import COUNT, World
+
+TEMPERATURE = 0.7
+
+
+@functools.cache
+def reference(number: int, attention: str = "sdpa") -> tuple[World, list[Tensor]]:
+    """The oracle's answers of one world: first canvas, the same with self-conditioning, and both for the second."""
+    world = worlds.world(number)
+    model = oracle.model_of(world.model, world.raw, attention)
+    rows = []
+    for row, prompt in enumerate(world.prompts):
+        cache = oracle.encode(model, prompt, oracle.new_cache(model))
+        answers = []
+        for canvas in world.canvases:
+            first = oracle.logits(model, cache, canvas[row])
+            answers += [first, oracle.logits(model, cache, canvas[row], first / TEMPERATURE)]
+            oracle.encode(model, canvas[row].tolist(), cache)
+        rows.append(answers)
+    return world, [torch.stack(answers) for answers in zip(*rows, strict=True)]
+
+
+def ours(world: World, conditions: list[Tensor]) -> list[Tensor]:
+    """The same four answers from our model, in one batch; `conditions`: the processed logits to condition on."""
+    kv, answers = worlds.read(world), []
+    for canvas, processed in zip(world.canvases, conditions, strict=True):
+        answers.append(worlds.logits(world, kv, canvas))
+        answers.append(worlds.logits(world, kv, canvas, worlds.conditioned(world, processed)))
+        with torch.no_grad():
+            world.model.encode(canvas, kv)
+    return answers
+
+
+def both(number: int) -> tuple[list[Tensor], list[Tensor]]:
+    world, want = reference(number)
+    return ours(world, [want[0] / TEMPERATURE, want[2] / TEMPERATURE]), want
+
+
+@oracle.needed
+@pytest.mark.parametrize("number", range(COUNT))
+def test_logits_equal_the_oracles(number: int) -> None:
+    got, want = both(number)
+    for mine, theirs in zip(got, want, strict=True):
+        if not is_close(mine, theirs):  # only then pay for a second oracle, to learn its own noise
+            _, eager = reference(number, "eager")
+            spread = max(closeness(a, b)[0] for a, b in zip(want, eager, strict=True))
+            assert_close(mine, theirs, spread=spread)
+
+
+@oracle.needed
+def test_the_drawn_worlds_cover_what_matters() -> None:
+    drawn = [worlds.world(number) for number in range(COUNT)]
+    texts = [world.raw["text_config"] for world in drawn]
+    assert sum("per_layer_config" in text for text in texts) >= 4
+    assert sum("global_head_dim" in text for text in texts) >= 4
+    assert sum(world.config.layers[-1].head_dim == 512 for world in drawn) >= 4
+    assert any("layer_types" not in text for text in texts)
+    assert any(text["num_key_value_heads"] < text["num_attention_heads"] for text in texts)
+    counts = [(world.config.layers[0].num_key_value_heads, world.config.layers[-1].num_key_value_heads) for world in drawn]
+    assert any(first != last for first, last in counts)
+    assert sum(len(world.prompts[2]) > world.config.sliding_window + world.width for world in drawn) >= 3
+    for number, world in enumerate(drawn):
+        _, want = reference(number)
+        entropies = [torch.distributions.Categorical(logits=answer).entropy().mean() for answer in want]
+        assert max(entropies) < 0.75 * math.log(world.config.vocab_size), "outputs are too near to uniform to mean much"
+        assert closeness(want[0], want[1])[0] > 0.01, "self-conditioning must matter"
+        for layer in world.model.layers:
+            assert not torch.equal(layer.layer_scalar, layer.encoder_layer_scalar)
+
+
+def wrong_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A canvas sees `window` cached tokens less one more than it should."""
+    build = dgemma.model.masks.DenoiseContext.__init__
+
+    def narrow(self, kv, width):
+        build(self, kv, width)
+        self.kept = max(self.kept - 1, 0)
+        if self.sliding is not None:
+            self.sliding = self.sliding[..., 1:]
+
+    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", narrow)
+
+
+def window_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual mistake: a window that moves along with the canvas row."""
+    build = dgemma.model.masks.DenoiseContext.__init__
+
+    def moving(self, kv, width):
+        build(self, kv, width)
+        key = torch.arange(-self.kept, width)
+        near = key > torch.arange(width)[:, None] - kv.config.sliding_window
+        near |= key >= 0
+        self.sliding = near[None, None] if self.sliding is None else self.sliding & near
+
+    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", moving)
+
+
+def router_on_the_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router reads what the experts read: the residual normalised with their norm's weight."""
+    layer = dgemma.model.layers.Layer
+    forward = layer.forward
+
+    def misfed(self, *arguments):
+        route = self.router.forward
+        monkeypatch.setattr(self.router, "forward", lambda x: route(self.pre_feedforward_layernorm_2(x)))
+        try:
+            return forward(self, *arguments)
+        finally:
+            monkeypatch.delattr(self.router, "forward")
+
+    monkeypatch.setattr(layer, "forward", misfed)
+
+
+def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weighted_only(x, weight, eps):
+        return x if weight is None else rms_norm(x, weight, eps)
+
+    monkeypatch.setattr(dgemma.model.layers, "rms_norm", weighted_only)
+
+
+def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = dgemma.model.layers.Layer.forward
+    monkeypatch.setattr(
+        dgemma.model.layers.Layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False)
+    )
+
+
+def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = dgemma.model.layers.choose
+    monkeypatch.setattr(
+        dgemma.model.layers, "choose", lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k)
+    )
+
+
+def no_soft_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "soft_capped_logits", lambda hidden, embedding, cap: hidden @ embedding.T)
+
+
+def no_self_conditioning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "conditioned", lambda world, processed: None)
+
+
+TWINS = [
+    wrong_window, window_per_row, router_on_the_wrong_state, no_norm_on_values, one_scalar_for_both_modes,
+    no_scale_per_expert, no_soft_cap, no_self_conditioning,
+]  # fmt: skip
+
+
+@oracle.needed
+@pytest.mark.parametrize("break_it", TWINS, ids=lambda twin: twin.__name__)
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_broken_twin_is_rejected(number: int, break_it, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_it(monkeypatch)
+    got, want = both(number)
+    assert not all(is_close(mine, theirs) for mine, theirs in zip(got, want, strict=True))

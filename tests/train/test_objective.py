@@ -1,0 +1,121 @@
+"""Training must see what generation sees: blocks in parallel equal canvases one after another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dgemma.kernels.vocab import soft_capped_logits, stats_of
+from dgemma.model.build import build_random
+from dgemma.train.objective import BalanceLoss, Batch, BlockContext, CleanContext, HeadLoss, cross_entropy, losses
+from tests.helpers import tiny_config
+
+CONFIG = tiny_config()
+WIDTH = CONFIG.canvas_length
+
+
+def make(rows: int = 2, blocks: int = 3, first: int = 5):
+    torch.manual_seed(0)
+    model = build_random(CONFIG, dtype=torch.float64)
+    clean = torch.randint(CONFIG.vocab_size, (rows, first + blocks * WIDTH))
+    starts = [first + n * WIDTH for n in range(blocks)]
+    targets = clean[:, first:].clone()
+    noisy = torch.randint(CONFIG.vocab_size, targets.shape)
+    pinned = torch.zeros(targets.shape, dtype=torch.bool)
+    pinned[:, :3] = True
+    noisy = torch.where(pinned, targets, noisy)
+    return model, Batch(clean, starts, targets, noisy, pinned)
+
+
+def sequential(model, batch: Batch, self_condition: bool) -> list[torch.Tensor]:
+    """Each canvas as the engine would run it: encode what stands before, then denoise."""
+    hidden = []
+    for n, start in enumerate(batch.starts):
+        kv = model.new_cache(batch.clean.shape[0])
+        model.encode(batch.clean[:, :start], kv)
+        own = slice(n * WIDTH, (n + 1) * WIDTH)
+        previous = None
+        pins = torch.where(batch.pinned[:, own], batch.targets[:, own], -1)
+        if self_condition:
+            first = model.denoise(batch.noisy[:, own], kv)
+            logits = soft_capped_logits(first, model.embed.weight, CONFIG.final_logit_softcapping)
+            stats = stats_of(logits, torch.full((*pins.shape, 2), 0.5), torch.float64)
+            previous = stats.p, stats.row_sum
+        hidden.append(model.denoise(batch.noisy[:, own], kv, previous, pins))
+    return hidden
+
+
+@pytest.mark.parametrize("self_condition", [False, True])
+def test_blocks_in_parallel_equal_canvases_in_turn(self_condition: bool) -> None:
+    model, batch = make()
+    want = torch.cat(sequential(model, batch, self_condition), dim=1)
+    found = losses(model, batch, self_condition)
+    assert found.canvas.item() == pytest.approx(cross_entropy(model, want, batch.targets).item(), rel=1e-10)
+
+
+def test_a_canvas_that_sees_too_much_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin that must fail: clean tokens of the canvas's own place leak in."""
+    model, batch = make()
+    want = cross_entropy(model, torch.cat(sequential(model, batch, False), dim=1), batch.targets).item()
+    honest = BlockContext.__init__
+    monkeypatch.setattr(
+        BlockContext, "__init__", lambda self, clean, starts, canvas: honest(self, clean, [s + 1 for s in starts], canvas)
+    )
+    assert losses(model, batch, False).canvas.item() != pytest.approx(want, rel=1e-10)
+
+
+def test_next_token_loss_is_that_of_the_encode_pass() -> None:
+    model, batch = make()
+    kv = model.new_cache(2)
+    hidden = model.encode(batch.clean, kv)
+    logits = soft_capped_logits(hidden[:, :-1], model.embed.weight, CONFIG.final_logit_softcapping)
+    want = F.cross_entropy(logits.flatten(0, 1), batch.clean[:, 1:].flatten())
+    assert losses(model, batch, False).next_token.item() == pytest.approx(want.item(), rel=1e-10)
+
+
+def test_head_loss_and_its_gradient_equal_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HeadLoss, "ROWS", 7)
+    torch.manual_seed(0)
+    hidden, embedding = torch.randn(20, 8, dtype=torch.float64), torch.randn(30, 8, dtype=torch.float64)
+    targets = torch.randint(30, (20,))
+    grads = []
+    for loss in (
+        lambda h, e: HeadLoss.apply(h, e, targets, 5.0),
+        lambda h, e: F.cross_entropy(5.0 * torch.tanh(h @ e.T / 5.0), targets),
+    ):
+        h, e = hidden.clone().requires_grad_(), embedding.clone().requires_grad_()
+        value = loss(h, e)
+        (3.0 * value).backward()
+        grads.append((value.detach(), h.grad, e.grad))
+    for mine, autograd in zip(*grads, strict=True):
+        torch.testing.assert_close(mine, autograd)
+
+
+def test_sliding_bands_equal_one_masked_pass() -> None:
+    torch.manual_seed(0)
+    width, heads = 300, CONFIG.num_attention_heads
+    layer = next(i for i, shape in enumerate(CONFIG.layers) if shape.is_sliding)
+    q, k, v = (torch.randn(1, heads, width, 8, dtype=torch.float64) for _ in range(3))
+    row, column = torch.arange(width)[:, None], torch.arange(width)
+    near = (column <= row) & (column > row - CONFIG.sliding_window)
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=1.0)
+    torch.testing.assert_close(CleanContext(CONFIG, width).attend(layer, q, k, v), want)
+
+
+def balance_of(scale: float) -> float:
+    """The balance term of a model whose routers prefer expert 0 by `scale`."""
+    model, batch = make()
+    balance = BalanceLoss(model)
+    for layer in model.layers:
+        layer.router.proj.weight.zero_()
+        layer.router.proj.weight[0] = scale
+        layer.router.proj.weight.requires_grad_(True)
+    with torch.enable_grad():
+        losses(model, batch, False)
+    return balance.collect().item()
+
+
+def test_balance_is_one_when_nobody_is_preferred_and_grows_with_preference() -> None:
+    assert balance_of(0.0) == pytest.approx(1.0)
+    assert balance_of(50.0) > 1.1
