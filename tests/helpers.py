@@ -106,3 +106,43 @@ def is_close(got, want, dtype: str = "float32", spread: float = 0.0) -> bool:
 def assert_close(got, want, dtype: str = "float32", spread: float = 0.0) -> None:
     largest, rms = closeness(got, want)
     assert is_close(got, want, dtype, spread), f"largest relative error {largest:.2e}, RMS {rms:.2e} ({dtype})"
+
+
+def chi_square(observed, expected) -> float:
+    """The chance of counts at least as far from `expected` as `observed`, if they were drawn from it."""
+    import torch
+
+    observed, expected = observed.double().flatten(), expected.double().flatten()
+    statistic = ((observed - expected).square() / expected).sum()
+    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2))
+
+
+def chi_square_of_two(first, second, least: float = 10.0) -> float:
+    """The chance that two rows of counts come from one distribution; rare bins are pooled until `least` are expected."""
+    import torch
+
+    table = torch.stack((first.double().flatten(), second.double().flatten()))
+    rare = table.sum(0) * table.sum(1).min() / table.sum() < least
+    table = torch.cat((table[:, ~rare], table[:, rare].sum(1, keepdim=True)), dim=1)
+    table = table[:, table.sum(0) > 0]
+    expected = table.sum(1, keepdim=True) * table.sum(0) / table.sum()
+    statistic = ((table - expected).square() / expected).sum()
+    freedom = torch.tensor((table.shape[1] - 1) / 2, dtype=torch.float64)
+    return float(torch.special.gammaincc(freedom, statistic / 2)) if table.shape[1] > 1 else 1.0
+
+
+def tiny_checkpoint(folder, seed: int = 0, dtype: str = "float32", **text: Any):
+    """A whole random checkpoint folder with the byte tokenizer: config, generation config, tokenizer, weights."""
+    import json
+
+    import torch
+
+    from dgemma.config import DenoiseConfig
+    from dgemma.model.build import build_random
+    from dgemma.weights.writer import save
+
+    config = tiny_config(**({"vocab_size": 280, "canvas_length": 12, "sliding_window": 9} | text))
+    model = build_random(config, seed, gain=1.5)
+    state = [*model.named_parameters(), *model.named_buffers()]
+    denoise = DenoiseConfig(eos_token_id=None, max_denoising_steps=6, max_new_tokens=20)
+    return save(folder, config, denoise, state, json.dumps(byte_tokenizer_json()), getattr(torch, dtype))

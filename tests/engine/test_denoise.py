@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dgemma.model.masks
+import dgemma.sampling.step
 from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.denoise import generate, read_prompts, run
 from dgemma.engine.requests import CommitRecord, Request, StepRecord
@@ -79,6 +81,24 @@ def test_alone_equals_beside_others(requests: list[Request], chunk: int) -> None
     together = by_row(list(run(MODEL, requests, EngineConfig(prefill_chunk=chunk))), len(requests))
     for row, one in enumerate(requests):
         assert by_row(list(run(MODEL, [one])), 1)[0] == together[row]
+
+
+def unmasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "_mask", lambda self, slots, width, from_end: None)
+
+
+def noise_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = dgemma.sampling.step.noise
+    monkeypatch.setattr(
+        dgemma.sampling.step, "noise", lambda seed, *rest: make(seed + torch.arange(len(seed)), *rest)
+    )
+
+
+@pytest.mark.parametrize("break_it", [unmasked, noise_by_row], ids=lambda twin: twin.__name__)
+def test_a_twin_that_looks_at_its_neighbours_is_rejected(break_it, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_it(monkeypatch)
+    requests = [request((1, 2, 3, 4, 5, 6, 7)), request((8, 9))]
+    assert by_row(list(run(MODEL, requests)), 2)[1] != by_row(list(run(MODEL, requests[1:])), 1)[0]
 
 
 @settings(max_examples=25)

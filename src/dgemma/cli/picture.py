@@ -91,16 +91,19 @@ def window(before: Text, canvas: Text, width: int, height: int) -> list[Text]:
     return lines[start : start + height]
 
 
-def status(draft: Draft, max_steps: int, seconds: float, tokens: int, steps: Sequence[int], label: str = "") -> Text:
-    """One line about a draft. `tokens` and `steps` (per canvas) count what is committed, `seconds` the time it took."""
+def status(
+    draft: Draft, max_steps: int, passes: int, seconds: float, tokens: int, steps: Sequence[int], label: str = ""
+) -> Text:
+    """One line about a draft, under 80 cells. `tokens` and `steps` (per canvas) count what is committed so far,
+    `passes` the denoising passes and `seconds` the time since the request. `label` names a candidate."""
     free = len(draft.pinned) - sum(draft.pinned)
     parts = [
-        f"canvas {draft.canvas + 1}",
-        *([label] if label else []),
+        label or f"canvas {draft.canvas + 1}",
         f"step {draft.step}/{max_steps}",
         f"accepted {sum(draft.accepted)}/{free}",
-        f"entropy {mean_entropy(draft):.2f}",
-        f"{tokens / seconds if seconds else 0.0:.1f} tokens/s",
-        f"{sum(steps) / len(steps):.1f} steps/canvas" if steps else "– steps/canvas",
+        f"{mean_entropy(draft):.2f} nats",
+        f"{1000 * seconds / max(1, passes):.0f} ms/step",
     ]
+    if steps:
+        parts += [f"{tokens / seconds if seconds else 0.0:.0f} tokens/s", f"{sum(steps) / len(steps):.1f} steps/canvas"]
     return Text(" · ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")

@@ -77,13 +77,15 @@ class Screen:
 
     live: draw drafts. flows: committed text goes to stdout line by line (else the caller writes it in the end).
     rows: a label per candidate. control: ids shown as filler. echo: a prompt to show dimmed before its continuation.
+    console: the terminal for drafts, thoughts and echo (default: stderr, where that is one).
     """
 
     def __init__(
         self, *, live: bool, flows: bool, max_steps: int, rows: Sequence[str] = ("",), control: Collection[int] = (),
         echo: str = "", console: Console | None = None,
     ):  # fmt: skip
-        self._console = console or (terminal() if live else None)
+        self._console = console or (terminal() if _is_terminal(sys.stderr) else None)
+        self._animated = live and self._console is not None
         self._flows, self._max_steps, self._rows, self._control = flows, max_steps, list(rows), control
         self._live: Live | None = None
         self._start, self._last = time.perf_counter(), None
@@ -94,7 +96,7 @@ class Screen:
         self._steps: list[int] = []
         self._tokens = 0
         self.passes = 0  # denoising passes: candidates of one batch share them
-        if echo and live:
+        if echo and self._animated:
             self._echo(echo)
 
     def __enter__(self) -> Screen:
@@ -105,8 +107,6 @@ class Screen:
         self._clear()
         if self._writes() and self._tail:
             self._put(self._tail if self._tail.endswith("\n") else self._tail + "\n")
-        elif self._lead and self._flows:
-            self._put("\n")
         self._tail = ""
 
     def draft(self, draft: Draft) -> None:
@@ -140,7 +140,7 @@ class Screen:
         self._channel = channel
         self._tail += text
         # without a canvas below it, a line needs no end before it is written
-        cut = self._tail.rfind("\n") + 1 if self._console else len(self._tail)
+        cut = self._tail.rfind("\n") + 1 if self._animated else len(self._tail)
         if cut and self._writes():
             self._put(self._tail[:cut])
             self._tail = self._tail[cut:]
@@ -168,7 +168,7 @@ class Screen:
 
     def _draw(self) -> None:
         self._fresh.clear()
-        if self._console is None:
+        if not self._animated:
             return
         best = min(self._drafts.values(), key=mean_entropy)
         shown = self._drafts.get(self._shown)
@@ -187,16 +187,17 @@ class Screen:
     def _region(self, draft: Draft) -> Text:
         """Everything below the written text. It never shrinks, or the status line would jump with each newline."""
         assert self._console is not None
-        room = max(3, self._console.height - 2)
+        width, room = self._console.width, max(1, self._console.height - 2)
         before = Text(self._lead, STYLES["noise"])
-        before.append(plain(self._tail), STYLES["thought" if self._channel == "thought" else "committed"])
-        lines = window(before, paint(draft, self._control), self._console.width, room)
+        tail = plain(self._tail[-width * room :])  # no more than could be seen: folding costs time at every step
+        before.append(tail, STYLES["thought" if self._channel == "thought" else "committed"])
+        lines = window(before, paint(draft, self._control), width, room)
         self._height = max(self._height, len(lines))
         lines += [Text()] * (min(self._height, room) - len(lines))
         label = self._rows[draft.row] if draft.row < len(self._rows) else ""
         seconds = time.perf_counter() - self._start
-        line = status(draft, self._max_steps, seconds, self._tokens, self._steps, label)
-        line.truncate(self._console.width, overflow="ellipsis")
+        line = status(draft, self._max_steps, self.passes, seconds, self._tokens, self._steps, label)
+        line.truncate(width, overflow="ellipsis")
         region = Text("\n").join([*lines, line])
         region.no_wrap, region.overflow = True, "ignore"
         return region
@@ -235,9 +236,7 @@ def loading(live: bool) -> Iterator[Callable[[int, int, str], None] | None]:
     timer.daemon = True
     timer.start()
     try:
-        yield lambda done, total, what: progress.update(
-            task, completed=done, total=total, description=f"loading {plain(what)}"
-        )
+        yield lambda done, total, _: progress.update(task, completed=done, total=total)
     finally:
         timer.cancel()
         timer.join()

@@ -15,6 +15,7 @@ def command(
     run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path("runs/main"),
     steps: Annotated[int, typer.Option(help="Train up to this step.", min=1)] = 1200,
     decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
+    start: Annotated[str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="The archive to train on; default: data/ of this clone.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
@@ -36,6 +37,10 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     job = trainer(Recipe(), LoopConfig(steps=steps, decay=decay), load(corpus), run)
+    if start is not None and job.step == 0:
+        from .. import api
+
+        job.start_from(api.load(start, "cpu", "float32").net)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     for report in job.advance():
         typer.echo(

@@ -3,7 +3,8 @@
 Nothing is drawn from a generator's state, so a token does not depend on who shares its batch or on
 which device it is computed; torch (int64, masked) and a kernel (uint32) give the same bits. The mixer
 is the 2-round multiply-xorshift "lowbias32" (bias 0.17, the lowest known for its cost), applied once
-per counter word. Uniforms have 24 bits, centred in their cells: never 0, never 1.
+per counter word. Uniforms have 23 bits, centred in their cells: never 0, never 1 (with 24 the half of the
+centre no longer fits a float32, and the topmost cell rounds to 1).
 """
 
 from __future__ import annotations
@@ -40,4 +41,4 @@ def noise(seed: Tensor, canvas: Tensor, step: Tensor, width: int, vocab_size: in
 def uniforms(seed: Tensor, canvas: Tensor, step: Tensor, width: int) -> Tensor:
     """Two independent uniforms per position, [B, width, 2] float32 in (0, 1): one picks a tile, one a token in it."""
     draws = [counter_hash(seed, canvas, step, width, stream) for stream in (_STREAM_TILE, _STREAM_INSIDE)]
-    return ((torch.stack(draws, dim=-1) >> 8).float() + 0.5) * 2.0**-24
+    return ((torch.stack(draws, dim=-1) >> 9).float() + 0.5) * 2.0**-23

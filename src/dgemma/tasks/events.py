@@ -89,7 +89,7 @@ class Filling:
     """A gap, filled. `text` replaces the marker; prefix + text + suffix is the whole file."""
 
     text: str
-    closed: bool  # the text ended inside its gap (by filler, or by filling its width); False: it was cut
+    closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
     mean_log_prob: float  # nats per token of the winner
     generation: Generation

@@ -1,8 +1,9 @@
 """Fill the gap between two texts, in place: a canvas of [end of prefix | gap | start of suffix], all but the gap pinned.
 
 What stands before the canvas is encoded as prompt; the suffix is seen as far as the canvas reaches. Nobody
-knows the gap's true length: several widths run in one batch, a gap may be closed early by filler (`<pad>` or
-an end token), and the best mean log-probability wins. Only the gap is decoded; prefix and suffix are never touched.
+knows the gap's true length: several widths run in one batch, and a gap may be closed early by filler (`<pad>`
+or an end token). Gaps that were closed come first, then the best mean log-probability. Only the gap is
+decoded; prefix and suffix are never touched.
 
 Trap, the seams: " x" is one token, so a prefix that ends in a space leaves the model to begin with a
 rare lone "x". Trailing blanks of a line, and a line break with nothing after it, are held back from the
@@ -56,14 +57,15 @@ def prepare(
     # 12 characters a token is more than any text has: enough to cut long files before encoding them
     before = tokenizer.encode(kept[-12 * (context + canvas) :])[-context:] if context else []
     after = tokenizer.encode(suffix[: 12 * canvas])
+    if len(after) < canvas:  # long blanks: what was cut off must not look like the end of the text
+        after = tokenizer.encode(suffix)
     lead = min(len(before), canvas // 8, canvas - max(widths))
     prompt = (tokenizer.special.need("bos"), *before[: len(before) - lead])
+    # a suffix that ends inside the canvas is followed by the end of text and padding, as in training
+    tail = [*after, tokenizer.special.need("eos"), *[tokenizer.special.need("pad")] * canvas]
     requests = []
     for width in widths:
-        tail = after[: canvas - lead - width]
-        free = canvas - lead - len(tail)
-        pins = (*before[len(before) - lead :], *[-1] * free, *tail)
-        # what the suffix does not fill belongs to nobody: an end of text closes the canvas
+        pins = (*before[len(before) - lead :], *[-1] * width, *tail[: canvas - lead - width])
         requests.append(Request(prompt, canvas, seed, config.replace(eos_token_id=None), pins=pins))
     return Gap(requests, widths, lead, held_back)
 
@@ -108,9 +110,7 @@ def _candidate(tokenizer: Tokenizer, gap: Gap, row: int, result: Result) -> _Can
     text = tokenizer.decode(tokens)
     if gap.held_back and text.startswith(gap.held_back):
         text = text[len(gap.held_back) :]
-    # a gap with no suffix behind it has nothing to meet: it is whole only where something closed it
-    closed = end < len(free) or pins[-1] >= 0
-    return _Candidate(text, tokens, closed, score)
+    return _Candidate(text, tokens, end < len(free), score)
 
 
 def _hold_back(prefix: str) -> tuple[str, str]:

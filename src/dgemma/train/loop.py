@@ -5,7 +5,7 @@ A run is a folder: `run.json` (settings), `state.safetensors` + `state.json` (we
 taken. The learning rate is constant after a warm-up and falls linearly to zero over the last `decay`
 steps; `before-decay.safetensors` keeps the state from which a longer run can go on.
 
-Knows batches and steps; refuses to know files of text (see train_command in cli/train.py).
+Knows batches and steps; refuses to know files of text (recipe.py does).
 """
 
 from __future__ import annotations
@@ -100,6 +100,12 @@ class Trainer:
             for name, moment in self.optimizer.state.items():
                 moment.copy_(tensors[f"moment.{name}"])
         self.step, self.tokens = progress["step"], progress["tokens"]
+
+    def start_from(self, model: DiffusionGemma) -> None:
+        """Begin with the weights of another model of the same shape, and fresh moments."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(model.get_parameter(name))
 
     def save(self, name: str = "state") -> None:
         """Write weights, moments and the step, each file whole or not at all."""

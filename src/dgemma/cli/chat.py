@@ -1,0 +1,158 @@
+"""`dgemma chat`: a conversation on a terminal, or one message per line from a pipe.
+
+Holds the messages and nothing else; every turn is rendered anew. Trap: `input` writes its prompt to stdout unless both
+ends are terminals, and a prompt is no answer; elsewhere lines are read as bytes, so that bad text is named by its offset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import DgemmaError, UsageError
+from .flags import Asked, argument, asking, check, read_text
+from .run import converse, open_model
+from .screen import note, stdout_is_terminal, write_json, write_out
+
+if TYPE_CHECKING:
+    from ..api import Model
+
+HELP = """/clear      forget the conversation
+/seed [N]   show the seed, or set it for the next turns
+/help       show this
+/exit       leave (so does Ctrl-D)
+A line that ends in a backslash goes on in the next. Ctrl-C stops an answer."""
+PROMPT, MORE = "> ", "… "
+_COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
+
+
+@asking()
+def command(
+    system: Annotated[str | None, typer.Option(help="Instructions that come before the conversation.")] = None,
+    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,
+    *,
+    asked: Asked,
+) -> None:
+    """Talk with a model. Type /help for what else can be typed; Ctrl-D leaves."""
+    first = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
+    steps = check(asked).max_denoising_steps
+    typed = sys.stdin is not None and sys.stdin.isatty()
+    model = open_model(asked)
+    if not model.chat_tuned:
+        note("note: this model is not chat-tuned; it may not answer as one would")
+    if typed:
+        note("/help shows what can be typed")
+    Conversation(model, asked, steps, first, thinking, typed).run()
+
+
+class Conversation:
+    """One chat: its messages, its seed, and what was typed so far."""
+
+    def __init__(
+        self, model: Model, asked: Asked, steps: int, first: list[dict[str, Any]], thinking: bool, typed: bool
+    ):
+        self._model, self._asked, self._steps = model, asked, steps
+        self._first, self._thinking, self._typed = first, thinking, typed
+        self._seed = asked.seed
+        self.messages = list(first)
+
+    def run(self) -> None:
+        """Until Ctrl-D, /exit or the end of what is piped in. At a terminal an error ends its turn, not the chat."""
+        if self._typed:
+            _history()
+        while (text := self._next()) is not None:
+            if not text.strip():
+                continue
+            try:
+                if (found := _COMMAND.fullmatch(text.strip())) and "/" not in text.strip()[1:]:
+                    if not self.obey(found[1], found[2] or ""):
+                        return
+                else:
+                    self.turn(text)
+            except DgemmaError as error:
+                if not self._typed:
+                    raise
+                note(f"dgemma: {error}")
+
+    def obey(self, name: str, rest: str) -> bool:
+        """One slash command. -> whether the conversation goes on. Raises UsageError for an unknown one."""
+        if name == "exit":
+            return False
+        if name == "clear":
+            self.messages = list(self._first)
+            note("the conversation is forgotten")
+        elif name == "seed":
+            if rest and not (rest.isascii() and rest.isdigit() and int(rest) < 2**63):
+                raise UsageError(f"seed is '{rest}'; it must be a whole number from 0 to 2^63 - 1")
+            self._seed = int(rest) if rest else self._seed
+            note(f"seed {self._seed}")
+        elif name == "help":
+            print(HELP, file=sys.stderr)
+        else:
+            raise UsageError(f"there is no command '/{name}'; /help lists them")
+        return True
+
+    def turn(self, text: str) -> None:
+        """One message and its answer. Both are remembered only if the answer came to its end."""
+        messages = [*self.messages, {"role": "user", "content": text}]
+        asked = dataclasses.replace(self._asked, seed=self._seed)
+        try:
+            answer = converse(self._model, messages, asked, self._steps, thinking=self._thinking)
+        except KeyboardInterrupt:
+            if not self._typed:
+                raise
+            note("stopped; this turn is forgotten")
+            return
+        self.messages = [*messages, {"role": "assistant", "content": answer.content}]
+        if asked.as_json:
+            write_json(answer.to_dict())
+        elif not stdout_is_terminal():
+            write_out(answer.content if answer.content.endswith("\n") else answer.content + "\n")
+
+    def _next(self) -> str | None:
+        """The next message, None at the end. A trailing backslash joins lines; Ctrl-C drops what was typed."""
+        lines: list[str] = []
+        while True:
+            try:
+                line = self._line(MORE if lines else PROMPT)
+            except KeyboardInterrupt:
+                if not self._typed:
+                    raise
+                note("\n/exit or Ctrl-D leaves")
+                lines = []
+                continue
+            if line is None:
+                if self._typed:
+                    note("")
+                return "\n".join(lines) if lines else None
+            if not line.endswith("\\"):
+                return "\n".join([*lines, line])
+            lines.append(line[:-1])
+
+    def _line(self, prompt: str) -> str | None:
+        if self._typed and stdout_is_terminal():
+            try:
+                return input(prompt)
+            except EOFError:
+                return None
+            except UnicodeDecodeError as error:
+                raise UsageError(f"the line typed is not UTF-8 text: byte {error.start}") from None
+        if self._typed:
+            print(prompt, end="", file=sys.stderr, flush=True)
+        data = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+        if not data:
+            return None
+        line = data.rstrip(b"\r\n")
+        return read_text(line, "a line on stdin") if line else ""
+
+
+def _history() -> None:
+    """Arrow keys and history where the readline module is there; kept for this process only."""
+    try:
+        import readline  # noqa: F401  (its import is its effect)
+    except ImportError:
+        pass

@@ -1,0 +1,180 @@
+"""Flags that verbs share, and everything that can be refused before torch is loaded.
+
+The sampler's flags are made from the fields of DenoiseConfig, so that a new setting cannot be forgotten here. Knows no
+model: what it reads of a checkpoint is JSON. Trap: a flag that was not given is left out of `Asked.sampler`, it does
+not hold a default; the checkpoint's generation_config.json decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+
+from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, ModelConfig
+from ..errors import UsageError
+from ..weights.locate import locate
+
+# Help of each sampler flag; every field of DenoiseConfig is either here or in NO_FLAG.
+SAMPLER_HELP = {
+    "max_denoising_steps": "Most steps one canvas may take; fewer steps also cool faster.",
+    "t_min": "Temperature that the steps of a canvas cool down to.",
+    "t_max": "Temperature that they start from.",
+    "entropy_bound": "Nats of entropy that one step may accept.",
+    "stability_threshold": "Steps that must repeat the draft before a canvas stands.",
+    "confidence_threshold": "Mean entropy, in nats, below which a canvas may stand.",
+    "eos_token_id": "Token ids that end the answer, separated by commas, or 'none'.",
+    "canvas_width": "Tokens per canvas, at most the checkpoint's own.",
+}
+NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
+ALIASES = {"max_denoising_steps": ("--steps",)}
+DTYPES = ("bfloat16", "float16", "float32", "float64")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The shared flags of one command line. `sampler` holds what was given, by the names that api.Model takes."""
+
+    model: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    seed: int = 0
+    max_tokens: int | None = None
+    as_json: bool = False
+    no_live: bool = False
+    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+_SHARED: dict[str, Any] = {
+    "model": Annotated[
+        str | None, typer.Option("--model", "-m", help="A folder or hub name; the shipped model if left out.")
+    ],
+    "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
+    "device": Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a CUDA card where there is one.")],
+    "dtype": Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")],
+    "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
+    "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
+    "as_json": Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")],
+    "no_live": Annotated[bool, typer.Option("--no-live", help="Do not show the canvas settling.")],
+}
+
+
+def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
+    """Field name -> annotated option type, for every sampler setting that a request may change."""
+    hints, options = get_type_hints(DenoiseConfig), {}
+    for field in dataclasses.fields(DenoiseConfig):
+        if field.name in NO_FLAG or field.name in without:
+            continue
+        kind = next((kind for kind in get_args(hints[field.name]) if kind is not type(None)), hints[field.name])
+        names = ("--" + field.name.replace("_", "-"), *ALIASES.get(field.name, ()))
+        option = typer.Option(*names, help=SAMPLER_HELP[field.name])
+        options[field.name] = Annotated[(kind if kind in (int, float) else str) | None, option]
+    return options
+
+
+def asking(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the shared flags: its parameter `asked: Asked` becomes one option per flag, except those in `without`."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        sampler = sampler_options(without)
+        shared = {name: kind for name, kind in _SHARED.items() if name not in without}
+        defaults = {field.name: field.default for field in dataclasses.fields(Asked) if field.name in shared}
+
+        @functools.wraps(verb)
+        def command(**given: Any) -> None:
+            settings = {name: given.pop(name) for name in sampler}
+            chosen = {name: _ids(value) if name == "eos_token_id" else value
+                      for name, value in settings.items() if value is not None}  # fmt: skip
+            asked = Asked(**{name: given.pop(name) for name in shared}, sampler=chosen)
+            verb(**given, asked=asked)
+
+        own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "asked"]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        more = [inspect.Parameter(name, kind, default=defaults.get(name), annotation=option)
+                for name, option in (shared | sampler).items()]  # fmt: skip
+        parameters = [p.replace(kind=kind) for p in own] + more
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        del command.__wrapped__  # or the signature of `verb` would be found behind it
+        return command
+
+    return decorate
+
+
+def _ids(text: str) -> tuple[int, ...] | None:
+    if text.strip().lower() == "none":
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"eos_token_id is '{text}'; give token ids separated by commas, or 'none'") from None
+
+
+def check(asked: Asked) -> DenoiseConfig:
+    """Refuse what cannot be served, by the flags and the checkpoint's JSON alone. -> the settings that will hold.
+
+    Raises UsageError for a flag out of its range, and what `locate` and the configs raise for the checkpoint.
+    """
+    if asked.max_tokens is not None and asked.max_tokens < 1:
+        raise UsageError(f"max_tokens is {asked.max_tokens}; it must be a whole number, at least 1")
+    if not 0 <= asked.seed < 2**63:
+        raise UsageError(f"seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
+    if asked.dtype is not None and asked.dtype not in DTYPES:
+        raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
+    if asked.device is not None and not _DEVICE.fullmatch(asked.device):
+        raise UsageError(f"device '{asked.device}' is not known; use cpu, cuda, cuda:1 ...")
+    folder = locate(asked.model, asked.revision)
+    config = ModelConfig.from_file(folder / "config.json")
+    settings = folder / "generation_config.json"
+    denoise = DenoiseConfig.from_file(settings) if settings.exists() else DenoiseConfig(eos_token_id=config.eos_token_ids)
+    denoise = denoise.replace(**asked.sampler)
+    if denoise.canvas_width is not None and denoise.canvas_width > config.canvas_length:
+        raise UsageError(
+            f"canvas_width {denoise.canvas_width} exceeds the checkpoint's canvas_length {config.canvas_length}"
+        )
+    return denoise
+
+
+def decode(data: bytes, name: str) -> str:
+    """UTF-8 text, or a UsageError that says which byte is none."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+
+
+def argument(text: str, name: str) -> str:
+    """A text from the command line, as the bytes that were typed."""
+    return read_text(os.fsencode(text), name)
+
+
+def read_text(data: bytes, name: str) -> str:
+    """A prompt from its bytes. Raises UsageError for an empty, overlong or unreadable one, naming limit or offset."""
+    text = decode(data[: 4 * MAX_PROMPT_CHARACTERS + 4], name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
+    if text is None or len(text) > MAX_PROMPT_CHARACTERS:
+        count = f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
+        raise UsageError(f"{name} has {count}; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")
+    if not text:
+        raise UsageError(f"{name} is empty; give at least one character")
+    if (zero := data.find(0)) >= 0:
+        raise UsageError(f"{name} is not text: byte {zero} is 0x00")
+    return text
+
+
+def read_prompt(given: str | None) -> str:
+    """The prompt of a verb: its argument, or what is piped in where that is missing or '-'."""
+    if given is not None and given != "-":
+        return argument(given, "the prompt")
+    if sys.stdin is None or (given is None and sys.stdin.isatty()):
+        raise UsageError("there is no prompt; give one as an argument, or pipe text in")
+    # one byte more than could be allowed is enough to refuse, however much is piped in
+    return read_text(sys.stdin.buffer.read(4 * MAX_PROMPT_CHARACTERS + 1), "the text on stdin")

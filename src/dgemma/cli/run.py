@@ -1,0 +1,148 @@
+"""`dgemma run PROMPT`: one prompt, one answer. A chat turn where the checkpoint is chat-tuned, else a continuation.
+
+Everything that can be refused is refused before torch is loaded. What opens a model and watches an answer is here for
+`chat` and `fill` too. Trap: the events of a chat turn carry thoughts among the text, so their ids are split by channel
+again here, canvas by canvas; only the content may reach stdout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from ..tasks.events import Committed, Draft, Generation, Reply
+from ..text.channels import ChannelSplitter, Span
+from ..text.stream import StreamDecoder
+from ..text.tokenizer import Tokenizer
+from .flags import Asked, argument, asking, check, read_prompt
+from .screen import Screen, can_animate, loading, note, stdout_is_terminal, summary, write_json, write_out
+
+if TYPE_CHECKING:
+    from ..api import Model
+
+
+@asking()
+def command(
+    prompt: Annotated[str | None, typer.Argument(help="The text; left out or '-': what is piped in.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text, even if the model is chat-tuned.")] = False,
+    system: Annotated[str | None, typer.Option(help="Instructions that come before a chat turn.")] = None,
+    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,
+    *,
+    asked: Asked,
+) -> None:
+    """Continue a text, or answer it as a chat turn where the model is chat-tuned."""
+    if raw and (system is not None or thinking):
+        raise UsageError("--raw continues a text, so --system and --thinking have no place; leave one side out")
+    text = read_prompt(prompt)
+    messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
+    steps = check(asked).max_denoising_steps
+    model = open_model(asked)
+    chat = model.chat_tuned and not raw
+    if not chat and (messages or thinking):
+        raise UsageError("this model continues text, it is not chat-tuned; leave --system and --thinking out")
+    if chat:
+        messages.append({"role": "user", "content": text.rstrip("\n")})
+        result: Any = converse(model, messages, asked, steps, thinking=thinking)
+    else:
+        result = complete(model, text, asked, steps)
+    if asked.as_json:
+        write_json(result.to_dict())
+    elif not stdout_is_terminal():
+        answer = result.content if isinstance(result, Reply) else result.text
+        write_out(answer if answer.endswith("\n") else answer + "\n")
+
+
+def open_model(asked: Asked) -> Model:
+    """Load what was asked for, with a bar on a terminal; what there is to know about it goes to stderr."""
+    with loading(can_animate() and not asked.no_live) as progress:
+        from .. import api  # late: this is where torch comes in
+
+        model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress)
+    for text in model.notes:
+        note(f"note: {text}")
+    return model
+
+
+def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
+    """A Screen as the flags and the terminals allow."""
+    return Screen(
+        live=can_animate() and not asked.no_live, flows=stdout_is_terminal() and not asked.as_json, max_steps=steps,
+        control=model.tokenizer.control_ids, **more,
+    )  # fmt: skip
+
+
+def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
+    """Continue a text, shown as it settles."""
+    events = model.stream(text, asked.max_tokens, asked.seed, **asked.sampler)
+    with screen_for(model, asked, steps, echo=text) as screen:
+        generation = _watch(events, screen, lambda event: [("content", event.text)])
+    report(generation, screen.passes, asked, generation.text)
+    return generation
+
+
+def converse(
+    model: Model, messages: Sequence[dict[str, Any]], asked: Asked, steps: int, *, thinking: bool = False
+) -> Reply:
+    """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
+    from ..tasks.chat import reply
+
+    events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.sampler)
+    voices = Voices(model.tokenizer)
+    with screen_for(model, asked, steps) as screen:
+        generation = _watch(events, screen, lambda event: voices.feed(event.token_ids))
+        for channel, text in voices.finish():
+            screen.say(text, channel)
+    answer = reply(model.tokenizer, generation)
+    for text in answer.malformed:
+        note(f"note: a tool call that cannot be read: {text}")
+    report(generation, screen.passes, asked, answer.content)
+    return answer
+
+
+def _watch(events: Iterable[Any], screen: Screen, parts: Any) -> Generation:
+    result = None
+    for event in events:
+        if isinstance(event, Draft):
+            screen.draft(event)
+        elif isinstance(event, Committed):
+            screen.committed(len(event.token_ids), event.steps, parts(event))
+        else:
+            result = event
+    assert isinstance(result, Generation)
+    return result
+
+
+def report(generation: Generation, passes: int, asked: Asked, text: str) -> None:
+    """Notes and the summary line, on stderr. With --json they are part of the result."""
+    if asked.as_json:
+        return
+    for line in generation.notes:
+        note(f"note: {line}")
+    if not text.strip():
+        note("note: the answer is empty; another --seed may help")
+    note(summary(generation, passes))
+
+
+class Voices:
+    """Splits the ids of a chat turn into (channel, text) parts as canvases are committed; whole characters only."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._splitter = ChannelSplitter(tokenizer)
+        self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
+
+    def feed(self, ids: Sequence[int]) -> list[tuple[str, str]]:
+        """The parts that are certain after these ids; tool calls are left to the reply."""
+        return list(self._parts(self._splitter.feed(ids)))
+
+    def finish(self) -> list[tuple[str, str]]:
+        """What was held back until now."""
+        parts = list(self._parts(self._splitter.finish()))
+        return parts + [(channel, text) for channel, decoder in self._decoders.items() if (text := decoder.flush())]
+
+    def _parts(self, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
+        for span in spans:
+            if span.channel in self._decoders and (text := self._decoders[span.channel].feed(span.ids)):
+                yield span.channel, text

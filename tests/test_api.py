@@ -1,0 +1,144 @@
+"""dgemma.load and the object it returns, on a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import dgemma
+from dgemma.errors import CheckpointError, NumericsError, UsageError
+from dgemma.tasks.events import Committed, Draft, Generation
+from tests.helpers import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
+    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model"))
+
+
+def test_the_same_request_gives_the_same_text_and_another_seed_does_not(model: dgemma.Model) -> None:
+    one = model.generate("abc", max_tokens=30, seed=1)
+    assert one.text == model.generate("abc", max_tokens=30, seed=1).text
+    assert one.token_ids != model.generate("abc", max_tokens=30, seed=2).token_ids
+    assert len(one.token_ids) == 30 and one.finish_reason == "length" and one.canvases == 3
+    assert one.tokens_per_forward == 30 / sum(one.steps)
+
+
+def test_a_stream_is_the_generation_watched(model: dgemma.Model) -> None:
+    events = list(model.stream("abc", max_tokens=20, seed=3))
+    drafts = [e for e in events if isinstance(e, Draft)]
+    commits = [e for e in events if isinstance(e, Committed)]
+    last = events[-1]
+    assert isinstance(last, Generation) and last.text == "".join(c.text for c in commits)
+    assert len(drafts) == sum(last.steps) and [c.steps for c in commits] == last.steps
+    assert all(len(d.pieces) == len(d.entropy) == len(d.accepted) == 12 for d in drafts)
+    assert last.text == model.generate("abc", max_tokens=20, seed=3).text
+
+
+def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
+    assert "raise max_tokens" in model.generate("abc").notes[0]
+    assert not model.generate("abc", max_tokens=5).notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text": ""}, "prompt is empty"),
+        ({"text": "x" * 1_000_000}, "1000000 characters"),
+        ({"text": "x" * 2_000}, "max_prompt_tokens"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"max_tokens": 10**6}, "max_tokens 1000000"),
+        ({"seed": -1}, "seed is -1"),
+        ({"max_denoising_steps": 0}, "max_denoising_steps"),
+        ({"t_min": 2.0}, "t_max"),
+        ({"entropy_bound": -0.1}, "entropy_bound"),
+        ({"confidence_threshold": 0}, "confidence_threshold"),
+        ({"canvas_width": 13}, "canvas_width 13"),
+        ({"temperature": 1.0}, "unknown sampler setting 'temperature'"),
+    ],
+)
+def test_bad_requests_are_refused_by_name(model: dgemma.Model, arguments: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.generate(**({"text": "abc", "max_tokens": 5} | arguments))
+
+
+def test_generate_ids_takes_lists_and_tensors(model: dgemma.Model) -> None:
+    start = [[7] * 12, [8] * 12]
+    one = model.generate_ids([2, 30, 31], 24, canvas_ids=start)
+    two = model.generate_ids(torch.tensor([2, 30, 31]), 24, canvas_ids=torch.tensor(start))
+    assert one.token_ids == two.token_ids and len(one.steps) == 2
+    narrow = model.generate_ids([2, 30, 31], 24, canvas_ids=[7] * 5)
+    assert len(narrow.steps) == 5 and len(narrow.token_ids) == 24
+    with pytest.raises(UsageError, match="starting canvas has 5"):
+        model.generate_ids([2], 4, canvas_ids=[7] * 5, canvas_width=6)
+    with pytest.raises(UsageError, match="no token id"):
+        model.generate_ids([2, 280], 4)
+
+
+def test_denoise_logits_of_ragged_prompts_equal_those_alone(model: dgemma.Model) -> None:
+    prompts = [[2, 40, 41], [2] + list(range(30, 55))]
+    canvas = torch.randint(280, (2, 12))
+    both = model.denoise_logits(prompts, canvas)
+    assert both.shape == (2, 12, 280) and both.dtype == torch.float32 and both.abs().max() < 30
+    for row in range(2):
+        alone = model.denoise_logits([prompts[row]], canvas[row : row + 1])
+        torch.testing.assert_close(both[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+    conditioned = model.denoise_logits(prompts, canvas, both / 0.8)
+    assert (conditioned - both).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="shape"):
+        model.denoise_logits(prompts, canvas[0])
+    with pytest.raises(UsageError, match="279"):
+        model.denoise_logits([[2], [280]], canvas)
+
+
+def test_logits_that_are_not_finite_give_an_error_and_no_text(tmp_path: Path) -> None:
+    broken = dgemma.load(tiny_checkpoint(tmp_path / "model"))
+    broken.net.norm.weight.data[0] = float("nan")
+    seen = []
+    with pytest.raises(NumericsError, match="not finite"):
+        for event in broken.stream("abc", max_tokens=5):
+            seen.append(event)
+    assert not any(isinstance(event, (Committed, Generation)) for event in seen)
+    with pytest.raises(NumericsError):
+        broken.generate_ids([2, 3], 5)
+    with pytest.raises(NumericsError):
+        broken.fill("abc", "def")
+
+
+def test_loading_names_what_is_wrong(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    with pytest.raises(UsageError, match="dtype 'int8'"):
+        dgemma.load(folder, dtype="int8")
+    with pytest.raises(UsageError, match="device 'tpu9'"):
+        dgemma.load(folder, device="tpu9")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        dgemma.load(folder)
+
+
+def test_a_folder_without_a_tokenizer_still_works_on_ids(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    (folder / "generation_config.json").unlink()
+    model = dgemma.load(folder, dtype="float64")
+    assert len(model.generate_ids([2, 9], 5, max_denoising_steps=3).token_ids) == 5
+    with pytest.raises(UsageError, match="tokenizer.json"):
+        model.generate("abc")
+
+
+def test_chat_splits_its_reply(model: dgemma.Model) -> None:
+    reply = model.chat([{"role": "user", "content": "hi"}], max_tokens=24, seed=4)
+    assert reply.generation.prompt_tokens > 5 and isinstance(reply.content, str)
+    assert set(reply.to_dict()) >= {"content", "thought", "tool_calls", "malformed", "token_ids", "steps"}
+    with pytest.raises(UsageError):
+        model.chat([])
+
+
+def test_importing_dgemma_does_not_import_torch() -> None:
+    code = "import sys, dgemma; assert 'torch' not in sys.modules; dgemma.errors; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
