@@ -54,10 +54,15 @@ def model_of(model: DiffusionGemma, raw: dict[str, Any] | None = None, attention
 
 
 def reload(folder: str, attention: str = "sdpa") -> Any:
-    """The oracle from a checkpoint folder, as its users load it."""
+    """The oracle from a checkpoint folder, as its users load it; every text tensor must have been found."""
     from transformers import DiffusionGemmaForBlockDiffusion
 
-    return DiffusionGemmaForBlockDiffusion.from_pretrained(folder, attn_implementation=attention).eval()
+    oracle, info = DiffusionGemmaForBlockDiffusion.from_pretrained(
+        folder, attn_implementation=attention, experts_implementation="eager", output_loading_info=True
+    )
+    strays = [name for name in info["missing_keys"] if "vision" not in name] + list(info["unexpected_keys"])
+    assert not strays and not info["mismatched_keys"], info
+    return oracle.eval()
 
 
 def new_cache(oracle: Any) -> Any:

@@ -6,6 +6,7 @@ while Python shuts down comes after every handler here; a broken stdout is there
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import os
@@ -17,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import DgemmaError, UsageError
+from ..errors import DgemmaError, ResourceError, UsageError
 
 VERBS = {
     "run": "Continue a text, or answer a prompt.",
@@ -90,10 +91,12 @@ def dgemma(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code. Only bugs raise."""
+    if sys.stderr is None:  # closed by the caller; what is printed to it would otherwise land on stdout
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
     try:
         code = _invoke(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
         if sys.stdout is not None:
-            sys.stdout.flush()
+            sys.stdout.flush()  # an error here still has an exit code; at the end of the process it has none
         return code
     except DgemmaError as error:
         return _fail(str(error), error.exit_code)
@@ -106,6 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _silence_stdout()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _fail(f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -126,7 +133,7 @@ def _fail(message: str, code: int) -> int:
 
     try:
         print(f"dgemma: {plain(' '.join(message.split(chr(10))))}", file=sys.stderr, flush=True)
-    except (BrokenPipeError, AttributeError):
+    except BrokenPipeError:
         pass  # nobody is listening; the exit code says it
     _silence_stdout()
     return code

@@ -6,6 +6,7 @@ markup, and control characters are made visible first, so that no model can move
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 from rich.cells import get_character_cell_size
@@ -40,10 +41,10 @@ def kinds(draft: Draft, control: Collection[int] = ()) -> list[str]:
     """What each position is, as a key of STYLES."""
     found = []
     for token, accepted, pinned, entropy in zip(draft.token_ids, draft.accepted, draft.pinned, draft.entropy):
-        if pinned:
-            found.append("pinned")
-        elif token in control:
+        if token in control:
             found.append("filler")
+        elif pinned:
+            found.append("pinned")
         elif accepted:
             found.append("accepted")
         else:
@@ -52,10 +53,14 @@ def kinds(draft: Draft, control: Collection[int] = ()) -> list[str]:
 
 
 def paint(draft: Draft, control: Collection[int] = ()) -> Text:
-    """The draft canvas, each position in its colour. Pieces are put side by side, newlines are newlines."""
-    text = Text()
-    for piece, kind in zip(draft.pieces, kinds(draft, control)):
-        text.append(FILLER if kind == "filler" else plain(piece), STYLES[kind])
+    """The draft canvas, each position in its colour; given filler at its end is left out. Newlines are newlines."""
+    text, found = Text(), kinds(draft, control)
+    end = len(found)
+    while end and found[end - 1] == "filler" and draft.pinned[end - 1]:
+        end -= 1
+    # neighbours of one colour become one span: a third of the bytes that a terminal has to read at every step
+    for kind, places in itertools.groupby(range(end), key=found.__getitem__):
+        text.append("".join(FILLER if kind == "filler" else plain(draft.pieces[i]) for i in places), STYLES[kind])
     return text
 
 
@@ -94,7 +99,7 @@ def window(before: Text, canvas: Text, width: int, height: int) -> list[Text]:
 def status(
     draft: Draft, max_steps: int, passes: int, seconds: float, tokens: int, steps: Sequence[int], label: str = ""
 ) -> Text:
-    """One line about a draft, under 80 cells. `tokens` and `steps` (per canvas) count what is committed so far,
+    """One line about a draft, of about 80 cells. `tokens` and `steps` (per canvas) count what is committed so far,
     `passes` the denoising passes and `seconds` the time since the request. `label` names a candidate."""
     free = len(draft.pinned) - sum(draft.pinned)
     parts = [
@@ -102,8 +107,9 @@ def status(
         f"step {draft.step}/{max_steps}",
         f"accepted {sum(draft.accepted)}/{free}",
         f"{mean_entropy(draft):.2f} nats",
-        f"{1000 * seconds / max(1, passes):.0f} ms/step",
     ]
     if steps:
         parts += [f"{tokens / seconds if seconds else 0.0:.0f} tokens/s", f"{sum(steps) / len(steps):.1f} steps/canvas"]
-    return Text(" · ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")
+    else:
+        parts.append(f"{1000 * seconds / max(1, passes):.0f} ms/step")
+    return Text(", ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")

@@ -93,6 +93,7 @@ class Screen:
         self._fresh: set[int] = set()  # candidates whose draft of the running step is here
         self._expected, self._shown, self._height = len(self._rows), 0, 0
         self._tail, self._channel, self._lead = "", "content", ""
+        self._open = False  # the last line written has no end yet
         self._steps: list[int] = []
         self._tokens = 0
         self.passes = 0  # denoising passes: candidates of one batch share them
@@ -105,9 +106,7 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         """Clear the canvas and give out the rest of the text, also on the way out of an error."""
         self._clear()
-        if self._writes() and self._tail:
-            self._put(self._tail if self._tail.endswith("\n") else self._tail + "\n")
-        self._tail = ""
+        self._end_line()
 
     def draft(self, draft: Draft) -> None:
         """One step of one candidate. A step is drawn once, when the drafts of all its candidates are here."""
@@ -133,10 +132,8 @@ class Screen:
 
     def say(self, text: str, channel: str = "content") -> None:
         """Text that will not change any more: content, or a thought (shown on a terminal only, dimmed)."""
-        if channel != self._channel and self._tail:
-            if self._writes():
-                self._put(self._tail if self._tail.endswith("\n") else self._tail + "\n")
-            self._tail = ""
+        if channel != self._channel:
+            self._end_line()
         self._channel = channel
         self._tail += text
         # without a canvas below it, a line needs no end before it is written
@@ -149,8 +146,18 @@ class Screen:
         """Whether text of the present channel is written as it comes."""
         return self._flows if self._channel == "content" else self._flows and self._console is not None
 
+    def _end_line(self) -> None:
+        """Give out what is held back of the present channel, and a newline where its last line has none."""
+        if self._writes():
+            if self._tail:
+                self._put(self._tail)
+            if self._open:
+                self._put("\n")
+        self._tail = ""
+
     def _put(self, text: str) -> None:
         self._clear()
+        self._open = not text.endswith("\n")
         if self._lead and self._console:
             self._console.print(Text(self._lead, STYLES["noise"]), end="", soft_wrap=True)
             self._lead = ""

@@ -36,7 +36,7 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    job = trainer(Recipe(), LoopConfig(steps=steps, decay=decay), load(corpus), run)
+    job = trainer(Recipe(), LoopConfig(steps=steps, decay=decay), load(corpus, None) if corpus else load(), run)
     if start is not None and job.step == 0:
         from .. import api
 

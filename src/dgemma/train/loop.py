@@ -62,10 +62,13 @@ class Report:
 
 
 def initialise(config: ModelConfig, seed: int) -> DiffusionGemma:
-    """Fresh weights: matrices normal / sqrt(fan-in), norms and scalars 1 (branches end in a norm, so depth is safe).
+    """Fresh weights: matrices normal / sqrt(fan-in), norms 1 but for two.
 
-    The router divides by sqrt(hidden); its scale starts there, or all experts would look alike for a thousand steps.
+    The norms that return a branch to the residual start at (2 layers)^-0.5, so that all branches together weigh as
+    much as the token itself: after 70 steps 6.89 nats per next token and 3.81 per canvas position, against 7.38
+    and 4.74 with 1. The router divides by sqrt(hidden); its scale starts there, or all experts would look alike.
     """
+    branch = (2 * len(config.layers)) ** -0.5
     model = build(config, "cpu", torch.float32).train().requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,6 +77,8 @@ def initialise(config: ModelConfig, seed: int) -> DiffusionGemma:
                 parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
             elif name.endswith("router.scale"):
                 parameter.fill_(config.embedding_scale)
+            elif name.endswith(("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")):
+                parameter.fill_(branch)
     return model
 
 

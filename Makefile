@@ -1,0 +1,47 @@
+# make demo: install into .venv and watch two canvases settle.   make test: install and run the tests.
+#
+# The stamp files remember what is installed, so that a second call starts at once. PYTHON picks the interpreter
+# (3.11 or later), VENV another folder, MODEL another checkpoint than the one that ships.
+
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+WITH_MODEL := $(if $(MODEL),--model $(MODEL))
+
+.PHONY: help install demo test test-all clean
+
+help:
+	@sed -n '1p' Makefile | cut -c 3-
+
+demo: install
+	$(BIN)/dgemma fill examples/gap.py $(WITH_MODEL)
+	$(BIN)/dgemma run 'def read_lines(path):' --max-tokens 64 $(WITH_MODEL)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dgemma into $(VENV) (torch is a large download; once)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing dgemma and what its tests need into $(VENV)"
+	$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "dgemma needs Python 3.11 or later; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis dist
+	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

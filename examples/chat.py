@@ -1,0 +1,17 @@
+"""Two turns of a conversation: python examples/chat.py [MODEL]
+
+The shipped checkpoint has seen the chat format but knows little else than Python's standard library.
+"""
+
+import sys
+
+import dgemma
+
+model = dgemma.load(sys.argv[1] if len(sys.argv) > 1 else None)
+messages = []
+
+for question in ("What does os.path.join do?", "Show a line that uses it."):
+    messages.append({"role": "user", "content": question})
+    reply = model.chat(messages, max_tokens=64)
+    messages.append({"role": "assistant", "content": reply.content})
+    print(f"> {question}\n{reply.content}\n")

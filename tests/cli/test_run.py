@@ -1,0 +1,147 @@
+"""`dgemma run`: what reaches the model, what reaches stdout, what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgemma.cli.main import main
+from dgemma.cli.run import Voices
+from dgemma.errors import NumericsError
+from dgemma.text.channels import split
+
+from .fakes import FakeModel, Terminal, pipe_in, remains
+
+Serve = Callable[[FakeModel], FakeModel]
+
+
+def test_a_pipe_gets_the_answer_and_stderr_the_rest(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = serve(FakeModel("one\n", "two"))
+    assert main(["run", "say", "-m", folder, "-n", "9", "--seed", "4", "--steps", "5", "--dtype", "float32"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "one\ntwo\n"
+    assert err.splitlines()[:2] == ["note: vision is not used yet", "note: cut at 256 tokens"]
+    assert err.splitlines()[2].startswith("7 tokens in 2 canvases, 4 steps (2.0 per canvas), 500 ms per step")
+    assert model.asked == [("stream", "say", 9, 4, {"max_denoising_steps": 5})]
+    assert model.loaded == ((folder, None, "float32"), {"revision": None})  # type: ignore[attr-defined]
+
+
+def test_a_final_newline_is_not_doubled_and_bytes_are_kept(
+    serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    model = serve(FakeModel("Größe\r\n\x1b[0m 漢\n"))
+    pipe_in(monkeypatch, "viel\n".encode())
+    assert main(["run", "-m", folder]) == 0
+    assert capsysbinary.readouterr().out == "Größe\r\n\x1b[0m 漢\n".encode()
+    assert model.asked[0][1] == "viel\n"
+
+
+def test_json_is_one_object_with_everything(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(FakeModel("Grö\nße"))
+    assert main(["run", "x", "-m", folder, "--json"]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert out.count("\n") == 1 and result["text"] == "Grö\nße" and result["notes"] == ["cut at 256 tokens"]
+    assert {"token_ids", "steps", "finish_reason", "tokens_per_forward", "seed"} <= set(result)
+    assert err == "note: vision is not used yet\n"
+
+
+def test_a_chat_turn_gives_its_content_alone(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = serve(FakeModel("|channel|thought\nhm", "m|end_channel|Yes.|end_turn|", chat_tuned=True))
+    assert main(["run", "is it?\n", "-m", folder, "--system", "Be brief.", "--thinking"]) == 0
+    assert capsys.readouterr().out == "Yes.\n"
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "is it?"}]
+    assert model.asked == [("chat", messages, None, 0, {"thinking": True})]
+    assert main(["run", "is it?", "-m", folder, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["content"], result["thought"]) == ("Yes.", "hmm")
+
+
+def test_raw_continues_the_text_of_a_chat_tuned_model(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = serve(FakeModel("on", chat_tuned=True))
+    assert main(["run", "go ", "--raw", "-m", folder]) == 0
+    assert capsys.readouterr().out == "on\n" and model.asked[0][:2] == ("stream", "go ")
+
+
+@pytest.mark.parametrize("flags", [["--system", "x"], ["--thinking"]])
+def test_chat_flags_are_refused_where_there_is_no_chat(
+    flags: list[str], serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = serve(FakeModel())
+    assert main(["run", "x", "-m", folder, *flags]) == 2
+    assert "not chat-tuned" in capsys.readouterr().err
+    assert main(["run", "x", "-m", folder, "--raw", *flags]) == 2
+    assert "--raw" in capsys.readouterr().err and model.asked == []
+
+
+def test_an_error_in_a_later_canvas_leaves_nothing_half_written(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(FakeModel("good", "bad", error=NumericsError("not finite")))
+    assert main(["run", "x", "-m", folder]) == 6
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("dgemma: not finite\n") and "Traceback" not in err
+
+
+def test_an_empty_answer_is_said(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(FakeModel("|eos|"))
+    assert main(["run", "x", "-m", folder]) == 0
+    out, err = capsys.readouterr()
+    assert out == "\n" and "note: the answer is empty; another --seed may help" in err
+
+
+def test_an_interrupt_leaves_with_130(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    serve(FakeModel("one", "two", error=KeyboardInterrupt()))  # type: ignore[arg-type]
+    assert main(["run", "x", "-m", folder]) == 130
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_the_answer_once(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(FakeModel("\n    one\n", "    two"))
+    both = Terminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, both)
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["run", "def f():", "-m", folder]) == 0
+    shown = remains(both.text).split("\n")
+    assert shown[:4] == ["note: vision is not used yet", "def f():", "    one", "    two"]
+    assert shown[4] == "note: cut at 256 tokens" and shown[5].startswith("16 tokens in 2 canvases")
+    assert both.text.count("two") == 1 and "step 2/12" in both.text
+
+
+def test_no_live_shows_no_canvas(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(FakeModel("one", "two"))
+    both = Terminal()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, both)
+    assert main(["run", "x", "-m", folder, "--no-live"]) == 0
+    assert "\x1b" not in both.text and "onetwo\n" in both.text
+
+
+REPLY = "|channel|thought\nGrö漢|end_channel|Ja|tool_call|call:f{a:1}|end_tool_call| – ß|end_turn|"
+
+
+@given(cuts=st.lists(st.integers(min_value=0, max_value=60)))
+def test_voices_are_the_reply_however_it_was_cut(cuts: list[int]) -> None:
+    model = FakeModel()
+    ids = model.ids_of(REPLY)
+    voices, parts = Voices(model.tokenizer), []
+    edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
+    for start, end in zip(edges, edges[1:]):
+        parts += voices.feed(ids[start:end])
+    parts += voices.finish()
+    heard: dict[str, Any] = {"thought": "", "content": ""}
+    for channel, text in parts:
+        heard[channel] += text
+    whole = split(ids, model.tokenizer)
+    assert (heard["thought"], heard["content"]) == (whole.thought, whole.content) == ("Grö漢", "Ja – ß")

@@ -1,0 +1,89 @@
+"""Ways to get this model wrong, one at a time: each is a mistake some engine made, and must fail the parity check."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import dgemma.model.layers
+import dgemma.model.masks
+from dgemma.kernels.norm import rms_norm
+from tests.model import worlds
+
+
+def wrong_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A canvas sees `window` cached tokens less one more than it should."""
+    build = dgemma.model.masks.DenoiseContext.__init__
+
+    def narrow(self, kv, width):
+        build(self, kv, width)
+        self.kept = max(self.kept - 1, 0)
+        if self.sliding is not None:
+            self.sliding = self.sliding[..., 1:]
+
+    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", narrow)
+
+
+def window_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual mistake: a window that moves along with the canvas row."""
+    build = dgemma.model.masks.DenoiseContext.__init__
+
+    def moving(self, kv, width):
+        build(self, kv, width)
+        key = torch.arange(-self.kept, width)
+        near = key > torch.arange(width)[:, None] - kv.config.sliding_window
+        near |= key >= 0
+        self.sliding = near[None, None] if self.sliding is None else self.sliding & near
+
+    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", moving)
+
+
+def router_on_the_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The router reads what the experts read: the residual normalised with their norm's weight."""
+    layer = dgemma.model.layers.Layer
+    forward = layer.forward
+
+    def misfed(self, *arguments):
+        route = self.router.forward
+        monkeypatch.setattr(self.router, "forward", lambda x: route(self.pre_feedforward_layernorm_2(x)))
+        try:
+            return forward(self, *arguments)
+        finally:
+            monkeypatch.delattr(self.router, "forward")
+
+    monkeypatch.setattr(layer, "forward", misfed)
+
+
+def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    def weighted_only(x, weight, eps):
+        return x if weight is None else rms_norm(x, weight, eps)
+
+    monkeypatch.setattr(dgemma.model.layers, "rms_norm", weighted_only)
+
+
+def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = dgemma.model.layers.Layer.forward
+    monkeypatch.setattr(
+        dgemma.model.layers.Layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False)
+    )
+
+
+def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = dgemma.model.layers.choose
+    monkeypatch.setattr(
+        dgemma.model.layers, "choose", lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k)
+    )
+
+
+def no_soft_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "soft_capped_logits", lambda hidden, embedding, cap: hidden @ embedding.T)
+
+
+def no_self_conditioning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "conditioned", lambda world, processed: None)
+
+
+TWINS = [
+    wrong_window, window_per_row, router_on_the_wrong_state, no_norm_on_values, one_scalar_for_both_modes,
+    no_scale_per_expert, no_soft_cap, no_self_conditioning,
+]  # fmt: skip

@@ -1,0 +1,162 @@
+"""The rules of the house, read from the source: who may import whom, where torch may come in, how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "dgemma"
+FILES = sorted(SOURCE.rglob("*.py"))
+FLOORS = {
+    "errors": 0, "config": 1, "kernels": 2, "text": 2, "weights": 3, "sampling": 3, "model": 4, "engine": 5,
+    "tasks": 6, "api": 7, "server": 8, "train": 8, "audit": 8, "bench": 8, "cli": 9,
+}  # fmt: skip
+ROOT = "__init__"  # the package's own file: it names things lazily and stands on no floor
+LONGEST = 420
+
+# Imports inside functions are for start-up time only: `--help` and errors must not wait for torch.
+LATE = {
+    "__init__.py",  # the lazy names
+    "kernels/select.py",  # torch's compiler and Triton, only where they are chosen
+    "cli/",  # each verb brings its own
+    "server/",
+}
+
+
+@dataclass(frozen=True)
+class Import:
+    file: Path
+    line: int
+    module: str  # absolute, as far as the statement names it
+    late: bool  # inside a function
+
+    @property
+    def room(self) -> str | None:
+        """The room of this house it leads to, or None for somebody else's package."""
+        parts = self.module.split(".")
+        return None if parts[0] != "dgemma" else parts[1] if len(parts) > 1 else ROOT
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(SOURCE)}:{self.line} imports {self.module}"
+
+
+def room_of(file: Path) -> str:
+    first = file.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports_of(file: Path, text: str | None = None) -> list[Import]:
+    """Every import of a file, relative ones resolved; those for type checkers alone count as well."""
+    package = ["dgemma", *file.relative_to(SOURCE).parts[:-1]]
+    tree = ast.parse(text if text is not None else file.read_text(encoding="utf-8"))
+    late = {
+        inner for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(outer)
+    }  # fmt: skip
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [Import(file, node.lineno, alias.name, node in late) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join(base + ([node.module] if node.module else []))
+            # `from . import api` names a module only together with what it imports
+            names = [f"{stem}.{alias.name}" for alias in node.names] if stem == "dgemma" or not node.module else [stem]
+            found += [Import(file, node.lineno, name, node in late) for name in names]
+    return found
+
+
+IMPORTS = [found for file in FILES for found in imports_of(file)]
+
+
+def breaks_the_floors(found: Import) -> bool:
+    here, there = room_of(found.file), found.room
+    if there is None or there == here or here == ROOT:
+        return False
+    if there == ROOT or there == "__version__":
+        return FLOORS[here] < FLOORS["api"]
+    return there not in FLOORS or FLOORS[there] >= FLOORS[here]
+
+
+def test_every_room_has_a_floor() -> None:
+    assert {room_of(file) for file in FILES} - {ROOT, "__main__"} <= set(FLOORS)
+
+
+def test_imports_lead_to_a_lower_floor_only() -> None:
+    assert not [str(found) for found in IMPORTS if breaks_the_floors(found)]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "breaks"),
+    [
+        ("model/stack.py", "from ..kernels.norm import rms_norm", False),
+        ("model/stack.py", "from .kv import KVCache", False),
+        ("model/stack.py", "from ..engine import denoise", True),
+        ("model/stack.py", "def f():\n    from ..engine.denoise import run", True),
+        ("sampling/step.py", "from ..weights.names import classify", True),
+        ("text/turns.py", "import dgemma.kernels.norm", True),
+        ("weights/reader.py", "from .. import errors", False),
+        ("engine/denoise.py", "from .. import api", True),
+        ("engine/denoise.py", "from dgemma import load", True),
+        ("cli/run.py", "from .. import api, __version__", False),
+        ("cli/run.py", "from ..nowhere import x", True),
+    ],
+)
+def test_the_floor_check_sees(file: str, text: str, breaks: bool) -> None:
+    assert any(breaks_the_floors(found) for found in imports_of(SOURCE / file, text)) == breaks
+
+
+def test_late_imports_stand_where_they_are_allowed() -> None:
+    def allowed(file: Path) -> bool:
+        name = file.relative_to(SOURCE).as_posix()
+        return any(name == place or (place.endswith("/") and name.startswith(place)) for place in LATE)
+
+    heavy = [found for found in IMPORTS if found.late and not allowed(found.file)]
+    assert not [str(found) for found in heavy]
+
+
+def test_the_oracle_is_never_imported() -> None:
+    assert not [str(found) for found in IMPORTS if found.module.split(".")[0] == "transformers"]
+
+
+def test_config_errors_and_text_never_import_torch() -> None:
+    light = [found for found in IMPORTS if room_of(found.file) in ("errors", "config", "text")]
+    assert not [str(found) for found in light if found.module.split(".")[0] == "torch"]
+
+
+def test_nothing_that_runs_code_from_a_checkpoint_is_imported() -> None:
+    barred = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "jinja2"}
+    assert not [str(found) for found in IMPORTS if found.module.split(".")[0] in barred]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_a_file_opens_with_its_purpose_and_stays_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "each file opens with what it does"
+    assert len(text.splitlines()) < LONGEST
+
+
+def loads_torch(*modules: str) -> bool:
+    code = f"import sys; import {', '.join(modules)}; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return told.stdout.strip() == "True"
+
+
+def test_importing_the_package_does_not_load_torch() -> None:
+    light = ["dgemma", "dgemma.errors", "dgemma.config"]
+    light += [f"dgemma.text.{file.stem}" for file in sorted((SOURCE / "text").glob("*.py")) if file.stem != ROOT]
+    assert not loads_torch(*light)
+    assert loads_torch("dgemma.kernels.norm")
+
+
+def test_lazy_names_are_the_public_ones() -> None:
+    import dgemma
+
+    assert dgemma.errors.UsageError.exit_code == 2
+    with pytest.raises(AttributeError, match="nothing_like_this"):
+        dgemma.nothing_like_this  # noqa: B018
