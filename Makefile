@@ -19,9 +19,12 @@ demo: install
 	$(BIN)/dgemma fill examples/gap.py $(WITH_MODEL)
 	$(BIN)/dgemma run 'def read_lines(path):' --max-tokens 64 $(WITH_MODEL)
 
+# One thread: the models of the tests are tiny, and threads that wait for each other only cost on a busy machine.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow'
 
+test-all: export OMP_NUM_THREADS ?= 1
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 

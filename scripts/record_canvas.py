@@ -49,12 +49,16 @@ def main() -> int:
     images = draw(frames, asked)
     durations = [FIRST_MS, *[STEP_MS] * (len(images) - 2), LAST_MS][: len(images)]
     still, moving = asked.out.with_suffix(".png"), asked.out.with_suffix(".gif")
-    images[0].save(moving, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True, disposal=1)
+    images[0].save(
+        moving, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True, disposal=1
+    )
     images[len(images) // 2].save(still, optimize=True)
     size = moving.stat().st_size
     print(f"{moving}: {len(images)} frames, {size} bytes; {still}: {still.stat().st_size} bytes")
     if size > LARGEST:
-        print(f"record_canvas: {moving} is over {LARGEST} bytes; take a narrower picture or fewer steps", file=sys.stderr)
+        print(
+            f"record_canvas: {moving} is over {LARGEST} bytes; take a narrower picture or fewer steps", file=sys.stderr
+        )
         return 1
     return 0
 
@@ -111,7 +115,9 @@ def _settle_gap(model: Any, asked: argparse.Namespace) -> list[list[Text]]:
         frames.append(frame(Text(), paint(draft, control), line, asked))
     whole = Text(seen(prefix), STYLES["pinned"]).append(filling.text, STYLES["accepted"])
     whole.append(seen(suffix), STYLES["pinned"])
-    line = Text(f"{len(filling.generation.token_ids)} tokens in {sum(filling.generation.steps)} steps", STYLES["status"])
+    line = Text(
+        f"{len(filling.generation.token_ids)} tokens in {sum(filling.generation.steps)} steps", STYLES["status"]
+    )
     return [*frames, frame(Text(), whole, line, asked)]
 
 

@@ -118,7 +118,7 @@ def chi_square(observed, expected) -> float:
 
 
 def chi_square_of_two(first, second, least: float = 10.0) -> float:
-    """The chance that two rows of counts come from one distribution; rare bins are pooled until `least` are expected."""
+    """The chance that two rows of counts come from one distribution; bins with under `least` are pooled."""
     import torch
 
     table = torch.stack((first.double().flatten(), second.double().flatten()))

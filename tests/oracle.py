@@ -6,7 +6,7 @@ whole canvases are compared with one call per canvas.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +19,16 @@ from dgemma.config import DenoiseConfig
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.weights.names import published_names
 
-HERE = importlib.util.find_spec("transformers") is not None
-needed = pytest.mark.skipif(not HERE, reason="the oracle, transformers >= 5.17, is not installed")
+
+def installed() -> bool:
+    try:
+        major, minor = importlib.metadata.version("transformers").split(".")[:2]
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return (int(major), int(minor)) >= (5, 17)
+
+
+needed = pytest.mark.skipif(not installed(), reason="the oracle, transformers >= 5.17, is not installed")
 
 # without this the oracle builds its default vision tower: half a billion parameters
 TINY_VISION = {
@@ -121,7 +129,7 @@ def _generate(oracle: Any, *arguments: Any, **settings: Any) -> Any:
 
 
 def canvas_of(oracle: Any, ids: Sequence[int], start: Sequence[int], config: DenoiseConfig) -> list[list[int]]:
-    """Decide one canvas that continues `ids` from the starting tokens `start`. -> the draft of each step, C ids each."""
+    """Decide one canvas that continues `ids` from the tokens `start`. -> the draft of each step, C ids each."""
     watcher = Watcher()
     _generate(
         oracle, torch.tensor([list(ids)]), decoder_input_ids=torch.tensor([list(start)]), max_new_tokens=len(start),
@@ -137,3 +145,10 @@ def sample(oracle: Any, ids: Sequence[int], rows: int, config: DenoiseConfig, se
     prompts = torch.tensor([list(ids)]).expand(rows, -1).clone()
     output = _generate(oracle, prompts, max_new_tokens=width, **settings_of(config))
     return output.sequences[:, len(ids) :], (width / output.tokens_per_forward).round().long()
+
+
+def generation_config_of(raw: dict[str, Any]) -> Any:
+    """The oracle's own settings object of a `generation_config.json`."""
+    from transformers.models.diffusion_gemma import generation_diffusion_gemma as generation
+
+    return generation.DiffusionGemmaGenerationConfig(**raw)

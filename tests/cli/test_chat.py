@@ -83,7 +83,7 @@ def test_an_untuned_model_is_named_as_such(
 
 @pytest.fixture
 def typed(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[FakeModel, str]]:
-    """A person at a terminal: lines that are typed, or exceptions that a key raises. -> the model, the terminal's text."""
+    """A person at a terminal: lines typed, or exceptions that keys raise. -> the model, the terminal's text."""
 
     def talk(model: FakeModel, keys: Sequence[str | BaseException]) -> tuple[FakeModel, str]:
         serve(model)

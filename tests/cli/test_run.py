@@ -38,7 +38,7 @@ def test_a_final_newline_is_not_doubled_and_bytes_are_kept(
     serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     model = serve(FakeModel("Größe\r\n\x1b[0m 漢\n"))
-    pipe_in(monkeypatch, "viel\n".encode())
+    pipe_in(monkeypatch, b"viel\n")
     assert main(["run", "-m", folder]) == 0
     assert capsysbinary.readouterr().out == "Größe\r\n\x1b[0m 漢\n".encode()
     assert model.asked[0][1] == "viel\n"

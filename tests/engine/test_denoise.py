@@ -285,7 +285,8 @@ def test_log_probs_are_those_of_the_answer() -> None:
 
 def test_a_result_adds_up() -> None:
     result = generate(MODEL, [request(max_tokens=WIDTH + 2)])[0]
-    assert len(result.token_ids) == WIDTH + 2 and len(result.steps) == len(result.canvases) == len(result.log_probs) == 2
+    assert len(result.token_ids) == WIDTH + 2
+    assert len(result.steps) == len(result.canvases) == len(result.log_probs) == 2
     assert result.tokens_per_forward == (WIDTH + 2) / sum(result.steps) and result.finish_reason == "length"
 
 

@@ -31,7 +31,8 @@ def test_rms_norm_by_hand() -> None:
 def test_rms_norm_is_wide_inside_and_rounds_once() -> None:
     x = (normal(4, 64) * 1e3).to(torch.bfloat16)
     weight = normal(64).to(torch.bfloat16)
-    want = (x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double()).to(torch.bfloat16)
+    exact = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight.double()
+    want = exact.to(torch.bfloat16)
     assert rms_norm(x, weight, 1e-6).dtype == torch.bfloat16
     assert torch.equal(rms_norm(x, weight, 1e-6), want)
     half = rms_norm(torch.full((1, 8), 6e4, dtype=torch.float16), None, 1e-6)  # squares overflow float16

@@ -34,7 +34,8 @@ def run(
     x = embedding[prompt + canvas] * scale
     if chances is not None:
         soft = chances @ embedding * scale
-        x[length:] += gated(weights, "self_conditioning", norm(config, soft, weights["self_conditioning.pre_norm.weight"]))
+        soft = norm(config, soft, weights["self_conditioning.pre_norm.weight"])
+        x[length:] += gated(weights, "self_conditioning", soft)
     x[length:] = norm(config, x[length:])
     encoding = np.arange(len(x)) < length
     for number, layer in enumerate(config.layers):
@@ -44,7 +45,9 @@ def run(
     return config.final_logit_softcapping * np.tanh(logits / config.final_logit_softcapping)
 
 
-def block(config: ModelConfig, layer: LayerConfig, own: dict[str, Array], x: Array, sees: Array, encoding: Array) -> Array:
+def block(
+    config: ModelConfig, layer: LayerConfig, own: dict[str, Array], x: Array, sees: Array, encoding: Array
+) -> Array:
     def normed(y: Array, name: str) -> Array:
         return norm(config, y, own[name + ".weight"])
 

@@ -93,8 +93,8 @@ def test_the_drawn_worlds_cover_what_matters() -> None:
     assert sum(world.config.layers[-1].head_dim == 512 for world in drawn) >= 4
     assert any("layer_types" not in text for text in texts)
     assert any(text["num_key_value_heads"] < text["num_attention_heads"] for text in texts)
-    counts = [(world.config.layers[0].num_key_value_heads, world.config.layers[-1].num_key_value_heads) for world in drawn]
-    assert any(first != last for first, last in counts)
+    ends = [(world.config.layers[0], world.config.layers[-1]) for world in drawn]
+    assert any(first.num_key_value_heads != last.num_key_value_heads for first, last in ends)
     assert sum(len(world.prompts[2]) > world.config.sliding_window + world.width for world in drawn) >= 3
     for number, world in enumerate(drawn):
         _, want = reference(number)

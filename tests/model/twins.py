@@ -62,10 +62,9 @@ def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = dgemma.model.layers.Layer.forward
-    monkeypatch.setattr(
-        dgemma.model.layers.Layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False)
-    )
+    layer = dgemma.model.layers.Layer
+    forward = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False))
 
 
 def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,11 +42,11 @@ def raw_of(number: int) -> dict[str, Any]:
     layers = PATTERNS[number % len(PATTERNS)]
     heads = draw.choice((2, 4, 6))
     divisors = [count for count in (1, 2, 3, 6) if heads % count == 0]
-    full_dim, full_heads = draw.choice((8, 16, 24)), draw.choice(divisors)
+    full_dim, full_heads, experts = draw.choice((8, 16, 24)), draw.choice(divisors), draw.choice((3, 4, 8))
     raw = tiny_raw(
         layers, hidden_size=draw.choice((16, 24, 32)), intermediate_size=draw.choice((20, 32)),
         num_attention_heads=heads, num_key_value_heads=draw.choice(divisors), head_dim=draw.choice((4, 8, 12)),
-        global_head_dim=full_dim, num_global_key_value_heads=full_heads, num_experts=(experts := draw.choice((3, 4, 8))),
+        global_head_dim=full_dim, num_global_key_value_heads=full_heads, num_experts=experts,
         top_k_experts=draw.randint(1, min(3, experts)), moe_intermediate_size=draw.choice((4, 10)),
         sliding_window=draw.choice((2, 3, 5, 8)), vocab_size=draw.choice((48, 130, 256)),
         canvas_length=draw.choice((4, 6, 9)),

@@ -62,7 +62,8 @@ def test_rows_do_not_know_each_other(row: tuple) -> None:
 
 def test_ties_go_to_the_first_position() -> None:
     entropy = torch.full((1, 6), 0.5, dtype=torch.float64)
-    assert accept(entropy, torch.tensor([0.6]), torch.ones(1, 6, dtype=torch.bool)).tolist() == [[True] * 2 + [False] * 4]
+    free = torch.ones(1, 6, dtype=torch.bool)
+    assert accept(entropy, torch.tensor([0.6]), free).tolist() == [[True] * 2 + [False] * 4]
 
 
 def test_numbers_that_are_not_finite_are_never_accepted() -> None:

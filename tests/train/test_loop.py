@@ -44,6 +44,14 @@ def test_it_learns_and_reports(tmp_path: Path) -> None:
     assert int(rows[-1]["step"]) == 60
 
 
+def test_a_report_after_a_resume_is_a_mean_over_its_own_steps(tmp_path: Path) -> None:
+    run(tmp_path, 5)
+    run(tmp_path, 9)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [3, 5, 6, 9]
+    assert all(2.0 < float(row["next_token"]) < 5.0 for row in rows)
+
+
 def test_decay_ends_at_zero_and_keeps_the_state_before_it(tmp_path: Path) -> None:
     config = LoopConfig(steps=10, decay=4, warmup=2)
     assert [config.factor(step) for step in (0, 1, 5, 6, 8, 9)] == [0.5, 1.0, 1.0, 1.0, 0.5, 0.25]

@@ -1,1 +1,1 @@
-"""The command line, one file per verb, each loaded when it is called. Everything it does can be done from Python too."""
+"""The command line, one file per verb, each loaded when it is called. All that it does can be done from Python."""

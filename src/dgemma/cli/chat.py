@@ -1,7 +1,7 @@
 """`dgemma chat`: a conversation on a terminal, or one message per line from a pipe.
 
 Holds the messages and nothing else; every turn is rendered anew. Trap: `input` writes its prompt to stdout unless both
-ends are terminals, and a prompt is no answer; elsewhere lines are read as bytes, so that bad text is named by its offset.
+ends are terminals, and a prompt is no answer; elsewhere lines are read as bytes, and bad text is named by its offset.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`dgemma fill FILE`: the text that belongs at a marker, generated in place.
 
 The file is cut and spliced as bytes: what stands around the marker comes back as it was, line ends, BOM and missing
-final newline included, whatever the model was shown. Trap: the model knows "\\n" alone, so it is shown that, and what it
-writes gets the file's own line ends.
+final newline included, whatever the model was shown. Trap: the model knows "\\n" alone, so it is shown that, and
+what it writes gets the file's own line ends.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _read(path: Path | None, name: str) -> bytes:
 
 
 def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:
-    """The bytes before and after the marker. Raises UsageError unless it stands there once, in UTF-8 text, beside some."""
+    """The bytes before and after the marker. Raises UsageError unless it stands there once, beside some UTF-8 text."""
     decode(data, name)
     shown = decode(marker, "the marker")
     if not shown:

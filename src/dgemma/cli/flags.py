@@ -59,7 +59,9 @@ _SHARED: dict[str, Any] = {
         str | None, typer.Option("--model", "-m", help="A folder or hub name; the shipped model if left out.")
     ],
     "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
-    "device": Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a CUDA card where there is one.")],
+    "device": Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a CUDA card where there is one.")
+    ],
     "dtype": Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")],
     "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
     "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
@@ -82,7 +84,7 @@ def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def asking(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the shared flags: its parameter `asked: Asked` becomes one option per flag, except those in `without`."""
+    """Give a verb the shared flags: its parameter `asked: Asked` becomes an option per flag, `without` some."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         sampler = sampler_options(without)
@@ -135,7 +137,9 @@ def check(asked: Asked) -> DenoiseConfig:
     folder = locate(asked.model, asked.revision)
     config = ModelConfig.from_file(folder / "config.json")
     settings = folder / "generation_config.json"
-    denoise = DenoiseConfig.from_file(settings) if settings.exists() else DenoiseConfig(eos_token_id=config.eos_token_ids)
+    denoise = (
+        DenoiseConfig.from_file(settings) if settings.exists() else DenoiseConfig(eos_token_id=config.eos_token_ids)
+    )
     denoise = denoise.replace(**asked.sampler)
     if denoise.canvas_width is not None and denoise.canvas_width > config.canvas_length:
         raise UsageError(
@@ -159,7 +163,7 @@ def argument(text: str, name: str) -> str:
 
 def read_text(data: bytes, name: str) -> str:
     """A prompt from its bytes. Raises UsageError for an empty, overlong or unreadable one, naming limit or offset."""
-    text = decode(data[: 4 * MAX_PROMPT_CHARACTERS + 4], name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
+    text = decode(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
     if text is None or len(text) > MAX_PROMPT_CHARACTERS:
         count = f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
         raise UsageError(f"{name} has {count}; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")

@@ -112,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _fail(f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code)
+        return _fail(
+            f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code
+        )
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -72,7 +72,7 @@ def mean_entropy(draft: Draft) -> float:
 
 def fold(text: Text, width: int) -> list[Text]:
     """Lines of at most `width` cells, cut between characters: words that change length move nothing else."""
-    lines = []
+    lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
         line.expand_tabs(8)
         cuts, used = [], 0

@@ -49,7 +49,7 @@ def terminal(stream: Any = None) -> Console:
 
 
 def write_out(data: str | bytes) -> None:
-    """Bytes to stdout (text as UTF-8), whatever the locale. Raises UsageError when it is closed, ResourceError when full."""
+    """Bytes to stdout (text as UTF-8). Raises UsageError when stdout is closed, ResourceError when its disk is full."""
     if sys.stdout is None:
         raise UsageError("stdout is closed; the answer has nowhere to go")
     try:
@@ -88,7 +88,8 @@ class Screen:
         self._animated = live and self._console is not None
         self._flows, self._max_steps, self._rows, self._control = flows, max_steps, list(rows), control
         self._live: Live | None = None
-        self._start, self._last = time.perf_counter(), None
+        self._start = time.perf_counter()
+        self._last: tuple[int, int] | None = None  # canvas and step of the newest draft
         self._drafts: dict[int, Draft] = {}  # the newest of each candidate
         self._fresh: set[int] = set()  # candidates whose draft of the running step is here
         self._expected, self._shown, self._height = len(self._rows), 0, 0

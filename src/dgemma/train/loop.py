@@ -126,7 +126,7 @@ class Trainer:
         """Train to the last step. Resumable at any point: batches depend on the step alone."""
         fuse(self.config.fused)
         started = saved = last = clock()
-        sums, since = torch.zeros(2), 0
+        sums, since, counted = torch.zeros(2), 0, 0
         while self.step < self.config.steps:
             if self.config.decay and self.step == self.config.steps - self.config.decay:
                 self.save("before-decay")
@@ -138,13 +138,12 @@ class Trainer:
             self.optimizer.step(self.step, self.config.factor(self.step))
             self.step, self.tokens = self.step + 1, self.tokens + batch.clean.numel()
             sums += torch.stack((result.next_token, result.canvas))
-            since += batch.clean.numel()
+            since, counted = since + batch.clean.numel(), counted + 1
             if self.step % report == 0 or self.step == self.config.steps:
-                now, steps = clock(), (self.step - 1) % report + 1
-                means = (sums / steps).tolist()
+                now, means = clock(), (sums / counted).tolist()
                 row = Report(self.step, now - started, self.tokens, means[0], means[1], since / (now - last))
                 self._record(row)
-                sums, since, last = torch.zeros(2), 0, now
+                sums, since, counted, last = torch.zeros(2), 0, 0, now
                 yield row
             if clock() - saved > self.config.save_seconds:
                 self.save()

@@ -1,0 +1,238 @@
+"""One denoising step on the CPU, ours and the oracle's in turn: time, and memory beyond the loaded model.
+
+    python benchmarks/step_cpu.py [--rounds 5] [--steps 6] [--threads 1] [--dtype float32] [--experts NAME]
+
+Both run the way their users run them (our loop, its `generate`) on one random model of about 100 M parameters, canvas
+256, 512 tokens of prompt. A step lasts from one draft to the next: the pass with self-conditioning, sampling,
+acceptance, renoise, stopping. A canvas's first step, which has no self-conditioning, is left out. Sides take turns, and
+the median stands for each, as wall clock and as processor time (the fairer one on a machine that is busy). Peaks are
+measured in a process per side, which loads the same folder and forgets how high loading itself had reached. A row goes
+to benchmarks/results/step_cpu.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from dgemma.config import DenoiseConfig, ModelConfig
+from dgemma.engine.denoise import run
+from dgemma.engine.requests import Request, StepRecord
+from dgemma.model.build import build, build_random, count_parameters
+from dgemma.weights.layout import inspect
+from dgemma.weights.reader import load_into
+from dgemma.weights.writer import save
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "step_cpu.csv"
+CONTEXT = 512
+RAW = {
+    "model_type": "diffusion_gemma", "canvas_length": 256,
+    "text_config": {
+        "vocab_size": 16384, "hidden_size": 640, "intermediate_size": 1280, "num_hidden_layers": 12,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
+        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 128,
+        "sliding_window": 256, "max_position_embeddings": 4096,
+    },
+}  # fmt: skip
+# the oracle's default vision tower alone is half a billion parameters
+VISION = {
+    "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 8,
+    "position_embedding_size": 16, "patch_size": 2, "pooling_kernel_size": 1, "default_output_length": 4,
+}  # fmt: skip
+
+Moment = tuple[float, float]  # wall clock and processor time, seconds
+Canvas = Callable[[int], Iterator[Moment]]  # seed -> the moment of each draft of one canvas
+
+
+def now() -> Moment:
+    return time.perf_counter(), time.process_time()
+
+
+def settings(steps: int) -> DenoiseConfig:
+    return DenoiseConfig(max_denoising_steps=steps, confidence_threshold=1e-9, eos_token_id=None)
+
+
+def ours(folder: Path, dtype: torch.dtype, steps: int) -> Canvas:
+    config = ModelConfig.from_file(folder / "config.json")
+    model = build(config)
+    load_into(model, inspect(folder, config), "cpu", dtype)
+    prompt = tuple(range(1, CONTEXT + 1))
+
+    def canvas(seed: int) -> Iterator[Moment]:
+        request = Request(prompt, config.canvas_length, seed, settings(steps))
+        return (now() for record in run(model, [request]) if isinstance(record, StepRecord))
+
+    return canvas
+
+
+def theirs(folder: Path, dtype: torch.dtype, steps: int, experts: str | None) -> Canvas:
+    from transformers import DiffusionGemmaForBlockDiffusion
+    from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
+
+    how = {"experts_implementation": experts} if experts else {}
+    model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype, **how).eval()
+    prompt, config = torch.arange(1, CONTEXT + 1)[None], settings(steps)
+
+    class Clock:
+        def __init__(self) -> None:
+            self.drafts: list[Moment] = []
+
+        def put(self, value: torch.Tensor) -> None:
+            pass
+
+        def put_draft(self, value: torch.Tensor) -> None:
+            self.drafts.append(now())
+
+        def end(self) -> None:
+            pass
+
+    def canvas(seed: int) -> Iterator[Moment]:
+        torch.manual_seed(seed)
+        clock = Clock()
+        model.generate(
+            prompt, max_new_tokens=model.config.canvas_length, streamer=clock, eos_token_id=None,
+            max_denoising_steps=steps, t_min=config.t_min, t_max=config.t_max, stability_threshold=1,
+            confidence_threshold=config.confidence_threshold,
+            sampler_config=EntropyBoundSamplerConfig(entropy_bound=config.entropy_bound),
+        )  # fmt: skip
+        return iter(clock.drafts)
+
+    return canvas
+
+
+def durations(canvas: Canvas, seed: int) -> list[Moment]:
+    """Wall and processor seconds of each step of one canvas but the first."""
+    drafts = list(canvas(seed))
+    pairs = zip(drafts, drafts[1:], strict=False)
+    return [(second[0] - first[0], second[1] - first[1]) for first, second in pairs]
+
+
+def middle(found: list[Moment]) -> tuple[float, float]:
+    """Medians in milliseconds."""
+    wall, processor = zip(*found, strict=True)
+    return round(statistics.median(wall) * 1e3, 1), round(statistics.median(processor) * 1e3, 1)
+
+
+def side(name: str, folder: Path, options: argparse.Namespace) -> Canvas:
+    dtype = getattr(torch, options.dtype)
+    if name == "ours":
+        return ours(folder, dtype, options.steps)
+    return theirs(folder, dtype, options.steps, options.experts)
+
+
+def status(key: str) -> float:
+    """MiB of one line of this process's memory status (VmRSS: now, VmHWM: at most)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def measure_memory(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """In a process of its own: print MiB at rest with the model loaded, and the most that a canvas needs beyond."""
+    canvas = side(name, folder, options)
+    durations(canvas, 0)  # lazy imports and thread pools are no part of a step
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    rest = status("VmRSS")
+    durations(canvas, 1)
+    print(json.dumps({"rest": rest, "peak": status("VmHWM") - rest}))
+
+
+def write_model(folder: Path, dtype: torch.dtype) -> int:
+    model = build_random(ModelConfig.from_dict(RAW), seed=0, gain=1.0)
+    save(folder, model.config, DenoiseConfig(), model.state_dict().items(), "{}", dtype=dtype)
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"vision_config": VISION}))
+    return count_parameters(model)
+
+
+def compare(options: argparse.Namespace) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        parameters = write_model(folder, getattr(torch, options.dtype))
+        sides = {name: side(name, folder, options) for name in ("ours", "theirs")}
+        taken: dict[str, list[Moment]] = {name: [] for name in sides}
+        for turn in range(options.rounds + 1):
+            for name in list(sides)[:: 1 if turn % 2 else -1]:
+                found = durations(sides[name], turn)
+                if turn:  # the first turn warms both up
+                    taken[name] += found
+                    print(f"{turn} {name:6} {middle(found)} ms a step, wall and processor", flush=True)
+        del sides
+        memory = {name: in_its_own_process(name, folder, options) for name in taken}
+    times = {name: middle(found) for name, found in taken.items()}
+    return {
+        "date": datetime.date.today().isoformat(), "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "load": round(os.getloadavg()[0], 1),
+        "commit": commit(), "torch": torch.__version__, "transformers": importlib.metadata.version("transformers"),
+        "recipe": f"{parameters / 1e6:.0f} M, context {CONTEXT}, {options.rounds} x {options.steps - 1} steps",
+        "dtype": options.dtype, "threads": options.threads, "experts": options.experts or "default",
+        "ours_ms": times["ours"][0], "theirs_ms": times["theirs"][0],
+        "ours_cpu_ms": times["ours"][1], "theirs_cpu_ms": times["theirs"][1],
+        "ratio": round(times["ours"][0] / times["theirs"][0], 3),
+        "cpu_ratio": round(times["ours"][1] / times["theirs"][1], 3),
+        "ours_peak_mib": round(memory["ours"]["peak"], 1), "theirs_peak_mib": round(memory["theirs"]["peak"], 1),
+        "ours_rest_mib": round(memory["ours"]["rest"], 1), "theirs_rest_mib": round(memory["theirs"]["rest"], 1),
+    }  # fmt: skip
+
+
+def commit() -> str:
+    call = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def in_its_own_process(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    passed = [f"--{key}={value}" for key, value in vars(options).items() if value is not None]
+    call = [sys.executable, __file__, f"--memory={name}:{folder}", *passed]
+    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    return json.loads(told.strip().splitlines()[-1])
+
+
+def cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--experts", help="the oracle's experts: eager, batched_mm, grouped_mm; default: its choice")
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.memory:
+        name, _, folder = options.memory.partition(":")
+        return measure_memory(name, Path(folder), options)
+    row = compare(options)
+    for key, value in row.items():
+        print(f"{key:16} {value}")
+    fresh = not RESULTS.exists()
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Reading JSON from outside: one object, no key twice, every key known, every value of its type.
+
+Knows no setting by name, except those that never matter. Trap: Python's JSON is laxer than a checkpoint may be. It
+takes NaN and Infinity, keeps the last of two equal keys, and refuses long integers with a ValueError of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+# Keys that may stand in a config.json without any effect on what the model computes.
+_HARMLESS = {
+    "architectures", "dtype", "torch_dtype", "transformers_version", "initializer_range", "use_cache", "_name_or_path",
+    "return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder",
+    "id2label", "label2id", "problem_type", "_attn_implementation", "attn_implementation", "_commit_hash",
+    "name_or_path", "is_decoder",
+}  # fmt: skip
+# Keys that do change the mathematics, and the only values this build computes.
+_FIXED: dict[str, tuple[Any, ...]] = {
+    "attention_bias": (False,),
+    "attention_dropout": (0, 0.0, None),
+    "hidden_activation": ("gelu_pytorch_tanh",),
+    "use_bidirectional_attention": ("vision", None),
+    "tie_word_embeddings": (True,),
+    "attention_k_eq_v": (True,),
+    "enable_moe_block": (True,),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, duplicate keys refused. Raises ConfigError that names the file."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in items:
+            if key in seen:
+                raise ConfigError(f"{path}: the key {key!r} stands there twice")
+            seen[key] = value
+        return seen
+
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; a checkpoint folder needs it") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a JSON object was expected")
+    return raw
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: on one line, and short even where the file holds a million numbers."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+class Reader:
+    """Takes known keys out of one JSON object; what is left at the end is an error."""
+
+    def __init__(self, raw: Any, source: str):
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{source}: a JSON object was expected, not {shown(raw)}")
+        self.raw, self.source = dict(raw), source
+
+    def take(self, key: str, kind: type | tuple[type, ...], *default: Any) -> Any:
+        """The value of `key`, which must be of `kind`; `default` where it is absent, or null and may be so."""
+        if key not in self.raw:
+            if default:
+                return default[0]
+            raise ConfigError(f"{self.source}: the key '{key}' is missing")
+        value = self.raw.pop(key)
+        if default and value is None and default[0] is None:
+            return None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is not of the expected type")
+        return value
+
+    def size(self, key: str, *default: int | None) -> Any:
+        """A whole number of at least 1."""
+        value = self.take(key, int, *default)
+        if value is not None and not 1 <= value < 2**63:
+            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; it must be at least 1, and below 2^63")
+        return value
+
+    def number(self, key: str, *default: float | None) -> Any:
+        """A finite number as a float."""
+        value = self.take(key, (int, float), *default)
+        if value is None:
+            return None
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is not a finite number")
+        return number
+
+    def token(self, key: str, default: int | None) -> int | None:
+        """A token id; null means the default, as it does in the files of other tools."""
+        value = self.take(key, int, None)
+        if value is None:
+            return default
+        if not 0 <= value < 2**63:
+            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is no token id")
+        return value
+
+    def tokens(self, key: str) -> tuple[int, ...] | None:
+        """One token id or a list of them as a tuple; None where absent, null or empty."""
+        value = self.take(key, (int, list), None)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**63:
+                raise ConfigError(f"{self.source}: '{key}' holds {shown(token)}, which is no token id")
+        return tuple(ids) or None
+
+    def done(self) -> None:
+        """Raise ConfigError for what nobody took, unless it never matters or says what this build does anyway."""
+        for key, value in self.raw.items():
+            if key in _HARMLESS:
+                continue
+            if key not in _FIXED:
+                raise ConfigError(f"{self.source}: unknown key {key!r}; it may change the model, so it is not ignored")
+            if value not in _FIXED[key]:
+                only = _FIXED[key][0]
+                raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; this build computes only {only!r}")

@@ -1,0 +1,147 @@
+"""What may change without changing the model: DenoiseConfig (one request) and EngineConfig (one process).
+
+Knows no tensor and no model; whether a value fits a checkpoint is asked in engine/requests.py. Every setting is in
+its range or an error that names it: nothing is clamped, nothing dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, UsageError
+from .reader import Reader, read_json, shown
+
+MAX_PROMPT_CHARACTERS = 800_000  # refused before it is tokenised: 262,144 positions hold about as much
+
+
+@dataclass(frozen=True)
+class DenoiseConfig:
+    """How one request's canvases are decided. Names and defaults are those of `generation_config.json`.
+
+    Temperatures divide the logits; entropies and bounds are in nats. See docs/glossary.md.
+    """
+
+    max_denoising_steps: int = 48
+    t_min: float = 0.4
+    t_max: float = 0.8
+    entropy_bound: float = 0.1
+    stability_threshold: int = 1
+    confidence_threshold: float = 0.005
+    eos_token_id: tuple[int, ...] | None = (1, 106, 50)
+    pad_token_id: int | None = 0
+    canvas_width: int | None = None  # None: the checkpoint's canvas_length
+    max_new_tokens: int = 256  # the checkpoint's default length; a request's max_tokens wins
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], source: str = "generation_config.json") -> DenoiseConfig:
+        """Parse a published `generation_config.json`. Raises ConfigError for unknown keys or values."""
+        return _parse(raw, source)
+
+    @classmethod
+    def from_file(cls, path: Path) -> DenoiseConfig:
+        return cls.from_dict(read_json(path), str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `generation_config.json` that Transformers and this reader accept for the same settings."""
+        raw = dataclasses.asdict(self)
+        raw.pop("canvas_width")
+        for name in ("t_min", "t_max", "confidence_threshold"):
+            raw[name] = float(raw[name])
+        bound = float(raw.pop("entropy_bound"))
+        raw["sampler_config"] = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": bound}
+        raw["eos_token_id"] = list(self.eos_token_id or ())
+        return raw
+
+    def replace(self, **changes: Any) -> DenoiseConfig:
+        """A copy with some settings changed by a request. Raises UsageError for a name that does not exist."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                raise UsageError(f"unknown sampler setting '{name}'; known: {', '.join(names)}")
+        ids = changes.get("eos_token_id")
+        if isinstance(ids, int):
+            changes["eos_token_id"] = (ids,)
+        elif isinstance(ids, list | set | range):
+            changes["eos_token_id"] = tuple(ids)
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What one process does with its machine."""
+
+    prefill_chunk: int = 512  # prompt tokens encoded per pass: bounds the activations, never changes the result
+    max_prompt_tokens: int | None = None  # None: what the checkpoint's positions leave beside one canvas
+
+    def __post_init__(self) -> None:
+        for name in ("prefill_chunk", "max_prompt_tokens"):
+            value = getattr(self, name)
+            if not _whole(value, 1) and (name, value) != ("max_prompt_tokens", None):
+                raise UsageError(f"{name} is {shown(value)}; it must be a whole number, at least 1")
+
+
+def _parse(raw: dict[str, Any], source: str) -> DenoiseConfig:
+    reader = Reader(raw, source)
+    settings: dict[str, Any] = {}
+    sampler = reader.take("sampler_config", dict, None)
+    if sampler is not None:
+        inner = Reader(sampler, f"{source}: sampler_config")
+        if (name := inner.take("_cls_name", str, "EntropyBoundSamplerConfig")) != "EntropyBoundSamplerConfig":
+            raise ConfigError(f"{inner.source}: sampler {shown(name)} is not known")
+        settings["entropy_bound"] = inner.number("entropy_bound")
+        inner.done()
+    for name in ("max_denoising_steps", "stability_threshold", "max_new_tokens", "pad_token_id"):
+        if (value := reader.take(name, int, None)) is not None:
+            settings[name] = value
+    for name in ("t_min", "t_max", "confidence_threshold"):
+        if (value := reader.number(name, None)) is not None:
+            settings[name] = value
+    if "eos_token_id" in reader.raw:
+        settings["eos_token_id"] = reader.tokens("eos_token_id")
+    for name in ("bos_token_id", "max_length", "cache_implementation", "_from_model_config", "return_dict_in_generate",
+                 "disable_compile", "cache_config"):  # fmt: skip
+        reader.raw.pop(name, None)
+    reader.done()
+    try:
+        return DenoiseConfig(**settings)
+    except UsageError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
+
+
+def _number(value: Any, least: float, most: float = math.inf) -> bool:
+    """Whether `value` is a number in the range (NaN is in none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _check(config: DenoiseConfig) -> None:
+    """Every setting in its range, or a UsageError that names it (the oracle's ranges, and no silent clamping)."""
+
+    def need(ok: bool, name: str, rule: str) -> None:
+        if not ok:
+            raise UsageError(f"{name} is {shown(getattr(config, name))}; it must be {rule}")
+
+    for name, least in (("max_denoising_steps", 1), ("stability_threshold", 0), ("max_new_tokens", 1)):
+        need(_whole(getattr(config, name), least), name, f"a whole number, at least {least}")
+    need(config.canvas_width is None or _whole(config.canvas_width, 1), "canvas_width", "a whole number, at least 1")
+    need(_number(config.t_min, 0, 1e30), "t_min", "a number from 0 to 1e30")
+    # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
+    lowest = max(config.t_min, 1e-30)
+    need(_number(config.t_max, lowest, 1e30), "t_max", "a number from 1e-30 to 1e30, not below t_min")
+    need(_number(config.entropy_bound, 0), "entropy_bound", "a number of nats, at least 0")
+    above_zero = _number(config.confidence_threshold, 0) and config.confidence_threshold > 0
+    need(above_zero, "confidence_threshold", "a number of nats above 0")
+    eos, pad = config.eos_token_id, config.pad_token_id
+    fits = eos is None or (isinstance(eos, tuple | list) and all(_whole(token, 0) for token in eos))
+    need(fits, "eos_token_id", "token ids, or None")
+    need(pad is None or _whole(pad, 0), "pad_token_id", "a token id, or None")
