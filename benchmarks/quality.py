@@ -14,6 +14,8 @@ import argparse
 import ast
 import csv
 import datetime
+import gzip
+import lzma
 import platform
 import random
 import subprocess
@@ -26,6 +28,10 @@ from dgemma.cli.eval import scores
 from dgemma.train.corpus import load
 
 RESULTS = Path(__file__).parent / "results" / "quality.csv"
+COLUMNS = (
+    "date", "machine", "commit", "model", "files", "bytes", "next_token", "bound", "bound_error", "gaps", "exact",
+    "parses", "parses_empty", "steps_per_canvas", "seconds_per_gap", "gzip", "xz_with_train",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ def fill_table(model: dgemma.Model, gaps: list[Case], **sampler) -> dict[str, fl
     }  # fmt: skip
 
 
+def compressors(train: dict[str, str], held_out: dict[str, str]) -> dict[str, float]:
+    """For scale: bits per byte of gzip -9, and of xz that has read the whole training text before."""
+    read, new = ("\n".join(files[name] for name in sorted(files)).encode() for files in (train, held_out))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 24}]
+    both, alone = (len(lzma.compress(text, lzma.FORMAT_RAW, filters=filters)) for text in (read + new, read))
+    return {"gzip": 8 * len(gzip.compress(new, 9)) / len(new), "xz_with_train": 8 * (both - alone) / len(new)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
@@ -87,7 +101,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    held_out = load().held_out
+    corpus = load()
+    held_out = corpus.held_out
     row: dict[str, object] = {
         "date": datetime.date.today().isoformat(), "machine": f"{platform.processor() or platform.machine()}",
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
@@ -100,6 +115,7 @@ def main() -> None:
             total = found if total is None else total + found
         row |= {"files": len(some), "bytes": total.text_bytes, "next_token": round(total.next_token, 4),
                 "bound": round(total.bound, 4), "bound_error": round(total.bound_error, 4)}  # fmt: skip
+        row |= {name: round(value, 4) for name, value in compressors(corpus.train, some).items()}
     if options.gaps:
         table = fill_table(dgemma.load(options.model), cases(held_out, options.gaps, options.seed))
         row |= {name: round(value, 4) for name, value in table.items()}
@@ -107,7 +123,7 @@ def main() -> None:
         print(f"{name:18} {value}")
     fresh = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
+        writer = csv.DictWriter(file, COLUMNS)
         if fresh:
             writer.writeheader()
         writer.writerow(row)

@@ -86,7 +86,7 @@ def settle(asked: argparse.Namespace) -> list[list[Text]]:
         return _settle_gap(model, asked)
     prompt = seen(asked.prompt.encode("utf-8", "surrogateescape"))
     events = list(model.stream(prompt, asked.max_tokens, asked.seed))
-    before, frames = Text(prompt, STYLES["noise"]), []
+    before, frames = Text().append(prompt, STYLES["noise"]), []
     spent, tokens, steps, passes = 0.0, 0, [], 0
     end = next(event for event in events if isinstance(event, Generation))
     for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 NUMBER = 1  # a world in the per_layer_config spelling, with its own rope and soft cap
 
 
-def settings() -> Any:
-    """The oracle's generation_config.json, with every key it writes for a real model."""
-    from transformers.models.diffusion_gemma import generation_diffusion_gemma as generation
-
-    return generation.DiffusionGemmaGenerationConfig(
-        max_new_tokens=99, max_denoising_steps=7, t_min=0.3, t_max=0.9, stability_threshold=2,
-        sampler_config=generation.EntropyBoundSamplerConfig(entropy_bound=0.25), confidence_threshold=0.01,
-        eos_token_id=[1, 5], pad_token_id=0, bos_token_id=2, cache_implementation="dynamic", disable_compile=True,
-    )  # fmt: skip
+# the oracle's generation_config.json with every key it writes for a real model
+SETTINGS = {
+    "max_new_tokens": 99, "max_denoising_steps": 7, "t_min": 0.3, "t_max": 0.9, "stability_threshold": 2,
+    "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.25}, "confidence_threshold": 0.01,
+    "eos_token_id": [1, 5], "pad_token_id": 0, "bos_token_id": 2, "cache_implementation": "dynamic",
+    "disable_compile": True,
+}  # fmt: skip
 
 
 def written_by_the_oracle(folder: Path, world: World, dtype: torch.dtype, **how: Any) -> Path:
     model = oracle.model_of(world.model, world.raw).to(dtype)
-    model.generation_config = settings()
+    model.generation_config = oracle.generation_config_of(copy.deepcopy(SETTINGS))
     model.save_pretrained(folder, **how)
     return folder
 

@@ -196,7 +196,7 @@ class Screen:
         """Everything below the written text. It never shrinks, or the status line would jump with each newline."""
         assert self._console is not None
         width, room = self._console.width, max(1, self._console.height - 2)
-        before = Text(self._lead, STYLES["noise"])
+        before = Text().append(self._lead, STYLES["noise"])  # as a span: a base style would colour what is appended
         tail = plain(self._tail[-width * room :])  # no more than could be seen: folding costs time at every step
         before.append(tail, STYLES["thought" if self._channel == "thought" else "committed"])
         lines = window(before, paint(draft, self._control), width, room)
