@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32", "bfloat16"])
     options = parser.parse_args()
-    print(f"{options.requests} requests alone and in batches of {options.batch}, at most {options.steps} steps a canvas")
+    print(f"{options.requests} requests, alone and in batches of {options.batch}, up to {options.steps} steps a canvas")
     for name in options.dtypes:
         model = dgemma.load(options.model, "cpu", name)
         shares = compare(model, requests_of(model, options.requests, options.steps), options.batch)
