@@ -20,7 +20,12 @@ from tests.helpers import tiny_checkpoint
 
 from .fakes import remains
 
-COMMAND = [sys.executable, "-c", "import sys; from dgemma.cli.main import main; sys.exit(main())"]
+# a job in the background of a shell inherits an ignored Ctrl-C; a person's terminal does not
+START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from dgemma.cli.main import main; sys.exit(main())"
+)
+COMMAND = [sys.executable, "-c", START]
 
 
 @pytest.fixture(scope="module")
