@@ -3,7 +3,7 @@
 Today there are two: plain torch, and the same functions compiled into fused loops by torch.compile
 (`fuse`), which training turns on. On 2 CPU cores an elementwise chain over [4096, 256] costs 5-7
 memory passes in plain torch; fused, a training step takes 5.3 s of processor time instead of 7.3 s.
-Generation keeps the plain form: compiling takes about 30 s and a prompt is done by then.
+Generation keeps the plain form: compiling takes longer than a prompt does.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _bounds(
     rows = (torch.tensor(starts)[:, None] + torch.arange(width)).flatten()[None]
     draws = []
     for sample in range(samples):
-        # one t per canvas, each stratum once per canvas: halves the variance of independent draws
+        # one t per canvas, each stratum once per canvas: less variance than independent draws
         strata = (torch.arange(len(starts)) + sample) % samples
         t = (strata + torch.rand(len(starts), generator=generator, dtype=torch.float64)) / samples
         t = t.clamp(1e-7, 1 - 1e-7)  # the integrand has finite limits, its formula has not
