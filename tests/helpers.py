@@ -93,7 +93,8 @@ def closeness(got, want) -> tuple[float, float]:
     return float((error / want.abs().clamp_min(rms)).max()), float(error.square().mean().sqrt() / rms)
 
 
-LARGEST = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.25, "float16": 0.03}  # RMS limits: a quarter of these
+# bfloat16: 0.25 was measured on a CPU with bf16 units (AVX512_BF16), less on one without
+LARGEST = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.4, "float16": 0.03}  # RMS limits: a quarter of these
 
 
 def is_close(got, want, dtype: str = "float32", spread: float = 0.0) -> bool:

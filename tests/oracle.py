@@ -7,6 +7,7 @@ whole canvases are compared with one call per canvas.
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -79,12 +80,18 @@ def new_cache(oracle: Any) -> Any:
     return DynamicCache(config=oracle.config.get_text_config(decoder=True))
 
 
+def kept_in(module: Any, cache: Any) -> dict[str, Any]:
+    """The cache under the name that `module.forward` gives it: `past_key_values` before Transformers 5.24, then `cache`."""
+    return {"cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values": cache}
+
+
 @torch.no_grad()
 def encode(oracle: Any, ids: Sequence[int], cache: Any) -> Any:
     """Add clean tokens of one row to its cache."""
     start = cache.get_seq_length()
     positions = torch.arange(start, start + len(ids))[None]
-    oracle.model.encoder(input_ids=torch.tensor([list(ids)]), past_key_values=cache, position_ids=positions)
+    encoder = oracle.model.encoder
+    encoder(input_ids=torch.tensor([list(ids)]), position_ids=positions, **kept_in(encoder, cache))
     return cache
 
 
@@ -92,7 +99,8 @@ def encode(oracle: Any, ids: Sequence[int], cache: Any) -> Any:
 def logits(oracle: Any, cache: Any, canvas: Tensor, previous: Tensor | None = None) -> Tensor:
     """Soft-capped logits [C, V] of one row's canvas [C]; previous: the last step's processed logits [C, V]."""
     condition = None if previous is None else previous[None]
-    return oracle(decoder_input_ids=canvas[None], past_key_values=cache, self_conditioning_logits=condition).logits[0]
+    kept = kept_in(oracle, cache)
+    return oracle(decoder_input_ids=canvas[None], self_conditioning_logits=condition, **kept).logits[0]
 
 
 class Watcher:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dgemma.kernels.vocab import soft_capped_logits, stats_of
 from dgemma.model.build import build_random
+from dgemma.train import objective
 from dgemma.train.objective import BalanceLoss, Batch, BlockContext, CleanContext, HeadLoss, cross_entropy, losses
 from tests.helpers import tiny_config
 
@@ -28,8 +29,11 @@ def make(rows: int = 2, blocks: int = 3, first: int = 5):
     return model, Batch(clean, starts, targets, noisy, pinned)
 
 
-def sequential(model, batch: Batch, self_condition: bool) -> list[torch.Tensor]:
-    """Each canvas as the engine would run it: encode what stands before, then denoise."""
+def sequential(model, batch: Batch, canvas: torch.Tensor, temperature: float | None = None) -> list[torch.Tensor]:
+    """The hidden states of each canvas as the engine would run it: encode what stands before, then denoise.
+
+    With a temperature, `canvas` is what a first step from the noisy canvases left, and that step is its previous one.
+    """
     hidden = []
     for n, start in enumerate(batch.starts):
         kv = model.new_cache(batch.clean.shape[0])
@@ -37,32 +41,60 @@ def sequential(model, batch: Batch, self_condition: bool) -> list[torch.Tensor]:
         own = slice(n * WIDTH, (n + 1) * WIDTH)
         previous = None
         pins = torch.where(batch.pinned[:, own], batch.targets[:, own], -1)
-        if self_condition:
+        if temperature is not None:
             first = model.denoise(batch.noisy[:, own], kv)
-            logits = soft_capped_logits(first, model.embed.weight, CONFIG.final_logit_softcapping)
+            logits = soft_capped_logits(first, model.embed.weight, CONFIG.final_logit_softcapping) / temperature
             stats = stats_of(logits, torch.full((*pins.shape, 2), 0.5), torch.float64)
             previous = stats.p, stats.row_sum
-        hidden.append(model.denoise(batch.noisy[:, own], kv, previous, pins))
+        hidden.append(model.denoise(canvas[:, own], kv, previous, pins))
     return hidden
 
 
-@pytest.mark.parametrize("self_condition", [False, True])
-def test_blocks_in_parallel_equal_canvases_in_turn(self_condition: bool) -> None:
+def first_step(model, batch: Batch, seed: int = 0) -> torch.Tensor:
+    """The canvases that `losses` reads after its unrolled step with this seed."""
+    clean = CleanContext(CONFIG, batch.clean.shape[1])
+    model.encode_with(batch.clean, torch.arange(batch.clean.shape[1])[None], clean)
+    rows = torch.arange(batch.starts[0], batch.clean.shape[1])[None]
+    context = BlockContext(clean, batch.starts, WIDTH)
+    return objective.sampler_step(model, batch, rows, context, torch.Generator().manual_seed(seed))[0]
+
+
+def test_blocks_in_parallel_equal_canvases_in_turn() -> None:
     model, batch = make()
-    want = torch.cat(sequential(model, batch, self_condition), dim=1)
-    found = losses(model, batch, self_condition)
-    assert found.canvas.item() == pytest.approx(cross_entropy(model, want, batch.targets).item(), rel=1e-10)
+    want = cross_entropy(model, torch.cat(sequential(model, batch, batch.noisy), dim=1), batch.targets)
+    assert losses(model, batch).canvas.item() == pytest.approx(want.item(), rel=1e-10)
+
+
+def test_an_unrolled_step_equals_the_samplers_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "TEMPERATURES", (0.6, 0.6))
+    model, batch = make()
+    canvas = first_step(model, batch)
+    found = losses(model, batch, torch.Generator().manual_seed(0)).canvas.item()
+    for temperature, same in ((0.6, True), (1.0, False)):  # the twin that must fail: beliefs at another temperature
+        want = cross_entropy(model, torch.cat(sequential(model, batch, canvas, temperature), dim=1), batch.targets)
+        assert (found == pytest.approx(want.item(), rel=1e-8)) == same
+
+
+def test_an_unrolled_step_holds_pins_and_accepts_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "TEMPERATURES", (1e-3, 1e-3))  # so cold that a sample is the argmax
+    model, batch = make()
+    argmax = soft_capped_logits(torch.cat(sequential(model, batch, batch.noisy), dim=1), model.embed.weight, 30.0).argmax(-1)
+    for bounds, everything in (((0.0, 0.0), False), ((1e9, 1e9), True)):
+        monkeypatch.setattr(objective, "ENTROPY_BOUNDS", bounds)
+        canvas = first_step(model, batch)
+        assert torch.equal(canvas[batch.pinned], batch.targets[batch.pinned])
+        assert torch.equal(canvas, torch.where(batch.pinned, batch.targets, argmax)) == everything
 
 
 def test_a_canvas_that_sees_too_much_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin that must fail: clean tokens of the canvas's own place leak in."""
     model, batch = make()
-    want = cross_entropy(model, torch.cat(sequential(model, batch, False), dim=1), batch.targets).item()
+    want = cross_entropy(model, torch.cat(sequential(model, batch, batch.noisy), dim=1), batch.targets).item()
     honest = BlockContext.__init__
     monkeypatch.setattr(
         BlockContext, "__init__", lambda self, clean, starts, canvas: honest(self, clean, [s + 1 for s in starts], canvas)
     )
-    assert losses(model, batch, False).canvas.item() != pytest.approx(want, rel=1e-10)
+    assert losses(model, batch).canvas.item() != pytest.approx(want, rel=1e-10)
 
 
 def test_next_token_loss_is_that_of_the_encode_pass() -> None:
@@ -71,7 +103,7 @@ def test_next_token_loss_is_that_of_the_encode_pass() -> None:
     hidden = model.encode(batch.clean, kv)
     logits = soft_capped_logits(hidden[:, :-1], model.embed.weight, CONFIG.final_logit_softcapping)
     want = F.cross_entropy(logits.flatten(0, 1), batch.clean[:, 1:].flatten())
-    assert losses(model, batch, False).next_token.item() == pytest.approx(want.item(), rel=1e-10)
+    assert losses(model, batch).next_token.item() == pytest.approx(want.item(), rel=1e-10)
 
 
 def test_head_loss_and_its_gradient_equal_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +144,7 @@ def balance_of(scale: float) -> float:
         layer.router.proj.weight[0] = scale
         layer.router.proj.weight.requires_grad_(True)
     with torch.enable_grad():
-        losses(model, batch, False)
+        losses(model, batch)
     return balance.collect().item()
 
 

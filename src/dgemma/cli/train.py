@@ -17,6 +17,7 @@ def command(
     decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
     start: Annotated[str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first weights, the order of the text and the noise.", min=0)] = 0,
     corpus: Annotated[Path | None, typer.Option(help="The archive to train on; default: data/ of this clone.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
 ) -> None:
@@ -36,7 +37,8 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    job = trainer(Recipe(), LoopConfig(steps=steps, decay=decay), load(corpus, None) if corpus else load(), run)
+    text = load(corpus, None) if corpus else load()
+    job = trainer(Recipe(seed=seed), LoopConfig(steps=steps, decay=decay, seed=seed), text, run)
     if start is not None and job.step == 0:
         from .. import api
 

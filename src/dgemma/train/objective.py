@@ -5,6 +5,11 @@ that the canvases read; every block of the sequence is one canvas, corrupted wit
 in parallel. A canvas sees the clean tokens strictly before it and itself, exactly as at generation.
 Corruption keeps a token with probability 1 - t and otherwise draws a uniform id from the vocabulary.
 
+With self-conditioning, a first pass without gradient is followed by one step of the sampler itself (step-unrolled,
+arXiv:2112.06749), and the second pass is trained on the canvas and the beliefs that this step left behind. The trap
+it avoids: conditioned on the very canvas it reads, a model learns to trust its own first guess. Sampling at T < 1
+sharpens that guess, and a canvas then settles on noise it is sure of (docs/log.md, 2026-11-24).
+
 Refuses to know where batches come from (data.py) and how steps are taken (loop.py).
 """
 
@@ -19,11 +24,16 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..kernels.attention import attention
 from ..kernels.moe import router_probabilities
-from ..kernels.vocab import soft_capped_logits, soft_embedding, weigh
+from ..kernels.vocab import head, soft_embedding
 from ..model.dgemma import DiffusionGemma
 from ..model.layers import Router
+from ..sampling.accept import accept
 
 BALANCE_WEIGHT = 0.01  # of the experts' load balance; the Switch Transformer's value
+# What the unrolled step draws from, so that no single sampler setting is learned: the released model's T is 0.8 to 0.4
+# and its entropy bound 0.1 nat.
+TEMPERATURES = 0.3, 1.0
+ENTROPY_BOUNDS = 0.0, 0.4
 
 
 class CleanContext:
@@ -90,8 +100,10 @@ class Losses:
     canvas: Tensor  # nats per canvas position
 
 
-def losses(model: DiffusionGemma, batch: Batch, self_condition: bool, balance: BalanceLoss | None = None) -> Losses:
-    """The objective on one batch; `self_condition` runs a first pass without gradient and conditions on it."""
+def losses(
+    model: DiffusionGemma, batch: Batch, unroll: torch.Generator | None = None, balance: BalanceLoss | None = None
+) -> Losses:
+    """The objective on one batch; with `unroll`, on canvases after one step of the sampler, drawn from it."""
     config = model.config
     clean = CleanContext(config, batch.clean.shape[1])
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)[None]
@@ -102,23 +114,43 @@ def losses(model: DiffusionGemma, batch: Batch, self_condition: bool, balance: B
     offsets = torch.arange(width, device=positions.device)
     rows = (torch.tensor(batch.starts, device=positions.device)[:, None] + offsets).flatten()[None]
     context = BlockContext(clean, batch.starts, width)
-    soft = first_guess(model, batch, rows, context) if self_condition else None
-    hidden = model.denoise_with(batch.noisy, soft, rows, context)
-    canvas = cross_entropy(model, hidden, batch.targets)
-    total = canvas + next_token
+    canvas, soft = batch.noisy, None
+    if unroll is not None:
+        canvas, soft = sampler_step(model, batch, rows, context, unroll)
+    hidden = model.denoise_with(canvas, soft, rows, context)
+    canvas_loss = cross_entropy(model, hidden, batch.targets)
+    total = canvas_loss + next_token
     if balance is not None:
         total = total + BALANCE_WEIGHT * balance.collect()
-    return Losses(total, next_token.detach(), canvas.detach())
+    return Losses(total, next_token.detach(), canvas_loss.detach())
 
 
 @torch.no_grad()
-def first_guess(model: DiffusionGemma, batch: Batch, rows: Tensor, context: BlockContext) -> Tensor:
-    """The self-conditioning embedding [B, n C, D] after one pass without any; pinned cells get their own token."""
-    hidden = model.denoise_with(batch.noisy, None, rows, context)
-    logits = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
-    p, row_sum = weigh(logits - logits.amax(-1, keepdim=True), model.dtype)
-    soft = soft_embedding(p, row_sum, model.embed.weight, model.config.embedding_scale)
-    return torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft)
+def sampler_step(
+    model: DiffusionGemma, batch: Batch, rows: Tensor, context: BlockContext, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """One step of the sampler from the noisy canvases, each with a temperature and an entropy bound of its own.
+
+    -> the canvases it leaves [B, n C] and the self-conditioning embedding [B, n C, D]; pinned cells keep their token.
+    """
+    config, blocks = model.config, len(batch.starts)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator).to(model.device)
+
+    hidden = model.denoise_with(batch.noisy, None, rows, context).unflatten(1, (blocks, -1)).flatten(0, 1)
+    count, width, _ = hidden.shape
+    stats = head(
+        hidden, model.embed.weight, config.final_logit_softcapping, 1.0 / draw(*TEMPERATURES, count),
+        draw(0.0, 1.0, count, width, 2),
+    )  # fmt: skip
+    free = ~batch.pinned.reshape(count, width)
+    accepted = accept(stats.entropy, draw(*ENTROPY_BOUNDS, count), free)
+    noise = torch.randint(config.vocab_size, (count, width), generator=generator).to(model.device)
+    canvas = torch.where(accepted, stats.sample, noise).view_as(batch.targets)
+    soft = soft_embedding(stats.p, stats.row_sum, model.embed.weight, config.embedding_scale)
+    soft = torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft.view(*batch.targets.shape, -1))
+    return torch.where(batch.pinned, batch.targets, canvas), soft
 
 
 def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> Tensor:
