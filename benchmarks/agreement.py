@@ -22,10 +22,11 @@ from dgemma.train.corpus import load
 def requests_of(model: dgemma.Model, count: int, steps: int) -> list[Request]:
     draw, files = random.Random(5), sorted(load().held_out.items())
     texts = [text for _, text in draw.sample(files, count)]
+    bos = model.tokenizer.special.need("bos")
     settings = model.denoise.replace(max_denoising_steps=steps, eos_token_id=None)
     return [
         Request(
-            tuple(model.tokenizer.encode(text[:2000])[: draw.randint(20, 200)]), 2 * model.config.canvas_length,
+            (bos, *model.tokenizer.encode(text[:2000])[: draw.randint(20, 200)]), 2 * model.config.canvas_length,
             seed=number, config=settings,
         )
         for number, text in enumerate(texts)

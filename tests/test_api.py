@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import dgemma
 from dgemma.errors import CheckpointError, NumericsError, UsageError
+from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
 from dgemma.tasks.events import Committed, Draft, Generation
 from tests.helpers import assert_close, tiny_checkpoint
 
@@ -59,6 +62,7 @@ def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
         ({"entropy_bound": -0.1}, "entropy_bound"),
         ({"confidence_threshold": 0}, "confidence_threshold"),
         ({"canvas_width": 13}, "canvas_width 13"),
+        ({"eos_token_id": (1, 280)}, "eos_token_id 280"),
         ({"temperature": 1.0}, "unknown sampler setting 'temperature'"),
     ],
 )
@@ -90,10 +94,65 @@ def test_denoise_logits_of_ragged_prompts_equal_those_alone(model: dgemma.Model)
         assert_close(both[row : row + 1], alone)
     conditioned = model.denoise_logits(prompts, canvas, both / 0.8)
     assert (conditioned - both).abs().max() > 1e-3
-    with pytest.raises(UsageError, match="shape"):
-        model.denoise_logits(prompts, canvas[0])
-    with pytest.raises(UsageError, match="279"):
-        model.denoise_logits([[2], [280]], canvas)
+    both.mul_(2.0)  # an ordinary tensor: whoever studies it may change it
+
+
+CANVAS = [[5] * 12]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "canvas", "more", "message"),
+    [
+        ([[2]], [5] * 12, {}, "canvas_ids is int"),
+        ([2, 3], CANVAS, {}, "prompt_ids is int"),
+        ([], [], {}, "canvas_ids has 0 rows"),
+        ([[2], [3]], CANVAS, {}, "canvas_ids has 1 rows"),
+        ([[2]], [[5] * 13], {}, "1 to 12 were expected"),
+        ([[2]], [[]], {}, "1 to 12 were expected"),
+        ([[280]], CANVAS, {}, "280 is no token id"),
+        ([[2.5]], CANVAS, {}, "holds 2.5"),
+        ([[2]], torch.rand(1, 12), {}, "which is no token id"),
+        ([[2]], CANVAS, {"self_conditioning": torch.zeros(280)}, r"floats \[1, 12, 280\]"),
+        ([[2]], CANVAS, {"self_conditioning": torch.zeros(1, 12, 280, dtype=torch.int64)}, "int64"),
+        ([[2]], CANVAS, {"self_conditioning": torch.full((1, 12, 280), float("nan"))}, "NaN"),
+    ],
+)
+def test_denoise_logits_refuses_by_name(model: dgemma.Model, prompts, canvas, more: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        model.denoise_logits(prompts, canvas, **more)
+
+
+def test_texts_and_ids_of_another_kind_are_refused(model: dgemma.Model) -> None:
+    for call in (
+        lambda: model.generate(5), lambda: model.fill(None, "x"), lambda: model.fill("a", b"x"), lambda: model.chat(None),
+        lambda: model.chat([{"role": "user", "content": "x" * 1_000_000}]), lambda: model.generate_ids(None),
+        lambda: model.generate_ids([2], canvas_ids=3), lambda: model.generate_ids([2], canvas_ids=torch.rand(12)),
+        lambda: model.generate("a", pad_token_id=3), lambda: model.generate("a", max_new_tokens=3),
+        lambda: dgemma.load(5), lambda: dgemma.load(device="mps"), lambda: dgemma.load(device=[1]),
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            call()
+
+
+def test_ids_may_be_arrays(model: dgemma.Model) -> None:
+    want = model.generate_ids([2, 40], 12, canvas_ids=CANVAS).token_ids
+    assert model.generate_ids(np.array([2, 40]), 12, canvas_ids=[np.int64(5)] * 12).token_ids == want
+    assert len(model.generate_ids([2], canvas_ids=CANVAS * 3, eos_token_id=None).token_ids) == 36  # longer than the default
+
+
+def test_a_model_without_weights_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="meta"):
+        dgemma.load(tiny_checkpoint(tmp_path / "model"), device="meta").generate("abc")
+
+
+def test_an_answer_without_text_is_drawn_once_more(model: dgemma.Model) -> None:
+    """Any token ends the answer here, so that its one token decides whether there is text."""
+    answers = [model.generate("abc", 12, seed, eos_token_id=tuple(range(280))) for seed in range(40)]
+    again = [found for seed, found in enumerate(answers) if found.seed == seed + 1]
+    assert again, "no seed gave an empty answer; the test shows nothing"
+    for found in answers:
+        assert found.notes == ([] if found not in again else [EMPTY_ONCE if found.text.strip() else EMPTY_TWICE])
+        assert found.text.strip() or found in again
 
 
 def test_logits_that_are_not_finite_give_an_error_and_no_text(tmp_path: Path) -> None:
@@ -142,3 +201,11 @@ def test_chat_splits_its_reply(model: dgemma.Model) -> None:
 def test_importing_dgemma_does_not_import_torch() -> None:
     code = "import sys, dgemma; assert 'torch' not in sys.modules; dgemma.errors; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_end_tokens_come_from_config_json_where_the_settings_name_none(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", eos_token_id=7)
+    settings = json.loads((folder / "generation_config.json").read_text())
+    del settings["eos_token_id"]
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    assert dgemma.load(folder).denoise.eos_token_id == dgemma.load(folder).config.eos_token_ids

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import MAX_PROMPT_CHARACTERS, DenoiseConfig, EngineConfig, ModelConfig
 from .engine.denoise import generate, read_prompts
 from .engine.requests import Request, Result
-from .errors import ResourceError, UsageError
+from .errors import NumericsError, ResourceError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.build import build
 from .model.dgemma import DiffusionGemma
@@ -39,15 +39,16 @@ def load(
     "float16", "float32" or "float64" (or the torch dtype); default what the checkpoint holds on CUDA, float32 on a
     CPU where that fits. Raises CheckpointError, HubError or ResourceError with one line that names the fix.
     """
+    if not isinstance(path_or_name, str | Path | None):
+        raise UsageError(f"a model is named by a folder or hub name, not by {path_or_name!r}")
     folder = locate(path_or_name, revision)
     config = ModelConfig.from_file(folder / "config.json")
     layout = inspect(folder, config)
-    target = _device(device)
+    target = choose_device(device)
     kind = _dtype(dtype, target, config, layout.dtypes)
     net = build(config, "meta", kind)
     notes = load_into(net, layout, target, kind, progress)
-    settings = folder / "generation_config.json"
-    denoise = DenoiseConfig.from_file(settings) if settings.exists() else DenoiseConfig(eos_token_id=config.eos_token_ids)
+    denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
     return Model(net, denoise, tokenizer, folder, chat_tuned=(folder / "chat_template.jinja").exists(), notes=notes)
 
@@ -87,6 +88,8 @@ class Model:
     ) -> Iterator[Draft | Committed | Generation]:
         """generate(), watched: a Draft per step, a Committed per canvas, the Generation last."""
         _check_text("the prompt", text)
+        if not text:
+            raise UsageError("the prompt is empty; give at least one character")
         ids = (self.tokenizer.special.need("bos"), *self.tokenizer.encode(text))
         return self._stream(ids, max_tokens, seed, sampler)
 
@@ -103,6 +106,7 @@ class Model:
         tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         """chat(), watched. The Generation's text still holds thoughts; `chat.reply` splits its ids."""
+        _check_length("the conversation", _characters(messages))
         ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
@@ -112,7 +116,10 @@ class Model:
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None,
         context: int | None = None, **sampler: Any,
     ) -> Filling:  # fmt: skip
-        """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch."""
+        """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch.
+
+        A gap is closed by its filler, so eos_token_id is no setting here; `context`: tokens read before the canvas.
+        """
         return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, **sampler))
 
     def stream_fill(
@@ -120,12 +127,16 @@ class Model:
         context: int | None = None, **sampler: Any,
     ) -> Iterator[Draft | Filling]:  # fmt: skip
         """fill(), watched: Drafts of every width's row, the Filling last."""
+        _check_text("the prefix", prefix)
+        _check_text("the suffix", suffix)
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
+        config = self._settings(sampler, "eos_token_id")
         gap = infill_task.prepare(
-            self.net, self.tokenizer, prefix, suffix, config=self.denoise.replace(**sampler), seed=seed, widths=widths,
-            context=context,
-        )  # fmt: skip
+            self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context
+        )
+        for request in gap.requests:  # now, not at the first event
+            request.check(self.config, self.engine.max_prompt_tokens)
         return infill_task.stream(self.net, self.tokenizer, gap, self.engine)
 
     def generate_ids(
@@ -134,13 +145,20 @@ class Model:
     ) -> Result:  # fmt: skip
         """Continue a prompt of ids. canvas_ids: starting tokens of one canvas [C] or of several in a row [n, C].
 
-        -> Result with .token_ids, .steps (one number per canvas), .finish_reason.
+        Without max_tokens the answer may be as long as the canvases given, or else the checkpoint's default.
+        -> Result with .token_ids, .steps (one number per canvas), .finish_reason. Raises NumericsError where the
+        logits are not finite.
         """
-        ids = tuple(torch.as_tensor(prompt_ids).tolist()) if isinstance(prompt_ids, Tensor) else tuple(prompt_ids)
-        request = self._request(ids, max_tokens, seed, sampler, _canvases(canvas_ids))
-        return generate(self.net, [request], self.engine)[0]
+        canvases = _canvases(canvas_ids)
+        if max_tokens is None and canvases:
+            max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
+        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, canvases)
+        result = generate(self.net, [request], self.engine)[0]
+        if result.finish_reason == "error":
+            raise NumericsError("the model's logits are not finite; no text was made from them")
+        return result
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def denoise_logits(
         self, prompt_ids: Sequence[Sequence[int]], canvas_ids: Tensor | Sequence[Sequence[int]],
         self_conditioning: Tensor | None = None,
@@ -150,21 +168,58 @@ class Model:
         prompt_ids: B lists of ids, of any lengths; canvas_ids [B, C]; self_conditioning: the previous step's
         processed (temperature-divided) logits [B, C, V], or None for a first step.
         """
-        canvas = torch.as_tensor(canvas_ids, device=self.net.device)
-        if canvas.dim() != 2 or canvas.shape[0] != len(prompt_ids):
-            raise UsageError(f"canvas_ids has shape {list(canvas.shape)}; [{len(prompt_ids)}, canvas] was expected")
-        for row in (*(list(prompt) for prompt in prompt_ids), canvas.flatten().tolist()):
-            if row and not 0 <= min(row) <= max(row) < self.config.vocab_size:
-                raise UsageError(f"token ids must be from 0 to {self.config.vocab_size - 1}")
-        kv = read_prompts(self.net, [list(prompt) for prompt in prompt_ids], self.engine.prefill_chunk)
-        previous = None
-        if self_conditioning is not None:
-            logits = torch.as_tensor(self_conditioning, device=self.net.device)
-            wide = torch.float64 if self.net.dtype == torch.float64 else torch.float32
-            logits = logits.to(self.net.dtype).to(wide)  # rounded to the weight dtype, as the reference does
-            previous = weigh(logits - logits.amax(-1, keepdim=True), self.net.dtype)
+        prompts = [_ids("prompt_ids", row) for row in _rows("prompt_ids", prompt_ids)]
+        rows = [_ids("canvas_ids", row) for row in _rows("canvas_ids", canvas_ids)]
+        self._check_pass(prompts, rows)
+        canvas = torch.tensor(rows, device=self.net.device)
+        previous = self._beliefs(self_conditioning, canvas) if self_conditioning is not None else None
+        kv = read_prompts(self.net, prompts, self.engine.prefill_chunk)
         hidden = self.net.denoise(canvas, kv, previous)
         return soft_capped_logits(hidden, self.net.embed.weight, self.config.final_logit_softcapping)
+
+    def _check_pass(self, prompts: list[tuple[int, ...]], canvas: list[tuple[int, ...]]) -> None:
+        self._check_ready()
+        widths = {len(row) for row in canvas}
+        if len(canvas) != len(prompts) or not canvas or len(widths) != 1 or not 1 <= max(widths) <= self.config.canvas_length:
+            raise UsageError(
+                f"canvas_ids has {len(canvas)} rows of {sorted(widths)} tokens; {len(prompts)} equal rows (one per "
+                f"prompt) of 1 to {self.config.canvas_length} were expected"
+            )
+        longest, limit = max(map(len, prompts)), self.config.max_position_embeddings - max(widths)
+        if longest > limit:
+            raise UsageError(f"a prompt has {longest} tokens; this canvas leaves {limit} positions")
+        for token in (token for row in (*prompts, *canvas) for token in row):
+            if not 0 <= token < self.config.vocab_size:
+                raise UsageError(f"{token} is no token id; they are from 0 to {self.config.vocab_size - 1}")
+
+    def _beliefs(self, processed: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        """The last step's (p, row_sum) of its processed logits, rounded to the weight dtype as the reference does."""
+        logits = torch.as_tensor(processed, device=self.net.device)
+        want = (*canvas.shape, self.config.vocab_size)
+        if tuple(logits.shape) != want or not logits.is_floating_point():
+            raise UsageError(f"self_conditioning is {logits.dtype} {list(logits.shape)}; floats {list(want)} were expected")
+        if logits.isnan().any():
+            raise UsageError("self_conditioning holds NaN")
+        logits = logits.to(self.net.dtype).to(torch.float64 if self.net.dtype == torch.float64 else torch.float32)
+        return weigh(logits - logits.amax(-1, keepdim=True), self.net.dtype)
+
+    def _check_ready(self) -> None:
+        if self.net.device.type == "meta":
+            raise UsageError("this model was loaded on the meta device, without its weights; load it on cpu or cuda")
+
+    def _settings(self, sampler: dict[str, Any], *refused: str) -> DenoiseConfig:
+        """The request's settings. What would change nothing is refused, not ignored."""
+        self._check_ready()
+        for name in ("pad_token_id", "max_new_tokens", *refused):
+            if name in sampler:
+                hint = "max_tokens says how long an answer may be" if name == "max_new_tokens" else "leave it out"
+                raise UsageError(f"{name} changes nothing in this request; {hint}")
+        config = self.denoise.replace(**sampler)
+        if sampler.get("eos_token_id") is not None:
+            for token in config.eos_token_id or ():
+                if token >= self.config.vocab_size:
+                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {self.config.vocab_size - 1}")
+        return config
 
     def _stream(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any]
@@ -177,7 +232,7 @@ class Model:
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any],
         canvas_ids: tuple[tuple[int, ...], ...] = (),
     ) -> Request:  # fmt: skip
-        config = self.denoise.replace(**sampler)
+        config = self._settings(sampler)
         length = config.max_new_tokens if max_tokens is None else max_tokens
         return Request(ids, length, seed, config, canvas_ids)
 
@@ -189,33 +244,70 @@ def _last(events: Iterator[Any]) -> Any:
     return last
 
 
-def _check_text(name: str, text: str) -> None:
-    if not text:
-        raise UsageError(f"{name} is empty; give at least one character")
-    if len(text) > MAX_PROMPT_CHARACTERS:
-        raise UsageError(f"{name} has {len(text)} characters; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise UsageError(f"{name} is {type(text).__name__}, not text")
+    _check_length(name, len(text))
+
+
+def _check_length(name: str, characters: int) -> None:
+    if characters > MAX_PROMPT_CHARACTERS:
+        raise UsageError(f"{name} has {characters} characters; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")
+
+
+def _characters(value: Any) -> int:
+    """The length of all texts in a structure of lists and dicts."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return 0
+    return sum(map(_characters, value))
+
+
+def _rows(name: str, values: Any) -> list[Any]:
+    """Any list, tuple, array or tensor as a list of its rows."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, list | tuple | range):
+        raise UsageError(f"{name} is {type(values).__name__}; a list, array or tensor of token ids was expected")
+    return list(values)
+
+
+def _ids(name: str, values: Any) -> tuple[int, ...]:
+    """Token ids as Python integers. Raises UsageError for anything that is not a whole number."""
+    ids = []
+    for value in _rows(name, values):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise UsageError(f"{name} holds {value!r}, which is no token id")
+        ids.append(operator.index(value))
+    return tuple(ids)
 
 
 def _canvases(canvas_ids: Any) -> tuple[tuple[int, ...], ...]:
+    """Starting canvases from one [C] or several [n, C]."""
     if canvas_ids is None:
         return ()
-    rows = canvas_ids.tolist() if hasattr(canvas_ids, "tolist") else list(canvas_ids)
+    rows = _rows("canvas_ids", canvas_ids)
     if not rows:
         raise UsageError("canvas_ids is empty; give one canvas [C] or several [n, C], or None")
-    if isinstance(rows[0], int):
+    if hasattr(rows[0], "__index__") and getattr(rows[0], "ndim", 0) == 0:
         rows = [rows]
-    return tuple(tuple(row) for row in rows)
+    return tuple(_ids("canvas_ids", row) for row in rows)
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """None: the first CUDA card, else the CPU. Raises UsageError for a device that is not there."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"device '{device}' is not known; use cpu, cuda, cuda:1 ...") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but this torch sees no CUDA card; use cpu")
+    except (RuntimeError, TypeError):
+        raise UsageError(f"device {device!r} is not known; use cpu, cuda, cuda:1 ...") from None
+    if chosen.type not in ("cpu", "cuda", "meta"):
+        raise UsageError(f"device '{device}' is not supported; use cpu, cuda, cuda:1 ...")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device '{device}' was asked for, but this torch sees {torch.cuda.device_count()} CUDA cards; use cpu")
     return chosen
 
 

@@ -114,7 +114,7 @@ def test_a_terminal_gets_the_answer_once(serve: Serve, folder: str, monkeypatch:
     monkeypatch.setenv("TERM", "xterm")
     assert main(["run", "def f():", "-m", folder]) == 0
     shown = remains(both.text).split("\n")
-    assert shown[:4] == ["note: vision is not used yet", "def f():", "    one", "    two"]
+    assert shown[:4] == ["def f():", "    one", "    two", "note: vision is not used yet"]
     assert shown[4] == "note: cut at 256 tokens" and shown[5].startswith("16 tokens in 2 canvases")
     assert both.text.count("two") == 1 and "step 2/12" in both.text
 

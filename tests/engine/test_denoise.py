@@ -15,7 +15,7 @@ import dgemma.sampling.step
 from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.denoise import generate, read_prompts, run
 from dgemma.engine.requests import CommitRecord, Request, StepRecord
-from dgemma.errors import NumericsError, UsageError
+from dgemma.errors import UsageError
 from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.model.stack import Stack
@@ -40,9 +40,8 @@ def by_row(records: Sequence[Record], rows: int) -> list[list[tuple]]:
     seen: list[list[tuple]] = [[] for _ in range(rows)]
     for record in records:
         fields = dataclasses.asdict(record)
-        for name in ("entropy", "log_probs"):
-            if name in fields:
-                fields[name] = [round(number, 7) + 0.0 for number in fields[name]]
+        if "entropy" in fields:
+            fields["entropy"] = [round(number, 7) + 0.0 for number in fields["entropy"]]
         seen[fields.pop("request")].append((type(record).__name__, fields))
     return seen
 
@@ -68,9 +67,11 @@ def any_request(draw: st.DrawFn) -> Request:
         confidence_threshold=draw(st.sampled_from((0.3, 1.0, 2.0))),
         eos_token_id=draw(st.none() | st.lists(tokens, min_size=1, max_size=3).map(tuple)),
     )  # fmt: skip
-    canvas = draw(st.lists(st.lists(tokens, min_size=WIDTH, max_size=WIDTH).map(tuple), max_size=2).map(tuple))
+    length = draw(st.integers(1, 2 * WIDTH + 1))
+    one = st.lists(tokens, min_size=WIDTH, max_size=WIDTH).map(tuple)
+    canvas = draw(st.lists(one, max_size=min(2, -(-length // WIDTH))).map(tuple))
     return Request(
-        tuple(draw(st.lists(tokens, min_size=1, max_size=14))), draw(st.integers(1, 2 * WIDTH + 1)),
+        tuple(draw(st.lists(tokens, min_size=1, max_size=14))), length,
         draw(st.integers(0, 2**63 - 1)), config, canvas, pins,
     )  # fmt: skip
 
@@ -81,6 +82,18 @@ def test_alone_equals_beside_others(requests: list[Request], chunk: int) -> None
     together = by_row(list(run(MODEL, requests, EngineConfig(prefill_chunk=chunk))), len(requests))
     for row, one in enumerate(requests):
         assert by_row(list(run(MODEL, [one])), 1)[0] == together[row]
+
+
+def test_alone_equals_beside_others_over_all_48_steps() -> None:
+    """Self-conditioning is turned down to a tenth: at full strength a random model amplifies rounding 30 times per step."""
+    calm = lively_model(CONFIG, seed=7, dtype="float64", sharpness=4.0)
+    calm.self_conditioning.down_proj.weight.mul_(0.1)
+    released = DenoiseConfig(eos_token_id=None)
+    requests = [Request(tuple(range(1, length + 1)), 2 * WIDTH, seed, released) for seed, length in enumerate((2, 13, 7))]
+    together = by_row(list(run(calm, requests)), len(requests))
+    assert max(len(seen) for seen in together) > 90, "canvases must take most of their 48 steps"
+    for row, one in enumerate(requests):
+        assert by_row(list(run(calm, [one])), 1)[0] == together[row]
 
 
 def unmasked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +270,10 @@ def test_one_row_that_is_not_finite_ends_alone(monkeypatch, poison: float, when:
     monkeypatch.setattr(Stack, "run", poisoned)
     hurt = commits(list(run(MODEL, requests)))
     bad = [record for record in hurt if record.request == 1]
-    assert [(record.finish_reason, record.token_ids) for record in bad] == [("error", [])]
+    assert [(record.finish_reason, record.token_ids, record.steps) for record in bad] == [("error", [], when + 1)]
     assert by_row([r for r in hurt if r.request != 1], 3) == by_row([r for r in healthy if r.request != 1], 3)
     passes.clear()
-    with pytest.raises(NumericsError, match="request 1"):
-        generate(MODEL, requests)
+    assert [result.finish_reason for result in generate(MODEL, requests)] == ["length", "error", "length"]
 
 
 def test_a_narrower_canvas_is_that_of_a_narrower_checkpoint() -> None:
@@ -273,20 +285,10 @@ def test_a_narrower_canvas_is_that_of_a_narrower_checkpoint() -> None:
     assert {len(record.argmax) for record in steps(by_canvas)} == {4}
 
 
-def test_log_probs_are_those_of_the_answer() -> None:
-    start = tuple(range(WIDTH))
-    record = commits(list(run(MODEL, [request(max_tokens=WIDTH, max_denoising_steps=1, canvas_ids=(start,))])))[0]
-    with torch.no_grad():
-        hidden = MODEL.denoise(torch.tensor([start]), read_prompts(MODEL, [[3, 1, 4]], 9))
-        logits = soft_capped_logits(hidden, MODEL.embed.weight, CONFIG.final_logit_softcapping)[0] / BASE.t_max
-    want = logits.log_softmax(-1).gather(-1, torch.tensor(record.canvas_ids)[:, None])[:, 0]
-    assert torch.allclose(torch.tensor(record.log_probs, dtype=torch.float64), want, atol=1e-9)
-
-
 def test_a_result_adds_up() -> None:
     result = generate(MODEL, [request(max_tokens=WIDTH + 2)])[0]
     assert len(result.token_ids) == WIDTH + 2
-    assert len(result.steps) == len(result.canvases) == len(result.log_probs) == 2
+    assert len(result.steps) == len(result.canvases) == 2
     assert result.tokens_per_forward == (WIDTH + 2) / sum(result.steps) and result.finish_reason == "length"
 
 

@@ -46,6 +46,7 @@ def test_good_requests_pass() -> None:
         ("canvas_width", {"canvas_ids": ((0,) * 7,)}),
         ("canvas_ids", {"canvas_ids": ((),)}),
         ("canvas_ids", {"canvas_ids": ((0, 0, 0, 0, 0, 48),)}),
+        ("more than max_tokens", {"canvas_ids": ((0,) * 6,) * 3}),
         ("pins", {"pins": (-1,) * 5}),
         ("pins", {"pins": (-1, -1, -1, -1, -1, 48)}),
         ("pins", {"pins": (-2, -1, -1, -1, -1, -1)}),

@@ -9,11 +9,18 @@ from hypothesis import strategies as st
 from dgemma.config import DenoiseConfig
 from dgemma.kernels.random import noise
 from dgemma.kernels.vocab import CanvasStats, stats_of
-from dgemma.sampling.step import CanvasState, Settings, begin, draws, inverse_temperature, step
+from dgemma.sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step
 from tests.helpers import assert_close
 
 WIDTH, VOCABULARY = 5, 40
 CPU = torch.device("cpu")
+
+
+def fresh_state(
+    configs: list[DenoiseConfig], seeds: list[int], numbers: list[int], pins: torch.Tensor | None = None
+) -> CanvasState:
+    settings, number = Settings.of(configs, seeds, CPU), torch.tensor(numbers)
+    return begin(settings, number, first_noise(settings, number, WIDTH, VOCABULARY), pins)
 
 
 @st.composite
@@ -31,8 +38,7 @@ def batches(draw: st.DrawFn) -> tuple[CanvasState, int]:
     seeds = [draw(st.integers(0, 2**63 - 1)) for _ in range(size)]
     cell = st.just(-1) | st.integers(0, VOCABULARY - 1)
     pins = torch.tensor([draw(st.lists(cell, min_size=WIDTH, max_size=WIDTH)) for _ in range(size)])
-    state = begin(Settings.of(configs, seeds, CPU), torch.arange(size), WIDTH, VOCABULARY, pins)
-    return state, draw(st.integers(0, 2**31))
+    return fresh_state(configs, seeds, list(range(size)), pins), draw(st.integers(0, 2**31))
 
 
 def opinions(state: CanvasState, seed: int, number: int) -> CanvasStats:
@@ -90,7 +96,7 @@ def test_rows_do_not_know_each_other(batch: tuple[CanvasState, int]) -> None:
 
 def one_state(**changes) -> CanvasState:
     config = DenoiseConfig(max_denoising_steps=48, t_min=0.4, t_max=0.8, **changes)
-    return begin(Settings.of([config], [3], CPU), torch.tensor([2]), WIDTH, VOCABULARY)
+    return fresh_state([config], [3], [2])
 
 
 def test_a_canvas_begins_as_the_hash_says() -> None:
@@ -99,7 +105,7 @@ def test_a_canvas_begins_as_the_hash_says() -> None:
     assert torch.equal(state.canvas, want) and (state.argmax == -1).all() and not state.done.any()
     given_ids = torch.arange(WIDTH)[None]
     pins = torch.tensor([[-1, 9, -1, -1, -1]])
-    pinned = begin(state.settings, state.number, WIDTH, VOCABULARY, pins, given_ids)
+    pinned = begin(state.settings, state.number, given_ids, pins)
     assert pinned.canvas.tolist() == [[0, 9, 2, 3, 4]]
 
 

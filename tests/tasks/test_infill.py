@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,10 @@ from dgemma.config import DenoiseConfig
 from dgemma.engine.requests import Result
 from dgemma.errors import UsageError
 from dgemma.tasks.events import Draft, Filling
-from dgemma.tasks.infill import _candidate, _hold_back, default_widths, prepare
+from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.tasks import infill
+from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
+from dgemma.tasks.infill import _candidate, _hold_back, default_widths, judge, prepare
 from tests.helpers import tiny_checkpoint
 
 
@@ -73,19 +78,48 @@ def candidate(model: dgemma.Model, free_text: str, held: str = "", filler: bool 
     request, canvas = found.requests[0], []
     tokens = iter([*model.tokenizer.encode(free_text), *([model.tokenizer.special.pad] * filler)])
     canvas = [pin if pin >= 0 else next(tokens) for pin in request.pins]
-    log_probs = [-1.0 if pin < 0 else -9.0 for pin in request.pins]
-    return _candidate(model.tokenizer, found, 0, Result(canvases=[canvas], log_probs=[log_probs]))
+    return _candidate(model.tokenizer, found, 0, Result(canvases=[canvas]))
 
 
-def test_filler_closes_a_gap_and_pins_do_not_count(model: dgemma.Model) -> None:
+def test_filler_closes_a_gap(model: dgemma.Model) -> None:
     found = candidate(model, "hey", filler=True)
-    assert (found.text, found.closed, found.score) == ("hey", True, -1.0)
+    assert (found.text, found.closed) == ("hey", True)
     assert not candidate(model, "hey").closed
 
 
 def test_what_was_held_back_is_not_repeated(model: dgemma.Model) -> None:
     assert candidate(model, " b", held=" ").text == "b"
     assert candidate(model, "bc", held=" ").text == "bc"
+    assert candidate(model, " b", held="  ").text == "b"
+
+
+def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(model: dgemma.Model) -> None:
+    found = gap(model, "abcdefgh", "uvwxyz" * 4, widths=[3, 6])
+    texts = [model.tokenizer.encode("ij"), [], model.tokenizer.encode("longer")]
+    scores = judge(model.net, found, texts, chunk=3)
+    after = model.tokenizer.encode("uvwxyz" * 4)[:16]
+    for text, score in zip(texts, scores, strict=True):
+        ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])
+        hidden = model.net.encode(ids[:, :-1], model.net.new_cache(1))[0, 8:]
+        logits = soft_capped_logits(hidden, model.net.embed.weight, model.config.final_logit_softcapping)
+        want = -torch.nn.functional.cross_entropy(logits, ids[0, 9:]).item()
+        assert score == pytest.approx(want, rel=1e-4)
+
+
+def test_an_empty_gap_is_drawn_once_more_and_said(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = infill._candidate
+    calls: list[int] = []
+
+    def first_two_empty(tokenizer, gap, row, result):
+        calls.append(row)
+        found = honest(tokenizer, gap, row, result)
+        return dataclasses.replace(found, text="", token_ids=[]) if len(calls) <= 2 else found
+
+    monkeypatch.setattr(infill, "_candidate", first_two_empty)
+    filling = model.fill("abc", "xyz" * 5, widths=[2, 5], seed=4)
+    assert filling.generation.seed == 5 and filling.generation.notes == [EMPTY_ONCE] and len(calls) == 4
+    monkeypatch.setattr(infill, "_candidate", lambda *args: dataclasses.replace(honest(*args), text="", token_ids=[]))
+    assert model.fill("abc", "xyz" * 5, widths=[2, 5]).generation.notes == [EMPTY_TWICE]
 
 
 def test_a_gap_is_filled_and_watched(model: dgemma.Model) -> None:
@@ -103,6 +137,13 @@ def test_a_gap_is_filled_and_watched(model: dgemma.Model) -> None:
 def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
     with pytest.raises(UsageError, match="gap of 13 tokens"):
         model.fill("a", "b", widths=[13])
+    for widths in ([], [2.5], [True], "ab", 5):
+        with pytest.raises(UsageError, match="widths|does not fit"):
+            model.fill("a", "b", widths=widths)
+    with pytest.raises(UsageError, match="context is -1"):
+        model.stream_fill("a", "b", context=-1)
+    with pytest.raises(UsageError, match="eos_token_id changes nothing"):
+        model.fill("a", "b", eos_token_id=3)
     with pytest.raises(UsageError, match="nothing around the gap"):
         model.fill("", "")
     assert default_widths(64) == [8, 16, 32]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dgemma.errors import UsageError
 from dgemma.train.data import Batches, DataConfig
 
 LINE = 7  # the token that begins with a line break here
@@ -68,7 +69,12 @@ def test_corruption_is_uniform_in_its_level_and_leaves_pins_alone() -> None:
     shares = torch.cat(kept)
     assert shares.mean().item() == pytest.approx(0.5 * 49 / 50, abs=0.03)
     assert shares.std().item() == pytest.approx(12**-0.5, abs=0.05)  # t is uniform, one per canvas
-    assert torch.stack(pinned).mean().item() == pytest.approx(0.25, abs=0.05)
+    assert torch.stack(pinned).mean().item() == pytest.approx(0.4, abs=0.05)
+
+
+def test_a_text_shorter_than_a_sequence_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one sequence"):
+        Batches([np.arange(5)], batches().config, batches().line_ends)
 
 
 def test_padded_gaps_hold_their_text_then_filler_then_the_suffix() -> None:

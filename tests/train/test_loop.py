@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dgemma.errors import UsageError
+from dgemma.train.data import Batches
 from dgemma.train.loop import LoopConfig, Trainer, initialise
 from dgemma.train.muon import orthogonalise
 from tests.helpers import tiny_config
@@ -64,6 +66,16 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     other = tiny_config(vocab_size=50, canvas_length=16, layers="SF")
     with pytest.raises(UsageError, match="another model"):
         Trainer(initialise(other, 0), batches(), LoopConfig(steps=2, fused=False), tmp_path)
+
+
+def test_a_run_with_another_seed_or_text_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, 1)
+    for name, data, config in (
+        ("seed", batches(), LoopConfig(steps=2, seed=1, fused=False)),
+        ("text", Batches([np.arange(400) % 50], batches().config, batches().line_ends), LoopConfig(steps=2, fused=False)),
+    ):
+        with pytest.raises(UsageError, match=f"another {name}"):
+            Trainer(initialise(CONFIG, 0), data, config, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (6, 12), (24, 8), (3, 10, 6)])

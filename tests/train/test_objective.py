@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,7 +58,7 @@ def first_step(model, batch: Batch, seed: int = 0) -> torch.Tensor:
     model.encode_with(batch.clean, torch.arange(batch.clean.shape[1])[None], clean)
     rows = torch.arange(batch.starts[0], batch.clean.shape[1])[None]
     context = BlockContext(clean, batch.starts, WIDTH)
-    return objective.sampler_step(model, batch, rows, context, torch.Generator().manual_seed(seed))[0]
+    return objective.unrolled(model, batch, rows, context, torch.Generator().manual_seed(seed))[0]
 
 
 def test_blocks_in_parallel_equal_canvases_in_turn() -> None:
@@ -65,8 +67,14 @@ def test_blocks_in_parallel_equal_canvases_in_turn() -> None:
     assert losses(model, batch).canvas.item() == pytest.approx(want.item(), rel=1e-10)
 
 
+def one_step_at(monkeypatch: pytest.MonkeyPatch, temperature: float) -> None:
+    monkeypatch.setattr(objective, "TEMPERATURES", (temperature, temperature))
+    monkeypatch.setattr(objective, "MOST_STEPS", 1)
+    monkeypatch.setattr(objective, "FROM_NOISE", 0.0)
+
+
 def test_an_unrolled_step_equals_the_samplers_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "TEMPERATURES", (0.6, 0.6))
+    one_step_at(monkeypatch, 0.6)
     model, batch = make()
     canvas = first_step(model, batch)
     found = losses(model, batch, torch.Generator().manual_seed(0)).canvas.item()
@@ -76,7 +84,7 @@ def test_an_unrolled_step_equals_the_samplers_next_step(monkeypatch: pytest.Monk
 
 
 def test_an_unrolled_step_holds_pins_and_accepts_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "TEMPERATURES", (1e-3, 1e-3))  # so cold that a sample is the argmax
+    one_step_at(monkeypatch, 1e-3)  # so cold that a sample is the argmax
     model, batch = make()
     argmax = soft_capped_logits(torch.cat(sequential(model, batch, batch.noisy), dim=1), model.embed.weight, 30.0).argmax(-1)
     for bounds, everything in (((0.0, 0.0), False), ((1e9, 1e9), True)):
@@ -84,6 +92,18 @@ def test_an_unrolled_step_holds_pins_and_accepts_within_its_bound(monkeypatch: p
         canvas = first_step(model, batch)
         assert torch.equal(canvas[batch.pinned], batch.targets[batch.pinned])
         assert torch.equal(canvas, torch.where(batch.pinned, batch.targets, argmax)) == everything
+
+
+def test_canvases_that_start_from_noise_forget_their_tokens_but_not_their_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_step_at(monkeypatch, 1e-3)
+    monkeypatch.setattr(objective, "ENTROPY_BOUNDS", (1e9, 1e9))
+    model, batch = make()
+    known = first_step(model, batch)
+    monkeypatch.setattr(objective, "FROM_NOISE", 1.0)
+    forgotten = first_step(model, batch)
+    other = dataclasses.replace(batch, noisy=torch.where(batch.pinned, batch.targets, 0))
+    assert torch.equal(first_step(model, other), forgotten) and not torch.equal(known, forgotten)
+    assert torch.equal(forgotten[batch.pinned], batch.targets[batch.pinned])
 
 
 def test_a_canvas_that_sees_too_much_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..config import MAX_PROMPT_CHARACTERS
+from ..config.reader import shown
 from ..errors import DgemmaError, UsageError
-from .flags import Asked, argument, asking, check, read_text
-from .run import converse, open_model
+from .flags import Asked, argument, asking, check, from_stdin, read_text
+from .run import converse, open_model, tell
 from .screen import note, stdout_is_terminal, write_json, write_out
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def command(
     steps = check(asked).max_denoising_steps
     typed = sys.stdin is not None and sys.stdin.isatty()
     model = open_model(asked)
+    tell(model.notes)
     if not model.chat_tuned:
         note("note: this model is not chat-tuned; it may not answer as one would")
     if typed:
@@ -86,8 +89,8 @@ class Conversation:
             self.messages = list(self._first)
             note("the conversation is forgotten")
         elif name == "seed":
-            if rest and not (rest.isascii() and rest.isdigit() and int(rest) < 2**63):
-                raise UsageError(f"seed is '{rest}'; it must be a whole number from 0 to 2^63 - 1")
+            if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 20 and int(rest) < 2**63):
+                raise UsageError(f"seed is {shown(rest)}; it must be a whole number from 0 to 2^63 - 1")
             self._seed = int(rest) if rest else self._seed
             note(f"seed {self._seed}")
         elif name == "help":
@@ -143,7 +146,8 @@ class Conversation:
                 raise UsageError(f"the line typed is not UTF-8 text: byte {error.start}") from None
         if self._typed:
             print(prompt, end="", file=sys.stderr, flush=True)
-        data = sys.stdin.buffer.readline() if sys.stdin is not None else b""
+        # one byte more than a line may have is enough to refuse it
+        data = from_stdin(4 * MAX_PROMPT_CHARACTERS + 1, line=True)
         if not data:
             return None
         line = data.rstrip(b"\r\n")

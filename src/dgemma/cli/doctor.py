@@ -8,9 +8,9 @@ at all ends it early.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import platform
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +23,13 @@ from ..weights.layout import INDEX, Layout, read_layout
 from ..weights.locate import EMBEDDED, disk_size, locate
 from ..weights.names import GROUPS, expected_tensors
 from ..weights.plan import GIB, Memory, fit, machine
+from .picture import plain
+from .screen import stdout_is_terminal, write_out
 
 CONTEXTS = (4096, 32_768, 131_072)
 CARDS = (24, 48, 80, 141)  # GiB
 DTYPES = ("bfloat16", "float32")
+MOST_LINES = 100  # of problems; a config that claims ten thousand layers makes 230,000
 
 
 @dataclasses.dataclass
@@ -47,7 +50,7 @@ def command(
     """Say what this machine and a model are, what fits in which memory, and what is wrong (exit code 3)."""
     report = examine(model)
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        write_out(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     else:
         show(report)
     if report.problems:
@@ -155,10 +158,11 @@ def _config_facts(config: ModelConfig) -> dict[str, Any]:
 
 def _generation_facts(report: Report, folder: Path, config: ModelConfig | None) -> dict[str, Any] | None:
     path = folder / "generation_config.json"
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         report.notes.append("no generation_config.json: sampling starts from dgemma's own defaults")
         return None
-    settings = _attempt(report, DenoiseConfig.from_file, path)
+    ends = config.eos_token_ids if config else ()
+    settings = _attempt(report, lambda place: DenoiseConfig.from_folder(place, ends), folder)
     if settings is None:
         return None
     for token in settings.eos_token_id or () if config else ():
@@ -169,6 +173,7 @@ def _generation_facts(report: Report, folder: Path, config: ModelConfig | None) 
 
 def _tokenizer_facts(report: Report, folder: Path, config: ModelConfig | None) -> dict[str, Any] | None:
     from ..text.tokenizer import Tokenizer
+    from ..text.vocabulary import CONTROL_TEXTS
 
     path = folder / "tokenizer.json"
     tokenizer = _attempt(report, Tokenizer.from_file, path)
@@ -182,6 +187,8 @@ def _tokenizer_facts(report: Report, folder: Path, config: ModelConfig | None) -
         if ids.get(name) is not None and ids[name] != expected:
             report.notes.append(f"the tokenizer's {name} is {ids[name]}, config.json says {expected}")
     missing = [name for name, token in ids.items() if token is None]
+    if "bos" in missing:
+        report.problems.append(f"{path}: no token '{CONTROL_TEXTS['bos']}', which every prompt begins with")
     if missing:
         report.notes.append(f"the tokenizer has no control token for: {', '.join(missing)}")
     return {"vocab_size": tokenizer.vocab_size, "control": ids, "missing": missing}
@@ -191,7 +198,12 @@ def show(report: Report) -> None:
     """The report for people, on stdout."""
     from rich.console import Console
 
-    console = Console(soft_wrap=True, highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    # into a text first: rich has its own ways with a stdout that is closed, or whose reader went away
+    text, terminal = io.StringIO(), stdout_is_terminal()
+    console = Console(
+        file=text, force_terminal=terminal, soft_wrap=True, highlight=False, markup=False,
+        width=None if terminal else 200,
+    )  # fmt: skip
     for line in _machine_lines(report.machine):
         console.print(line)
     if report.model is not None:
@@ -204,10 +216,13 @@ def show(report: Report) -> None:
     for title, lines in (("notes", report.notes), ("problems", report.problems)):
         if lines:
             console.print(f"\n{title}")
-            for line in lines:
-                console.print(f"  - {line}")
+            for line in lines[:MOST_LINES]:
+                console.print(f"  - {plain(line)}")
+            if (more := len(lines) - MOST_LINES) > 0:
+                console.print(f"  and {more} more; --json lists them all")
     if report.model is not None and not report.problems:
         console.print("\nno problem found")
+    write_out(text.getvalue())
 
 
 def _machine_lines(facts: dict[str, Any]) -> list[str]:

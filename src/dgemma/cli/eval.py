@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import NumericsError, UsageError
+from .flags import check_device, decode, read_file, text_model
+from .screen import stdout_is_terminal, write_out
 
 
 def command(
     files: Annotated[list[Path] | None, typer.Argument(help="Text files; none: the corpus's held-out files.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
     samples: Annotated[int, typer.Option(help="Noise levels per canvas; the error falls with its root.", min=2)] = 4,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0, max=2**40)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Score text: exact next-token bits/byte of the causal pass, and the diffusion's upper bound with its error."""
     texts = _read(files)
+    check_device(device)
+    text_model(model)
     rows: dict[str, Any] = {}
+    lines: list[str] = []  # a terminal gets each as it comes, a pipe all of them or none
     for name, found in scores(texts, model, samples, seed, device):
+        if not all(math.isfinite(number) for number in _numbers(found).values()):
+            raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
         rows[name] = found
-        if not as_json:
-            typer.echo(_line(name, found))
+        lines.append(_line(name, found) + "\n")
+        if not as_json and stdout_is_terminal():
+            write_out(lines.pop())
     total = None
     for found in rows.values():
         total = found if total is None else total + found
     if as_json:
         table = {name: _numbers(found) for name, found in rows.items()}
-        typer.echo(json.dumps({"total": _numbers(total), "files": table}, indent=1))
-    elif len(rows) > 1:
-        typer.echo(_line(f"all {len(rows)} files", total))
+        write_out(json.dumps({"total": _numbers(total), "files": table}, indent=1) + "\n")
+        return
+    if len(rows) > 1:
+        lines.append(_line(f"all {len(rows)} files", total) + "\n")
+    write_out("".join(lines))
 
 
 def scores(texts: dict[str, str], model: str | None, samples: int, seed: int, device: str | None = None):
@@ -44,9 +55,10 @@ def scores(texts: dict[str, str], model: str | None, samples: int, seed: int, de
     loaded = api.load(model, device)
     special = loaded.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
-    for name, text in texts.items():
+    for place, (name, text) in enumerate(texts.items()):
         tokens = loaded.tokenizer.encode(text)
-        yield name, score(loaded.net, tokens, len(text.encode()), ids, samples=samples, seed=seed)
+        own_seed = seed * 1_000_003 + place  # or all files would share their noise, and their errors would add up
+        yield name, score(loaded.net, tokens, len(text.encode()), ids, samples=samples, seed=own_seed)
 
 
 def _read(files: list[Path] | None) -> dict[str, str]:
@@ -56,12 +68,8 @@ def _read(files: list[Path] | None) -> dict[str, str]:
         return load().held_out
     texts = {}
     for path in files:
-        try:
-            texts[str(path)] = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from None
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from None
+        # as bytes: text mode would turn "\r\n" into "\n", and another text than the file's would be scored
+        texts[str(path)] = decode(read_file(path, f"'{path}'"), f"'{path}'")
         if not texts[str(path)]:
             raise UsageError(f"{path}: the file is empty, there is nothing to score")
     return texts

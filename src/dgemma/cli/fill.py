@@ -18,9 +18,9 @@ import typer
 
 from ..errors import ResourceError, UsageError
 from ..tasks.events import Draft, Filling
-from .flags import Asked, asking, check, decode
+from .flags import MAX_FILE_BYTES, Asked, asking, check, decode, from_stdin, read_file
 from .picture import STYLES, plain
-from .run import open_model, screen_for
+from .run import open_model, screen_for, tell
 from .screen import note, stdout_is_terminal, summary, terminal, write_json, write_out
 
 MARKER = "<fill>"
@@ -75,6 +75,7 @@ def _generate(prefix: str, suffix: str, asked: Asked, steps: int) -> Filling:
             else:
                 filling = event
     assert isinstance(filling, Filling)
+    tell(model.notes)
     if not asked.as_json:
         _report(filling, screen.passes)
     return filling
@@ -92,12 +93,11 @@ def _report(filling: Filling, passes: int) -> None:
 
 
 def _read(path: Path | None, name: str) -> bytes:
-    try:
-        if path is None:
-            return sys.stdin.buffer.read() if sys.stdin is not None else b""
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{name} cannot be read: {error.strerror}") from None
+    if path is not None:
+        return read_file(path, name)
+    if len(data := from_stdin(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
+        raise UsageError(f"{name} has more than {MAX_FILE_BYTES} bytes; max_file_bytes is {MAX_FILE_BYTES}")
+    return data
 
 
 def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:
@@ -157,7 +157,7 @@ def replace(path: Path, expected: bytes, data: bytes) -> None:
         raise UsageError(f"'{path}' was changed while its gap was being filled; nothing was written")
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".dgemma-fill-", delete=False) as file:
             temporary = file.name
             file.write(data)
             file.flush()

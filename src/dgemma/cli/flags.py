@@ -14,12 +14,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, ModelConfig
-from ..errors import UsageError
+from ..config.reader import shown
+from ..errors import ConfigError, UsageError
 from ..weights.locate import locate
 
 # Help of each sampler flag; every field of DenoiseConfig is either here or in NO_FLAG.
@@ -35,6 +37,7 @@ SAMPLER_HELP = {
 }
 NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
 ALIASES = {"max_denoising_steps": ("--steps",)}
+MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -118,7 +121,7 @@ def _ids(text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"eos_token_id is '{text}'; give token ids separated by commas, or 'none'") from None
+        raise UsageError(f"eos_token_id is {shown(text)}; give token ids separated by commas, or 'none'") from None
 
 
 def check(asked: Asked) -> DenoiseConfig:
@@ -132,20 +135,33 @@ def check(asked: Asked) -> DenoiseConfig:
         raise UsageError(f"seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
     if asked.dtype is not None and asked.dtype not in DTYPES:
         raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
-    if asked.device is not None and not _DEVICE.fullmatch(asked.device):
-        raise UsageError(f"device '{asked.device}' is not known; use cpu, cuda, cuda:1 ...")
-    folder = locate(asked.model, asked.revision)
+    check_device(asked.device)
+    folder = text_model(asked.model, asked.revision)
     config = ModelConfig.from_file(folder / "config.json")
-    settings = folder / "generation_config.json"
-    denoise = (
-        DenoiseConfig.from_file(settings) if settings.exists() else DenoiseConfig(eos_token_id=config.eos_token_ids)
-    )
-    denoise = denoise.replace(**asked.sampler)
+    denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids).replace(**asked.sampler)
+    for token in asked.sampler.get("eos_token_id") or ():
+        if token >= config.vocab_size:
+            last = config.vocab_size - 1
+            raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {last}")
     if denoise.canvas_width is not None and denoise.canvas_width > config.canvas_length:
         raise UsageError(
             f"canvas_width {denoise.canvas_width} exceeds the checkpoint's canvas_length {config.canvas_length}"
         )
     return denoise
+
+
+def check_device(device: str | None) -> None:
+    """Raise UsageError for anything but cpu and cuda; torch knows more names than this package runs on."""
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise UsageError(f"device '{device}' is not known; use cpu, cuda, cuda:1 ...")
+
+
+def text_model(name: str | None, revision: str | None = None) -> Path:
+    """The folder of a model that can read text; without a tokenizer it is of use to the library only."""
+    folder = locate(name, revision)
+    if not (folder / "tokenizer.json").exists():
+        raise ConfigError(f"{folder / 'tokenizer.json'}: no such file; text cannot be read without it")
+    return folder
 
 
 def decode(data: bytes, name: str) -> str:
@@ -181,4 +197,26 @@ def read_prompt(given: str | None) -> str:
     if sys.stdin is None or (given is None and sys.stdin.isatty()):
         raise UsageError("there is no prompt; give one as an argument, or pipe text in")
     # one byte more than could be allowed is enough to refuse, however much is piped in
-    return read_text(sys.stdin.buffer.read(4 * MAX_PROMPT_CHARACTERS + 1), "the text on stdin")
+    return read_text(from_stdin(4 * MAX_PROMPT_CHARACTERS + 1), "the text on stdin")
+
+
+def from_stdin(most: int, line: bool = False) -> bytes:
+    """What is piped in (or its next line), up to `most` bytes. Raises UsageError where stdin cannot be read."""
+    if sys.stdin is None:
+        return b""
+    try:
+        return sys.stdin.buffer.readline(most) if line else sys.stdin.buffer.read(most)
+    except OSError as error:
+        raise UsageError(f"the text on stdin cannot be read: {error.strerror or error}") from None
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """A text file's bytes. Raises UsageError where it cannot be read, or has more bytes than any text."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise UsageError(f"{name} has more than {MAX_FILE_BYTES} bytes; max_file_bytes is {MAX_FILE_BYTES}")
+    return data

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from ..weights.locate import CachedModel, disk_size, list_models
+from .screen import stdout_is_terminal, write_out
 
 
 def command(
@@ -22,7 +23,7 @@ def command(
     """List the models on this machine: name, revision, size, dtype, state, path."""
     models = list_models()
     if as_json:
-        print(json.dumps([as_data(model) for model in models], indent=2))
+        write_out(json.dumps([as_data(model) for model in models], indent=2) + "\n")
     else:
         show(models)
 
@@ -38,8 +39,8 @@ def show(models: list[CachedModel]) -> None:
         print("no model on this machine; `dgemma pull NAME` fetches one", file=sys.stderr)
         return
     rows = [_cells(model) for model in models]
-    if not sys.stdout.isatty():
-        print("\n".join("\t".join(row) for row in rows))
+    if not stdout_is_terminal():
+        write_out("".join("\t".join(row) + "\n" for row in rows))
         return
     from rich.console import Console
     from rich.table import Table

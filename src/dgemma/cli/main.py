@@ -135,8 +135,8 @@ def _fail(message: str, code: int) -> int:
 
     try:
         print(f"dgemma: {plain(' '.join(message.split(chr(10))))}", file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        pass  # nobody is listening; the exit code says it
+    except OSError:
+        pass  # nobody is listening, or what listens is full; the exit code says it
     _silence_stdout()
     return code
 

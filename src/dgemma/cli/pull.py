@@ -6,6 +6,7 @@ could read it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import typer
 from ..config import ModelConfig
 from ..weights.layout import Layout, inspect
 from ..weights.locate import disk_size
+from .screen import write_out
 
 
 def command(
@@ -30,7 +32,7 @@ def command(
     print(f"{name}: revision {folder.name[:12]}, {files}", file=sys.stderr)
     for note in layout.notes():
         print(f"note: {note}", file=sys.stderr)
-    print(folder)
+    write_out(os.fsencode(folder) + b"\n")
 
 
 def fetch(

@@ -20,6 +20,6 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a model from the Hugging Face cache and say how much disk that freed."""
-    if not yes and sys.stdin.isatty() and not typer.confirm(f"delete {name} from the cache?"):
+    if not yes and sys.stdin is not None and sys.stdin.isatty() and not typer.confirm(f"delete {name} from the cache?"):
         raise typer.Exit(1)
     print(f"removed {name}: {disk_size(remove(name, revision))} freed")

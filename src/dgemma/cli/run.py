@@ -45,7 +45,7 @@ def command(
         raise UsageError("this model continues text, it is not chat-tuned; leave --system and --thinking out")
     if chat:
         messages.append({"role": "user", "content": text.rstrip("\n")})
-        result: Any = converse(model, messages, asked, steps, thinking=thinking)
+        result: Any = converse(model, messages, asked, steps, thinking=thinking, notes=model.notes)
     else:
         result = complete(model, text, asked, steps)
     if asked.as_json:
@@ -56,14 +56,17 @@ def command(
 
 
 def open_model(asked: Asked) -> Model:
-    """Load what was asked for, with a bar on a terminal; what there is to know about it goes to stderr."""
+    """Load what was asked for, with a bar on a terminal."""
     with loading(can_animate() and not asked.no_live) as progress:
         from .. import api  # late: this is where torch comes in
 
-        model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress)
-    for text in model.notes:
+        return api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress)
+
+
+def tell(notes: Sequence[str]) -> None:
+    """What there is to know about a model. For one request it comes with the answer: an error is one line alone."""
+    for text in notes:
         note(f"note: {text}")
-    return model
 
 
 def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
@@ -79,13 +82,15 @@ def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
     events = model.stream(text, asked.max_tokens, asked.seed, **asked.sampler)
     with screen_for(model, asked, steps, echo=text) as screen:
         generation = _watch(events, screen, lambda event: [("content", event.text)])
+    tell(model.notes)
     report(generation, screen.passes, asked, generation.text)
     return generation
 
 
 def converse(
-    model: Model, messages: Sequence[dict[str, Any]], asked: Asked, steps: int, *, thinking: bool = False
-) -> Reply:
+    model: Model, messages: Sequence[dict[str, Any]], asked: Asked, steps: int, *, thinking: bool = False,
+    notes: Sequence[str] = (),
+) -> Reply:  # fmt: skip
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
     from ..tasks.chat import reply
 
@@ -95,6 +100,7 @@ def converse(
         generation = _watch(events, screen, lambda event: voices.feed(event.token_ids))
         for channel, text in voices.finish():
             screen.say(text, channel)
+    tell(notes)
     answer = reply(model.tokenizer, generation)
     for text in answer.malformed:
         note(f"note: a tool call that cannot be read: {text}")

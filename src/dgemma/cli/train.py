@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from ..config import DenoiseConfig
 from ..errors import UsageError
+from ..weights.locate import locate
 
 
 def command(
@@ -19,6 +21,10 @@ def command(
     export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights, the order of the text and the noise.", min=0)] = 0,
     corpus: Annotated[Path | None, typer.Option(help="The archive to train on; default: data/ of this clone.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a CUDA card where there is one.")] = None,
+    fused: Annotated[
+        bool, typer.Option(help="Compile norms, rope and GELU into fused loops; needs a C++ compiler.")
+    ] = True,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
 ) -> None:
     """Train the shipped recipe (8.2 M parameters, Python's standard library) from scratch, or go on with a run.
@@ -28,8 +34,15 @@ def command(
     """
     if decay >= steps:
         raise UsageError(f"--decay {decay} must be smaller than --steps {steps}")
+    # what would fail only when the training is done is asked for now
+    _check_folder("--run", run)
+    if export is not None:
+        _check_folder("--export", export)
+    if start is not None:
+        locate(start)
     import torch
 
+    from .. import api
     from ..train.corpus import load
     from ..train.loop import LoopConfig
     from ..train.recipe import Recipe, trainer
@@ -38,10 +51,9 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     text = load(corpus, None) if corpus else load()
-    job = trainer(Recipe(seed=seed), LoopConfig(steps=steps, decay=decay, seed=seed), text, run)
+    device = str(api.choose_device(device))
+    job = trainer(Recipe(seed=seed), LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), text, run, device)
     if start is not None and job.step == 0:
-        from .. import api
-
         job.start_from(api.load(start, "cpu", "float32").net)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     for report in job.advance():
@@ -53,3 +65,15 @@ def command(
     if export is not None:
         folder = write(job, export, DenoiseConfig(eos_token_id=job.model.config.eos_token_ids))
         typer.echo(f"wrote {folder}", err=True)
+
+
+def _check_folder(flag: str, folder: Path) -> None:
+    """Raise UsageError where no folder can be made or written, or where an export would replace something else."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {folder}: {place} is not a folder that can be written; name another")
+    others = flag == "--export" and folder.is_dir() and any(folder.iterdir())
+    if others and not (folder / "config.json").is_file():
+        raise UsageError(f"{flag} {folder}: holds other things than a checkpoint, so it is not replaced; name a new folder")

@@ -194,6 +194,9 @@ def _check_model(config: ModelConfig, source: str) -> None:
             )
         if layer.head_dim % 2:
             raise ConfigError(f"{source}: layer {i} has an odd head_dim {layer.head_dim}")
+    if config.canvas_length >= config.max_position_embeddings:  # no prompt, not even of one token, would fit beside it
+        sizes = f"{config.canvas_length} leaves no room in max_position_embeddings {config.max_position_embeddings}"
+        raise ConfigError(f"{source}: canvas_length {sizes}")
     if config.final_logit_softcapping <= 0 or config.rms_norm_eps <= 0:
         raise ConfigError(f"{source}: final_logit_softcapping and rms_norm_eps must be above 0")
 

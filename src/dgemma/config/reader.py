@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,14 @@ def read_json(path: Path) -> dict[str, Any]:
         return seen
 
     try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would never end, nor would /dev/zero
+            raise ConfigError(f"{path}: not readable (not a regular file)")
         raw = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; a checkpoint folder needs it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: not readable ({error.strerror or error})") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a JSON object was expected")

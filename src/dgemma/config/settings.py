@@ -48,6 +48,16 @@ class DenoiseConfig:
     def from_file(cls, path: Path) -> DenoiseConfig:
         return cls.from_dict(read_json(path), str(path))
 
+    @classmethod
+    def from_folder(cls, folder: Path, eos_token_id: tuple[int, ...]) -> DenoiseConfig:
+        """A checkpoint's settings; `eos_token_id` (of its config.json) holds where they name no end tokens."""
+        path = folder / "generation_config.json"
+        if not path.exists() and not path.is_symlink():  # a link to nothing is a fault, not a folder without settings
+            return cls(eos_token_id=eos_token_id)
+        raw = read_json(path)
+        raw.setdefault("eos_token_id", list(eos_token_id))
+        return cls.from_dict(raw, str(path))
+
     def to_dict(self) -> dict[str, Any]:
         """The `generation_config.json` that Transformers and this reader accept for the same settings."""
         raw = dataclasses.asdict(self)
@@ -137,7 +147,7 @@ def _check(config: DenoiseConfig) -> None:
     need(_number(config.t_min, 0, 1e30), "t_min", "a number from 0 to 1e30")
     # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
     lowest = max(config.t_min, 1e-30)
-    need(_number(config.t_max, lowest, 1e30), "t_max", "a number from 1e-30 to 1e30, not below t_min")
+    need(_number(config.t_max, lowest, 1e30), "t_max", f"a number from 1e-30 to 1e30, not below t_min {config.t_min}")
     need(_number(config.entropy_bound, 0), "entropy_bound", "a number of nats, at least 0")
     above_zero = _number(config.confidence_threshold, 0) and config.confidence_threshold > 0
     need(above_zero, "confidence_threshold", "a number of nats above 0")

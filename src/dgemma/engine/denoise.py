@@ -22,24 +22,21 @@ import torch
 from torch import Tensor
 
 from ..config import EngineConfig
-from ..errors import NumericsError, UsageError
+from ..errors import UsageError
 from ..kernels.vocab import CanvasStats, head
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from ..sampling.pins import FREE
-from ..sampling.step import CanvasState, Settings, begin, draws, inverse_temperature, step
+from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step
 from .requests import CommitRecord, Request, Result, StepRecord
 
 
 def generate(model: DiffusionGemma, requests: Sequence[Request], config: EngineConfig = EngineConfig()) -> list[Result]:
-    """Run requests to their ends and return their results, in order. Raises NumericsError where one was not finite."""
+    """Run requests to their ends and return their results, in order; one that was not finite ends with "error", alone."""
     results = [Result() for _ in requests]
     for record in run(model, requests, config):
         if isinstance(record, CommitRecord):
             results[record.request].add(record)
-    for index, result in enumerate(results):
-        if result.finish_reason == "error":
-            raise NumericsError(f"request {index}: the model's logits are not finite; no text was made from them")
     return results
 
 
@@ -54,7 +51,9 @@ def run(
         raise UsageError("the requests of one batch must have the same canvas width")
     if not requests:
         return
-    kv = read_prompts(model, [request.prompt_ids for request in requests], config.prefill_chunk)
+    width = requests[0].width(model.config)
+    most = max(-(-request.max_tokens // width) - 1 for request in requests) * width  # the last canvas is not encoded
+    kv = read_prompts(model, [request.prompt_ids for request in requests], config.prefill_chunk, most)
     rows, left, number = list(range(len(requests))), [request.max_tokens for request in requests], 0
     while rows:
         state, previous = _begin(model, [requests[row] for row in rows], number), None
@@ -75,10 +74,10 @@ def run(
             model.encode(state.argmax[keep], kv)
 
 
-def read_prompts(model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int) -> KVCache:
-    """Encode prompts of any lengths, `chunk` tokens at a time. -> their keys and values."""
+def read_prompts(model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int, room: int = 0) -> KVCache:
+    """Encode prompts of any lengths, `chunk` tokens at a time. -> their keys and values, with room for more tokens."""
     longest = max(len(prompt) for prompt in prompts)
-    kv = model.new_cache(len(prompts), capacity=longest)
+    kv = model.new_cache(len(prompts), capacity=longest + room)
     padded = torch.zeros((len(prompts), longest), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         padded[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
@@ -98,12 +97,11 @@ def _begin(model: DiffusionGemma, requests: list[Request], number: int) -> Canva
     for row, request in enumerate(requests):
         if number == 0 and request.pins is not None:
             pins[row] = torch.tensor(request.pins, device=device)
-    state = begin(settings, numbers, width, model.config.vocab_size, pins)
+    start = first_noise(settings, numbers, width, model.config.vocab_size)
     for row, request in enumerate(requests):
         if number < len(request.canvas_ids):
-            given = torch.tensor(request.canvas_ids[number], device=device)
-            state.canvas[row] = torch.where(pins[row] >= 0, pins[row], given)
-    return state
+            start[row] = torch.tensor(request.canvas_ids[number], device=device)
+    return begin(settings, numbers, start, pins)
 
 
 def _head(model: DiffusionGemma, hidden: Tensor, state: CanvasState) -> CanvasStats:
@@ -125,7 +123,6 @@ def _commits(
 ) -> list[CommitRecord]:
     """What each row's finished canvas adds to its answer: cut at the first end token, and at the token limit."""
     finite = torch.isfinite(state.entropy).all(-1).tolist()
-    log_probs = state.log_prob.tolist()
     commits = []
     for i, canvas in enumerate(state.argmax.tolist()):
         ends = requests[i].config.eos_token_id or ()
@@ -135,5 +132,5 @@ def _commits(
             tokens, reason = tokens[: left[rows[i]]], "length"
         if not finite[i]:
             tokens, reason = [], "error"
-        commits.append(CommitRecord(rows[i], number, int(state.step[i]), tokens, canvas, log_probs[i], reason))
+        commits.append(CommitRecord(rows[i], number, int(state.step[i]), tokens, canvas, reason))
     return commits

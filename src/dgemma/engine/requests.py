@@ -49,6 +49,10 @@ class Request:
         if longest > model.max_position_embeddings:
             most = (model.max_position_embeddings - len(self.prompt_ids)) // width * width
             raise UsageError(f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here")
+        if len(self.canvas_ids) > -(-self.max_tokens // width):
+            raise UsageError(
+                f"canvas_ids holds {len(self.canvas_ids)} canvases of {width}, more than max_tokens {self.max_tokens} uses"
+            )
         for canvas in self.canvas_ids:
             if len(canvas) != width:
                 raise UsageError(f"a starting canvas has {len(canvas)} tokens; this request's canvases have {width}")
@@ -91,7 +95,6 @@ class CommitRecord:
     steps: int
     token_ids: list[int]
     canvas_ids: list[int]  # the whole argmax canvas, C ids
-    log_probs: list[float]  # nats, of each position's argmax in the last step; C numbers, never above 0
     finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite); None: goes on
 
 
@@ -103,7 +106,6 @@ class Result:
     steps: list[int] = field(default_factory=list)  # one number per canvas
     finish_reason: str = "length"
     canvases: list[list[int]] = field(default_factory=list)  # the whole argmax canvases
-    log_probs: list[list[float]] = field(default_factory=list)  # per canvas, of each position in its last step
 
     @property
     def tokens_per_forward(self) -> float:
@@ -114,6 +116,5 @@ class Result:
         self.token_ids.extend(record.token_ids)
         self.steps.append(record.steps)
         self.canvases.append(record.canvas_ids)
-        self.log_probs.append(record.log_probs)
         if record.finish_reason is not None:
             self.finish_reason = record.finish_reason

@@ -49,5 +49,7 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Te
     gate, up = torch.cat(outputs).chunk(2, dim=-1)
     inner = gelu_times(gate, up).split(counts)
     outputs = [F.linear(inner[expert], down[expert]) for expert, count in enumerate(counts) if count]
-    mixed = torch.cat(outputs) * weights.flatten()[order, None].to(x.dtype)
-    return torch.zeros_like(x).index_add(0, rows, mixed)
+    # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+    chosen = torch.cat(outputs)[place].unflatten(0, (-1, top_k))
+    return (chosen * weights[..., None].to(x.dtype)).sum(1)

@@ -52,7 +52,6 @@ class CanvasState(NamedTuple):
     argmax: Tensor  # [B, C] int64: the draft, and what is committed; -1 before the first step
     accepted: Tensor  # [B, C] bool: positions whose token was accepted in the last step
     entropy: Tensor  # [B, C] of the last step, nats
-    log_prob: Tensor  # [B, C] of the argmax in the last step, nats
     pins: Tensor  # [B, C] int64: a token id or -1
     step: Tensor  # [B] int64: steps taken
     unchanged: Tensor  # [B] int64: steps in a row whose argmax repeated
@@ -61,20 +60,20 @@ class CanvasState(NamedTuple):
     settings: Settings
 
 
-def begin(
-    settings: Settings, number: Tensor, width: int, vocab_size: int, pins: Tensor | None = None,
-    start: Tensor | None = None,
-) -> CanvasState:  # fmt: skip
-    """A canvas of noise (or `start` [B, C], where given) with its pins in place; float64 entropies, nothing decided."""
+def first_noise(settings: Settings, number: Tensor, width: int, vocab_size: int) -> Tensor:
+    """The ids that canvas `number` [B] of each request starts from, [B, width]."""
+    return noise(settings.seed, number, torch.zeros_like(number), width, vocab_size)
+
+
+def begin(settings: Settings, number: Tensor, start: Tensor, pins: Tensor | None = None) -> CanvasState:
+    """Canvases that begin as `start` [B, C] with their pins in place; float64 entropies, nothing decided."""
     zero = torch.zeros_like(number)
-    if start is None:
-        start = noise(settings.seed, number, zero, width, vocab_size)
     nothing = torch.zeros(start.shape, dtype=torch.float64, device=start.device)
     if pins is None:
         pins = torch.full_like(start, FREE)
     return CanvasState(
         canvas=hold(start, pins), argmax=torch.full_like(start, -1), accepted=torch.zeros_like(start, dtype=torch.bool),
-        entropy=nothing, log_prob=nothing, pins=pins, step=zero,
+        entropy=nothing, pins=pins, step=zero,
         unchanged=zero, done=torch.zeros_like(number, dtype=torch.bool), number=number, settings=settings,
     )  # fmt: skip
 
@@ -100,11 +99,11 @@ def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState
     argmax = hold(stats.argmax, state.pins)
     unchanged = unchanged_steps(argmax, state.argmax, free, state.unchanged)
     mean = mean_entropy(entropy, free)
-    log_prob = -stats.row_sum.double().log()  # p of the argmax is exp(0) = 1
     taken = state.step + 1
-    done = stands(unchanged, mean, s.stability_threshold, s.confidence_threshold) | (taken >= s.max_steps)
+    broken = ~entropy.isfinite().all(-1)  # nothing finite will come of it any more
+    done = stands(unchanged, mean, s.stability_threshold, s.confidence_threshold) | (taken >= s.max_steps) | broken
     new = state._replace(
-        canvas=canvas, argmax=argmax, accepted=accepted, entropy=entropy, log_prob=log_prob, step=taken,
+        canvas=canvas, argmax=argmax, accepted=accepted, entropy=entropy, step=taken,
         unchanged=unchanged, done=done,
     )  # fmt: skip
     return _keep_done(state, new)
@@ -116,5 +115,5 @@ def _keep_done(old: CanvasState, new: CanvasState) -> CanvasState:
     def pick(before: Tensor, after: Tensor) -> Tensor:
         return torch.where(old.done.view(-1, *[1] * (before.dim() - 1)), before, after)
 
-    changed = ("canvas", "argmax", "accepted", "entropy", "log_prob", "step", "unchanged", "done")
+    changed = ("canvas", "argmax", "accepted", "entropy", "step", "unchanged", "done")
     return new._replace(**{name: pick(getattr(old, name), getattr(new, name)) for name in changed})

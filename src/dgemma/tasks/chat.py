@@ -15,7 +15,7 @@ def prompt_ids(
     tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, thinking: bool
 ) -> list[int]:
     """The conversation as the model reads it, with the turn it is to write opened."""
-    return render(list(messages), tokenizer, tools=tools, thinking=thinking)
+    return render(messages, tokenizer, tools=tools, thinking=thinking)
 
 
 def reply(tokenizer: Tokenizer, generation: Generation) -> Reply:

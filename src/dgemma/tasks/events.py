@@ -91,9 +91,10 @@ class Filling:
     text: str
     closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
-    mean_log_prob: float  # nats per token of the winner
+    mean_log_prob: float  # nats per token of the winner and of the suffix behind it, read by the causal pass
+    row_steps: list[int]  # steps of every width's canvas; generation.steps has the winner's
     generation: Generation
 
     def to_dict(self) -> dict:
         return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
-                "mean_log_prob": self.mean_log_prob, **self.generation.to_dict()}  # fmt: skip
+                "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, **self.generation.to_dict()}  # fmt: skip

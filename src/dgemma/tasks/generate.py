@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation
 
 Event = Draft | Committed | Generation
+EMPTY_ONCE = "the first answer was empty; this one was drawn with the next seed"
+EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
@@ -22,25 +25,39 @@ def stream(
 ) -> Iterator[Event]:
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
+    An answer without text is drawn once more with the next seed; its canvases are not told, a note says so.
     `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
     Raises UsageError for a request that does not fit, NumericsError (and no text) when the logits are not finite.
     """
-    clock = Stopwatch()
-    decoder, result, text = StreamDecoder(tokenizer), Result(), []
-    for record in run(net, [request], engine):
-        if isinstance(record, StepRecord):
-            clock.drafted()
-            yield draft(record, tokenizer, request)
-            continue
-        refuse_broken(record)
-        result.add(record)
-        last = record.finish_reason is not None
-        text.append(decoder.feed(record.token_ids) + (decoder.flush() if last else ""))
-        yield Committed(record.canvas, text[-1], record.token_ids, record.steps)
-    notes = []
+    clock, notes = Stopwatch(), []
+    for attempt in range(2):
+        request = again(request) if attempt else request
+        decoder, result, text, silent = StreamDecoder(tokenizer), Result(), "", []
+        for record in run(net, [request], engine):
+            if isinstance(record, StepRecord):
+                clock.drafted()
+                yield draft(record, tokenizer, request)
+                continue
+            refuse_broken(record)
+            result.add(record)
+            piece = decoder.feed(record.token_ids) + (decoder.flush() if record.finish_reason else "")
+            text += piece
+            silent.append(Committed(record.canvas, piece, record.token_ids, record.steps))
+            if text.strip():
+                yield from silent
+                silent = []
+        if text.strip():
+            break
+        notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
+    yield from silent
     if default_length and result.finish_reason == "length":
         notes.append(f"cut at {request.max_tokens} tokens, the checkpoint's default; raise max_tokens for more")
-    yield summary("".join(text), result, request, clock, notes)
+    yield summary(text, result, request, clock, notes)
+
+
+def again(request: Request) -> Request:
+    """The same request with the next seed."""
+    return dataclasses.replace(request, seed=(request.seed + 1) % 2**63)
 
 
 class Stopwatch:

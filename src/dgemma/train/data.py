@@ -3,17 +3,19 @@
 That makes training resumable without saving a reader's state. Documents are lists of token ids; they are
 shuffled once per epoch, joined and cut into sequences that each open with <bos>. Every block of a
 sequence is one canvas. What follows an end-of-text inside a canvas is supervised as <pad>, as the
-sampler will see it. A quarter of the canvases keep a prefix and a suffix clean, mostly with a gap that is
+sampler will see it. Some canvases keep a prefix and a suffix clean, mostly with a gap that is
 wider than its text and closed with <pad>: so the model learns to fill a gap whose length nobody told it.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ..errors import UsageError
 from .objective import Batch
 
 
@@ -27,7 +29,7 @@ class DataConfig:
     eos: tuple[int, ...]  # ids after which a canvas is padding
     pad: int
     seed: int = 0
-    kept_share: float = 0.25  # canvases with a clean prefix and suffix
+    kept_share: float = 0.4  # canvases with a clean prefix and suffix: a quarter, and the data in fill form beside
     gap_share: float = 0.75  # of those, how many hold a padded gap
     widest_gap: int = 40  # tokens of text in a padded gap, at most
 
@@ -43,7 +45,17 @@ class Batches:
         self.documents, self.config, self.line_ends = documents, config, line_ends
         total = sum(len(document) for document in documents)
         self.per_epoch = total // (config.sequence - 1)
+        if not self.per_epoch:
+            raise UsageError(f"the training text has {total} tokens; at least one sequence of {config.sequence - 1} is needed")
         self._epoch, self._stream = -1, np.zeros(0, dtype=np.int64)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells one text from another, and one tokenizer from another."""
+        checksum = 0
+        for document in self.documents:
+            checksum = zlib.crc32(document.tobytes(), checksum)
+        return f"{checksum:08x}"
 
     def __getitem__(self, step: int) -> Batch:
         config = self.config
@@ -105,7 +117,7 @@ class Batches:
                 start = int(breaks[first]) + 1
                 length = int(breaks[min(first + lines, len(breaks) - 1)]) - start
         length = max(0, min(length, canvas - start, self.config.widest_gap))
-        padding = int(rng.integers(0, max(1, min(32, canvas - start - length))))
+        padding = int(rng.integers(0, max(1, min(32, canvas - start - length))))  # 0: a gap just as wide as its text
         suffix = row[start + length : canvas - padding].copy()
         row[start + length : start + length + padding] = self.config.pad
         row[start + length + padding :] = suffix

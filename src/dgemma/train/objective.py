@@ -5,8 +5,8 @@ that the canvases read; every block of the sequence is one canvas, corrupted wit
 in parallel. A canvas sees the clean tokens strictly before it and itself, exactly as at generation.
 Corruption keeps a token with probability 1 - t and otherwise draws a uniform id from the vocabulary.
 
-With self-conditioning, a first pass without gradient is followed by one step of the sampler itself (step-unrolled,
-arXiv:2112.06749), and the second pass is trained on the canvas and the beliefs that this step left behind. The trap
+With self-conditioning, passes without gradient are followed by the sampler's own step each (step-unrolled,
+arXiv:2112.06749), and the last pass is trained on the canvas and the beliefs that these steps left behind. The trap
 it avoids: conditioned on the very canvas it reads, a model learns to trust its own first guess. Sampling at T < 1
 sharpens that guess, and a canvas then settles on noise it is sure of (docs/log.md, 2026-11-24).
 
@@ -34,6 +34,8 @@ BALANCE_WEIGHT = 0.01  # of the experts' load balance; the Switch Transformer's 
 # and its entropy bound 0.1 nat.
 TEMPERATURES = 0.3, 1.0
 ENTROPY_BOUNDS = 0.0, 0.4
+MOST_STEPS = 3
+FROM_NOISE = 0.5  # share of canvases that start as the sampler's do
 
 
 class CleanContext:
@@ -92,6 +94,9 @@ class Batch:
     noisy: Tensor  # int64
     pinned: Tensor  # bool
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.clean.to(device), self.starts, *(t.to(device) for t in (self.targets, self.noisy, self.pinned)))
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -103,7 +108,7 @@ class Losses:
 def losses(
     model: DiffusionGemma, batch: Batch, unroll: torch.Generator | None = None, balance: BalanceLoss | None = None
 ) -> Losses:
-    """The objective on one batch; with `unroll`, on canvases after one step of the sampler, drawn from it."""
+    """The objective on one batch; with `unroll`, on canvases after a few steps of the sampler, drawn from it."""
     config = model.config
     clean = CleanContext(config, batch.clean.shape[1])
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)[None]
@@ -116,7 +121,7 @@ def losses(
     context = BlockContext(clean, batch.starts, width)
     canvas, soft = batch.noisy, None
     if unroll is not None:
-        canvas, soft = sampler_step(model, batch, rows, context, unroll)
+        canvas, soft = unrolled(model, batch, rows, context, unroll)
     hidden = model.denoise_with(canvas, soft, rows, context)
     canvas_loss = cross_entropy(model, hidden, batch.targets)
     total = canvas_loss + next_token
@@ -126,31 +131,38 @@ def losses(
 
 
 @torch.no_grad()
-def sampler_step(
+def unrolled(
     model: DiffusionGemma, batch: Batch, rows: Tensor, context: BlockContext, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One step of the sampler from the noisy canvases, each with a temperature and an entropy bound of its own.
+    """One to MOST_STEPS steps of the sampler, from noise alone in half of the canvases, else from the noisy ones.
 
-    -> the canvases it leaves [B, n C] and the self-conditioning embedding [B, n C, D]; pinned cells keep their token.
+    Each canvas has a temperature and an entropy bound of its own. -> the canvases [B, n C] that the last step left and
+    its self-conditioning embedding [B, n C, D]; pinned cells keep their token in both.
     """
-    config, blocks = model.config, len(batch.starts)
+    config, blocks, shape = model.config, len(batch.starts), batch.targets.shape
+    count, width = shape[0] * blocks, shape[1] // blocks
 
-    def draw(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(shape, generator=generator).to(model.device)
+    def draw(low: float, high: float, *size: int) -> Tensor:
+        return low + (high - low) * torch.rand(size, generator=generator).to(model.device)
 
-    hidden = model.denoise_with(batch.noisy, None, rows, context).unflatten(1, (blocks, -1)).flatten(0, 1)
-    count, width, _ = hidden.shape
-    stats = head(
-        hidden, model.embed.weight, config.final_logit_softcapping, 1.0 / draw(*TEMPERATURES, count),
-        draw(0.0, 1.0, count, width, 2),
-    )  # fmt: skip
-    free = ~batch.pinned.reshape(count, width)
-    accepted = accept(stats.entropy, draw(*ENTROPY_BOUNDS, count), free)
-    noise = torch.randint(config.vocab_size, (count, width), generator=generator).to(model.device)
-    canvas = torch.where(accepted, stats.sample, noise).view_as(batch.targets)
-    soft = soft_embedding(stats.p, stats.row_sum, model.embed.weight, config.embedding_scale)
-    soft = torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft.view(*batch.targets.shape, -1))
-    return torch.where(batch.pinned, batch.targets, canvas), soft
+    def noise() -> Tensor:
+        return torch.randint(config.vocab_size, shape, generator=generator).to(model.device)
+
+    def pin(canvas: Tensor) -> Tensor:
+        return torch.where(batch.pinned, batch.targets, canvas)
+
+    from_noise = (draw(0.0, 1.0, count) < FROM_NOISE).repeat_interleave(width).view(shape)
+    canvas, soft = pin(torch.where(from_noise, noise(), batch.noisy)), None
+    heat, bound = 1.0 / draw(*TEMPERATURES, count), draw(*ENTROPY_BOUNDS, count)
+    for _ in range(int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))):
+        hidden = model.denoise_with(canvas, soft, rows, context).reshape(count, width, -1)
+        uniforms = draw(0.0, 1.0, count, width, 2)
+        stats = head(hidden, model.embed.weight, config.final_logit_softcapping, heat, uniforms)
+        accepted = accept(stats.entropy, bound, ~batch.pinned.view(count, width))
+        canvas = pin(torch.where(accepted.view(shape), stats.sample.view(shape), noise()))
+        soft = soft_embedding(stats.p, stats.row_sum, model.embed.weight, config.embedding_scale)
+        soft = torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft.view(*shape, -1))
+    return canvas, soft
 
 
 def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -71,10 +71,10 @@ def prepare(recipe: Recipe, corpus: Corpus, run: Path) -> tuple[ModelConfig, Bat
     return recipe.config(tokenizer), Batches(arrays, data, line_ends)
 
 
-def trainer(recipe: Recipe, loop: LoopConfig, corpus: Corpus, run: Path) -> Trainer:
+def trainer(recipe: Recipe, loop: LoopConfig, corpus: Corpus, run: Path, device: str = "cpu") -> Trainer:
     """A run, new or resumed from its folder."""
     config, batches = prepare(recipe, corpus, run)
-    return Trainer(initialise(config, recipe.seed), batches, loop, run)
+    return Trainer(initialise(config, recipe.seed, device), batches, loop, run)
 
 
 def export(done: Trainer, folder: Path, denoise: DenoiseConfig) -> Path:

@@ -49,6 +49,8 @@ def read_header(path: Path) -> tuple[list[TensorInfo], list[str]]:
         with path.open("rb") as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
+            if start == b"version ":  # no safetensors file: a header of 2.3e18 bytes
+                raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; `git lfs pull` fetches that")
             if len(start) < 8 or length > status.st_size - 8:
                 raise CheckpointError(f"{path}: truncated: {status.st_size} bytes do not hold its header; fetch again")
             if length > HEADER_LIMIT:

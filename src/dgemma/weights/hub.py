@@ -42,6 +42,9 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"the disk filled up while fetching '{name}'; make room, then pull again") from None
         raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); pull again to go on") from None
+    except ValueError as error:  # no JSON in the answer, a port, a proxy or a token that cannot be
+        hint = "are HF_ENDPOINT, HF_TOKEN and the proxy settings right?"
+        raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); {hint}") from None
     except Exception as error:
         if type(error).__module__.split(".")[0] not in _TRANSPORT:
             raise

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ModelConfig, read_json
+from ..config.reader import shown
 from ..errors import CheckpointError, ConfigError, DgemmaError, HubError, UsageError
 from .layout import read_layout
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
 EMBEDDED_NAME = "(embedded)"
 EXAMPLE = "google/diffusiongemma-26B-A4B-it"
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
+_HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*\w)?/[A-Za-z0-9]([\w.-]*\w)?", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,36 @@ class CachedModel:
 def locate(name_or_path: str | Path | None, revision: str | None = None, cache_dir: Path | None = None) -> Path:
     """The checkpoint folder for a path, a hub name ("org/name", "org/name@revision") or None (the shipped one).
 
-    Raises CheckpointError for a path that does not exist, HubError for a hub model that is not (wholly) in the
+    Raises CheckpointError for a path that does not exist or cannot be entered, HubError for a hub model that is not (wholly) in the
     cache, UsageError for what can be neither.
     """
     if name_or_path is None:
         if not (EMBEDDED / "config.json").is_file():
             raise CheckpointError(f"{EMBEDDED}: this installation ships no checkpoint; name one, such as {EXAMPLE}")
+        if revision is not None:
+            raise UsageError(f"the shipped model has no revisions; leave '{revision}' out, or name a hub model")
         return EMBEDDED
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path
     text = str(name_or_path)
-    if path.exists():
+    if not text:  # Path("") is the folder one stands in
+        raise UsageError(f"the model's name is empty; give a folder or a hub name such as {EXAMPLE}")
+    try:
+        path = Path(text).expanduser()
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, RuntimeError) as error:  # too long, a folder that may not be entered, ~nobody
+        raise CheckpointError(f"{shown(text)}: no such folder ({getattr(error, 'strerror', error)})") from None
+    if is_folder:
+        if revision is not None:
+            raise UsageError(f"{text}: a folder has no revisions; leave '{revision}' out")
+        return path
+    if exists:
         raise UsageError(f"{text}: a file; name the folder that holds config.json and model*.safetensors")
     if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.partition("@")[0].count("/") > 1:
         raise CheckpointError(f"{text}: no such folder")
-    return _cached(*split_name(text, revision), cache_dir)
+    repo, revision = split_name(text, revision)
+    try:
+        return _cached(repo, revision, cache_dir)
+    except (OSError, ValueError) as error:  # a folder that may not be entered, a ref that is no text
+        raise HubError(f"'{repo}': its place in the cache cannot be read ({error}); see `dgemma ls`") from None
 
 
 def split_name(name: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -61,7 +76,7 @@ def split_name(name: str, revision: str | None = None) -> tuple[str, str | None]
     if given and revision and given != revision:
         raise UsageError(f"'{name}' and the revision '{revision}' disagree; name one revision")
     revision = revision or given or None
-    if not _HUB_NAME.fullmatch(repo) or ".." in repo or "--" in repo or len(repo) > 96:
+    if not _HUB_NAME.fullmatch(repo) or ".." in repo or "--" in repo or repo.endswith(".git") or len(repo) > 96:
         raise UsageError(f"'{name}' is neither a folder nor a hub name such as {EXAMPLE}")
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision or revision.endswith("/")):
         raise UsageError(f"'{revision}' is no revision; give a branch, a tag or a commit hash")
@@ -110,6 +125,9 @@ def remove(name: str, revision: str | None = None, cache_dir: Path | None = None
     folder = storage(name, cache_dir)
     before = _disk_bytes(folder)
     _delete(chosen, cache_dir)
+    # the client only logs what it could not delete
+    if left := [commit for commit in chosen if (folder / "snapshots" / commit).exists()]:
+        raise HubError(f"{folder}: revision {left[0][:12]} could not be deleted; its folder may not be changed by you")
     return before - _disk_bytes(folder)
 
 
@@ -141,7 +159,10 @@ def _scan(cache_dir: Path | None) -> list:
     from huggingface_hub import scan_cache_dir
 
     cache = cache_root(cache_dir)
-    return list(scan_cache_dir(cache).repos) if cache.is_dir() else []
+    try:
+        return list(scan_cache_dir(cache).repos) if cache.is_dir() else []
+    except (OSError, ValueError) as error:  # a folder that may not be entered, a ref that is no text
+        raise HubError(f"{cache}: the model cache cannot be read ({error})") from None
 
 
 def _delete(commits: list[str], cache_dir: Path | None) -> None:

@@ -69,7 +69,10 @@ def _listing(name: str, revision: str | None, token: str | None, endpoint: str |
     """The commit a revision stands for and the files wanted of it, config.json first and weights last."""
     from huggingface_hub import HfApi
 
-    info = HfApi(endpoint=endpoint, token=token).model_info(name, revision=revision, files_metadata=True)
+    try:
+        info = HfApi(endpoint=endpoint, token=token).model_info(name, revision=revision, files_metadata=True)
+    except (AttributeError, KeyError, TypeError):  # the client takes the shape of the answer for granted
+        raise HubError(f"'{name}': the answer is none of a hub's; is HF_ENDPOINT right?") from None
     files = []
     for found in info.siblings or []:
         if not _WANTED.fullmatch(found.rfilename):
