@@ -22,7 +22,7 @@ from .tasks import generate as generate_task
 from .tasks import infill as infill_task
 from .tasks.events import Committed, Draft, Filling, Generation, Reply
 from .text.tokenizer import Tokenizer
-from .weights.locate import locate
+from .weights.locate import is_chat_tuned, locate
 from .weights.plan import fit, machine
 from .weights.reader import DTYPES, inspect, load_into
 
@@ -50,7 +50,7 @@ def load(
     notes = load_into(net, layout, target, kind, progress)
     denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    return Model(net, denoise, tokenizer, folder, chat_tuned=(folder / "chat_template.jinja").exists(), notes=notes)
+    return Model(net, denoise, tokenizer, folder, is_chat_tuned(folder), notes)
 
 
 class Model:
@@ -218,7 +218,8 @@ class Model:
         if sampler.get("eos_token_id") is not None:
             for token in config.eos_token_id or ():
                 if token >= self.config.vocab_size:
-                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {self.config.vocab_size - 1}")
+                    last = self.config.vocab_size - 1
+                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {last}")
         return config
 
     def _stream(
@@ -306,8 +307,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise UsageError(f"device {device!r} is not known; use cpu, cuda, cuda:1 ...") from None
     if chosen.type not in ("cpu", "cuda", "meta"):
         raise UsageError(f"device '{device}' is not supported; use cpu, cuda, cuda:1 ...")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device '{device}' was asked for, but this torch sees {torch.cuda.device_count()} CUDA cards; use cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (cards := torch.cuda.device_count()):
+        raise UsageError(f"device '{device}' was asked for, but this torch sees {cards} CUDA cards; use cpu")
     return chosen
 
 

@@ -87,6 +87,27 @@ def test_every_error_is_one_line_with_its_exit_code(
     assert capsys.readouterr().err == "dgemma: name with a line␛[31m and a colour\n"
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's is; the tests of the command line do not load torch."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["python", "cuda", "cpu"],
+)
+def test_memory_that_runs_out_is_an_error_of_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(main_module, "_invoke", fail)
+    assert main(["run"]) == 5
+    err = capsys.readouterr().err
+    assert err.startswith("dgemma: out of memory; ") and err.count("\n") == 1
+
+
 def test_an_interrupt_and_a_lost_reader_are_quiet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

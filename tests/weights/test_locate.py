@@ -5,7 +5,7 @@ from .weights_helpers import write_folder
 
 from dgemma.errors import CheckpointError, HubError, UsageError
 from dgemma.weights import locate as module
-from dgemma.weights.locate import EMBEDDED, list_models, locate, remove, split_name
+from dgemma.weights.locate import EMBEDDED, is_chat_tuned, list_models, locate, remove, split_name
 
 
 def test_a_folder_is_itself(tmp_path, monkeypatch):
@@ -77,3 +77,11 @@ def test_none_is_the_shipped_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="part of the package"):
         remove("(embedded)")
     assert EMBEDDED.name == "embedded" and EMBEDDED.parent.name == "dgemma"
+
+
+def test_a_chat_model_is_known_by_its_template(tmp_path):
+    assert not is_chat_tuned(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 9}')
+    assert not is_chat_tuned(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert is_chat_tuned(tmp_path)

@@ -10,7 +10,7 @@ from .weights_helpers import RAW, tiny_config, write_folder
 from dgemma.errors import ConfigError, HubError, ResourceError
 from dgemma.weights import hub as client
 from dgemma.weights.layout import inspect
-from dgemma.weights.locate import list_models, locate, remove
+from dgemma.weights.locate import is_chat_tuned, list_models, locate, remove
 from dgemma.weights.pull import PARTIAL, pull
 
 NAME = "org/tiny-diffusion"
@@ -31,6 +31,7 @@ def hub(tmp_path):
     folder = write_folder(tmp_path / "origin", shards=2)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     files |= {"tokenizer.json": b'{"version": "1.0"}' * 50, "README.md": b"read me", "pytorch_model.bin": b"pickle"}
+    files |= {"chat_template.jinja": b"{{ messages }}", "other.jinja": b"{{ 1 }}"}
     files |= {"modeling.py": b"import os", "onnx/model.safetensors": b"other", "adapter.safetensors": b"other"}
     with serve(Hub(NAME, files)) as server:
         yield server
@@ -67,13 +68,15 @@ def test_a_pulled_model_is_whole_pinned_and_found_by_name(hub, cache):
     assert any(what == f"fetching {SHARD}" for _, _, what in reports)
 
 
-def test_only_safetensors_and_json_of_the_top_folder_are_fetched(hub, cache):
+def test_only_weights_settings_and_the_template_of_the_top_folder_are_fetched(hub, cache):
     folder = fetch(hub, cache)
     fetched = {path.name for path in folder.rglob("*")}
     assert fetched == {
         "config.json", "tokenizer.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", SHARD,
+        "chat_template.jinja",
     }  # fmt: skip
-    refused = ("README.md", "pytorch_model.bin", "modeling.py", "adapter.safetensors", "onnx/model.safetensors")
+    assert is_chat_tuned(folder)
+    refused = ("README.md", "other.jinja", "pytorch_model.bin", "modeling.py", "adapter.safetensors", "onnx/model.safetensors")
     assert not any(hub.fetched(file) for file in refused)
 
 

@@ -20,7 +20,7 @@ from .. import __version__
 from ..config import DenoiseConfig, ModelConfig
 from ..errors import CheckpointError, DgemmaError
 from ..weights.layout import INDEX, Layout, read_layout
-from ..weights.locate import EMBEDDED, disk_size, locate
+from ..weights.locate import EMBEDDED, disk_size, is_chat_tuned, locate
 from ..weights.names import GROUPS, expected_tensors
 from ..weights.plan import GIB, Memory, fit, machine
 from .picture import plain
@@ -76,8 +76,8 @@ def examine(name: str | None) -> Report:
         "generation": _generation_facts(report, folder, config),
         "tokenizer": _tokenizer_facts(report, folder, config),
     }
-    if (folder / "chat_template.jinja").exists():
-        report.notes.append("chat_template.jinja is there and never run: turns are written by dgemma's own code")
+    if _attempt(report, is_chat_tuned, folder):
+        report.notes.append("a chat template is there and never run: turns are written by dgemma's own code")
     if config is not None:
         report.fits = fit_table(config, memories)
     return report

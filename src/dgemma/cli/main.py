@@ -115,8 +115,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code
         )
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        hint = "a shorter prompt, a smaller dtype or another device may do; `dgemma doctor` says what fits where"
+        return _fail(f"out of memory; {hint}", ResourceError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Also torch's: its CUDA error has a class of its own, its CPU allocator raises a bare RuntimeError."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -98,7 +98,7 @@ class DiffusionGemma(nn.Module):
 
     def embedded(self, ids: Tensor) -> Tensor:
         """E[ids] * sqrt(D), the factor rounded to the weight dtype as in the reference."""
-        scale = torch.tensor(self.config.embedding_scale, dtype=self.dtype, device=self.device)
+        scale = torch.tensor(self.config.embedding_scale, dtype=self.dtype).item()  # on the host: no transfer
         return F.embedding(ids, self.embed.weight) * scale
 
     def _positions(self, kv: KVCache, width: int) -> Tensor:

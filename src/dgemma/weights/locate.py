@@ -38,8 +38,8 @@ class CachedModel:
 def locate(name_or_path: str | Path | None, revision: str | None = None, cache_dir: Path | None = None) -> Path:
     """The checkpoint folder for a path, a hub name ("org/name", "org/name@revision") or None (the shipped one).
 
-    Raises CheckpointError for a path that does not exist or cannot be entered, HubError for a hub model that is not (wholly) in the
-    cache, UsageError for what can be neither.
+    Raises CheckpointError for a path that does not exist or cannot be entered, HubError for a hub model that is not
+    (wholly) in the cache, UsageError for what can be neither.
     """
     if name_or_path is None:
         if not (EMBEDDED / "config.json").is_file():
@@ -68,6 +68,12 @@ def locate(name_or_path: str | Path | None, revision: str | None = None, cache_d
         return _cached(repo, revision, cache_dir)
     except (OSError, ValueError) as error:  # a folder that may not be entered, a ref that is no text
         raise HubError(f"'{repo}': its place in the cache cannot be read ({error}); see `dgemma ls`") from None
+
+
+def is_chat_tuned(folder: Path) -> bool:
+    """Whether the checkpoint brings a chat template, in either of the usual places. It is never run."""
+    settings = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").exists() or (settings.exists() and "chat_template" in read_json(settings))
 
 
 def split_name(name: str, revision: str | None = None) -> tuple[str, str | None]:

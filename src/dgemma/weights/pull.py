@@ -22,7 +22,8 @@ from .hub import hub_errors, quiet
 from .locate import cache_root, disk_size, split_name, storage
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what is being done
-_WANTED = re.compile(r"model[\w.-]*\.safetensors|[\w.-]+\.json")  # no slash: subfolders hold other formats
+# no slash: subfolders hold other formats; the template is never run, but it tells a chat model from another
+_WANTED = re.compile(r"model[\w.-]*\.safetensors|[\w.-]+\.json|chat_template\.jinja")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 PARTIAL = ".dgemma-partial"
 _SLACK = 64 * 2**20  # small files, directory entries, refs

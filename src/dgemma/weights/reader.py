@@ -66,7 +66,9 @@ def load_into(
             _assign(module, name, tensor)
             if name.endswith("layer_scalar") and not tensor.is_meta:
                 scalars[name] = tensor
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise  # the CPU allocator has no class of its own
         need = sum(info.nbytes // DTYPES[info.dtype].itemsize for info in layout.text.values()) * dtype.itemsize
         raise ResourceError(
             f"{device}: no room for the weights ({need / 2**30:.1f} GiB); `dgemma doctor` says what fits where"
