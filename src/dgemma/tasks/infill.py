@@ -80,7 +80,8 @@ def prepare(
     for width in widths:
         pins = (*before[len(before) - lead :], *[-1] * width, *tail[: canvas - lead - width])
         requests.append(Request(prompt, canvas, seed, config.replace(eos_token_id=None), pins=pins))
-    return Gap(requests, widths, [*prompt, *before[len(before) - lead :]], tail[:JUDGED_SUFFIX], held_back)
+    judged = tail[: min(JUDGED_SUFFIX, len(after) + 1)]  # not the padding behind the end
+    return Gap(requests, widths, [*prompt, *before[len(before) - lead :]], judged, held_back)
 
 
 def _whole(value: object) -> bool:
