@@ -34,7 +34,7 @@ def command(
     """
     if decay >= steps:
         raise UsageError(f"--decay {decay} must be smaller than --steps {steps}")
-    # what would fail only when the training is done is asked for now
+    # asked before hours of training, not after them
     _check_folder("--run", run)
     if export is not None:
         _check_folder("--export", export)

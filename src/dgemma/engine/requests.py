@@ -29,9 +29,9 @@ class Request:
     def check(self, model: ModelConfig, max_prompt_tokens: int | None = None) -> None:
         """Raise UsageError, naming the setting, for anything that cannot be served as asked."""
         width = self.width(model)
-        if not _whole(self.max_tokens) or self.max_tokens < 1:
+        if not whole(self.max_tokens) or self.max_tokens < 1:
             raise UsageError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least 1")
-        if not _whole(self.seed) or not 0 <= self.seed < 2**63:
+        if not whole(self.seed) or not 0 <= self.seed < 2**63:
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
         if width < 1:
             raise UsageError("a starting canvas is empty; canvas_ids must hold at least one token per canvas")
@@ -63,13 +63,14 @@ class Request:
             _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
 
 
-def _whole(value: object) -> bool:
+def whole(value: object) -> bool:
+    """An integer that is no bool."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
     for token in ids:
-        if not _whole(token) or not 0 <= token < vocab_size:
+        if not whole(token) or not 0 <= token < vocab_size:
             raise UsageError(f"{name} holds {token!r}, which is no token id below {vocab_size}")
 
 

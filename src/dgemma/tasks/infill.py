@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from ..config import DenoiseConfig, EngineConfig
 from ..engine.denoise import read_prompts, run
-from ..engine.requests import CommitRecord, Request, Result, StepRecord
+from ..engine.requests import CommitRecord, Request, Result, StepRecord, whole
 from ..errors import UsageError
 from ..kernels.vocab import soft_capped_logits
 from ..model.dgemma import DiffusionGemma
@@ -58,13 +58,13 @@ def prepare(
     """Lay out the canvases of one gap. Raises UsageError where a width does not fit."""
     canvas = config.canvas_width or net.config.canvas_length
     context = CONTEXT_CANVASES * canvas if context is None else context
-    if not _whole(context) or context < 0:
+    if not whole(context) or context < 0:
         raise UsageError(f"context is {context!r}; it must be a whole number of tokens, at least 0")
     widths = default_widths(canvas) if widths is None else widths
     if not isinstance(widths, list | tuple) or not widths:
         raise UsageError(f"widths is {widths!r}; give a list of gap widths in tokens")
     widths = list(widths)
-    if bad := [width for width in widths if not _whole(width) or not 1 <= width <= canvas]:
+    if bad := [width for width in widths if not whole(width) or not 1 <= width <= canvas]:
         raise UsageError(f"a gap of {bad[0]} tokens does not fit a canvas of {canvas}; choose 1 to {canvas}")
     kept, held_back = _hold_back(prefix)
     # 12 characters a token is more than code has: enough to cut long files before encoding them
@@ -82,10 +82,6 @@ def prepare(
         requests.append(Request(prompt, canvas, seed, config.replace(eos_token_id=None), pins=pins))
     judged = tail[: min(JUDGED_SUFFIX, len(after) + 1)]  # not the padding behind the end
     return Gap(requests, widths, [*prompt, *before[len(before) - lead :]], judged, held_back)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def stream(
