@@ -24,7 +24,7 @@ def batches(**changes) -> Batches:
 
 
 def same(a, b) -> bool:
-    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("clean", "targets", "noisy", "pinned"))
+    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in ("clean", "targets", "noisy", "noisier", "pinned"))
 
 
 def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
@@ -58,11 +58,11 @@ def test_sequences_open_with_bos_and_canvases_continue_them() -> None:
 def test_corruption_is_uniform_in_its_level_and_leaves_pins_alone() -> None:
     data = batches(batch=64)
     kept, pinned = [], []
-    for step in range(12):
+    for step in range(6):
         batch = data[step]
         assert torch.equal(batch.noisy[batch.pinned], batch.targets[batch.pinned])
-        level = (batch.noisy != batch.targets).float().view(64, 3, 16)
-        free = (~batch.pinned).view(64, 3, 16)
+        level = (batch.noisy != batch.targets).float().view(64, 6, 16)
+        free = (~batch.pinned).view(64, 6, 16)
         plain = free.all(-1)
         kept.append(level[plain].mean(-1))
         pinned.append((~plain).float().mean())
@@ -70,6 +70,25 @@ def test_corruption_is_uniform_in_its_level_and_leaves_pins_alone() -> None:
     assert shares.mean().item() == pytest.approx(0.5 * 49 / 50, abs=0.03)
     assert shares.std().item() == pytest.approx(12**-0.5, abs=0.05)  # t is uniform, one per canvas
     assert torch.stack(pinned).mean().item() == pytest.approx(0.4, abs=0.05)
+
+
+def test_the_noisier_canvas_has_all_of_the_noise_and_draws_it_anew() -> None:
+    changed = fresh = noise = 0
+    for step in range(4):
+        batch = batches(batch=64, vocab_size=5000)[step]  # so large that noise seldom hits the clean token
+        assert torch.equal(batch.noisier[batch.pinned], batch.targets[batch.pinned])
+        seen, before = batch.noisy != batch.targets, batch.noisier != batch.targets
+        noise, fresh = noise + int(seen.sum()), fresh + int((seen & (batch.noisier != batch.noisy)).sum())
+        changed += int((before & ~seen).sum())
+        assert (seen & ~before).sum() <= 0.002 * seen.sum()
+    assert fresh > 0.998 * noise and changed > 0.1 * noise
+
+
+def test_tilings_of_a_sequence_begin_in_places_of_their_own() -> None:
+    starts = [batches()[step].starts for step in range(20)]
+    assert all(len(s) == 6 and 1 <= s[0] <= 16 and 1 <= s[3] <= 16 for s in starts)
+    assert all(s[n + 1] - s[n] == 16 for s in starts for n in (0, 1, 3, 4))
+    assert sum(s[0] != s[3] for s in starts) > 10
 
 
 def test_a_text_shorter_than_a_sequence_is_refused() -> None:

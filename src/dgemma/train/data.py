@@ -3,7 +3,8 @@
 That makes training resumable without saving a reader's state. Documents are lists of token ids; they are
 shuffled once per epoch, joined and cut into sequences that each open with <bos>. Every block of a
 sequence is one canvas. What follows an end-of-text inside a canvas is supervised as <pad>, as the
-sampler will see it. Some canvases keep a prefix and a suffix clean, mostly with a gap that is
+sampler will see it. Canvases tile a sequence more than once, from different places: the causal pass that they share is
+read once, and noise teaches more than a second reading (docs/log.md). Some canvases keep a prefix and a suffix clean, mostly with a gap that is
 wider than its text and closed with <pad>: so the model learns to fill a gap whose length nobody told it.
 """
 
@@ -23,12 +24,13 @@ from .objective import Batch
 class DataConfig:
     vocab_size: int
     canvas: int  # C, tokens per canvas
-    blocks: int  # canvases per sequence
+    blocks: int  # canvases that tile a sequence
     batch: int  # sequences per step
     bos: int
     eos: tuple[int, ...]  # ids after which a canvas is padding
     pad: int
     seed: int = 0
+    tilings: int = 2  # sets of canvases over the same sequence, each from a place of its own
     kept_share: float = 0.4  # canvases with a clean prefix and suffix: a quarter, and the data in fill form beside
     gap_share: float = 0.75  # of those, how many hold a padded gap
     widest_gap: int = 40  # tokens of text in a padded gap, at most
@@ -60,15 +62,12 @@ class Batches:
     def __getitem__(self, step: int) -> Batch:
         config = self.config
         rng = np.random.default_rng((config.seed, 1, step))
-        prompt = int(rng.integers(1, config.canvas + 1))  # where the first canvas begins
         clean = np.stack([self._sequence(step * config.batch + row) for row in range(config.batch)])
-        starts = [prompt + n * config.canvas for n in range(config.blocks)]
-        targets, noisy, pinned = (np.concatenate(parts, axis=1) for parts in zip(
-            *(self._canvases(clean[:, start : start + config.canvas], rng) for start in starts), strict=True
-        ))  # fmt: skip
-        tensors = (torch.from_numpy(array) for array in (clean, targets, noisy, pinned))
-        clean_t, targets_t, noisy_t, pinned_t = tensors
-        return Batch(clean_t, starts, targets_t, noisy_t, pinned_t)
+        prompts = rng.integers(1, config.canvas + 1, size=config.tilings)  # where a first canvas begins
+        starts = [int(prompt) + n * config.canvas for prompt in prompts for n in range(config.blocks)]
+        canvases = zip(*(self._canvases(clean[:, start : start + config.canvas], rng) for start in starts), strict=True)
+        tensors = (torch.from_numpy(np.concatenate(parts, axis=1)) for parts in canvases)
+        return Batch(torch.from_numpy(clean), starts, *tensors)
 
     def _sequence(self, index: int) -> np.ndarray:
         epoch, place = divmod(index, self.per_epoch)
@@ -83,8 +82,8 @@ class Batches:
         start = int(self._order[place]) * body
         return np.concatenate(([self.config.bos], self._stream[start : start + body]))
 
-    def _canvases(self, tokens: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One block of every sequence [B, C] -> targets, noisy ids and pinned cells, each [B, C]."""
+    def _canvases(self, tokens: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """One block of every sequence [B, C] -> targets, noisy ids, noisier ids and pinned cells, each [B, C]."""
         targets, pinned = tokens.copy(), np.zeros(tokens.shape, dtype=bool)
         for row in range(len(targets)):
             self._end_of_text(targets[row])
@@ -94,10 +93,14 @@ class Batches:
                 else:
                     first, last = sorted(rng.integers(0, self.config.canvas + 1, size=2))
                     pinned[row, :first], pinned[row, last:] = True, True
-        noise_level = rng.random((len(targets), 1))  # t, one per canvas
-        noisy = rng.integers(0, self.config.vocab_size, size=targets.shape)
-        corrupt = (rng.random(targets.shape) < noise_level) & ~pinned
-        return targets, np.where(corrupt, noisy, targets), pinned
+        level = rng.random((len(targets), 1))  # t, one per canvas
+        earlier = level + (1.0 - level) * rng.random(level.shape) ** 2  # of the step before; mostly not far
+        place = rng.random(targets.shape)  # a cell is noise from the level `place` on, so the noisier canvas has all of it
+        noise = rng.integers(0, self.config.vocab_size, size=(2, *targets.shape))  # drawn anew in each step
+        noisy, noisier = (
+            np.where((place < t) & ~pinned, drawn, targets) for t, drawn in zip((level, earlier), noise, strict=True)
+        )
+        return targets, noisy, noisier, pinned
 
     def _end_of_text(self, row: np.ndarray) -> None:
         ends = np.flatnonzero(np.isin(row, self.config.eos))

@@ -41,7 +41,7 @@ class LoopConfig:
     seed: int = 0
     matrix_lr: float = 0.02
     other_lr: float = 0.006
-    self_conditioning: float = 0.5  # share of steps that unroll steps of the sampler
+    self_conditioning: float = 0.5  # share of steps that are conditioned on a first guess
     save_seconds: float = 120.0
     fused: bool = True
 
@@ -141,8 +141,8 @@ class Trainer:
                 self.save("before-decay")
             batch = self.batches[self.step].to(self.model.device)
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-            unroll = torch.rand((), generator=generator).item() < self.config.self_conditioning
-            result = losses(self.model, batch, generator if unroll else None, self.balance)
+            guess = torch.rand((), generator=generator).item() < self.config.self_conditioning
+            result = losses(self.model, batch, generator if guess else None, self.balance)
             result.total.backward()
             self.optimizer.step(self.step, self.config.factor(self.step))
             self.step, self.tokens = self.step + 1, self.tokens + batch.clean.numel()

@@ -5,10 +5,10 @@ that the canvases read; every block of the sequence is one canvas, corrupted wit
 in parallel. A canvas sees the clean tokens strictly before it and itself, exactly as at generation.
 Corruption keeps a token with probability 1 - t and otherwise draws a uniform id from the vocabulary.
 
-With self-conditioning, passes without gradient are followed by the sampler's own step each (step-unrolled,
-arXiv:2112.06749), and the last pass is trained on the canvas and the beliefs that these steps left behind. The trap
-it avoids: conditioned on the very canvas it reads, a model learns to trust its own first guess. Sampling at T < 1
-sharpens that guess, and a canvas then settles on noise it is sure of (docs/log.md, 2026-11-24).
+With self-conditioning, a first pass without gradient reads a noisier version of the same canvas, as the sampler's step
+before did, and the trained pass is conditioned on its guess at a temperature as the sampler has it. The trap it
+avoids: conditioned on a guess about the very canvas it reads, a model learns to trust what it has said itself, and a
+canvas settles on noise it is sure of (docs/log.md, 2026-11-24).
 
 Refuses to know where batches come from (data.py) and how steps are taken (loop.py).
 """
@@ -24,18 +24,12 @@ from torch import Tensor
 from ..config import ModelConfig
 from ..kernels.attention import attention
 from ..kernels.moe import router_probabilities
-from ..kernels.vocab import head, soft_embedding
+from ..kernels.vocab import soft_capped_logits, soft_embedding, weigh
 from ..model.dgemma import DiffusionGemma
 from ..model.layers import Router
-from ..sampling.accept import accept
 
 BALANCE_WEIGHT = 0.01  # of the experts' load balance; the Switch Transformer's value
-# What the unrolled step draws from, so that no single sampler setting is learned: the released model's T is 0.8 to 0.4
-# and its entropy bound 0.1 nat.
-TEMPERATURES = 0.3, 1.0
-ENTROPY_BOUNDS = 0.0, 0.4
-MOST_STEPS = 3
-FROM_NOISE = 0.5  # share of canvases that start as the sampler's do
+TEMPERATURES = 0.4, 1.0  # of the first guess; the released model's sampler goes from 0.8 to 0.4
 
 
 class CleanContext:
@@ -86,16 +80,19 @@ class BlockContext:
 
 @dataclass(frozen=True)
 class Batch:
-    """clean [B, T]; targets, noisy, pinned [B, n C]: what each canvas should become, starts as, and holds fixed."""
+    """clean [B, T]; targets, noisy, noisier, pinned [B, n C]: what each canvas should become, how it is seen, how it was
+    seen by the step before, and what it holds fixed."""
 
     clean: Tensor  # int64
     starts: list[int]  # where each of the n canvases begins in the clean sequence
     targets: Tensor  # int64
     noisy: Tensor  # int64
+    noisier: Tensor  # int64
     pinned: Tensor  # bool
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(self.clean.to(device), self.starts, *(t.to(device) for t in (self.targets, self.noisy, self.pinned)))
+        canvases = (t.to(device) for t in (self.targets, self.noisy, self.noisier, self.pinned))
+        return Batch(self.clean.to(device), self.starts, *canvases)
 
 
 @dataclass(frozen=True)
@@ -106,9 +103,9 @@ class Losses:
 
 
 def losses(
-    model: DiffusionGemma, batch: Batch, unroll: torch.Generator | None = None, balance: BalanceLoss | None = None
+    model: DiffusionGemma, batch: Batch, guess: torch.Generator | None = None, balance: BalanceLoss | None = None
 ) -> Losses:
-    """The objective on one batch; with `unroll`, on canvases after a few steps of the sampler, drawn from it."""
+    """The objective on one batch; with `guess`, conditioned on a first guess at temperatures drawn from it."""
     config = model.config
     clean = CleanContext(config, batch.clean.shape[1])
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)[None]
@@ -119,10 +116,8 @@ def losses(
     offsets = torch.arange(width, device=positions.device)
     rows = (torch.tensor(batch.starts, device=positions.device)[:, None] + offsets).flatten()[None]
     context = BlockContext(clean, batch.starts, width)
-    canvas, soft = batch.noisy, None
-    if unroll is not None:
-        canvas, soft = unrolled(model, batch, rows, context, unroll)
-    hidden = model.denoise_with(canvas, soft, rows, context)
+    soft = None if guess is None else first_guess(model, batch, rows, context, guess)
+    hidden = model.denoise_with(batch.noisy, soft, rows, context)
     canvas_loss = cross_entropy(model, hidden, batch.targets)
     total = canvas_loss + next_token
     if balance is not None:
@@ -131,38 +126,19 @@ def losses(
 
 
 @torch.no_grad()
-def unrolled(
+def first_guess(
     model: DiffusionGemma, batch: Batch, rows: Tensor, context: BlockContext, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """One to MOST_STEPS steps of the sampler, from noise alone in half of the canvases, else from the noisy ones.
-
-    Each canvas has a temperature and an entropy bound of its own. -> the canvases [B, n C] that the last step left and
-    its self-conditioning embedding [B, n C, D]; pinned cells keep their token in both.
-    """
-    config, blocks, shape = model.config, len(batch.starts), batch.targets.shape
-    count, width = shape[0] * blocks, shape[1] // blocks
-
-    def draw(low: float, high: float, *size: int) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator).to(model.device)
-
-    def noise() -> Tensor:
-        return torch.randint(config.vocab_size, shape, generator=generator).to(model.device)
-
-    def pin(canvas: Tensor) -> Tensor:
-        return torch.where(batch.pinned, batch.targets, canvas)
-
-    from_noise = (draw(0.0, 1.0, count) < FROM_NOISE).repeat_interleave(width).view(shape)
-    canvas, soft = pin(torch.where(from_noise, noise(), batch.noisy)), None
-    heat, bound = 1.0 / draw(*TEMPERATURES, count), draw(*ENTROPY_BOUNDS, count)
-    for _ in range(int(torch.randint(1, MOST_STEPS + 1, (), generator=generator))):
-        hidden = model.denoise_with(canvas, soft, rows, context).reshape(count, width, -1)
-        uniforms = draw(0.0, 1.0, count, width, 2)
-        stats = head(hidden, model.embed.weight, config.final_logit_softcapping, heat, uniforms)
-        accepted = accept(stats.entropy, bound, ~batch.pinned.view(count, width))
-        canvas = pin(torch.where(accepted.view(shape), stats.sample.view(shape), noise()))
-        soft = soft_embedding(stats.p, stats.row_sum, model.embed.weight, config.embedding_scale)
-        soft = torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft.view(*shape, -1))
-    return canvas, soft
+) -> Tensor:
+    """The self-conditioning embedding [B, n C, D] of the noisier canvases; pinned cells get their own token."""
+    hidden = model.denoise_with(batch.noisier, None, rows, context)
+    logits = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
+    count, width = len(batch.starts), hidden.shape[1] // len(batch.starts)
+    low, high = TEMPERATURES
+    heat = low + (high - low) * torch.rand(hidden.shape[0], count, 1, generator=generator)
+    logits /= heat.expand(-1, -1, width).flatten(1)[..., None].to(model.device)
+    p, row_sum = weigh(logits - logits.amax(-1, keepdim=True), model.dtype)
+    soft = soft_embedding(p, row_sum, model.embed.weight, model.config.embedding_scale)
+    return torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft)
 
 
 def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> Tensor:
