@@ -48,7 +48,7 @@ def causal_nats(model: dgemma.Model, prompt: str, text: str) -> float:
     before = [model.tokenizer.special.need("bos"), *model.tokenizer.encode(prompt)]
     ids = torch.tensor([[*before, *model.tokenizer.encode(text)]])
     net = model.net
-    hidden = net.encode(ids[:, :-1], net.new_cache(1))[0, len(before) - 1 :]
+    hidden = net.encode(ids[:, :-1], [net.new_cache()])[0, len(before) - 1 :]
     logits = soft_capped_logits(hidden, net.embed.weight, net.config.final_logit_softcapping)
     return F.cross_entropy(logits, ids[0, len(before) :], reduction="sum").item()
 

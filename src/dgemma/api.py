@@ -173,7 +173,7 @@ class Model:
         self._check_pass(prompts, rows)
         canvas = torch.tensor(rows, device=self.net.device)
         previous = self._beliefs(self_conditioning, canvas) if self_conditioning is not None else None
-        kv = read_prompts(self.net, prompts, self.engine.prefill_chunk)
+        kv = read_prompts(self.net, prompts, self.engine.prefill_chunk, room=canvas.shape[1])
         hidden = self.net.denoise(canvas, kv, previous)
         return soft_capped_logits(hidden, self.net.embed.weight, self.config.final_logit_softcapping)
 

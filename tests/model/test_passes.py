@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import dgemma.model.masks
+import dgemma.model.passes
 from dgemma.config import SLIDING, ModelConfig
 from dgemma.engine.denoise import read_prompts
 from dgemma.kernels.vocab import soft_capped_logits
@@ -34,8 +34,8 @@ def ids(count: int, seed: int = 0) -> list[int]:
 
 
 @torch.no_grad()
-def encoded(model: DiffusionGemma, prompt: list[int], chunks: list[int]) -> KVCache:
-    kv, start = model.new_cache(1), 0
+def encoded(model: DiffusionGemma, prompt: list[int], chunks: list[int]) -> list[KVCache]:
+    kv, start = [model.new_cache()], 0
     for size in chunks:
         model.encode(torch.tensor([prompt[start : start + size]]), kv)
         start += size
@@ -44,7 +44,7 @@ def encoded(model: DiffusionGemma, prompt: list[int], chunks: list[int]) -> KVCa
 
 
 @torch.no_grad()
-def logits(model: DiffusionGemma, kv: KVCache, canvas: list[list[int]], previous=None) -> Tensor:
+def logits(model: DiffusionGemma, kv: list[KVCache], canvas: list[list[int]], previous=None) -> Tensor:
     hidden = model.denoise(torch.tensor(canvas), kv, previous)
     return soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
 
@@ -64,7 +64,7 @@ def test_encode_and_denoise_are_one_masked_pass(layers: str, window: int) -> Non
         chances = torch.rand(WIDTH, 48, generator=torch.Generator().manual_seed(length), dtype=torch.float64) ** 8
         row_sum = chances.sum(-1)
         want = naively(model, prompt, canvas, chances / row_sum[:, None])
-        kv = model.new_cache(1)
+        kv = [model.new_cache()]
         with torch.no_grad():
             hidden = model.encode(torch.tensor([prompt]), kv)
         clean = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)[0]
@@ -120,7 +120,7 @@ def test_alone_equals_beside_others(lengths: list[int], chunk: int, window: int,
         together = [logits(model, kv, canvases)]
         model.encode(torch.tensor(canvases), kv)  # the second canvas continues rows of different lengths
         together.append(logits(model, kv, canvases))
-        picked = kv.select([len(lengths) - 1, 0])
+        picked = [kv[-1], kv[0]]
         swapped = logits(model, picked, [canvases[-1], canvases[0]])
     assert_close(swapped, together[1][[len(lengths) - 1, 0]], "float64")
     for row, prompt in enumerate(prompts):
@@ -134,13 +134,14 @@ def test_alone_equals_beside_others(lengths: list[int], chunk: int, window: int,
 def test_a_chunk_that_forgets_its_past_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt, canvas = model_of("SSF"), ids(12), [ids(WIDTH, 1)]
     whole = logits(model, encoded(model, prompt, [12]), canvas)
-    sliding = dgemma.model.masks.EncodeContext._sliding
+    right = dgemma.model.passes.Pass._seen
 
-    def forgetful(self, *arguments):
-        self.sliding = self.sliding & (torch.arange(self.sliding.shape[-1]) >= self.kept)
-        return sliding(self, *arguments)
+    def forgetful(self, number: int, sliding: bool, first: int):
+        seen = right(self, number, sliding, first)
+        own = torch.arange(first, first + seen.shape[-1]) >= self.starts[number] if seen is not None else None
+        return seen & own if sliding and own is not None else seen
 
-    monkeypatch.setattr(dgemma.model.masks.EncodeContext, "_sliding", forgetful)
+    monkeypatch.setattr(dgemma.model.passes.Pass, "_seen", forgetful)
     assert is_close(logits(model, encoded(model, prompt, [12]), canvas), whole, "float64")
     assert not is_close(logits(model, encoded(model, prompt, [7, 5]), canvas), whole)
 
@@ -180,21 +181,60 @@ def test_full_layers_recall_every_token_across_chunks(chunk: int) -> None:
             assert closeness(logits(model, read_prompts(model, [needle], chunk), canvas), plain)[0] > 1e-6
 
 
-def test_denoise_reads_the_cache_and_never_writes_it() -> None:
+def test_denoise_leaves_what_is_encoded_as_it_is() -> None:
     model = model_of("SSF")
     kv = encoded(model, ids(9), [9])
-    before = [buffer.clone() for buffer in kv.keys + kv.values]
     first = logits(model, kv, [ids(WIDTH, 1)])
-    assert torch.equal(first, logits(model, kv, [ids(WIDTH, 1)])) and kv.lengths == [9]
-    assert all(torch.equal(old, new) for old, new in zip(before, kv.keys + kv.values, strict=True))
+    layers = range(len(model.config.layers))
+    before = [tensor.clone() for i in layers for tensor in kv[0].read(i, 5, 9)]
+    assert torch.equal(first, logits(model, kv, [ids(WIDTH, 1)])) and kv[0].length == 9
+    after = [tensor for i in layers for tensor in kv[0].read(i, 5, 9)]
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_the_cache_keeps_a_window_less_one_on_sliding_layers() -> None:
+def test_sliding_layers_keep_no_more_than_their_window_and_room_for_two_canvases() -> None:
     model = model_of("SSF")
-    kv = encoded(model, ids(40), [40])
-    kept = [buffer.shape[2] for buffer in kv.keys]
-    assert kept[:2] == [4, 4] and kept[2] >= 40
+    (kv,) = encoded(model, ids(400), [8] * 50)
+    slots = [buffer.shape[1] for buffer in kv.keys]
+    assert slots[:2] == [4 + 2 * WIDTH] * 2 and slots[2] >= 400
     assert [layer.kind for layer in model.config.layers][:2] == [SLIDING] * 2
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(1, 14), st.integers(0, 9)), min_size=1, max_size=3), st.sampled_from(LAYERS),
+    st.sampled_from((1, 2, 5, 12)),
+)  # fmt: skip
+def test_reading_and_denoising_in_one_pass_equal_both_in_turn(
+    rows: list[tuple[int, int]], layers: str, window: int
+) -> None:
+    """Rows have read some tokens and may have more to read (0: none) before their canvas."""
+    model = model_of(layers, window)
+    canvas = torch.tensor([ids(WIDTH, 70 + row) for row in range(len(rows))])
+    with torch.no_grad():
+        apart = [encoded(model, ids(length, row), [length])[0] for row, (length, _) in enumerate(rows)]
+        joined = [kv.copy() for kv in apart]
+        fresh = [torch.tensor(ids(more, 40 + row), dtype=torch.int64) for row, (_, more) in enumerate(rows)]
+        for kv, tokens in zip(apart, fresh, strict=True):
+            if len(tokens):
+                model.encode(tokens[None], [kv])
+        want = model.denoise(canvas, apart)
+        clean = [(kv, tokens) for kv, tokens in zip(joined, fresh, strict=True) if len(tokens)]
+        got = model.both(clean, canvas, joined, None)
+        assert_close(got, want, "float64")
+        assert [kv.length for kv in joined] == [kv.length for kv in apart]
+        assert_close(model.denoise(canvas, joined), want, "float64")  # and the cache holds the same
+
+
+def test_a_copy_of_a_sequence_goes_its_own_way() -> None:
+    model = model_of("SSF")
+    (kv,) = encoded(model, ids(9), [9])
+    twin = kv.copy()
+    with torch.no_grad():
+        model.encode(torch.tensor([ids(7, 3)]), [twin])
+    canvas = [ids(WIDTH, 1)]
+    assert kv.length == 9 and twin.length == 16
+    assert_close(logits(model, [kv], canvas), logits(model, encoded(model, ids(9), [9]), canvas), "float64")
 
 
 def test_every_canvas_row_sees_every_other() -> None:
@@ -211,9 +251,9 @@ def test_every_canvas_row_sees_every_other() -> None:
 def test_encode_is_causal() -> None:
     model, prompt = model_of("SSF"), ids(12)
     with torch.no_grad():
-        plain = model.encode(torch.tensor([prompt]), model.new_cache(1))[0]
+        plain = model.encode(torch.tensor([prompt]), [model.new_cache()])[0]
         prompt[7] = (prompt[7] + 1) % 48
-        changed = (model.encode(torch.tensor([prompt]), model.new_cache(1))[0] - plain).abs().amax(-1)
+        changed = (model.encode(torch.tensor([prompt]), [model.new_cache()])[0] - plain).abs().amax(-1)
     assert changed[:7].max() < 1e-12 and changed[7:].min() > 1e-9
 
 

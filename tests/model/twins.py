@@ -6,36 +6,30 @@ import pytest
 import torch
 
 import dgemma.model.layers
-import dgemma.model.masks
+import dgemma.model.passes
 from dgemma.kernels.norm import rms_norm
 from tests.model import worlds
 
 
 def wrong_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A canvas sees `window` cached tokens less one more than it should."""
-    build = dgemma.model.masks.DenoiseContext.__init__
-
-    def narrow(self, kv, width):
-        build(self, kv, width)
-        self.kept = max(self.kept - 1, 0)
-        if self.sliding is not None:
-            self.sliding = self.sliding[..., 1:]
-
-    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", narrow)
+    """A pass sees one cached token less through its window than it should."""
+    first = dgemma.model.passes.Pass._first
+    monkeypatch.setattr(dgemma.model.passes.Pass, "_first", lambda self, start: min(first(self, start) + 1, start))
 
 
 def window_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual mistake: a window that moves along with the canvas row."""
-    build = dgemma.model.masks.DenoiseContext.__init__
+    seen = dgemma.model.passes.Pass._seen
 
-    def moving(self, kv, width):
-        build(self, kv, width)
-        key = torch.arange(-self.kept, width)
-        near = key > torch.arange(width)[:, None] - kv.config.sliding_window
-        near |= key >= 0
-        self.sliding = near[None, None] if self.sliding is None else self.sliding & near
+    def moving(self, number, sliding, first):
+        span, start = self.spans[number], self.starts[number]
+        if span.clean or not sliding:
+            return seen(self, number, sliding, first)
+        row = torch.arange(start, start + span.rows)[:, None]
+        key = torch.arange(first, start + span.rows)
+        return (key > row - self.config.sliding_window) | (key >= start)
 
-    monkeypatch.setattr(dgemma.model.masks.DenoiseContext, "__init__", moving)
+    monkeypatch.setattr(dgemma.model.passes.Pass, "_seen", moving)
 
 
 def router_on_the_wrong_state(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,12 @@ def world(number: int, dtype: str = "float32") -> World:
 
 
 @torch.no_grad()
-def read(world: World) -> KVCache:
+def read(world: World) -> list[KVCache]:
     return read_prompts(world.model, world.prompts, world.chunk)
 
 
 @torch.no_grad()
-def logits(world: World, kv: KVCache, canvas: Tensor, previous: Previous | None = None) -> Tensor:
+def logits(world: World, kv: list[KVCache], canvas: Tensor, previous: Previous | None = None) -> Tensor:
     """Our soft-capped logits [3, C, V]."""
     hidden = world.model.denoise(canvas, kv, previous)
     return soft_capped_logits(hidden, world.model.embed.weight, world.config.final_logit_softcapping)

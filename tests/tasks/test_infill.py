@@ -100,7 +100,7 @@ def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(mo
     after = model.tokenizer.encode("uvwxyz" * 4)[:16]
     for text, score in zip(texts, scores, strict=True):
         ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])
-        hidden = model.net.encode(ids[:, :-1], model.net.new_cache(1))[0, 8:]
+        hidden = model.net.encode(ids[:, :-1], [model.net.new_cache()])[0, 8:]
         logits = soft_capped_logits(hidden, model.net.embed.weight, model.config.final_logit_softcapping)
         want = -torch.nn.functional.cross_entropy(logits, ids[0, 9:]).item()
         assert score == pytest.approx(want, rel=1e-4)

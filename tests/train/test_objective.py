@@ -37,7 +37,7 @@ def sequential(model, batch: Batch, temperature: float | None = None) -> torch.T
     """
     hidden = []
     for n, start in enumerate(batch.starts):
-        kv = model.new_cache(batch.clean.shape[0])
+        kv = [model.new_cache() for _ in batch.clean]
         model.encode(batch.clean[:, :start], kv)
         own = slice(n * WIDTH, (n + 1) * WIDTH)
         previous = None
@@ -93,7 +93,7 @@ def test_a_canvas_that_sees_too_much_would_be_found(monkeypatch: pytest.MonkeyPa
 
 def test_next_token_loss_is_that_of_the_encode_pass() -> None:
     model, batch = make()
-    kv = model.new_cache(2)
+    kv = [model.new_cache(), model.new_cache()]
     hidden = model.encode(batch.clean, kv)
     logits = soft_capped_logits(hidden[:, :-1], model.embed.weight, CONFIG.final_logit_softcapping)
     want = F.cross_entropy(logits.flatten(0, 1), batch.clean[:, 1:].flatten())

@@ -26,15 +26,16 @@ def test_weights_agree_with_tensors():
 
 
 def test_kv_by_hand():
-    # two sliding layers: 2 x 4 entries x 2 heads x 8; one full layer: 2 x 100 x 1 head x 12
-    assert fit(tiny_config(), torch.float32, 100).kv == (2 * 2 * 4 * 2 * 8 + 2 * 100 * 12) * 4
-    assert fit(tiny_config(), "bfloat16", 100, batch=3).kv == (2 * 2 * 4 * 2 * 8 + 2 * 100 * 12) * 2 * 3
+    # two sliding layers: 2 x (window 5 - 1 + 2 canvases) entries x 2 heads x 8; one full layer: 2 x 100 x 1 head x 12
+    slots = 4 + 2 * tiny_config().canvas_length
+    assert fit(tiny_config(), torch.float32, 100).kv == (2 * 2 * slots * 2 * 8 + 2 * 100 * 12) * 4
+    assert fit(tiny_config(), "bfloat16", 100, batch=3).kv == (2 * 2 * slots * 2 * 8 + 2 * 100 * 12) * 2 * 3
 
 
 def test_kv_agrees_with_the_cache_of_the_model():
     build = pytest.importorskip("dgemma.model.build")
-    cache = build.build(tiny_config(), "cpu", torch.float32).new_cache(2, capacity=50)
-    stored = sum(buffer.nbytes for buffer in [*cache.keys, *cache.values])
+    cache = build.build(tiny_config(), "cpu", torch.float32).new_cache(capacity=50)
+    stored = 2 * sum(buffer.nbytes for buffer in [*cache.keys, *cache.values])
     assert fit(tiny_config(), torch.float32, 50, batch=2).kv == stored
 
 

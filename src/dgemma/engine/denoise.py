@@ -52,7 +52,7 @@ def run(
     if not requests:
         return
     width = requests[0].width(model.config)
-    most = max(-(-request.max_tokens // width) - 1 for request in requests) * width  # the last canvas is not encoded
+    most = max(-(-request.max_tokens // width) for request in requests) * width
     kv = read_prompts(model, [request.prompt_ids for request in requests], config.prefill_chunk, most)
     rows, left, number = list(range(len(requests))), [request.max_tokens for request in requests], 0
     while rows:
@@ -70,14 +70,14 @@ def run(
         keep = [i for i, commit in enumerate(commits) if commit.finish_reason is None]
         rows, number = [rows[i] for i in keep], number + 1
         if rows:
-            kv = kv if len(keep) == kv.batch else kv.select(keep)
+            kv = [kv[i] for i in keep]
             model.encode(state.argmax[keep], kv)
 
 
-def read_prompts(model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int, room: int = 0) -> KVCache:
-    """Encode prompts of any lengths, `chunk` tokens at a time. -> their keys and values, with room for more tokens."""
+def read_prompts(model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int, room: int = 0) -> list[KVCache]:
+    """Encode prompts of any lengths, `chunk` tokens of each at a time. -> their K and V, with room for more tokens."""
     longest = max(len(prompt) for prompt in prompts)
-    kv = model.new_cache(len(prompts), capacity=longest + room)
+    kv = [model.new_cache(len(prompt) + room) for prompt in prompts]
     padded = torch.zeros((len(prompts), longest), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         padded[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64)

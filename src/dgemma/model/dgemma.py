@@ -1,11 +1,13 @@
 """DiffusionGemma: the embedding, self-conditioning and the two calls, encode() and denoise().
 
-`encode` reads clean tokens causally and writes K and V; `denoise` reads a canvas bidirectionally
-against them and returns hidden states. Neither knows steps, temperatures or text. The model has no
-mask token and no time input: a canvas starts as random vocabulary ids.
+`encode` reads clean tokens causally and keeps K and V; `denoise` reads a canvas bidirectionally
+against them and returns hidden states; `both` does the two in one pass. None knows steps, temperatures or text. The
+model has no mask token and no time input: a canvas starts as random vocabulary ids.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from ..kernels.norm import rms_norm
 from ..kernels.vocab import soft_embedding
 from .kv import KVCache
 from .layers import GatedMLP, Norm
-from .masks import DenoiseContext, EncodeContext
+from .passes import Pass, Span
 from .stack import Context, Stack
 
 Previous = tuple[Tensor, Tensor]  # the last step's p [B, C, V] and row_sum [B, C]; see kernels/vocab.py
@@ -52,37 +54,58 @@ class DiffusionGemma(nn.Module):
     def device(self) -> torch.device:
         return self.embed.weight.device
 
-    def new_cache(self, batch: int, capacity: int = 0) -> KVCache:
-        """An empty cache for `batch` rows; `capacity` tokens are reserved in the full layers."""
-        return KVCache(self.config, batch, self.dtype, self.device, capacity)
+    def new_cache(self, capacity: int = 0) -> KVCache:
+        """An empty sequence; `capacity` tokens are reserved in the full layers."""
+        return KVCache(self.config, self.dtype, self.device, capacity)
 
-    def encode(self, ids: Tensor, kv: KVCache, counts: list[int] | None = None) -> Tensor:
+    def encode(self, ids: Tensor, kv: Sequence[KVCache], counts: list[int] | None = None) -> Tensor:
         """Read clean tokens after what `kv` holds, and add them to it.
 
         ids [B, T] int64, right-padded where rows differ: `counts[b]` (default T) of them are real.
-        -> hidden [B, T, D] after the final norm, whose head predicts the next token; rows past their count are void.
+        -> hidden [B, T, D] after the final norm, whose head predicts the next token; rows past their count are 0.
         """
         counts = counts or [ids.shape[1]] * ids.shape[0]
-        context = EncodeContext(kv, counts, ids.shape[1])
-        hidden = self.encode_with(ids, self._positions(kv, ids.shape[1]), context)
-        context.finish()
-        return hidden
+        real = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
+        spans = [Span(row, count, True) for row, count in zip(kv, counts, strict=True) if count]
+        hidden = self._pass(self.embedded(ids[real.to(ids.device)][None]), spans)
+        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).masked_scatter(real.to(ids.device)[..., None], hidden)
 
     def denoise(
-        self, canvas: Tensor, kv: KVCache, previous: Previous | None = None, pins: Tensor | None = None
+        self, canvas: Tensor, kv: Sequence[KVCache], previous: Previous | None = None, pins: Tensor | None = None
     ) -> Tensor:
-        """One pass over a canvas that continues each row of `kv`, which is only read.
+        """One pass over a canvas that continues each row of `kv`, which keeps nothing of it.
 
         canvas [B, C] int64; previous: the last step's (p, row_sum), None at a canvas's first step; pins
         [B, C] int64, a token id or -1: a pinned cell is conditioned on its own token. -> hidden [B, C, D].
         """
-        soft = None
-        if previous is not None:
-            soft = soft_embedding(*previous, self.embed.weight, self.config.embedding_scale)
-            if pins is not None:
-                soft = torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
-        context = DenoiseContext(kv, canvas.shape[1])
-        return self.denoise_with(canvas, soft, self._positions(kv, canvas.shape[1]), context)
+        soft = None if previous is None else self.belief(previous, pins)
+        spans = [Span(row, canvas.shape[1], False) for row in kv]
+        return self._pass(self.entering(canvas, soft).flatten(0, 1)[None], spans).view(*canvas.shape, -1)
+
+    def both(
+        self, clean: Sequence[tuple[KVCache, Tensor]], canvas: Tensor, kv: Sequence[KVCache], soft: Tensor | None
+    ) -> Tensor:
+        """Read clean tokens and denoise canvases in one pass; a canvas sees the clean tokens of its own sequence.
+
+        clean: sequences and their new ids [T], any number; canvas [B, C] and kv as in `denoise`; soft [B, C, D] from
+        `belief`, 0 where a canvas takes its first step, or None. -> hidden [B, C, D] of the canvases.
+        """
+        x = [self.embedded(ids) for _, ids in clean]
+        x.append(self.entering(canvas, soft).flatten(0, 1))
+        spans = [Span(row, len(ids), True) for row, ids in clean] + [Span(row, canvas.shape[1], False) for row in kv]
+        hidden = self._pass(torch.cat(x)[None], spans)
+        return hidden[0, hidden.shape[1] - canvas.numel() :].view(*canvas.shape, -1)
+
+    def belief(self, previous: Previous, pins: Tensor | None = None) -> Tensor:
+        """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum); pinned cells get their own token."""
+        soft = soft_embedding(*previous, self.embed.weight, self.config.embedding_scale)
+        return soft if pins is None else torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
+
+    def _pass(self, x: Tensor, spans: list[Span]) -> Tensor:
+        context = Pass(self.config, spans)
+        hidden = self.norm(self.layers.run(x, context.positions, context))
+        context.finish()
+        return hidden
 
     def encode_with(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
         """The encode pass over any context (training runs whole sequences in one)."""
@@ -90,17 +113,16 @@ class DiffusionGemma(nn.Module):
 
     def denoise_with(self, canvas: Tensor, soft: Tensor | None, positions: Tensor, context: Context) -> Tensor:
         """The denoise pass over any context; soft [B, T, D] is the self-conditioning embedding, or None for none."""
+        return self.norm(self.layers.run(self.entering(canvas, soft), positions, context))
+
+    def entering(self, canvas: Tensor, soft: Tensor | None) -> Tensor:
+        """What a canvas [B, C] enters the stack as, [B, C, D]."""
         x = self.embedded(canvas)
         if soft is not None:
             x = x + self.self_conditioning(soft)
-        x = rms_norm(x, None, self.config.rms_norm_eps)
-        return self.norm(self.layers.run(x, positions, context))
+        return rms_norm(x, None, self.config.rms_norm_eps)
 
     def embedded(self, ids: Tensor) -> Tensor:
         """E[ids] * sqrt(D), the factor rounded to the weight dtype as in the reference."""
         scale = torch.tensor(self.config.embedding_scale, dtype=self.dtype).item()  # on the host: no transfer
         return F.embedding(ids, self.embed.weight) * scale
-
-    def _positions(self, kv: KVCache, width: int) -> Tensor:
-        starts = torch.tensor(kv.lengths, device=self.device)
-        return starts[:, None] + torch.arange(width, device=self.device)

@@ -1,9 +1,11 @@
-"""Keys and values of what was encoded: the only state between passes.
+"""Keys and values of one sequence: the only state between passes.
 
-Full layers keep every token, left-aligned in a buffer that grows. Sliding layers keep the last
-`window - 1` tokens, right-aligned: slot j holds position `length - (window - 1) + j`, so that the set
-a canvas sees is one slice whatever the row's length. Rows of a batch may differ in length; lengths
-live on the host, because the engine chose them. Nothing here computes attention; see masks.py.
+Full layers keep every token. Sliding layers need the last `window - 1` and keep some more, so that a pass finds
+room behind them and is written in place: when the buffer's end is reached, the window moves to its front. What lies
+behind `length` is scratch: a canvas writes its K and V there, reads everything as one slice, and the next pass
+overwrites it. Lengths live on the host, because the engine chose them. Nothing here computes attention; see passes.py.
+
+Trap: a slice may be read only until the next `make_room`, which may move or replace the buffers.
 """
 
 from __future__ import annotations
@@ -15,46 +17,64 @@ from ..config import ModelConfig
 
 
 class KVCache:
-    """K and V per layer for B rows. `lengths[b]` tokens of row b are encoded."""
+    """K and V per layer, [G, slots, K]; the first `length` tokens of the sequence are encoded."""
 
-    def __init__(self, config: ModelConfig, batch: int, dtype: torch.dtype, device: torch.device, capacity: int = 0):
-        self.config, self.lengths = config, [0] * batch
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, capacity: int = 0):
+        """`capacity`: tokens that the full layers have room for, canvases in work included; they grow beyond it."""
+        self.config, self.length = config, 0
         self.dtype, self.device = dtype, device
-        self.keys = [self._empty(batch, i, capacity) for i in range(len(config.layers))]
-        self.values = [self._empty(batch, i, capacity) for i in range(len(config.layers))]
+        self.window_start = 0  # the position in slot 0 of the sliding layers
+        rows = config.sliding_window - 1 + 2 * config.canvas_length  # a commit and the next canvas in one pass
+        slots = [rows if layer.is_sliding else capacity for layer in config.layers]
+        self.keys = [self._empty(i, count) for i, count in enumerate(slots)]
+        self.values = [self._empty(i, count) for i, count in enumerate(slots)]
 
-    def _empty(self, batch: int, layer: int, capacity: int) -> Tensor:
+    def _empty(self, layer: int, slots: int) -> Tensor:
         shape = self.config.layers[layer]
-        slots = self.config.sliding_window - 1 if shape.is_sliding else capacity
-        size = (batch, shape.num_key_value_heads, slots, shape.head_dim)
-        return torch.zeros(size, dtype=self.dtype, device=self.device)
+        return torch.zeros((shape.num_key_value_heads, slots, shape.head_dim), dtype=self.dtype, device=self.device)
 
-    @property
-    def batch(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
-    def reserve(self, slots: int) -> None:
-        """Make room for `slots` tokens in the full layers (doubling, so that growth is amortised)."""
+    def make_room(self, rows: int) -> None:
+        """Before a pass of `rows` tokens behind `length`: every layer gets slots for them."""
+        kept = min(self.length, self.config.sliding_window - 1)
+        start = self.window_start
         for i, layer in enumerate(self.config.layers):
-            have = self.keys[i].shape[2]
-            if layer.is_sliding or have >= slots:
-                continue
-            wanted = max(slots, 2 * have)
-            for buffers in (self.keys, self.values):
-                grown = self._empty(self.batch, i, wanted)
-                grown[:, :, :have] = buffers[i]
-                buffers[i] = grown
+            slots = self.keys[i].shape[1]
+            if not layer.is_sliding:
+                if slots < self.length + rows:
+                    self._replace(i, 0, self.length, max(self.length + rows, 2 * slots))
+            elif slots < kept + rows:
+                self._replace(i, self.length - kept - start, kept, kept + rows)
+                self.window_start = self.length - kept
+            elif slots < self.length - start + rows:
+                for buffer in (self.keys[i], self.values[i]):
+                    buffer[:, :kept] = buffer[:, self.length - kept - start : self.length - start].clone()
+                self.window_start = self.length - kept
 
-    def select(self, rows: list[int]) -> KVCache:
-        """A copy with the given rows, in that order; a row may be named more than once."""
-        chosen = object.__new__(KVCache)
-        chosen.config, chosen.dtype, chosen.device = self.config, self.dtype, self.device
-        chosen.lengths = [self.lengths[row] for row in rows]
-        index = torch.tensor(rows, device=self.device)
-        chosen.keys = [buffer[index] for buffer in self.keys]
-        chosen.values = [buffer[index] for buffer in self.values]
-        return chosen
+    def _replace(self, layer: int, first: int, count: int, slots: int) -> None:
+        """Larger buffers, with `count` slots from `first` on at their front."""
+        for buffers in (self.keys, self.values):
+            grown = self._empty(layer, slots)
+            grown[:, :count] = buffers[layer][:, first : first + count]
+            buffers[layer] = grown
+
+    def write(self, layer: int, position: int, k: Tensor, v: Tensor) -> None:
+        """Put K and V [G, T, K] of the tokens from `position` on in their slots."""
+        first = position - self._start(layer)
+        self.keys[layer][:, first : first + k.shape[1]] = k
+        self.values[layer][:, first : first + v.shape[1]] = v
+
+    def read(self, layer: int, first: int, stop: int) -> tuple[Tensor, Tensor]:
+        """K and V of positions first .. stop as [1, G, stop - first, K], without a copy."""
+        place = slice(first - self._start(layer), stop - self._start(layer))
+        return self.keys[layer][None, :, place], self.values[layer][None, :, place]
+
+    def _start(self, layer: int) -> int:
+        return self.window_start if self.config.layers[layer].is_sliding else 0
+
+    def copy(self) -> KVCache:
+        """The same sequence in buffers of its own."""
+        twin = object.__new__(KVCache)
+        twin.__dict__ = dict(self.__dict__)
+        twin.keys = [buffer.clone() for buffer in self.keys]
+        twin.values = [buffer.clone() for buffer in self.values]
+        return twin

@@ -111,7 +111,7 @@ class Layer(nn.Module):
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool | Tensor) -> Tensor:
         x = self.post_attention_layernorm.add_to(x, self.self_attn(self.input_layernorm(x), rope, attend))
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         flat = x.flatten(0, 1)
@@ -119,4 +119,6 @@ class Layer(nn.Module):
         sparse = self.experts(self.pre_feedforward_layernorm_2(flat), weights, index).view_as(x)
         both = self.post_feedforward_layernorm_2.add_to(dense, sparse)
         x = self.post_feedforward_layernorm.add_to(x, both)
+        if isinstance(encoding, Tensor):  # rows of both modes, [1, T, 1] bool
+            return x * torch.where(encoding, self.encoder_layer_scalar, self.layer_scalar)
         return x * (self.encoder_layer_scalar if encoding else self.layer_scalar)

@@ -16,7 +16,7 @@ from .layers import Layer
 class Context(Protocol):
     """What a pass may see. Decides masks, and whether keys and values are kept."""
 
-    encoding: bool
+    encoding: bool | Tensor  # for all rows, or for each [1, T, 1]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 

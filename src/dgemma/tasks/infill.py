@@ -119,7 +119,8 @@ def stream(
 def judge(net: DiffusionGemma, gap: Gap, candidates: Sequence[Sequence[int]], chunk: int) -> list[float]:
     """Mean log-probability, in nats, of each candidate's tokens and the suffix's first ones under the causal pass."""
     texts = [[*candidate, *gap.after] for candidate in candidates]
-    kv = read_prompts(net, [gap.before[:-1]], chunk).select([0] * len(texts))
+    read = read_prompts(net, [gap.before[:-1]], chunk)[0]
+    kv = [read.copy() for _ in texts]
     ids = torch.zeros((len(texts), max(map(len, texts))), dtype=torch.int64)
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor([gap.before[-1], *text[:-1]])

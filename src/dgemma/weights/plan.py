@@ -90,21 +90,21 @@ def machine() -> list[Memory]:
 
 def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and rope."""
-    entries = config.sliding_window - 1 if layer.is_sliding else context
+    entries = config.sliding_window - 1 + 2 * config.canvas_length if layer.is_sliding else context
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
 
 def _attention_bytes(
     layer: LayerConfig, config: ModelConfig, rows: int, context: int, size: int, cuda: bool
 ) -> int:
-    """One row of the batch: K and V joined with the canvas; on CUDA scores, their softmax and K, V per query head."""
+    """One row of the batch: a causal mask, as bool and as numbers; on CUDA scores, their softmax and K, V per query head."""
     heads = config.num_attention_heads
     seen = rows + (min(context, config.sliding_window - 1) if layer.is_sliding else context)
-    joined = 2 * seen * layer.num_key_value_heads * layer.head_dim * size
+    mask = rows * seen * (1 + size)
     queries = 4 * heads * rows * layer.head_dim * size
     wide = max(size, 4)  # the fallback kernel computes in float32
     scores = 2 * heads * seen * (rows + layer.head_dim) * wide if cuda else 0
-    return joined + queries + scores
+    return mask + queries + scores
 
 
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
