@@ -14,8 +14,10 @@ import argparse
 import random
 
 import dgemma
-from dgemma.engine.denoise import generate
-from dgemma.engine.requests import Request, Result
+from dgemma.config import EngineConfig
+from dgemma.engine.denoise import run
+from dgemma.engine.engine import Engine
+from dgemma.engine.requests import Request, results
 from dgemma.train.corpus import load
 
 
@@ -35,10 +37,9 @@ def requests_of(model: dgemma.Model, count: int, steps: int) -> list[Request]:
 
 def compare(model: dgemma.Model, requests: list[Request], batch: int) -> dict[str, float]:
     """Shares of requests whose tokens, first canvas and step counts are equal, and of equal tokens among all."""
-    alone = [generate(model.net, [request])[0] for request in requests]
-    beside: list[Result] = []
-    for start in range(0, len(requests), batch):
-        beside += generate(model.net, requests[start : start + batch])
+    alone = [results(run(model.net, [request]), 1)[0] for request in requests]
+    engine = Engine(model.net, EngineConfig(max_slots=batch))
+    beside = results(engine.run(requests), len(requests))
     rows = list(zip(alone, beside, strict=True))
     tokens = [pair for a, b in rows for pair in zip(a.token_ids, b.token_ids, strict=False)]
     return {
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32", "bfloat16"])
     options = parser.parse_args()
-    print(f"{options.requests} requests, alone and in batches of {options.batch}, up to {options.steps} steps a canvas")
+    print(f"{options.requests} requests, alone in the plain loop and {options.batch} at a time in the engine, up to {options.steps} steps a canvas")
     for name in options.dtypes:
         model = dgemma.load(options.model, "cpu", name)
         shares = compare(model, requests_of(model, options.requests, options.steps), options.batch)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .config import MAX_PROMPT_CHARACTERS, DenoiseConfig, EngineConfig, ModelConfig
-from .engine.denoise import generate, read_prompts
-from .engine.requests import Request, Result
+from .engine.denoise import read_prompts
+from .engine.engine import Engine
+from .engine.requests import Request, Result, results
 from .errors import NumericsError, ResourceError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.build import build
@@ -65,7 +66,8 @@ class Model:
         self, net: DiffusionGemma, denoise: DenoiseConfig, tokenizer: Tokenizer | None, folder: Path,
         chat_tuned: bool = False, notes: Sequence[str] = (), engine: EngineConfig = EngineConfig(),
     ):  # fmt: skip
-        self.net, self.denoise, self.folder, self.engine = net, denoise, folder, engine
+        self.net, self.denoise, self.folder = net, denoise, folder
+        self.engine = Engine(net, engine)
         self.chat_tuned, self.notes = chat_tuned, list(notes)
         self._tokenizer = tokenizer
 
@@ -136,8 +138,8 @@ class Model:
             self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context
         )
         for request in gap.requests:  # now, not at the first event
-            request.check(self.config, self.engine.max_prompt_tokens)
-        return infill_task.stream(self.net, self.tokenizer, gap, self.engine)
+            self.engine.check(request)
+        return infill_task.stream(self.engine, self.tokenizer, gap)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0,
@@ -153,7 +155,7 @@ class Model:
         if max_tokens is None and canvases:
             max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
         request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, canvases)
-        result = generate(self.net, [request], self.engine)[0]
+        result = results(self.engine.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
         return result
@@ -173,7 +175,7 @@ class Model:
         self._check_pass(prompts, rows)
         canvas = torch.tensor(rows, device=self.net.device)
         previous = self._beliefs(self_conditioning, canvas) if self_conditioning is not None else None
-        kv = read_prompts(self.net, prompts, self.engine.prefill_chunk, room=canvas.shape[1])
+        kv = read_prompts(self.net, prompts, self.engine.config.prefill_chunk, room=canvas.shape[1])
         hidden = self.net.denoise(canvas, kv, previous)
         return soft_capped_logits(hidden, self.net.embed.weight, self.config.final_logit_softcapping)
 
@@ -226,8 +228,8 @@ class Model:
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any]
     ) -> Iterator[Draft | Committed | Generation]:
         request = self._request(ids, max_tokens, seed, sampler)
-        request.check(self.config, self.engine.max_prompt_tokens)  # now, not at the first event
-        return generate_task.stream(self.net, self.tokenizer, request, self.engine, max_tokens is None)
+        self.engine.check(request)  # now, not at the first event
+        return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None)
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any],

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import dgemma.sampling.step
 from dgemma.config import DenoiseConfig, EngineConfig
-from dgemma.engine.denoise import generate, read_prompts, run
-from dgemma.engine.requests import CommitRecord, Request, StepRecord
+from dgemma.engine.denoise import read_prompts, run
+from dgemma.engine.requests import CommitRecord, Request, Result, StepRecord, results
 from dgemma.errors import UsageError
 from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.model.dgemma import DiffusionGemma
@@ -51,6 +51,10 @@ def steps(records: Sequence[Record]) -> list[StepRecord]:
 
 def commits(records: Sequence[Record]) -> list[CommitRecord]:
     return [record for record in records if isinstance(record, CommitRecord)]
+
+
+def generated(requests: Sequence[Request]) -> list[Result]:
+    return results(run(MODEL, requests), len(requests))
 
 
 tokens = st.integers(0, VOCABULARY - 1)
@@ -152,7 +156,7 @@ def test_the_same_request_twice_gives_the_same_records() -> None:
 
 
 def test_the_seed_decides() -> None:
-    answers = {tuple(generate(MODEL, [request(seed=seed)])[0].token_ids) for seed in (0, 1, 2**32, 2**32 + 1, 2**62)}
+    answers = {tuple(generated([request(seed=seed)])[0].token_ids) for seed in (0, 1, 2**32, 2**32 + 1, 2**62)}
     assert len(answers) == 5
 
 
@@ -174,13 +178,13 @@ def test_an_end_token_is_kept_and_what_follows_is_dropped() -> None:
     free = commits(list(run(MODEL, [request()])))
     end = free[0].canvas_ids[2]
     first = free[0].canvas_ids.index(end)
-    result = generate(MODEL, [request(eos_token_id=(VOCABULARY - 1, end))])[0]
+    result = generated([request(eos_token_id=(VOCABULARY - 1, end))])[0]
     assert result.token_ids == free[0].canvas_ids[: first + 1]
     assert result.finish_reason == "stop" and result.canvases == [free[0].canvas_ids]
-    exact = generate(MODEL, [request(eos_token_id=(end,), max_tokens=first + 1)])[0]
+    exact = generated([request(eos_token_id=(end,), max_tokens=first + 1)])[0]
     assert exact.finish_reason == "stop" and exact.token_ids == result.token_ids
     if first:
-        cut = generate(MODEL, [request(eos_token_id=(end,), max_tokens=first)])[0]
+        cut = generated([request(eos_token_id=(end,), max_tokens=first)])[0]
         assert cut.finish_reason == "length" and cut.token_ids == result.token_ids[:first]
 
 
@@ -273,7 +277,7 @@ def test_one_row_that_is_not_finite_ends_alone(monkeypatch, poison: float, when:
     assert [(record.finish_reason, record.token_ids, record.steps) for record in bad] == [("error", [], when + 1)]
     assert by_row([r for r in hurt if r.request != 1], 3) == by_row([r for r in healthy if r.request != 1], 3)
     passes.clear()
-    assert [result.finish_reason for result in generate(MODEL, requests)] == ["length", "error", "length"]
+    assert [result.finish_reason for result in generated(requests)] == ["length", "error", "length"]
 
 
 def test_a_narrower_canvas_is_that_of_a_narrower_checkpoint() -> None:
@@ -286,19 +290,19 @@ def test_a_narrower_canvas_is_that_of_a_narrower_checkpoint() -> None:
 
 
 def test_a_result_adds_up() -> None:
-    result = generate(MODEL, [request(max_tokens=WIDTH + 2)])[0]
+    result = generated([request(max_tokens=WIDTH + 2)])[0]
     assert len(result.token_ids) == WIDTH + 2
     assert len(result.steps) == len(result.canvases) == 2
     assert result.tokens_per_forward == (WIDTH + 2) / sum(result.steps) and result.finish_reason == "length"
 
 
 def test_one_batch_has_one_width_and_may_be_empty() -> None:
-    assert generate(MODEL, []) == []
+    assert generated([]) == []
     with pytest.raises(UsageError, match="canvas width"):
-        generate(MODEL, [request(), request(canvas_width=3)])
+        generated([request(), request(canvas_width=3)])
 
 
 def test_a_bad_request_stops_the_batch_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DiffusionGemma, "encode", lambda *arguments: pytest.fail("the model ran"))
     with pytest.raises(UsageError, match="max_tokens"):
-        generate(MODEL, [request(), request(max_tokens=0)])
+        generated([request(), request(max_tokens=0)])

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import dgemma.engine.denoise
+import dgemma.engine.canvases
 import dgemma.sampling.step
 from dgemma.config import DenoiseConfig
-from dgemma.engine.denoise import generate
-from dgemma.engine.requests import Request
+from dgemma.engine.denoise import run
+from dgemma.engine.requests import Request, results
 from dgemma.kernels.random import noise
 from dgemma.sampling.accept import accept
 from tests import oracle
@@ -50,8 +50,8 @@ def theirs(case: int) -> tuple[Tensor, Tensor]:
 def ours(case: int) -> tuple[Tensor, Tensor]:
     seed, sharpness, config = CASES[case]
     requests = [Request(PROMPT, WIDTH, row, config) for row in range(ROWS)]
-    results = generate(lively_model(CONFIG, seed, sharpness=sharpness), requests)
-    return torch.tensor([r.token_ids for r in results]), torch.tensor([r.steps[0] for r in results])
+    found = results(run(lively_model(CONFIG, seed, sharpness=sharpness), requests), len(requests))
+    return torch.tensor([r.token_ids for r in found]), torch.tensor([r.steps[0] for r in found])
 
 
 def chances(mine: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict[str, float]:
@@ -87,8 +87,8 @@ def test_there_is_something_to_tell_apart() -> None:
 
 
 def hotter(monkeypatch: pytest.MonkeyPatch) -> None:
-    cool = dgemma.engine.denoise.inverse_temperature
-    monkeypatch.setattr(dgemma.engine.denoise, "inverse_temperature", lambda state: cool(state) / 1.1)
+    cool = dgemma.engine.canvases.inverse_temperature
+    monkeypatch.setattr(dgemma.engine.canvases, "inverse_temperature", lambda state: cool(state) / 1.1)
 
 
 def counts_itself(monkeypatch: pytest.MonkeyPatch) -> None:

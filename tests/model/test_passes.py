@@ -15,7 +15,7 @@ import dgemma.model.passes
 from dgemma.config import SLIDING, ModelConfig
 from dgemma.engine.denoise import read_prompts
 from dgemma.kernels.vocab import soft_capped_logits
-from dgemma.model.dgemma import DiffusionGemma
+from dgemma.model.dgemma import Canvases, DiffusionGemma
 from dgemma.model.kv import KVCache
 from tests.helpers import assert_close, closeness, is_close, lively_model, tiny_config
 from tests.model import naive
@@ -220,7 +220,7 @@ def test_reading_and_denoising_in_one_pass_equal_both_in_turn(
                 model.encode(tokens[None], [kv])
         want = model.denoise(canvas, apart)
         clean = [(kv, tokens) for kv, tokens in zip(joined, fresh, strict=True) if len(tokens)]
-        got = model.both(clean, canvas, joined, None)
+        (got,) = model.both(clean, [Canvases(canvas, joined, None)])
         assert_close(got, want, "float64")
         assert [kv.length for kv in joined] == [kv.length for kv in apart]
         assert_close(model.denoise(canvas, joined), want, "float64")  # and the cache holds the same

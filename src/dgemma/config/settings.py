@@ -89,12 +89,16 @@ class EngineConfig:
 
     prefill_chunk: int = 512  # prompt tokens encoded per pass: bounds the activations, never changes the result
     max_prompt_tokens: int | None = None  # None: what the checkpoint's positions leave beside one canvas
+    max_slots: int = 64  # requests at work at once; more wait
+    memory: int | None = None  # bytes for requests and cached prefixes; None: 90 % of what is free on the device
+    prefix_cache: int | None = None  # of these, bytes that finished prompts may keep; None: an eighth, 0: none
 
     def __post_init__(self) -> None:
-        for name in ("prefill_chunk", "max_prompt_tokens"):
+        for name, least in (("prefill_chunk", 1), ("max_prompt_tokens", 1), ("max_slots", 1), ("memory", 1), ("prefix_cache", 0)):
             value = getattr(self, name)
-            if not _whole(value, 1) and (name, value) != ("max_prompt_tokens", None):
-                raise UsageError(f"{name} is {shown(value)}; it must be a whole number, at least 1")
+            optional = name in ("max_prompt_tokens", "memory", "prefix_cache")
+            if not _whole(value, least) and not (optional and value is None):
+                raise UsageError(f"{name} is {shown(value)}; it must be a whole number, at least {least}")
 
 
 def _parse(raw: dict[str, Any], source: str) -> DenoiseConfig:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..config import DenoiseConfig, ModelConfig
@@ -19,6 +20,7 @@ class Request:
     config: DenoiseConfig = DenoiseConfig()
     canvas_ids: tuple[tuple[int, ...], ...] = ()  # starting tokens of the first canvases, instead of noise
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
+    salt: str = ""  # only requests of the same salt share what was read of their prompts
 
     def width(self, model: ModelConfig) -> int:
         """Tokens per canvas: the request's own, that of its starting canvas, or the checkpoint's."""
@@ -86,6 +88,10 @@ class StepRecord:
     entropy: list[float]  # nats per position, of softmax(logits / T)
     done: bool  # this canvas stands, or has no steps left
 
+    def of(self, request: int) -> StepRecord:
+        """The same record under another index."""
+        return dataclasses.replace(self, request=request)
+
 
 @dataclass(frozen=True)
 class CommitRecord:
@@ -97,6 +103,13 @@ class CommitRecord:
     token_ids: list[int]
     canvas_ids: list[int]  # the whole argmax canvas, C ids
     finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite); None: goes on
+
+    def of(self, request: int) -> CommitRecord:
+        """The same record under another index."""
+        return dataclasses.replace(self, request=request)
+
+
+Record = StepRecord | CommitRecord
 
 
 @dataclass
@@ -119,3 +132,12 @@ class Result:
         self.canvases.append(record.canvas_ids)
         if record.finish_reason is not None:
             self.finish_reason = record.finish_reason
+
+
+def results(records: Iterable[Record], count: int) -> list[Result]:
+    """The results of `count` requests from all their records; one that was not finite ends with "error", alone."""
+    found = [Result() for _ in range(count)]
+    for record in records:
+        if isinstance(record, CommitRecord):
+            found[record.request].add(record)
+    return found

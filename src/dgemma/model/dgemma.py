@@ -8,6 +8,7 @@ model has no mask token and no time input: a canvas starts as random vocabulary 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,14 @@ from .passes import Pass, Span
 from .stack import Context, Stack
 
 Previous = tuple[Tensor, Tensor]  # the last step's p [B, C, V] and row_sum [B, C]; see kernels/vocab.py
+
+
+class Canvases(NamedTuple):
+    """Canvases of one width that share a pass with others."""
+
+    ids: Tensor  # [B, C] int64
+    kv: Sequence[KVCache]  # what each continues
+    soft: Tensor | None  # [B, C, D] of `belief`, 0 where a canvas takes its first step; None: all do
 
 
 class SelfConditioning(GatedMLP):
@@ -82,19 +91,20 @@ class DiffusionGemma(nn.Module):
         spans = [Span(row, canvas.shape[1], False) for row in kv]
         return self._pass(self.entering(canvas, soft).flatten(0, 1)[None], spans).view(*canvas.shape, -1)
 
-    def both(
-        self, clean: Sequence[tuple[KVCache, Tensor]], canvas: Tensor, kv: Sequence[KVCache], soft: Tensor | None
-    ) -> Tensor:
+    def both(self, clean: Sequence[tuple[KVCache, Tensor]], canvases: Sequence[Canvases]) -> list[Tensor]:
         """Read clean tokens and denoise canvases in one pass; a canvas sees the clean tokens of its own sequence.
 
-        clean: sequences and their new ids [T], any number; canvas [B, C] and kv as in `denoise`; soft [B, C, D] from
-        `belief`, 0 where a canvas takes its first step, or None. -> hidden [B, C, D] of the canvases.
+        clean: sequences and their new ids [T], any number. -> hidden [B, C, D] of each group of canvases.
         """
         x = [self.embedded(ids) for _, ids in clean]
-        x.append(self.entering(canvas, soft).flatten(0, 1))
-        spans = [Span(row, len(ids), True) for row, ids in clean] + [Span(row, canvas.shape[1], False) for row in kv]
-        hidden = self._pass(torch.cat(x)[None], spans)
-        return hidden[0, hidden.shape[1] - canvas.numel() :].view(*canvas.shape, -1)
+        spans = [Span(row, len(ids), True) for row, ids in clean]
+        for group in canvases:
+            x.append(self.entering(group.ids, group.soft).flatten(0, 1))
+            spans += [Span(row, group.ids.shape[1], False) for row in group.kv]
+        hidden = self._pass(torch.cat(x)[None], spans)[0]
+        sizes = [group.ids.numel() for group in canvases]
+        parts = hidden[hidden.shape[0] - sum(sizes) :].split(sizes)
+        return [part.view(*group.ids.shape, -1) for part, group in zip(parts, canvases, strict=True)]
 
     def belief(self, previous: Previous, pins: Tensor | None = None) -> Tensor:
         """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum); pinned cells get their own token."""

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ..config import ModelConfig
 
+Window = list[Tensor]  # k and v [G, <= window - 1, K] of every sliding layer, layer by layer
+
 
 class KVCache:
     """K and V per layer, [G, slots, K]; the first `length` tokens of the sequence are encoded."""
@@ -78,3 +80,29 @@ class KVCache:
         twin.keys = [buffer.clone() for buffer in self.keys]
         twin.values = [buffer.clone() for buffer in self.values]
         return twin
+
+    def window(self) -> Window:
+        """A copy of what the sliding layers need to go on from here."""
+        first = max(0, self.length - (self.config.sliding_window - 1))
+        sliding = [i for i, layer in enumerate(self.config.layers) if layer.is_sliding]
+        return [tensor[0].clone() for i in sliding for tensor in self.read(i, first, self.length)]
+
+    def resume(self, other: KVCache, length: int, window: Window) -> None:
+        """Become a copy of the first `length` tokens of another sequence, whose window there is given."""
+        self.length, rest = length, iter(window)
+        self.window_start = max(0, length - (self.config.sliding_window - 1))
+        for i, layer in enumerate(self.config.layers):
+            if layer.is_sliding:
+                k, v = next(rest), next(rest)
+            else:
+                if self.keys[i].shape[1] < length:
+                    self._replace(i, 0, 0, length)
+                k, v = (tensor[0] for tensor in other.read(i, 0, length))
+            self.write(i, self.window_start if layer.is_sliding else 0, k, v)
+
+    def retire(self) -> None:
+        """Give back all memory but K and V of the full layers' tokens; from now on others may `resume` it, nothing else."""
+        for i, layer in enumerate(self.config.layers):
+            kept = 0 if layer.is_sliding else self.length
+            for buffers in (self.keys, self.values):
+                buffers[i] = buffers[i][:, :kept].clone()

@@ -6,6 +6,7 @@ captured graph can share it. Rows that are done do not change any more, whatever
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -117,3 +118,19 @@ def _keep_done(old: CanvasState, new: CanvasState) -> CanvasState:
 
     changed = ("canvas", "argmax", "accepted", "entropy", "step", "unchanged", "done")
     return new._replace(**{name: pick(getattr(old, name), getattr(new, name)) for name in changed})
+
+
+def take(state: CanvasState, rows: Tensor) -> CanvasState:
+    """The given rows [n] int64 of a state, in that order."""
+    return _each(lambda field: field[rows], state)
+
+
+def together(states: Sequence[CanvasState]) -> CanvasState:
+    """The rows of several states of one width, one after another."""
+    return states[0] if len(states) == 1 else _each(lambda *fields: torch.cat(fields), *states)
+
+
+def _each(act: Callable[..., Tensor], *states: CanvasState) -> CanvasState:
+    settings = Settings(*map(act, *(state.settings for state in states)))
+    fields = zip(*(state[:-1] for state in states), strict=True)
+    return CanvasState(*(act(*parts) for parts in fields), settings)

@@ -6,11 +6,9 @@ import dataclasses
 import time
 from collections.abc import Iterator
 
-from ..config import EngineConfig
-from ..engine.denoise import run
+from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, Result, StepRecord
 from ..errors import NumericsError
-from ..model.dgemma import DiffusionGemma
 from ..text.stream import StreamDecoder
 from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation
@@ -21,7 +19,7 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    net: DiffusionGemma, tokenizer: Tokenizer, request: Request, engine: EngineConfig, default_length: bool = False
+    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False
 ) -> Iterator[Event]:
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
@@ -33,7 +31,7 @@ def stream(
     for attempt in range(2):
         request = again(request) if attempt else request
         decoder, result, text, silent = StreamDecoder(tokenizer), Result(), "", []
-        for record in run(net, [request], engine):
+        for record in engine.run([request]):
             if isinstance(record, StepRecord):
                 clock.drafted()
                 yield draft(record, tokenizer, request)

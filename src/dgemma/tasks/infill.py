@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..config import DenoiseConfig, EngineConfig
-from ..engine.denoise import read_prompts, run
+from ..config import DenoiseConfig
+from ..engine.denoise import read_prompts
+from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, Result, StepRecord, whole
 from ..errors import UsageError
 from ..kernels.vocab import soft_capped_logits
@@ -84,9 +85,7 @@ def prepare(
     return Gap(requests, widths, [*prompt, *before[len(before) - lead :]], judged, held_back)
 
 
-def stream(
-    net: DiffusionGemma, tokenizer: Tokenizer, gap: Gap, engine: EngineConfig
-) -> Iterator[Draft | Filling]:
+def stream(engine: Engine, tokenizer: Tokenizer, gap: Gap) -> Iterator[Draft | Filling]:
     """Run all widths in one batch: Drafts of every row, then the best Filling.
 
     Where every row comes back empty, they are drawn once more with the next seed, and a note says so.
@@ -95,7 +94,7 @@ def stream(
     for attempt in range(2):
         requests = [again(request) for request in gap.requests] if attempt else gap.requests
         results = [Result() for _ in requests]
-        for record in run(net, requests, engine):
+        for record in engine.run(requests):
             if isinstance(record, StepRecord):
                 clock.drafted()
                 yield draft(record, tokenizer, requests[record.request])
@@ -106,7 +105,7 @@ def stream(
         if any(candidate.text for candidate in candidates):
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
-    scores = judge(net, gap, [candidate.token_ids for candidate in candidates], engine.prefill_chunk)
+    scores = judge(engine.model, gap, [candidate.token_ids for candidate in candidates], engine.config.prefill_chunk)
     best = max(range(len(candidates)), key=lambda row: (bool(candidates[row].text), scores[row]))
     won = candidates[best]
     result = Result(won.token_ids, results[best].steps, "stop" if won.closed else "length")

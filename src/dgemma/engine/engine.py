@@ -1,0 +1,138 @@
+"""Many requests, one pass at a time: prompts being read, canvases being decided and canvases being committed share it.
+
+    submit(request) -> ticket        checked; waits for a slot
+    advance()                        one pass for everybody who has one
+    poll(ticket)                     what became of a request since the last look
+    cancel(ticket)                   its slot is free at once
+    run(requests)                    all of that for some requests, record by record
+
+One pass does what the plain loop (denoise.py, which this must equal token for token) does in several: a prompt's last chunk
+and its first step are one, and so are a finished canvas's commit and the next canvas's first step. Requests join
+and leave between passes; none waits for another's canvas to stand. Slots are given out by memory (slots.py).
+
+Whoever pulls records drives: there is no thread here, and the lock only keeps drivers apart.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..config import EngineConfig
+from ..model.dgemma import DiffusionGemma
+from .decks import Deck
+from .requests import CommitRecord, Record, Request
+from .slots import Slot, Slots
+
+
+class Engine:
+    """Requests over one model."""
+
+    def __init__(self, model: DiffusionGemma, config: EngineConfig = EngineConfig()):
+        self.model, self.config = model, config
+        self.slots = Slots(model, config)
+        self.decks: dict[int, Deck] = {}  # by canvas width
+        self.passes = 0
+        self._waiting: deque[Slot] = deque()
+        self._told: dict[int, list[Record]] = {}  # by ticket: records that nobody has polled yet
+        self._tickets = 0
+        self._lock = threading.RLock()
+
+    def submit(self, request: Request) -> int:
+        """Take a request that `check` lets through. -> its ticket."""
+        self.check(request)
+        with self._lock:
+            ticket, self._tickets = self._tickets, self._tickets + 1
+            self._told[ticket] = []
+            self._waiting.append(Slot(ticket, request, request.max_tokens))
+        return ticket
+
+    def check(self, request: Request) -> None:
+        """Raise UsageError where a request does not fit the model, ResourceError where it would never fit memory."""
+        request.check(self.model.config, self.config.max_prompt_tokens)
+        self.slots.check(request)
+
+    def cancel(self, ticket: int) -> None:
+        """Forget a request, whatever it is doing; nothing more is told of it."""
+        with self._lock:
+            self._told.pop(ticket, None)
+            self._waiting = deque(slot for slot in self._waiting if slot.ticket != ticket)
+            for slot in [slot for slot in self.slots.taken if slot.ticket == ticket]:
+                self._release(slot, keep=True)
+
+    def poll(self, ticket: int) -> list[Record]:
+        """The records of a request since the last poll, without a pass for them."""
+        with self._lock:
+            told = self._told.get(ticket, [])
+            if ticket in self._told:
+                self._told[ticket] = []
+            return told
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Record]:
+        """Run requests together to their ends; records carry a request's index. Leaving early cancels them."""
+        open_ = {}
+        try:
+            for index, request in enumerate(requests):
+                open_[self.submit(request)] = index
+            while open_:
+                with self._lock:
+                    if not any(self._told[ticket] for ticket in open_):
+                        self.advance()
+                for ticket, index in [*open_.items()]:
+                    for record in self.poll(ticket):
+                        if isinstance(record, CommitRecord) and record.finish_reason is not None:
+                            self.cancel(ticket)
+                            del open_[ticket]
+                        yield record.of(index)
+        finally:
+            for ticket in open_:
+                self.cancel(ticket)
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and not self.slots.taken
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """One pass for everybody who has a slot; nothing where nobody has one."""
+        with self._lock:
+            self._waiting = self.slots.admit(self._waiting)
+            readers = self._readers()
+            for slot in self.slots.taken:
+                if slot.unread == slot.reading and not any(slot in deck.slots for deck in self.decks.values()):
+                    width = slot.request.width(self.model.config)
+                    self.decks.setdefault(width, Deck(self.model)).join(slot)
+            if self.slots.taken:
+                self._pass(readers)
+
+    def _readers(self) -> list[Slot]:
+        """Whose clean tokens are in the coming pass: canvases that stood, and at most `prefill_chunk` of prompts."""
+        room = self.config.prefill_chunk
+        for slot in self.slots.taken:
+            slot.reading = min(room, slot.unread)
+            room -= slot.reading
+        return [slot for slot in self.slots.taken if slot.reading or slot.pending is not None]
+
+    def _pass(self, readers: list[Slot]) -> None:
+        decks = [deck for deck in self.decks.values() if deck.slots]
+        clean = [(slot.kv, torch.tensor(slot.fresh(), device=self.model.device)) for slot in readers]
+        hidden = self.model.both(clean, [deck.canvases() for deck in decks])
+        self.passes += 1
+        for slot in readers:
+            prompt = slot.pending is None
+            slot.has_read()
+            if prompt:
+                self.slots.prefixes.mark(slot.encoded)
+        for deck, states in zip(decks, hidden, strict=True):
+            for slot, record in [*deck.step(states)]:
+                self._told[slot.ticket].append(record)
+                if isinstance(record, CommitRecord) and record.finish_reason is not None:
+                    self._release(slot, keep=record.finish_reason != "error")
+
+    def _release(self, slot: Slot, keep: bool) -> None:
+        for deck in self.decks.values():
+            deck.leave(slot)
+        self.slots.release(slot, keep)

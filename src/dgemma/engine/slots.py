@@ -1,0 +1,137 @@
+"""Slots: a request's place on the device, its own K and V included, given out by memory.
+
+A request that fits beside the others is let in, in the order of arrival; one that would never fit is refused with the
+number of tokens that would. What a request needs is the planner's arithmetic (weights/plan.py), so `doctor` and the
+engine cannot disagree. A slot that is given back leaves what it read to the prefix cache.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+
+from ..config import EngineConfig
+from ..errors import ResourceError
+from ..model.dgemma import DiffusionGemma
+from ..model.kv import KVCache
+from ..weights.plan import fit, machine
+from .prefixes import LEAST, Encoded, Prefixes, common
+from .requests import Request
+
+SHARE_OF_FREE = 0.9  # of a device's free memory, where no budget is set: allocators need some slack
+
+
+@dataclass(eq=False)
+class Slot:
+    """One request at work."""
+
+    ticket: int
+    request: Request
+    left: int  # tokens that its answer may still grow by
+    encoded: Encoded | None = None  # what was read of its prompt and its canvases
+    reading: int = 0  # prompt tokens in the coming pass
+    pending: list[int] | None = None  # a canvas that stood, to be encoded by the coming pass
+    canvas: int = 0  # number of the canvas that is being decided
+    memory: int = 0  # bytes it was let in with
+
+    @property
+    def kv(self) -> KVCache:
+        return self.encoded.kv
+
+    @property
+    def unread(self) -> int:
+        return max(0, len(self.request.prompt_ids) - len(self.encoded.tokens))
+
+    def fresh(self) -> list[int]:
+        """The clean tokens that the coming pass reads: a canvas that stood, or a chunk of the prompt."""
+        if self.pending is not None:
+            return self.pending
+        done = len(self.encoded.tokens)
+        return list(self.request.prompt_ids[done : done + self.reading])
+
+    def has_read(self) -> None:
+        """After a pass: what it read is encoded."""
+        self.encoded.tokens += self.fresh()
+        self.reading, self.pending = 0, None
+
+    def commit(self, canvas: list[int]) -> None:
+        """A canvas stood, all of its tokens join the answer, and the next one begins."""
+        self.pending, self.canvas, self.left = canvas, self.canvas + 1, self.left - len(canvas)
+
+
+class Slots:
+    """Who is in, and whether there is room for more."""
+
+    def __init__(self, model: DiffusionGemma, config: EngineConfig):
+        self.model, self.config = model, config
+        self.taken: list[Slot] = []
+        self.budget = config.memory if config.memory is not None else _free(model.device)
+        share = self.budget // 8 if config.prefix_cache is None else config.prefix_cache
+        self.prefixes = Prefixes(share)
+
+    def need(self, request: Request, prompt_tokens: int | None = None) -> int:
+        """Bytes of K, V and work buffers of a request (with a prompt of another length)."""
+        width = request.width(self.model.config)
+        prompt = len(request.prompt_ids) if prompt_tokens is None else prompt_tokens
+        plan = fit(
+            self.model.config, self.model.dtype, prompt + -(-request.max_tokens // width) * width, canvas=width,
+            prefill_chunk=self.config.prefill_chunk, device=self.model.device.type,
+        )  # fmt: skip
+        return plan.kv + plan.work
+
+    def check(self, request: Request) -> None:
+        """Raise ResourceError for a request that would not fit even alone."""
+        if self.need(request) <= self.budget:
+            return
+        fits, refused = 0, len(request.prompt_ids)
+        while refused - fits > 1:
+            middle = (fits + refused) // 2
+            fits, refused = (middle, refused) if self.need(request, middle) <= self.budget else (fits, middle)
+        raise ResourceError(
+            f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} new ones need "
+            f"{self.need(request) / 2**30:.2f} GiB of {self.budget / 2**30:.2f} GiB free; "
+            + (f"at most {fits} prompt tokens fit" if fits else "no prompt fits beside so many new tokens")
+        )
+
+    def admit(self, waiting: deque[Slot]) -> deque[Slot]:
+        """Let in who fits, oldest first; cached prefixes make room. -> who has to wait."""
+        waiting = deque(waiting)
+        while waiting and len(self.taken) < self.config.max_slots:
+            slot = waiting[0]
+            if self._waits_for_another(slot.request):
+                break
+            slot.memory = self.need(slot.request)
+            spare = self.budget - sum(other.memory for other in self.taken) - slot.memory
+            if spare < 0:
+                break
+            self.prefixes.shrink(spare)
+            self._open(waiting.popleft())
+        return waiting
+
+    def _waits_for_another(self, request: Request) -> bool:
+        """Whether more of this prompt is being read for another slot than is known: once read, it is copied."""
+        if not self.prefixes.limit:
+            return False
+        ids, salt = request.prompt_ids, request.salt
+        known = self.prefixes.known(ids, salt)
+        coming = [slot for slot in self.taken if slot.unread and slot.request.salt == salt]
+        return any(common(slot.request.prompt_ids, ids) >= max(known + LEAST, len(ids) // 2) for slot in coming)
+
+    def _open(self, slot: Slot) -> None:
+        request = slot.request
+        width = request.width(self.model.config)
+        kv = self.model.new_cache(len(request.prompt_ids) + -(-request.max_tokens // width) * width)
+        slot.encoded = self.prefixes.open(kv, request.prompt_ids, request.salt)
+        self.taken.append(slot)
+
+    def release(self, slot: Slot, keep: bool) -> None:
+        """Give a slot back; what it read may stay in the prefix cache."""
+        self.taken.remove(slot)
+        self.prefixes.close(slot.encoded, keep)
+
+
+def _free(device: torch.device) -> int:
+    name = "RAM" if device.type in ("cpu", "meta") else f"cuda:{device.index or 0}"
+    return int(SHARE_OF_FREE * max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0))
