@@ -7,6 +7,9 @@ from what was stored. Sampling is an exact two-level inverse CDF: one uniform pi
 tokens by its mass, the other a token inside it, so that no per-token noise is ever made.
 
 Trap: adding float32 masses one by one loses small tails; tile sums keep every partial sum short.
+
+The [canvas, vocabulary] tensor is written once by the product and once more as probabilities; everything else happens to
+a few rows at a time.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from torch import Tensor
 from .norm import wide
 
 TILE = 128
+BLOCK = 1 << 19  # logits that are worked on at a time on a CPU: 2 MB of float32 stay in a core's cache
+BLOCK_CUDA = 1 << 24  # there a launch costs more than a pass over 64 MB
 
 
 class CanvasStats(NamedTuple):
@@ -47,21 +52,36 @@ def head(
     hidden [B, C, D], embedding [V, D], inverse_temperature [B], uniforms [B, C, 2] in (0, 1), mask bool
     broadcastable to [B, C, V] (True: allowed) or None.
     """
-    logits = soft_capped_logits(hidden, embedding, softcap)
-    logits = logits.mul_(inverse_temperature.to(logits.dtype)[:, None, None])
-    return stats_of(logits, uniforms, embedding.dtype, mask)
+    p = F.linear(hidden, embedding)  # the logits at first; each block of rows turns into its probabilities in place
+    rows, vocab = p.shape[0] * p.shape[1], p.shape[2]
+    flat, uniforms = p.view(rows, vocab), uniforms.reshape(rows, 2)
+    heat = (softcap * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])
+    allowed = None if mask is None else mask.expand(p.shape).reshape(rows, vocab)
+    size, found = max(1, (BLOCK_CUDA if p.is_cuda else BLOCK) // vocab), []
+    for start in range(0, rows, size):
+        own = slice(start, start + size)
+        x = (flat[own].to(heat.dtype) / softcap).tanh_().mul_(heat[own, None])
+        stats = stats_of(x, uniforms[own], p.dtype, None if allowed is None else allowed[own])
+        flat[own] = stats.p
+        found.append(stats._replace(p=None))
+    argmax, sample, entropy, row_sum = (
+        torch.cat([getattr(stats, name) for stats in found]).view(p.shape[:2])
+        for name in ("argmax", "sample", "entropy", "row_sum")
+    )
+    return CanvasStats(argmax, sample, entropy, p, row_sum)
 
 
 def stats_of(processed: Tensor, uniforms: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> CanvasStats:
-    """CanvasStats of processed logits [B, C, V] (consumed: overwritten). The unfused path, and the reference."""
+    """CanvasStats of processed logits [..., V] (consumed: overwritten). The reference, on any block of rows."""
     if mask is not None:
         processed = processed.masked_fill(~mask, -torch.inf)
     top, argmax = processed.max(dim=-1)
     shifted = processed.sub_(top[..., None])
     p, row_sum = weigh(shifted, dtype)
     exact = p.to(shifted.dtype)
-    # sum p (log p) with 0 log 0 = 0: masked tokens sit at -inf
-    moment = (exact * shifted.clamp_min(-1e4)).sum(-1)
+    if mask is not None:
+        shifted.clamp_min_(-1e4)  # sum p (log p) with 0 log 0 = 0: masked tokens sit at -inf
+    moment = (exact * shifted).sum(-1)
     entropy = row_sum.log() - moment / row_sum
     return CanvasStats(argmax, _inverse_cdf(exact, row_sum, uniforms), entropy, p, row_sum)
 
@@ -80,7 +100,7 @@ def soft_embedding(p: Tensor, row_sum: Tensor, embedding: Tensor, scale: float) 
 
 def _inverse_cdf(p: Tensor, row_sum: Tensor, uniforms: Tensor) -> Tensor:
     pad = -p.shape[-1] % TILE
-    tiles = F.pad(p, (0, pad)).unflatten(-1, (-1, TILE))
+    tiles = (F.pad(p, (0, pad)) if pad else p).unflatten(-1, (-1, TILE))
     masses = tiles.sum(-1)
     tile = _pick(masses, uniforms[..., 0].to(p.dtype))
     inside = tiles.gather(-2, tile[..., None, None].expand(*tile.shape, 1, TILE)).squeeze(-2)
