@@ -29,6 +29,7 @@ VERBS = {
     "rm": "Delete a model from the cache.",
     "doctor": "Say what this machine and a model are, and what is wrong.",
     "eval": "Score text: bits per byte.",
+    "bench": "Measure speed on this machine, against its limit.",
     "train": "Train a small model from scratch.",
 }
 EXIT_CODES = {

@@ -36,6 +36,11 @@ class Deck:
         """A slot whose request has ended or was cancelled; nothing where it is not here."""
         self._change([row for row, other in enumerate(self.slots) if other is not slot], [])
 
+    @property
+    def believing(self) -> int:
+        """Rows that are conditioned on a step before."""
+        return sum(at is not None for at in self._known)
+
     def canvases(self) -> Canvases:
         """What the coming pass denoises."""
         return Canvases(self.state.canvas, [slot.kv for slot in self.slots], self._belief())

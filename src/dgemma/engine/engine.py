@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,16 @@ from .requests import CommitRecord, Record, Request
 from .slots import Slot, Slots
 
 
+class Load(NamedTuple):
+    """What one pass carried."""
+
+    clean: int  # prompt and commit rows
+    canvas: int  # canvas rows
+    believing: int  # of these, conditioned on a step before
+    context: int  # cached tokens of a sequence, on average
+    sequences: int
+
+
 class Engine:
     """Requests over one model."""
 
@@ -35,7 +46,7 @@ class Engine:
         self.model, self.config = model, config
         self.slots = Slots(model, config)
         self.decks: dict[int, Deck] = {}  # by canvas width
-        self.passes = 0
+        self.passes, self.last = 0, Load(0, 0, 0, 0, 0)
         self._waiting: deque[Slot] = deque()
         self._told: dict[int, list[Record]] = {}  # by ticket: records that nobody has polled yet
         self._tickets = 0
@@ -119,8 +130,9 @@ class Engine:
     def _pass(self, readers: list[Slot]) -> None:
         decks = [deck for deck in self.decks.values() if deck.slots]
         clean = [(slot.kv, torch.tensor(slot.fresh(), device=self.model.device)) for slot in readers]
-        hidden = self.model.both(clean, [deck.canvases() for deck in decks])
-        self.passes += 1
+        canvases = [deck.canvases() for deck in decks]
+        hidden = self.model.both(clean, canvases)
+        self.passes, self.last = self.passes + 1, self._load(readers, decks)
         for slot in readers:
             prompt = slot.pending is None
             slot.has_read()
@@ -131,6 +143,13 @@ class Engine:
                 self._told[slot.ticket].append(record)
                 if isinstance(record, CommitRecord) and record.finish_reason is not None:
                     self._release(slot, keep=record.finish_reason != "error")
+
+    def _load(self, readers: list[Slot], decks: list[Deck]) -> Load:
+        taking_part = {*readers, *(slot for deck in decks for slot in deck.slots)}
+        widths = [slot.request.width(self.model.config) for deck in decks for slot in deck.slots]
+        believing = sum(deck.believing * deck.slots[0].request.width(self.model.config) for deck in decks)
+        context = sum(slot.kv.length for slot in taking_part) // max(1, len(taking_part))
+        return Load(sum(len(slot.fresh()) for slot in readers), sum(widths), believing, context, len(taking_part))
 
     def _release(self, slot: Slot, keep: bool) -> None:
         for deck in self.decks.values():

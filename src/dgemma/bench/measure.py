@@ -1,0 +1,129 @@
+"""Run one recipe through the engine and say what it cost, pass by pass.
+
+A pass is timed from the outside, with everything that a user waits for in it: scheduling, the copy of what is told to the
+host, and the head. The first run of a recipe warms up and is thrown away. Trap: tokens/s without the steps per
+canvas says nothing, so both are always in the row.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from ..config import EngineConfig
+from ..engine.engine import Engine
+from ..engine.requests import CommitRecord, StepRecord
+from ..model.dgemma import DiffusionGemma
+from .recipes import Recipe
+from .roofline import Machine, synchronise, work_of
+
+
+@dataclass
+class Passes:
+    """What was seen of every pass, and of every request."""
+
+    seconds: list[float] = field(default_factory=list)
+    limits: list[float] = field(default_factory=list)  # the least time each could have taken
+    clean: list[int] = field(default_factory=list)  # prompt and commit rows
+    canvas: list[int] = field(default_factory=list)  # canvas rows
+    bytes: list[float] = field(default_factory=list)
+    first_draft: list[float] = field(default_factory=list)  # seconds from the start, of each request
+    first_text: list[float] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)  # of each canvas
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of results. Milliseconds, tokens per second, GiB."""
+
+    recipe: str
+    requests: int
+    step_ms: float  # median of the passes that read no prompt
+    step_p95_ms: float
+    limit_ms: float  # the least the median pass could have taken
+    fraction: float  # of the machine's limit, over all passes
+    steps_per_canvas: float
+    tokens_per_second: float  # of all requests together
+    tokens_per_second_each: float
+    first_draft_ms: float
+    first_text_ms: float
+    prefill_tokens_per_second: float
+    gib_per_step: float
+    peak_gib: float  # beyond the model on a card, of the whole process on a CPU
+
+
+def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> Row:
+    """One run of a recipe that is warm. Prefixes are not cached: each run reads its prompts."""
+    engine = EngineConfig(engine.prefill_chunk, max_slots=engine.max_slots, memory=engine.memory, prefix_cache=0)
+    _warm(model, recipe, engine)
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(model.device)
+        before = torch.cuda.memory_allocated(model.device)
+    start = time.perf_counter()
+    seen = watch(Engine(model, engine), recipe, machine)
+    total = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(model.device) - before if model.device.type == "cuda" else _most_resident()
+    steps = [i for i, clean in enumerate(seen.clean) if seen.canvas[i] and clean <= seen.canvas[i]] or [*range(len(seen.clean))]
+    reading = [i for i in range(len(seen.clean)) if not seen.canvas[i]]
+    times = sorted(seen.seconds[i] for i in steps)
+    read, spent = sum(seen.clean[i] for i in reading), sum(seen.seconds[i] for i in reading)
+    return Row(
+        recipe.name, len(recipe.requests), 1e3 * statistics.median(times), 1e3 * times[min(len(times) - 1, int(0.95 * len(times)))],
+        1e3 * statistics.median(seen.limits[i] for i in steps), sum(seen.limits) / sum(seen.seconds),
+        statistics.mean(seen.steps), seen.tokens / total, seen.tokens / total / len(recipe.requests),
+        1e3 * statistics.median(seen.first_draft), 1e3 * statistics.median(seen.first_text),
+        read / spent if spent else float("nan"), statistics.median(seen.bytes[i] for i in steps) / 2**30, peak / 2**30,
+    )  # fmt: skip
+
+
+def _warm(model: DiffusionGemma, recipe: Recipe, engine: EngineConfig) -> None:
+    """The first passes of the recipe: libraries choose their kernels, the allocator finds its sizes."""
+    tried = Engine(model, engine)
+    for request in recipe.requests:
+        tried.submit(request)
+    for _ in range(4):
+        tried.advance()
+
+
+def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
+    """Drive the engine to the end of the recipe, with a clock around every pass."""
+    seen, device = Passes(), engine.model.device
+    tickets = [engine.submit(request) for request in recipe.requests]
+    drafted: set[int] = set()
+    texted: set[int] = set()
+    synchronise(device)
+    start = time.perf_counter()
+    while not engine.idle:
+        began = time.perf_counter()
+        engine.advance()
+        synchronise(device)
+        now = time.perf_counter()
+        load = engine.last
+        work = work_of(engine.model.config, engine.model.dtype.itemsize, *load)
+        seen.seconds.append(now - began)
+        seen.limits.append(machine.seconds(work))
+        seen.clean.append(load.clean)
+        seen.canvas.append(load.canvas)
+        seen.bytes.append(work.bytes)
+        for ticket in tickets:
+            for record in engine.poll(ticket):
+                if isinstance(record, StepRecord) and ticket not in drafted:
+                    drafted.add(ticket)
+                    seen.first_draft.append(now - start)
+                if isinstance(record, CommitRecord):
+                    if ticket not in texted:
+                        texted.add(ticket)
+                        seen.first_text.append(now - start)
+                    seen.steps.append(record.steps)
+                    seen.tokens += len(record.token_ids)
+    return seen
+
+
+def _most_resident() -> int:
+    """Bytes of this process's peak resident memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,54 @@
+"""Models to measure without a checkpoint: shapes by name, filled with random weights where they will run.
+
+What is measured with them is time and memory; their text means nothing. The weights are made on the device in the wanted
+dtype, one tensor at a time, so that no second copy is ever held.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import ModelConfig
+from ..errors import UsageError
+from ..model.build import build
+from ..model.dgemma import DiffusionGemma
+
+_TEXT = {
+    "diffusiongemma-26b": {
+        "vocab_size": 262144, "hidden_size": 2816, "intermediate_size": 2112, "num_hidden_layers": 30,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "global_head_dim": 512,
+        "num_global_key_value_heads": 2, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704,
+        "sliding_window": 1024, "max_position_embeddings": 262144,
+    },
+    "1b": {
+        "vocab_size": 65536, "hidden_size": 1024, "intermediate_size": 1024, "num_hidden_layers": 18,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 128, "global_head_dim": 256,
+        "num_global_key_value_heads": 2, "num_experts": 32, "top_k_experts": 8, "moe_intermediate_size": 512,
+        "sliding_window": 512, "max_position_embeddings": 131072,
+    },
+    "140m": {
+        "vocab_size": 65536, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 12,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
+        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 256,
+        "sliding_window": 512, "max_position_embeddings": 131072,
+    },
+}  # fmt: skip
+
+
+def shape(name: str) -> ModelConfig:
+    """A named shape. Raises UsageError for an unknown one."""
+    if name not in _TEXT:
+        raise UsageError(f"there is no shape '{name}'; shapes: {', '.join(_TEXT)}")
+    text = {"model_type": "diffusion_gemma_text"} | _TEXT[name]
+    return ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 256, "text_config": text}, name)
+
+
+@torch.no_grad()
+def random_model(config: ModelConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 0) -> DiffusionGemma:
+    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1."""
+    model = build(config, device, dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.dim() >= 2:
+            parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+    return model

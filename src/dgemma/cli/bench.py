@@ -1,0 +1,162 @@
+"""dgemma bench: how fast a model, or a shape with random weights, runs here, and how near that is to the machine's limit."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..errors import UsageError
+from .flags import DTYPES, check_device, decode, read_file
+from .screen import note, write_out
+
+HEADS = {
+    "recipe": "recipe", "step_ms": "ms/step", "step_p95_ms": "p95", "limit_ms": "limit", "fraction": "of limit",
+    "steps_per_canvas": "steps/canvas", "tokens_per_second": "tok/s", "tokens_per_second_each": "each",
+    "first_draft_ms": "draft ms", "first_text_ms": "text ms", "prefill_tokens_per_second": "prefill tok/s",
+    "gib_per_step": "GiB/step", "peak_gib": "peak GiB",
+}  # fmt: skip
+
+
+def command(
+    recipe: Annotated[
+        list[str] | None, typer.Option("--recipe", "-r", help="fixed16, real, short, long or load; several: repeat it.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b or 140m.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file for 'real'; blank lines part its prompts.")] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load and real.", min=1)] = 1024,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of fixed16 and load.", min=1)] = 1024,
+    longest: Annotated[int, typer.Option(help="Longest prompt of 'long'.", min=1024)] = 16384,
+    most: Annotated[int, typer.Option(help="Most requests at once of 'load'.", min=1, max=256)] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.", min=1)] = None,
+    save: Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure recipes: ms per step, steps per canvas, tokens/s, and the fraction of this machine's limit."""
+    from ..bench.recipes import NAMES
+
+    wanted = recipe or ["fixed16"]
+    for name in wanted:
+        if name not in NAMES:
+            raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
+    if shape and model:
+        raise UsageError("--shape makes a model of its own; leave --model out")
+    if shape and "real" in wanted:
+        raise UsageError("random weights write no text; 'real' needs a model")
+    if "real" in wanted and prompts is None:
+        raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
+    texts = _texts(prompts) if prompts else []
+    check_device(device)
+    rows = _measure(wanted, model, shape, texts, tokens, prompt, longest, most, device, dtype, threads, not as_json)
+    if save:
+        _append(save, rows)
+    if as_json:
+        write_out(json.dumps(rows, indent=1) + "\n")
+
+
+def _measure(
+    wanted: list[str], model: str | None, shape: str | None, texts: list[str], tokens: int, prompt: int, longest: int,
+    most: int, device: str | None, dtype: str | None, threads: int | None, say: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    import torch
+
+    from .. import api
+    from ..bench import roofline, shapes
+    from ..bench.measure import measure
+    from ..bench.recipes import recipes
+    from ..config import DenoiseConfig, EngineConfig
+
+    if threads:
+        torch.set_num_threads(threads)
+    if shape:
+        config = shapes.shape(shape)
+        target = api.choose_device(device)
+        kind = getattr(torch, dtype or ("bfloat16" if target.type == "cuda" else "float32"))
+        net, denoise, prompts = shapes.random_model(config, target, kind), DenoiseConfig(), []
+    else:
+        loaded = api.load(model, device, dtype)
+        net, denoise = loaded.net, loaded.denoise
+        bos = loaded.tokenizer.special.need("bos") if texts else 0
+        prompts = [[bos, *loaded.tokenizer.encode(text)] for text in texts]
+    machine = roofline.measure(net.device, net.dtype)
+    if say:
+        note(
+            f"{shape or model or 'the shipped model'}, {str(net.dtype).removeprefix('torch.')}, {_device(net.device)}: "
+            f"{machine.flops / 1e9:,.0f} GFLOP/s, {machine.bytes_per_second / 1e9:,.1f} GB/s"
+        )
+        write_out("  ".join(f"{head:>{_width(key)}}" for key, head in HEADS.items()) + "\n")
+    rows = []
+    for name in wanted:
+        asked = recipes(
+            name, net.config, denoise, prompts=prompts, longest=longest, most=most, tokens=tokens, prompt=prompt
+        )
+        for one in asked:
+            found = dataclasses.asdict(measure(net, one, machine, EngineConfig()))
+            rows.append(_about(net, shape or model or "shipped", machine) | found)
+            if say:
+                write_out("  ".join(f"{_number(found[key]):>{_width(key)}}" for key in HEADS) + "\n")
+    return rows
+
+
+def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
+    import torch
+
+    return {
+        "date": datetime.date.today().isoformat(), "machine": _device(net.device), "version": __version__,
+        "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
+        "model": name, "dtype": str(net.dtype).removeprefix("torch."), "gflops": round(machine.flops / 1e9, 1),
+        "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
+    }  # fmt: skip
+
+
+def _device(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _texts(path: Path) -> list[str]:
+    text = decode(read_file(path, f"'{path}'"), f"'{path}'")
+    parts = [part.strip("\n") for part in text.replace("\r\n", "\n").split("\n\n")]
+    if not any(part.strip() for part in parts):
+        raise UsageError(f"{path}: there is no prompt in it")
+    return [part for part in parts if part.strip()]
+
+
+def _append(path: Path, rows: list[dict[str, Any]]) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows({key: _number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+
+
+def _width(key: str) -> int:
+    return 22 if key == "recipe" else max(8, len(HEADS[key]))
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if value != value else f"{value:.3g}" if abs(value) < 10 else f"{value:.0f}"
