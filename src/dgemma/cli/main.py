@@ -24,6 +24,7 @@ VERBS = {
     "run": "Continue a text, or answer a prompt.",
     "chat": "Talk with a model, turn by turn.",
     "fill": "Fill the gap at the marker in a file.",
+    "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",
     "ls": "List the models on this machine.",
     "rm": "Delete a model from the cache.",
