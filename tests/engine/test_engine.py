@@ -284,3 +284,19 @@ def test_a_twin_that_mixes_requests_up_is_rejected(break_it, monkeypatch: pytest
     want = plainly(requests)
     break_it(monkeypatch)
     assert by_row(list(Engine(MODEL, ROOMY).run(requests)), 4) != want
+
+
+def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(MODEL, EngineConfig(prefill_chunk=16, memory=2**40))
+    prompt = tuple(random.Random(2).choices(range(48), k=50))
+    list(engine.run([request(prompt[:40])]))
+    rows: list[int] = []
+    encode = type(MODEL).encode
+    monkeypatch.setattr(type(MODEL), "encode", lambda self, ids, kv: (rows.append(ids.shape[1]), encode(self, ids, kv))[1])
+    kv, fresh = engine.read(prompt), MODEL.new_cache()
+    assert rows == [10] and kv.length == 50
+    with torch.inference_mode():
+        encode(MODEL, torch.tensor([prompt]), [fresh])
+        canvas = torch.arange(WIDTH)[None]
+        assert torch.allclose(MODEL.denoise(canvas, [kv]), MODEL.denoise(canvas, [fresh]), atol=1e-12)
+    assert not engine.slots.prefixes.live

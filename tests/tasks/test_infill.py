@@ -96,7 +96,7 @@ def test_what_was_held_back_is_not_repeated(model: dgemma.Model) -> None:
 def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(model: dgemma.Model) -> None:
     found = gap(model, "abcdefgh", "uvwxyz" * 4, widths=[3, 6])
     texts = [model.tokenizer.encode("ij"), [], model.tokenizer.encode("longer")]
-    scores = judge(model.net, found, texts, chunk=3)
+    scores = judge(model.engine, found, texts)
     after = model.tokenizer.encode("uvwxyz" * 4)[:16]
     for text, score in zip(texts, scores, strict=True):
         ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])

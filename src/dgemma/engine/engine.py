@@ -24,6 +24,7 @@ import torch
 
 from ..config import EngineConfig
 from ..model.dgemma import DiffusionGemma
+from ..model.kv import KVCache
 from .decks import Deck
 from .requests import CommitRecord, Record, Request
 from .slots import Slot, Slots
@@ -101,6 +102,17 @@ class Engine:
         finally:
             for ticket in open_:
                 self.cancel(ticket)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int], salt: str = "") -> KVCache:
+        """K and V of some tokens, for whoever wants to look at them with the model; what is cached is not read again."""
+        with self._lock:
+            encoded = self.slots.prefixes.open(self.model.new_cache(len(ids)), ids, salt)
+            self.slots.prefixes.close(encoded, keep=False)
+        kv, chunk = encoded.kv, self.config.prefill_chunk
+        for start in range(kv.length, len(ids), chunk):
+            self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
+        return kv
 
     @property
     def idle(self) -> bool:

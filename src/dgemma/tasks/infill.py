@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 
 from ..config import DenoiseConfig
-from ..engine.denoise import read_prompts
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, Result, StepRecord, whole
 from ..errors import UsageError
@@ -105,7 +104,7 @@ def stream(engine: Engine, tokenizer: Tokenizer, gap: Gap) -> Iterator[Draft | F
         if any(candidate.text for candidate in candidates):
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
-    scores = judge(engine.model, gap, [candidate.token_ids for candidate in candidates], engine.config.prefill_chunk)
+    scores = judge(engine, gap, [candidate.token_ids for candidate in candidates])
     best = max(range(len(candidates)), key=lambda row: (bool(candidates[row].text), scores[row]))
     won = candidates[best]
     result = Result(won.token_ids, results[best].steps, "stop" if won.closed else "length")
@@ -115,10 +114,10 @@ def stream(engine: Engine, tokenizer: Tokenizer, gap: Gap) -> Iterator[Draft | F
 
 
 @torch.inference_mode()
-def judge(net: DiffusionGemma, gap: Gap, candidates: Sequence[Sequence[int]], chunk: int) -> list[float]:
+def judge(engine: Engine, gap: Gap, candidates: Sequence[Sequence[int]]) -> list[float]:
     """Mean log-probability, in nats, of each candidate's tokens and the suffix's first ones under the causal pass."""
     texts = [[*candidate, *gap.after] for candidate in candidates]
-    read = read_prompts(net, [gap.before[:-1]], chunk)[0]
+    net, read = engine.model, engine.read(gap.before[:-1])
     kv = [read.copy() for _ in texts]
     ids = torch.zeros((len(texts), max(map(len, texts))), dtype=torch.int64)
     for row, text in enumerate(texts):
