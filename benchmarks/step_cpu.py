@@ -1,13 +1,15 @@
 """One denoising step on the CPU, ours and the oracle's in turn: time, and memory beyond the loaded model.
 
-    python benchmarks/step_cpu.py [--rounds 5] [--steps 6] [--threads 1] [--dtype float32] [--experts NAME]
+    python benchmarks/step_cpu.py [--shape 100m] [--batch 1] [--rounds 5] [--steps 6] [--threads 1] [--dtype float32]
+                                  [--experts NAME]
 
-Both run the way their users run them (our loop, its `generate`) on one random model of about 100 M parameters, canvas
-256, 512 tokens of prompt. A step lasts from one draft to the next: the pass with self-conditioning, sampling,
+Both run the way their users run them (our engine, its `generate`) on one random model, of about 100 M parameters or a shape of
+`dgemma bench`, canvas 256, 512 tokens of prompt. A step lasts from one draft to the next: the pass with self-conditioning, sampling,
 acceptance, renoise, stopping. A canvas's first step, which has no self-conditioning, is left out. Sides take turns, and
 the median stands for each, as wall clock and as processor time (the fairer one on a machine that is busy). Peaks are
-measured in a process per side, which loads the same folder and forgets how high loading itself had reached. A row goes
-to benchmarks/results/step_cpu.csv.
+measured in a process per side, which loads the same folder and forgets how high loading itself had reached. The limit is a
+step's matrix products at the rate of a 1024-cube product, measured in the same run. A row goes to
+benchmarks/results/step_cpu.csv.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from pathlib import Path
 
 import torch
 
-from dgemma.config import DenoiseConfig, ModelConfig
-from dgemma.engine.denoise import run
+from dgemma.bench import roofline, shapes
+from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
+from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, StepRecord
 from dgemma.model.build import build, build_random, count_parameters
 from dgemma.weights.layout import inspect
@@ -69,26 +72,27 @@ def settings(steps: int) -> DenoiseConfig:
     return DenoiseConfig(max_denoising_steps=steps, confidence_threshold=1e-9, eos_token_id=None)
 
 
-def ours(folder: Path, dtype: torch.dtype, steps: int) -> Canvas:
+def ours(folder: Path, dtype: torch.dtype, steps: int, batch: int) -> Canvas:
     config = ModelConfig.from_file(folder / "config.json")
     model = build(config)
     load_into(model, inspect(folder, config), "cpu", dtype)
-    prompt = tuple(range(1, CONTEXT + 1))
+    prompt, engine = tuple(range(1, CONTEXT + 1)), Engine(model, EngineConfig(prefix_cache=0))
 
     def canvas(seed: int) -> Iterator[Moment]:
-        request = Request(prompt, config.canvas_length, seed, settings(steps))
-        return (now() for record in run(model, [request]) if isinstance(record, StepRecord))
+        requests = [Request(prompt, config.canvas_length, seed + row, settings(steps)) for row in range(batch)]
+        records = (record for record in engine.run(requests) if isinstance(record, StepRecord))
+        return (now() for record in records if record.request == 0)
 
     return canvas
 
 
-def theirs(folder: Path, dtype: torch.dtype, steps: int, experts: str | None) -> Canvas:
+def theirs(folder: Path, dtype: torch.dtype, steps: int, batch: int, experts: str | None) -> Canvas:
     from transformers import DiffusionGemmaForBlockDiffusion
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
     how = {"experts_implementation": experts} if experts else {}
     model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype, **how).eval()
-    prompt, config = torch.arange(1, CONTEXT + 1)[None], settings(steps)
+    prompt, config = torch.arange(1, CONTEXT + 1).repeat(batch, 1), settings(steps)
 
     class Clock:
         def __init__(self) -> None:
@@ -133,8 +137,8 @@ def middle(found: list[Moment]) -> tuple[float, float]:
 def side(name: str, folder: Path, options: argparse.Namespace) -> Canvas:
     dtype = getattr(torch, options.dtype)
     if name == "ours":
-        return ours(folder, dtype, options.steps)
-    return theirs(folder, dtype, options.steps, options.experts)
+        return ours(folder, dtype, options.steps, options.batch)
+    return theirs(folder, dtype, options.steps, options.batch, options.experts)
 
 
 def status(key: str) -> float:
@@ -154,8 +158,12 @@ def measure_memory(name: str, folder: Path, options: argparse.Namespace) -> None
     print(json.dumps({"rest": rest, "peak": status("VmHWM") - rest}))
 
 
-def write_model(folder: Path, dtype: torch.dtype) -> int:
-    model = build_random(ModelConfig.from_dict(RAW), seed=0, gain=1.0)
+def config_of(name: str) -> ModelConfig:
+    return ModelConfig.from_dict(RAW) if name == "100m" else shapes.shape(name)
+
+
+def write_model(folder: Path, name: str, dtype: torch.dtype) -> int:
+    model = build_random(config_of(name), seed=0, gain=1.0)
     save(folder, model.config, DenoiseConfig(), model.state_dict().items(), "{}", dtype=dtype)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"vision_config": VISION}))
@@ -163,9 +171,11 @@ def write_model(folder: Path, dtype: torch.dtype) -> int:
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
+    dtype, config = getattr(torch, options.dtype), config_of(options.shape)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
-        parameters = write_model(folder, getattr(torch, options.dtype))
+        parameters = write_model(folder, options.shape, dtype)
+        rates = [roofline.measure(torch.device("cpu"), dtype).flops]
         sides = {name: side(name, folder, options) for name in ("ours", "theirs")}
         taken: dict[str, list[Moment]] = {name: [] for name in sides}
         for turn in range(options.rounds + 1):
@@ -174,14 +184,17 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
                 if turn:  # the first turn warms both up
                     taken[name] += found
                     print(f"{turn} {name:6} {middle(found)} ms a step, wall and processor", flush=True)
+        rates.append(roofline.measure(torch.device("cpu"), dtype).flops)
         del sides
         memory = {name: in_its_own_process(name, folder, options) for name in taken}
     times = {name: middle(found) for name, found in taken.items()}
+    rows = options.batch * config.canvas_length
+    work = roofline.work_of(config, dtype.itemsize, 0, rows, rows, CONTEXT, options.batch)
     return {
         "date": datetime.date.today().isoformat(), "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "load": round(os.getloadavg()[0], 1),
         "commit": commit(), "torch": torch.__version__, "transformers": importlib.metadata.version("transformers"),
-        "recipe": f"{parameters / 1e6:.0f} M, context {CONTEXT}, {options.rounds} x {options.steps - 1} steps",
+        "recipe": f"{parameters / 1e6:.0f} M, batch {options.batch}, context {CONTEXT}, {options.rounds} x {options.steps - 1} steps",
         "dtype": options.dtype, "threads": options.threads, "experts": options.experts or "default",
         "ours_ms": times["ours"][0], "theirs_ms": times["theirs"][0],
         "ours_cpu_ms": times["ours"][1], "theirs_cpu_ms": times["theirs"][1],
@@ -189,6 +202,8 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
         "cpu_ratio": round(times["ours"][1] / times["theirs"][1], 3),
         "ours_peak_mib": round(memory["ours"]["peak"], 1), "theirs_peak_mib": round(memory["theirs"]["peak"], 1),
         "ours_rest_mib": round(memory["ours"]["rest"], 1), "theirs_rest_mib": round(memory["theirs"]["rest"], 1),
+        "gflops": round(max(rates) / 1e9, 1), "limit_ms": round(1e3 * work.flops / max(rates), 1),
+        "of_limit": round(1e3 * work.flops / max(rates) / times["ours"][0], 3),
     }  # fmt: skip
 
 
@@ -211,6 +226,8 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", default="100m", help="100m, 140m or 1b")
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,18 +1,35 @@
 """Which form of an operation runs, chosen once per process.
 
-Today there are two: plain torch, and the same functions compiled into fused loops by torch.compile
-(`fuse`), which training turns on. On 2 CPU cores an elementwise chain over [4096, 256] costs 5-7
-memory passes in plain torch; fused, a training step takes 5.3 s of processor time instead of 7.3 s.
-Generation keeps the plain form: compiling takes longer than a prompt does.
+Plain torch is the reference and runs everywhere. Training turns on the same functions compiled into fused loops by
+torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory passes in plain torch; fused,
+a training step takes 5.3 s of processor time instead of 7.3 s. Generation keeps the plain form: compiling takes longer
+than a prompt does. `DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`<op>_triton.py`) and the tensor
+is on a card. That is no default yet: they are checked in the interpreter and compiled for every architecture, but no card has run them.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 _fused = False
+
+
+def triton_form(name: str, tensor: Any) -> ModuleType | None:
+    """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does."""
+    return _module(name) if tensor.is_cuda and os.environ.get("DGEMMA_KERNELS") == "triton" else None
+
+
+@functools.cache
+def _module(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(f".{name}_triton", __package__)
+    except ImportError:  # no Triton on this platform
+        return None
 
 
 def fuse(on: bool = True) -> None:

@@ -1,0 +1,124 @@
+"""Compile the Triton kernels ahead of time for every architecture, without a card, and say what each one needs.
+
+    python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--json]
+
+Per kernel and architecture: registers, bytes of stack (spills), shared memory, and which tensor instruction was chosen, read
+from the machine code by the tools in Triton's own wheel. Rows go to benchmarks/results/kernels_aot.csv. Trap: it must run
+without TRITON_INTERPRET, which turns kernels into Python functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import csv
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from dgemma.kernels import vocab_triton
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
+RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+TENSOR = r"\b(HGMMA|HMMA|QGMMA|QMMA|OMMA|IMMA|UTC[HQO]MMA)\b"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compile a kernel: names of pointers and their types, other arguments, constants, launch options."""
+
+    name: str
+    function: Any
+    pointers: dict[str, str]
+    numbers: dict[str, str]
+    constants: dict[str, Any]
+    warps: int = 4
+    stages: int = 3
+
+    def source(self) -> ASTSource:
+        kinds = {name: f"*{kind}" for name, kind in self.pointers.items()} | self.numbers
+        signature = {name: kinds.get(name, "constexpr") for name in self.function.arg_names}
+        aligned = {(self.function.arg_names.index(name),): [["tt.divisibility", 16]] for name in self.pointers}
+        return ASTSource(self.function, signature, self.constants, aligned)
+
+
+def kernels() -> list[Kernel]:
+    """Every kernel at the shapes of the published model."""
+    tables = {"sums": "fp32", "moments": "fp32", "tops": "fp32", "places": "i32"}
+    sizes = {"rows": "i32", "vocab": "i32", "tiles": "i32", "cap": "fp32"}
+    found = []
+    for rows in (16, 64, 128):
+        found.append(Kernel(
+            f"vocab tiles, {rows} rows", vocab_triton._tiles,
+            {"hidden": "bf16", "table": "bf16", "heat": "fp32", "p": "bf16"} | tables, sizes,
+            {"width": 2816, "ROWS": rows, "TOKENS": 128, "DEPTH": 64, "WIDEN": False}, warps=8,
+        ))  # fmt: skip
+    found.append(Kernel(
+        "vocab rescale", vocab_triton._rescale, {"heat": "fp32", "p": "bf16", "sums": "fp32", "moments": "fp32", "tops": "fp32"},
+        {"vocab": "i32", "tiles": "i32"}, {"TOKENS": 128, "TILES": 2048}, warps=1,
+    ))  # fmt: skip
+    outputs = {"uniforms": "fp32", "argmax": "i64", "sample": "i64", "entropy": "fp32", "row_sum": "fp32"}
+    found.append(Kernel(
+        "vocab rows", vocab_triton._rows, {"p": "bf16"} | tables | outputs, {"vocab": "i32", "tiles": "i32"},
+        {"TOKENS": 128, "TILES": 2048},
+    ))  # fmt: skip
+    return found
+
+
+def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
+    """What the compiled kernel needs of a multiprocessor."""
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    built = triton.compile(kernel.source(), target=GPUTarget("cuda", architecture, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        call = [TOOLS / "cuobjdump", "-res-usage", file.name]
+        usage = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+        code = subprocess.run([TOOLS / "nvdisasm", file.name], capture_output=True, text=True).stdout
+    registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
+    used = collections.Counter(re.findall(TENSOR, code))
+    return {
+        "triton": triton.__version__, "arch": f"sm_{architecture}", "kernel": kernel.name, "warps": kernel.warps,
+        "registers": int(registers), "stack_bytes": int(stack), "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        "shared_bytes": built.metadata.shared,
+        # the wheel's disassembler knows no sm_121
+        "tensor": " ".join(f"{name} x{count}" for name, count in used.items()) if code else "not read",
+    }  # fmt: skip
+
+
+def table(architectures: list[int]) -> Iterator[dict[str, Any]]:
+    for architecture in architectures:
+        for kernel in kernels():
+            yield resources(kernel, architecture)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES))
+    parser.add_argument("--json", action="store_true", help="print the rows, and keep the file as it is")
+    options = parser.parse_args()
+    rows = list(table(options.arch))
+    if options.json:
+        json.dump(rows, sys.stdout)
+        return
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print("  ".join(str(value) for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()
