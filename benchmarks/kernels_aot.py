@@ -26,7 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import vocab_triton
+from dgemma.kernels import moe_triton, vocab_triton
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"
@@ -73,6 +73,17 @@ def kernels() -> list[Kernel]:
         "vocab rows", vocab_triton._rows, {"p": "bf16"} | tables | outputs, {"vocab": "i32", "tiles": "i32"},
         {"TOKENS": 128, "TILES": 2048},
     ))  # fmt: skip
+    routing = {"order": "i64", "owner": "i32", "first": "i32", "last": "i32"}
+    for rows in (16, 32, 64):
+        shape = {"width": 2816, "depth": 704, "ROWS": rows, "COLS": 64, "DEEP": 64, "WIDEN": False}
+        found.append(Kernel(
+            f"experts inner, {rows} rows", moe_triton._inner, {"x": "bf16", "table": "bf16", "inner": "bf16"} | routing,
+            {"top_k": "i32"}, shape, stages=4,
+        ))  # fmt: skip
+        found.append(Kernel(
+            f"experts outer, {rows} rows", moe_triton._outer,
+            {"inner": "bf16", "table": "bf16", "out": "bf16", "shares": "fp32"} | routing, {}, shape, stages=4,
+        ))  # fmt: skip
     return found
 
 

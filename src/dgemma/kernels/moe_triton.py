@@ -1,0 +1,126 @@
+"""The experts in Triton: two grouped products over rows sorted by expert, the activation inside the first, the weights in the second.
+
+    routing    which rows belong together, cut into blocks of one expert each; all on the device, no number is read by the host
+    _inner     gelu_tanh(gate_e @ x) * (up_e @ x) of a block: the rows of x are gathered, nothing is copied
+    _outer     weight * down_e @ inner, written where the (row, choice) stands; a row's choices are added up in their order
+
+With 256 rows and top-8 of 128 experts a block holds 16 rows on average, and nearly every expert is read once: the products are
+bound by the weights' bytes, so blocks are low and wide. Same contract as moe.py, which is the reference. Sums over a row's
+choices are no atomics: their order is fixed, so a request's bits do not depend on the run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+class Routing(NamedTuple):
+    """Rows sorted by expert, and the blocks they are cut into. A block whose owner is -1 has nothing to do."""
+
+    order: Tensor  # [N k] int64: the (row, choice) at each sorted place
+    owner: Tensor  # [G] int32: the block's expert
+    first: Tensor  # [G] int32: its first sorted place
+    last: Tensor  # [G] int32: behind its last
+
+
+def route(index: Tensor, experts: int, rows: int) -> Routing:
+    """The routing of index [N, k], in blocks of at most `rows`. G is an upper bound that depends on shapes alone."""
+    flat = index.flatten()
+    order = flat.argsort(stable=True)
+    counts = torch.zeros(experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
+    blocks, ends = (counts + rows - 1) // rows, counts.cumsum(0)
+    stop = blocks.cumsum(0)
+    number = torch.arange(len(flat) // rows + min(experts, len(flat)), device=flat.device)
+    owner = torch.searchsorted(stop, number, right=True)
+    known = owner.clamp_max(experts - 1)
+    first = (ends - counts)[known] + (number - (stop - blocks)[known]) * rows
+    last = torch.minimum(first + rows, ends[known])
+    return Routing(order, torch.where(owner < experts, owner, -1).int(), first.int(), last.int())
+
+
+@triton.jit
+def _inner(
+    x, table, inner, order, owner, first, last, top_k, width: tl.constexpr, depth: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, DEEP: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """table [E, 2 depth, width], gate rows first; inner [N k, depth] in sorted order."""
+    block = tl.program_id(1)
+    expert = tl.load(owner + block)
+    if expert < 0:
+        return
+    place = tl.load(first + block) + tl.arange(0, ROWS)
+    own = place < tl.load(last + block)
+    row = tl.load(order + place, own, 0) // top_k
+    column = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    real = column < depth
+    gate, up = tl.zeros((ROWS, COLS), dtype=tl.float32), tl.zeros((ROWS, COLS), dtype=tl.float32)
+    weights = table + expert.to(tl.int64) * (2 * depth * width)
+    for start in range(0, width, DEEP):
+        deep = start + tl.arange(0, DEEP)
+        inside = deep < width
+        a = tl.load(x + row[:, None] * width + deep[None, :], own[:, None] & inside[None, :], 0.0)
+        at = column[None, :] * width + deep[:, None]
+        g = tl.load(weights + at, real[None, :] & inside[:, None], 0.0)
+        u = tl.load(weights + depth * width + at, real[None, :] & inside[:, None], 0.0)
+        if WIDEN:
+            a, g, u = a.to(tl.float32), g.to(tl.float32), u.to(tl.float32)
+        gate = tl.dot(a, g, gate, input_precision="ieee")
+        up = tl.dot(a, u, up, input_precision="ieee")
+    angle = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+    tanh = 1.0 - 2.0 / (tl.exp(2.0 * angle) + 1.0)
+    value = 0.5 * gate * (1.0 + tanh) * up
+    at = place[:, None].to(tl.int64) * depth + column[None, :]
+    tl.store(inner + at, value.to(inner.dtype.element_ty), own[:, None] & real[None, :])
+
+
+@triton.jit
+def _outer(
+    inner, table, out, shares, order, owner, first, last, width: tl.constexpr, depth: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, DEEP: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """table [E, width, depth]; shares [N k]; out [N k, width] where each (row, choice) stands."""
+    block = tl.program_id(1)
+    expert = tl.load(owner + block)
+    if expert < 0:
+        return
+    place = tl.load(first + block) + tl.arange(0, ROWS)
+    own = place < tl.load(last + block)
+    choice = tl.load(order + place, own, 0)
+    column = tl.program_id(0) * COLS + tl.arange(0, COLS)
+    real = column < width
+    sums = tl.zeros((ROWS, COLS), dtype=tl.float32)
+    weights = table + expert.to(tl.int64) * (width * depth)
+    for start in range(0, depth, DEEP):
+        deep = start + tl.arange(0, DEEP)
+        inside = deep < depth
+        at = place[:, None].to(tl.int64) * depth + deep[None, :]
+        a = tl.load(inner + at, own[:, None] & inside[None, :], 0.0)
+        w = tl.load(weights + column[None, :] * depth + deep[:, None], real[None, :] & inside[:, None], 0.0)
+        if WIDEN:
+            a, w = a.to(tl.float32), w.to(tl.float32)
+        sums = tl.dot(a, w, sums, input_precision="ieee")
+    sums = sums * tl.load(shares + choice, own, 0.0)[:, None]
+    at = choice[:, None].to(tl.int64) * width + column[None, :]
+    tl.store(out + at, sums.to(out.dtype.element_ty), own[:, None] & real[None, :])
+
+
+def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    """See moe.experts: x [N, D], gate_up [E, 2F, D], down [E, D, F], weights and index [N, k] -> [N, D]."""
+    top_k, count = index.shape[1], gate_up.shape[0]
+    width, depth = x.shape[1], down.shape[2]
+    rows = 16 if index.numel() <= 24 * count else 32 if index.numel() <= 48 * count else 64
+    routing = route(index, count, rows)
+    inner = torch.empty((index.numel(), depth), dtype=x.dtype, device=x.device)
+    out = torch.empty((index.numel(), width), dtype=x.dtype, device=x.device)
+    shape = {"width": width, "depth": depth, "ROWS": rows, "COLS": 64, "DEEP": 64, "WIDEN": not x.is_cuda}
+    grid = len(routing.owner)
+    _inner[triton.cdiv(depth, 64), grid](x.contiguous(), gate_up, inner, *routing, top_k, **shape, num_warps=4, num_stages=4)
+    _outer[triton.cdiv(width, 64), grid](
+        inner, down, out, weights.float().flatten(), *routing, **shape, num_warps=4, num_stages=4
+    )
+    return out.view(*index.shape, width).sum(1)
