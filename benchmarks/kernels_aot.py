@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import moe_triton, vocab_triton
+from dgemma.kernels import attention_triton, moe_triton, vocab_triton
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"
@@ -83,6 +84,14 @@ def kernels() -> list[Kernel]:
         found.append(Kernel(
             f"experts outer, {rows} rows", moe_triton._outer,
             {"inner": "bf16", "table": "bf16", "out": "bf16", "shares": "fp32"} | routing, {}, shape, stages=4,
+        ))  # fmt: skip
+    spans = {"q": "bf16", "out": "bf16", "keys": "i64", "values": "i64", "table": "i32", "blocks": "i32"}
+    for width, group in ((64, 4), (128, 4), (256, 2), (512, 8)):
+        shape = attention_triton.shape_of(width)
+        constants = {"kind": tl.bfloat16, "width": width, "group": group, "ROWS": shape.rows, "KEYS": shape.keys}
+        found.append(Kernel(
+            f"attention, head {width}", attention_triton._attend, spans, {"total": "i32", "window": "i32"},
+            constants | {"STEPS": 0, "WIDEN": False}, shape.warps, shape.stages,
         ))  # fmt: skip
     return found
 

@@ -4,7 +4,7 @@ Plain torch is the reference and runs everywhere. Training turns on the same fun
 torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory passes in plain torch; fused,
 a training step takes 5.3 s of processor time instead of 7.3 s. Generation keeps the plain form: compiling takes longer
 than a prompt does. `DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`<op>_triton.py`) and the tensor
-is on a card. That is no default yet: they are checked in the interpreter and compiled for every architecture, but no card has run them.
+is on a card (or Triton in its interpreter). That is no default yet: they are checked in the interpreter and compiled for every architecture, but no card has run them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _fused = False
 
 def triton_form(name: str, tensor: Any) -> ModuleType | None:
     """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does."""
-    return _module(name) if tensor.is_cuda and os.environ.get("DGEMMA_KERNELS") == "triton" else None
+    if os.environ.get("DGEMMA_KERNELS") != "triton" or tensor.element_size() > 4:
+        return None
+    return _module(name) if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def head(
     hidden [B, C, D], embedding [V, D], inverse_temperature [B], uniforms [B, C, 2] in (0, 1), mask bool
     broadcastable to [B, C, V] (True: allowed) or None.
     """
-    if mask is None and hidden.dtype in (torch.float32, torch.bfloat16) and (fast := triton_form("vocab", hidden)):
+    if mask is None and hidden.dtype != torch.float16 and (fast := triton_form("vocab", hidden)):
         return CanvasStats(*fast.head(hidden, embedding, softcap, inverse_temperature, uniforms))
     p = F.linear(hidden, embedding)  # the logits at first; each block of rows turns into its probabilities in place
     rows, vocab = p.shape[0] * p.shape[1], p.shape[2]

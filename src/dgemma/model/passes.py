@@ -12,14 +12,19 @@ Rows of different sequences meet only in products over the flat rows, never in a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import LayerConfig, ModelConfig
 from ..kernels.attention import attention
+from ..kernels.select import triton_form
 from .kv import KVCache
+
+
+Launch = tuple[Any, dict[int, Tensor]]  # the kernel's spans, and by layer the addresses [2, spans] of K and V
 
 
 class Span(NamedTuple):
@@ -54,9 +59,13 @@ class Pass:
             clean = torch.tensor([span.clean for span in spans]).repeat_interleave(torch.tensor([s.rows for s in spans]))
             self.encoding = clean[None, :, None].to(device)
         self.masks: dict[tuple[int, bool], Tensor | None] = {}
+        self.launches: dict[LayerConfig, Launch] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        sliding = self.config.layers[layer].is_sliding
+        shape = self.config.layers[layer]
+        if (fast := triton_form("attention", q)) and fast.shape_of(shape.head_dim):
+            return self._launch(fast, layer, q, k, v)
+        sliding = shape.is_sliding
         mixed, row = [], 0
         for number, (span, start) in enumerate(zip(self.spans, self.starts, strict=True)):
             own = slice(row, row + span.rows)
@@ -66,6 +75,31 @@ class Pass:
             mixed.append(attention(q[:, :, own], keys, values, self._seen(number, sliding, first)))
             row += span.rows
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
+
+    def _launch(self, fast: ModuleType, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """All spans in one launch that reads every cache in place."""
+        shape, row = self.config.layers[layer], 0
+        for span, start in zip(self.spans, self.starts, strict=True):
+            span.kv.write(layer, start, k[0, :, row : row + span.rows], v[0, :, row : row + span.rows])
+            row += span.rows
+        if shape not in self.launches:
+            self.launches[shape] = self._prepare(fast, shape)
+        spans, places = self.launches[shape]
+        window = self.config.sliding_window if shape.is_sliding else 2**30
+        return fast.attention(q, *places[layer], spans, shape.num_key_value_heads, window)
+
+    def _prepare(self, fast: ModuleType, shape: LayerConfig) -> Launch:
+        """What the launches of all layers of one shape share, and where the buffers of each of them lie."""
+        alike = [i for i, layer in enumerate(self.config.layers) if layer == shape]
+        layouts = []
+        for span, start in zip(self.spans, self.starts, strict=True):
+            first, slot = (self._first(start), span.kv.window_start) if shape.is_sliding else (0, 0)
+            layouts.append(fast.Layout(span.rows, start, first, slot, span.kv.keys[alike[0]].shape[1], span.clean))
+        kvs = [span.kv for span in self.spans]
+        at = [[[buffers[i].data_ptr() for buffers in (getattr(kv, name) for kv in kvs)] for name in ("keys", "values")] for i in alike]
+        places = torch.tensor(at, dtype=torch.int64).to(kvs[0].device)  # one transfer for all layers
+        group = self.config.num_attention_heads // shape.num_key_value_heads
+        return fast.Spans(layouts, shape.head_dim, group, kvs[0].device), dict(zip(alike, places, strict=True))
 
     def _first(self, start: int) -> int:
         """The first position that the row at `start` sees through a window; all of a canvas sees as far."""
