@@ -43,7 +43,9 @@ def shape_of(width: int) -> Shape | None:
     """None: this head dim has no Triton form."""
     if width < 8 or width & (width - 1) or width > 512:
         return None
-    return Shape(64, 64, 4, 2) if width <= 128 else Shape(64, 32, 8, 1) if width == 256 else Shape(32, 16, 8, 2)
+    if width <= 128:
+        return Shape(64, 64 if width < 128 else 32, 4, 2)
+    return Shape(64, 32, 8, 1) if width == 256 else Shape(32, 16, 8, 2)
 
 
 class Spans:
