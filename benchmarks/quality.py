@@ -18,14 +18,13 @@ import csv
 import datetime
 import gzip
 import lzma
-import platform
 import random
-import subprocess
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import dgemma
+from about import commit, machine
 from dgemma.cli.eval import scores
 from dgemma.train.corpus import load
 
@@ -107,8 +106,7 @@ def main() -> None:
     corpus = load()
     held_out = corpus.held_out
     row: dict[str, object] = {
-        "date": datetime.date.today().isoformat(), "machine": f"{platform.processor() or platform.machine()}",
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(),
         "model": options.model or "shipped",
     }  # fmt: skip
     if options.files:

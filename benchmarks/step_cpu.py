@@ -21,7 +21,6 @@ import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from about import ROOT, commit, machine
 
 from dgemma.bench import roofline, shapes
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
@@ -41,7 +41,6 @@ from dgemma.weights.layout import inspect
 from dgemma.weights.reader import load_into
 from dgemma.weights.writer import save
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "step_cpu.csv"
 CONTEXT = 512
 RAW = {
@@ -191,7 +190,7 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     rows = options.batch * config.canvas_length
     work = roofline.work_of(config, dtype.itemsize, 0, rows, rows, CONTEXT, options.batch)
     return {
-        "date": datetime.date.today().isoformat(), "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "date": datetime.date.today().isoformat(), "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
         "commit": commit(), "torch": torch.__version__, "transformers": importlib.metadata.version("transformers"),
         "recipe": f"{parameters / 1e6:.0f} M, batch {options.batch}, context {CONTEXT}, {options.rounds} x {options.steps - 1} steps",
@@ -207,21 +206,11 @@ def compare(options: argparse.Namespace) -> dict[str, object]:
     }  # fmt: skip
 
 
-def commit() -> str:
-    call = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
 def in_its_own_process(name: str, folder: Path, options: argparse.Namespace) -> dict[str, float]:
     passed = [f"--{key}={value}" for key, value in vars(options).items() if value is not None]
     call = [sys.executable, __file__, f"--memory={name}:{folder}", *passed]
     told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     return json.loads(told.strip().splitlines()[-1])
-
-
-def cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

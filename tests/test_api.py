@@ -209,3 +209,16 @@ def test_end_tokens_come_from_config_json_where_the_settings_name_none(tmp_path:
     del settings["eos_token_id"]
     (folder / "generation_config.json").write_text(json.dumps(settings))
     assert dgemma.load(folder).denoise.eos_token_id == dgemma.load(folder).config.eos_token_ids
+
+
+def test_an_answer_shorter_than_half_a_canvas_gets_a_narrow_one(tmp_path: Path) -> None:
+    model = dgemma.load(tiny_checkpoint(tmp_path / "wide", canvas_length=64))
+
+    def widths(**asked) -> set[int]:
+        events = model.stream("abc", max_denoising_steps=2, **asked)
+        return {len(event.token_ids) for event in events if isinstance(event, Draft)}
+
+    assert widths(max_tokens=14) == {16} and widths(max_tokens=17) == {32} and widths(max_tokens=33) == {64}
+    assert widths(max_tokens=14, canvas_width=64) == {64} and widths(max_tokens=14, canvas_width=5) == {5}
+    result = model.generate_ids([1, 2, 3], max_tokens=14, max_denoising_steps=2)
+    assert len(result.canvases[0]) == 64, "ids are for those who study the model: nothing is chosen for them"

@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import MAX_PROMPT_CHARACTERS, DenoiseConfig, EngineConfig, ModelConfig
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
-from .engine.requests import Request, Result, results
+from .engine.requests import Request, Result, results, whole
 from .errors import NumericsError, ResourceError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.build import build
@@ -28,6 +28,7 @@ from .weights.plan import fit, machine
 from .weights.reader import DTYPES, inspect, load_into
 
 Progress = Callable[[int, int, str], None]
+NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multiple
 
 
 def load(
@@ -227,16 +228,19 @@ class Model:
     def _stream(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any]
     ) -> Iterator[Draft | Committed | Generation]:
-        request = self._request(ids, max_tokens, seed, sampler)
+        request = self._request(ids, max_tokens, seed, sampler, narrow=True)
         self.engine.check(request)  # now, not at the first event
         return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None)
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any],
-        canvas_ids: tuple[tuple[int, ...], ...] = (),
+        canvas_ids: tuple[tuple[int, ...], ...] = (), narrow: bool = False,
     ) -> Request:  # fmt: skip
+        """narrow: an answer that is shorter than a canvas gets one of its own width, where none was asked for."""
         config = self._settings(sampler)
         length = config.max_new_tokens if max_tokens is None else max_tokens
+        if narrow and config.canvas_width is None and whole(length) and 0 < length <= self.config.canvas_length // 2:
+            config = config.replace(canvas_width=min(self.config.canvas_length, -(-length // NARROWEST) * NARROWEST))
         return Request(ids, length, seed, config, canvas_ids)
 
 
