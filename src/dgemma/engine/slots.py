@@ -133,5 +133,7 @@ class Slots:
 
 
 def _free(device: torch.device) -> int:
+    """Bytes that requests may take of a device; a memory that tells nothing about itself is taken to be large enough."""
     name = "RAM" if device.type in ("cpu", "meta") else f"cuda:{device.index or 0}"
-    return int(SHARE_OF_FREE * max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0))
+    free = max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0)
+    return int(SHARE_OF_FREE * free) or 2**62
