@@ -45,7 +45,7 @@ def test_what_stands_around_the_marker_comes_back_byte_for_byte(before: bytes, a
 
 @given(TEXTS)
 def test_the_model_is_shown_plain_line_ends_and_no_byte_order_mark(part: bytes) -> None:
-    assert "\r\n" not in seen(part) and seen(part).encode() == part.removeprefix(BOM).replace(b"\r\n", b"\n")
+    assert seen(part).encode() == part.removeprefix(BOM).replace(b"\r\n", b"\n")
 
 
 @pytest.mark.parametrize(
