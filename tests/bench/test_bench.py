@@ -102,6 +102,7 @@ def test_the_command_prints_saves_and_refuses(tmp_path, capsys) -> None:
     rows = json.loads(capsys.readouterr().out)
     assert [row["recipe"] for row in rows] == ["short", "fixed16 32+64"] and rows[1]["steps_per_canvas"] == 16
     assert len(list(csv.DictReader(table.read_text().splitlines()))) == 4
-    for wrong in (["-r", "fast"], ["--shape", "x"], ["--shape", "1b", "-r", "real"], ["-r", "real"], ["--shape", "1b", "-m", "x"]):
+    for wrong in (["-r", "fast"], ["--shape", "x"], ["--shape", "1b", "-r", "real"], ["-r", "real"], ["--shape", "1b", "-m", "x"],
+                  ["--save", str(tmp_path / "nowhere" / "rows.csv")]):
         assert main(["bench", *wrong]) == 2, wrong
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

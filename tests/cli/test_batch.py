@@ -84,6 +84,14 @@ def test_a_file_that_is_no_batch_is_refused_before_anything_runs(tmp_path, capsy
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_an_output_that_cannot_be_written_is_said_before_anything_runs(tmp_path: Path, capsys) -> None:
+    source = write(tmp_path / "in.jsonl", [line("a")])
+    for target in (tmp_path / "nowhere" / "out.jsonl", tmp_path):
+        assert main(["batch", str(source), str(target)]) == 2
+        told = capsys.readouterr().err
+        assert len(told.strip().splitlines()) == 1 and str(target) in told
+
+
 def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = write(tmp_path / "in.jsonl", [line("a")]), tmp_path / "notes.txt"
     target.write_text("dear diary\nno newline at the end")

@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from ..errors import DgemmaError, UsageError
-from .flags import Asked, asking, check, decode, read_file
+from .flags import Asked, appendable, asking, check, decode, read_file
 from .screen import note, stdout_is_terminal
 
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
@@ -52,6 +52,7 @@ def command(
     if not left:
         note(f"all {len(lines)} requests are answered in {target}")
         return
+    appendable(target)
     from .. import api
 
     model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision)

@@ -15,7 +15,7 @@ import typer
 
 from .. import __version__
 from ..errors import UsageError
-from .flags import DTYPES, check_device, decode, read_file
+from .flags import DTYPES, appendable, check_device, decode, read_file
 from .screen import note, write_out
 
 HEADS = {
@@ -60,6 +60,8 @@ def command(
         raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
     texts = _texts(prompts) if prompts else []
     check_device(device)
+    if save:
+        appendable(save)
     rows = _measure(wanted, model, shape, texts, tokens, prompt, longest, most, device, dtype, threads, not as_json)
     if save:
         _append(save, rows)

@@ -210,6 +210,18 @@ def from_stdin(most: int, line: bool = False) -> bytes:
         raise UsageError(f"the text on stdin cannot be read: {error.strerror or error}") from None
 
 
+def appendable(path: Path) -> Path:
+    """A file that rows or lines can be appended to, asked before any work is done for it. Raises UsageError."""
+    there = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
+    if not there:
+        path.unlink()
+    return path
+
+
 def read_file(path: Path, name: str) -> bytes:
     """A text file's bytes. Raises UsageError where it cannot be read, or has more bytes than any text."""
     try:
