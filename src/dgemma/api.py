@@ -59,8 +59,9 @@ class Model:
     """A loaded checkpoint. Text methods need its tokenizer; the `_ids` and `_logits` methods do not.
 
     Sampler settings may be given to every method by name: max_denoising_steps, t_min, t_max, entropy_bound,
-    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width. What is not given comes
-    from the checkpoint's generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
+    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width; preset names several at
+    once ("cool", "bold": fewer steps for less quality). What is not given comes from the checkpoint's
+    generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
     """
 
     def __init__(

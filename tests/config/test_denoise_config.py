@@ -116,3 +116,14 @@ def test_the_oracle_reads_ours() -> None:
     assert (theirs.stability_threshold, theirs.confidence_threshold) == (0, 1.0)
     assert theirs.sampler_config.entropy_bound == 2.0
     assert theirs.eos_token_id == [4, 5] and theirs.pad_token_id == 0
+
+
+def test_a_preset_stands_for_several_settings_and_gives_way_to_those_that_are_named() -> None:
+    own = DenoiseConfig(entropy_bound=0.2)
+    cool = own.replace(preset="cool")
+    assert (cool.t_max, cool.t_min, cool.max_denoising_steps, cool.entropy_bound) == (0.3, 0.05, 20, 0.2)
+    assert own.replace(preset="cool", max_denoising_steps=7).max_denoising_steps == 7
+    assert own.replace(preset="exact") == own
+    for wrong in ("fast", 3, None):
+        with pytest.raises(UsageError, match="presets: exact, cool, bold"):
+            own.replace(preset=wrong)

@@ -21,6 +21,7 @@ import typer
 
 from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, ModelConfig
 from ..config.reader import shown
+from ..config.settings import PRESETS
 from ..errors import ConfigError, UsageError
 from ..weights.locate import locate
 
@@ -76,6 +77,8 @@ _SHARED: dict[str, Any] = {
 def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
     """Field name -> annotated option type, for every sampler setting that a request may change."""
     hints, options = get_type_hints(DenoiseConfig), {}
+    text = f"One of {', '.join(PRESETS)}; the other settings go before it. All but exact cost quality."
+    options["preset"] = Annotated[str | None, typer.Option("--preset", help=text)]
     for field in dataclasses.fields(DenoiseConfig):
         if field.name in NO_FLAG or field.name in without:
             continue

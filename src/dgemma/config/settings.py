@@ -15,6 +15,12 @@ from typing import Any
 from ..errors import ConfigError, UsageError
 from .reader import Reader, read_json, shown
 
+# Named settings that trade quality for steps; docs/numbers.md has what each costs. "exact" is the checkpoint as it is.
+PRESETS: dict[str, dict[str, float]] = {
+    "exact": {},
+    "cool": {"t_max": 0.3, "t_min": 0.05, "max_denoising_steps": 20},
+    "bold": {"entropy_bound": 1.0},
+}
 MAX_PROMPT_CHARACTERS = 800_000  # refused before it is tokenised: 262,144 positions hold about as much
 
 
@@ -70,7 +76,12 @@ class DenoiseConfig:
         return raw
 
     def replace(self, **changes: Any) -> DenoiseConfig:
-        """A copy with some settings changed by a request. Raises UsageError for a name that does not exist."""
+        """A copy with some settings changed by a request, of which `preset` stands for several and goes before the others.
+
+        Raises UsageError for a name that does not exist.
+        """
+        if "preset" in changes:
+            changes = _preset(changes.pop("preset")) | changes
         names = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in names:
@@ -81,6 +92,12 @@ class DenoiseConfig:
         elif isinstance(ids, list | set | range):
             changes["eos_token_id"] = tuple(ids)
         return dataclasses.replace(self, **changes)
+
+
+def _preset(name: Any) -> dict[str, Any]:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise UsageError(f"preset is {shown(name)}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
 @dataclass(frozen=True)
