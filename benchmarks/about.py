@@ -1,11 +1,16 @@
-"""What stands beside every figure: the machine and the commit."""
+"""What stands beside every figure, the machine and the commit, and how rows are kept."""
 
 from __future__ import annotations
 
-import os
-import platform
+import csv
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgemma.bench.roofline import name_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,9 +23,14 @@ def commit() -> str:
 
 def machine() -> str:
     """The processor's name and how many cores this machine shows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    return name_of(torch.device("cpu"))
+
+
+def append(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Add rows to a CSV file, which begins with its columns (default: those of the first row)."""
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)

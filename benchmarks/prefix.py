@@ -10,14 +10,13 @@ Appends a row to benchmarks/results/prefix.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import random
 import time
 from pathlib import Path
 
 import torch
-from about import commit, machine
+from about import append, commit, machine
 
 import dgemma
 from dgemma.config import EngineConfig
@@ -66,12 +65,7 @@ def main() -> None:
         "share": round(second / uncached, 4),
     }  # fmt: skip
     print(row)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULTS, [row])
 
 
 if __name__ == "__main__":

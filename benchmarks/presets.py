@@ -10,11 +10,10 @@ tokens (likely text may be mere repetition).
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 from pathlib import Path
 
-from about import commit, machine
+from about import append, commit, machine
 from quality import cases, fill_table
 from tune_sampler import written
 
@@ -42,12 +41,7 @@ def main() -> None:
         kept = ("gaps", "exact", "parses", "parses_empty", "steps_per_canvas", "free_steps", "written_bits_per_byte", "distinct")
         rows.append(row | {key: round(found[key], 3) for key in kept})
         print(rows[-1], flush=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(RESULTS, rows)
 
 
 if __name__ == "__main__":

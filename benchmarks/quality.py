@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import csv
 import datetime
 import gzip
 import lzma
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dgemma
-from about import commit, machine
+from about import append, commit, machine
 from dgemma.cli.eval import scores
 from dgemma.train.corpus import load
 
@@ -122,12 +121,7 @@ def main() -> None:
         row |= {name: round(value, 4) for name, value in table.items()}
     for name, value in row.items():
         print(f"{name:18} {value}")
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULTS, [row], COLUMNS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Prints one line per width and appends both to benchmarks/results/short_answers.c
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import math
 import os
@@ -22,7 +21,7 @@ import dgemma
 from dgemma.train.corpus import load
 
 sys.path.insert(0, str(Path(__file__).parent))
-from about import commit, machine  # noqa: E402
+from about import append, commit, machine  # noqa: E402
 from quality import cases  # noqa: E402
 from tune_sampler import causal_nats  # noqa: E402
 
@@ -65,12 +64,7 @@ def main() -> None:
         row |= {key: round(value, 3) for key, value in measure(model, prompts, options.tokens, width).items()}
         rows.append(row)
         print(row, flush=True)
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(RESULTS, rows)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     python benchmarks/step_cpu.py [--shape 100m] [--batch 1] [--rounds 5] [--steps 6] [--threads 1] [--dtype float32]
                                   [--experts NAME]
 
-Both run the way their users run them (our engine, its `generate`) on one random model, of about 100 M parameters or a shape of
-`dgemma bench`, canvas 256, 512 tokens of prompt. A step lasts from one draft to the next: the pass with self-conditioning, sampling,
+Both run the way their users run them (our engine, its `generate`) on one random model, a shape of `dgemma bench`, with 512 tokens of
+prompt. A step lasts from one draft to the next: the pass with self-conditioning, sampling,
 acceptance, renoise, stopping. A canvas's first step, which has no self-conditioning, is left out. Sides take turns, and
 the median stands for each, as wall clock and as processor time (the fairer one on a machine that is busy). Peaks are
 measured in a process per side, which loads the same folder and forgets how high loading itself had reached. The limit is a
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import csv
 import datetime
 import importlib.metadata
 import json
@@ -30,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from about import ROOT, commit, machine
+from about import ROOT, append, commit, machine
 
 from dgemma.bench import roofline, shapes
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
@@ -43,15 +42,6 @@ from dgemma.weights.writer import save
 
 RESULTS = ROOT / "benchmarks" / "results" / "step_cpu.csv"
 CONTEXT = 512
-RAW = {
-    "model_type": "diffusion_gemma", "canvas_length": 256,
-    "text_config": {
-        "vocab_size": 16384, "hidden_size": 640, "intermediate_size": 1280, "num_hidden_layers": 12,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
-        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 128,
-        "sliding_window": 256, "max_position_embeddings": 4096,
-    },
-}  # fmt: skip
 # the oracle's default vision tower alone is half a billion parameters
 VISION = {
     "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
@@ -157,12 +147,8 @@ def measure_memory(name: str, folder: Path, options: argparse.Namespace) -> None
     print(json.dumps({"rest": rest, "peak": status("VmHWM") - rest}))
 
 
-def config_of(name: str) -> ModelConfig:
-    return ModelConfig.from_dict(RAW) if name == "100m" else shapes.shape(name)
-
-
 def write_model(folder: Path, name: str, dtype: torch.dtype) -> int:
-    model = build_random(config_of(name), seed=0, gain=1.0)
+    model = build_random(shapes.shape(name), seed=0, gain=1.0)
     save(folder, model.config, DenoiseConfig(), model.state_dict().items(), "{}", dtype=dtype)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(raw | {"vision_config": VISION}))
@@ -170,7 +156,7 @@ def write_model(folder: Path, name: str, dtype: torch.dtype) -> int:
 
 
 def compare(options: argparse.Namespace) -> dict[str, object]:
-    dtype, config = getattr(torch, options.dtype), config_of(options.shape)
+    dtype, config = getattr(torch, options.dtype), shapes.shape(options.shape)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         parameters = write_model(folder, options.shape, dtype)
@@ -215,7 +201,7 @@ def in_its_own_process(name: str, folder: Path, options: argparse.Namespace) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="100m", help="100m, 140m or 1b")
+    parser.add_argument("--shape", default="100m", help="a shape of `dgemma bench`")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6)
@@ -231,13 +217,7 @@ def main() -> None:
     row = compare(options)
     for key, value in row.items():
         print(f"{key:16} {value}")
-    fresh = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    append(RESULTS, [row])
 
 
 if __name__ == "__main__":

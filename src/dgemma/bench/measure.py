@@ -7,6 +7,7 @@ canvas says nothing, so both are always in the row.
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import statistics
 import time
@@ -59,7 +60,7 @@ class Row:
 
 def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> Row:
     """One run of a recipe that is warm. Prefixes are not cached: each run reads its prompts."""
-    engine = EngineConfig(engine.prefill_chunk, max_slots=engine.max_slots, memory=engine.memory, prefix_cache=0)
+    engine = dataclasses.replace(engine, prefix_cache=0)
     _warm(model, recipe, engine)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)

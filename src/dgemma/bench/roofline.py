@@ -7,9 +7,12 @@ of the limit that a run reaches says what its other work costs.
 
 from __future__ import annotations
 
+import os
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -57,6 +60,18 @@ def _best(act: Callable[[], Tensor], device: torch.device, runs: int = 5) -> flo
 
     times = max(1, int(0.1 / max(timed(1), 1e-6)))
     return min(timed(times) for _ in range(runs))
+
+
+def name_of(device: torch.device) -> str:
+    """The card's name, or the processor's and how many cores this machine shows."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def synchronise(device: torch.device) -> None:

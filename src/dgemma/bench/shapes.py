@@ -32,6 +32,12 @@ _TEXT = {
         "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 256,
         "sliding_window": 512, "max_position_embeddings": 131072,
     },
+    "100m": {
+        "vocab_size": 16384, "hidden_size": 640, "intermediate_size": 1280, "num_hidden_layers": 12,
+        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
+        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 128,
+        "sliding_window": 256, "max_position_embeddings": 4096,
+    },
 }  # fmt: skip
 
 

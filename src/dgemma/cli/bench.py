@@ -7,7 +7,6 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +31,7 @@ def command(
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b or 140m.")
+        str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b, 140m or 100m.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file for 'real'; blank lines part its prompts.")] = None,
     tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load and real.", min=1)] = 1024,
@@ -96,7 +95,7 @@ def _measure(
     machine = roofline.measure(net.device, net.dtype)
     if say:
         note(
-            f"{shape or model or 'the shipped model'}, {str(net.dtype).removeprefix('torch.')}, {_device(net.device)}: "
+            f"{shape or model or 'the shipped model'}, {str(net.dtype).removeprefix('torch.')}, {roofline.name_of(net.device)}: "
             f"{machine.flops / 1e9:,.0f} GFLOP/s, {machine.bytes_per_second / 1e9:,.1f} GB/s"
         )
         write_out("  ".join(f"{head:>{_width(key)}}" for key, head in HEADS.items()) + "\n")
@@ -116,25 +115,14 @@ def _measure(
 def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
     import torch
 
+    from ..bench.roofline import name_of
+
     return {
-        "date": datetime.date.today().isoformat(), "machine": _device(net.device), "version": __version__,
+        "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
         "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
         "model": name, "dtype": str(net.dtype).removeprefix("torch."), "gflops": round(machine.flops / 1e9, 1),
         "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
     }  # fmt: skip
-
-
-def _device(device: Any) -> str:
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def _texts(path: Path) -> list[str]:

@@ -46,7 +46,7 @@ class Deck:
         return Canvases(self.state.canvas, [slot.kv for slot in self.slots], self._belief())
 
     def _belief(self) -> Tensor | None:
-        """The self-conditioning embedding [B, C, D] of every row, 0 where nothing is believed; None for nowhere."""
+        """The self-conditioning embedding [B, C, D] of every row, 0 where a canvas takes its first step; None: all do."""
         known = [(row, at) for row, at in enumerate(self._known) if at is not None]
         if not known:
             return None

@@ -44,6 +44,14 @@ def route(index: Tensor, experts: int, rows: int) -> Routing:
 
 
 @triton.jit
+def _rows_of(block, order, first, last, ROWS: tl.constexpr):
+    """A block's sorted places, which of them are its own, and the (row, choice) at each."""
+    place = tl.load(first + block) + tl.arange(0, ROWS)
+    own = place < tl.load(last + block)
+    return place, own, tl.load(order + place, own, 0)
+
+
+@triton.jit
 def _inner(
     x, table, inner, order, owner, first, last, top_k, width: tl.constexpr, depth: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, DEEP: tl.constexpr, WIDEN: tl.constexpr,
@@ -53,9 +61,8 @@ def _inner(
     expert = tl.load(owner + block)
     if expert < 0:
         return
-    place = tl.load(first + block) + tl.arange(0, ROWS)
-    own = place < tl.load(last + block)
-    row = tl.load(order + place, own, 0) // top_k
+    place, own, choice = _rows_of(block, order, first, last, ROWS)
+    row = choice // top_k
     column = tl.program_id(0) * COLS + tl.arange(0, COLS)
     real = column < depth
     gate, up = tl.zeros((ROWS, COLS), dtype=tl.float32), tl.zeros((ROWS, COLS), dtype=tl.float32)
@@ -88,9 +95,7 @@ def _outer(
     expert = tl.load(owner + block)
     if expert < 0:
         return
-    place = tl.load(first + block) + tl.arange(0, ROWS)
-    own = place < tl.load(last + block)
-    choice = tl.load(order + place, own, 0)
+    place, own, choice = _rows_of(block, order, first, last, ROWS)
     column = tl.program_id(0) * COLS + tl.arange(0, COLS)
     real = column < width
     sums = tl.zeros((ROWS, COLS), dtype=tl.float32)
