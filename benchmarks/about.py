@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def commit() -> str:
-    """The commit that is checked out, short."""
+    """The commit that is checked out, short; DGEMMA_COMMIT where there is no git."""
     call = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    try:
+        return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("DGEMMA_COMMIT", "")
 
 
 def machine() -> str:

@@ -1,8 +1,9 @@
 """How often a request gets the same tokens alone and beside others, in each number format.
 
-    python benchmarks/agreement.py [--model NAME] [--requests 8] [--batch 4] [--steps 16] [--dtypes float64 ...]
+    python benchmarks/agreement.py [--model NAME] [--requests 8] [--batch 4] [--steps 16] [--threads 1] [--dtypes float64 ...]
 
-Prompts are the beginnings of held-out files, 20 to 200 tokens of each, two canvases long. Other row counts let matrix
+Prompts are the beginnings of held-out files, 20 to 200 tokens of each, two canvases long. Each is answered alone in the plain
+loop, then beside others in the engine, in several mixes; a row per number format and mix goes to results/agreement.csv. Other row counts let matrix
 products round differently; self-conditioning carries that on from step to step, where it grows (a random model: 30
 times a step, so that even float64 parts after eight), until a near-tie flips a choice and the canvases differ. The
 tests therefore show equality on tiny models and few steps; this prints what a real request meets.
@@ -11,14 +12,22 @@ tests therefore show equality on tiny models and few steps; this prints what a r
 from __future__ import annotations
 
 import argparse
+import datetime
 import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from about import append, commit, machine
 
 import dgemma
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
-from dgemma.engine.requests import Request, results
+from dgemma.engine.requests import Request, Result, results
 from dgemma.train.corpus import load
+
+RESULTS = Path(__file__).parent / "results" / "agreement.csv"
 
 
 def requests_of(model: dgemma.Model, count: int, steps: int) -> list[Request]:
@@ -35,12 +44,41 @@ def requests_of(model: dgemma.Model, count: int, steps: int) -> list[Request]:
     ]  # fmt: skip
 
 
-def compare(model: dgemma.Model, requests: list[Request], batch: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Mix:
+    """How requests meet in the engine."""
+
+    chunk: int = 512
+    joins: bool = False  # they come one by one, while others are at work
+    cached: bool = False  # two thirds of each prompt were read before, for another request
+
+
+MIXES = {
+    "chunks of 16": Mix(16), "chunks of 64": Mix(64), "chunks of 512": Mix(512), "joining between passes": Mix(joins=True),
+    "cached prefixes": Mix(cached=True), "all of it, chunks of 64": Mix(64, True, True),
+}  # fmt: skip
+
+
+def beside(model: dgemma.Model, requests: list[Request], batch: int, mix: Mix) -> list[Result]:
+    """The requests in one engine, `batch` at a time at most; commits share their passes with next canvases."""
+    engine, draw = Engine(model.net, EngineConfig(max_slots=batch, prefill_chunk=mix.chunk)), random.Random(7)
+    for request in requests if mix.cached else ():
+        begun = request.prompt_ids[: 2 * len(request.prompt_ids) // 3]
+        list(engine.run([Request(begun, 1, config=request.config.replace(max_denoising_steps=1))]))
+    waiting, tickets, told = list(enumerate(requests)), {}, []
+    while waiting or not engine.idle:
+        while waiting and (not mix.joins or engine.idle or draw.random() < 0.2):
+            index, request = waiting.pop(0)
+            tickets[engine.submit(request)] = index
+        engine.advance()
+        for ticket, index in tickets.items():
+            told += [record.of(index) for record in engine.poll(ticket)]
+    return results(told, len(requests))
+
+
+def compare(alone: list[Result], others: list[Result]) -> dict[str, float]:
     """Shares of requests whose tokens, first canvas and step counts are equal, and of equal tokens among all."""
-    alone = [results(run(model.net, [request]), 1)[0] for request in requests]
-    engine = Engine(model.net, EngineConfig(max_slots=batch))
-    beside = results(engine.run(requests), len(requests))
-    rows = list(zip(alone, beside, strict=True))
+    rows = list(zip(alone, others, strict=True))
     tokens = [pair for a, b in rows for pair in zip(a.token_ids, b.token_ids, strict=False)]
     return {
         "equal requests": sum(a.token_ids == b.token_ids for a, b in rows) / len(rows),
@@ -56,13 +94,25 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=8)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32", "bfloat16"])
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     print(f"{options.requests} requests, alone in the plain loop and {options.batch} at a time in the engine, up to {options.steps} steps a canvas")
+    rows = []
     for name in options.dtypes:
         model = dgemma.load(options.model, "cpu", name)
-        shares = compare(model, requests_of(model, options.requests, options.steps), options.batch)
-        print(f"{name:9} " + "   ".join(f"{what} {share:6.1%}" for what, share in shares.items()), flush=True)
+        requests = requests_of(model, options.requests, options.steps)
+        alone = [results(run(model.net, [request]), 1)[0] for request in requests]
+        for title, mix in MIXES.items():
+            shares = compare(alone, beside(model, requests, options.batch, mix))
+            print(f"{name:9} {title:24} " + "   ".join(f"{what} {share:6.1%}" for what, share in shares.items()), flush=True)
+            rows.append({
+                "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "torch": torch.__version__,
+                "model": options.model or "shipped", "requests": options.requests, "batch": options.batch, "steps": options.steps,
+                "dtype": name, "mix": title, **{what.replace(" ", "_"): round(share, 4) for what, share in shares.items()},
+            })  # fmt: skip
+    append(RESULTS, rows)
 
 
 if __name__ == "__main__":

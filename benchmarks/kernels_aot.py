@@ -2,9 +2,9 @@
 
     python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--json]
 
-Per kernel and architecture: registers, bytes of stack (spills), shared memory, and which tensor instruction was chosen, read
-from the machine code by the tools in Triton's own wheel. Rows go to benchmarks/results/kernels_aot.csv. Trap: it must run
-without TRITON_INTERPRET, which turns kernels into Python functions.
+Per kernel and architecture: registers, bytes of stack (spills), shared memory, loads of single 8- or 16-bit elements, and which
+tensor instruction was chosen, read from the machine code by the tools in Triton's own wheel. Rows go to
+benchmarks/results/kernels_aot.csv. Trap: it must run without TRITON_INTERPRET, which turns kernels into Python functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import attention_triton, moe_triton, vocab_triton
+from dgemma.kernels import attention_triton, heads_triton, moe_triton, norm_triton, router_triton, vocab_triton
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"
@@ -67,7 +67,7 @@ def kernels() -> list[Kernel]:
         ))  # fmt: skip
     found.append(Kernel(
         "vocab rescale", vocab_triton._rescale, {"heat": "fp32", "p": "bf16", "sums": "fp32", "moments": "fp32", "tops": "fp32"},
-        {"vocab": "i32", "tiles": "i32"}, {"TOKENS": 128, "TILES": 2048}, warps=1,
+        {"vocab": "i32", "tiles": "i32"}, {"TOKENS": 128, "TILES": 2048, "PARTS": 16}, warps=1,
     ))  # fmt: skip
     outputs = {"uniforms": "fp32", "argmax": "i64", "sample": "i64", "entropy": "fp32", "row_sum": "fp32"}
     found.append(Kernel(
@@ -85,14 +85,55 @@ def kernels() -> list[Kernel]:
             f"experts outer, {rows} rows", moe_triton._outer,
             {"inner": "bf16", "table": "bf16", "out": "bf16", "shares": "fp32"} | routing, {}, shape, stages=4,
         ))  # fmt: skip
-    spans = {"q": "bf16", "out": "bf16", "keys": "i64", "values": "i64", "table": "i32", "blocks": "i32"}
+    spans = {"keys": "i64", "values": "i64", "table": "i32", "blocks": "i32"}
     for width, group in ((64, 4), (128, 4), (256, 2), (512, 8)):
         shape = attention_triton.shape_of(width)
         constants = {"kind": tl.bfloat16, "width": width, "group": group, "ROWS": shape.rows, "KEYS": shape.keys}
         found.append(Kernel(
-            f"attention, head {width}", attention_triton._attend, spans, {"total": "i32", "window": "i32"},
-            constants | {"STEPS": 0, "WIDEN": False}, shape.warps, shape.stages,
+            f"attention, head {width}", attention_triton._attend, {"q": "bf16", "out": "bf16"} | spans,
+            {"total": "i32", "window": "i32"}, constants | {"STEPS": 0, "WIDEN": False}, shape.warps, shape.stages,
         ))  # fmt: skip
+        block = shape.rows // group
+        found.append(Kernel(
+            f"attention store, head {width}", attention_triton._store, {"k": "bf16", "v": "bf16"} | spans, {"total": "i32"},
+            {"kind": tl.bfloat16, "width": width, "block": block, "ROWS": block},
+        ))  # fmt: skip
+    return found + around()
+
+
+def around() -> list[Kernel]:
+    """What stands between the products of a layer: norms, heads, the router."""
+    found = []
+    for name, width, weighted, added in (("norm", 2816, 1, 0), ("add norm", 2816, 1, 1), ("norm without weight", 256, 0, 0)):
+        rows, block, warps = norm_triton.shape_of(width)
+        found.append(Kernel(
+            name, norm_triton._norm, {"x": "bf16", "residual": "bf16", "weight": "bf16", "out": "bf16"},
+            {"rows": "i32", "eps": "fp32"},
+            {"width": width, "ROWS": rows, "BLOCK": block, "WEIGHTED": weighted, "ADDED": added, "WIDEN": False}, warps,
+        ))  # fmt: skip
+    tensors = ("q", "k", "v", "q_weight", "k_weight", "cos", "sin", "q_out", "k_out", "v_out")
+    for width, groups in ((256, 8), (512, 2)):
+        shape = {"heads": 16, "groups": groups, "half": width // 2, "HALF": width // 2, "ROWS": 2048 // width, "WIDEN": False}
+        strides = {"q_stride": 16 * width, "k_stride": groups * width, "v_stride": groups * width}
+        found.append(Kernel(
+            f"heads of {width}", heads_triton._heads, dict.fromkeys(tensors, "bf16"), {"rows": "i32", "eps": "fp32"},
+            shape | strides,
+        ))  # fmt: skip
+    numbers = {"rows": "i32", "eps": "fp32", "root": "fp32"}
+    for rows, deep, warps in ((16, 128, 4), (64, 64, 8)):
+        found.append(Kernel(
+            f"router scores, {rows} rows", router_triton._score, dict.fromkeys(("x", "proj", "scale", "scores"), "bf16"), numbers,
+            {"experts": 128, "width": 2816, "ROWS": rows, "COLS": rows, "DEEP": deep, "WIDEN": False}, warps,
+        ))  # fmt: skip
+    found.append(Kernel(
+        "router choice", router_triton._choose, {"scores": "bf16", "per_expert": "bf16", "weights": "fp32", "index": "i64"},
+        {"rows": "i32"}, {"experts": 128, "top_k": 8, "ROWS": 4, "EXPERTS": 128, "CHOICES": 8},
+    ))  # fmt: skip
+    found.append(Kernel(
+        "routing", router_triton._route, {"index": "i64", "order": "i64", "owner": "i32", "first": "i32", "last": "i32"},
+        {"total": "i32", "blocks": "i32", "rows": "i32"},
+        {"experts": 128, "EXPERTS": 128, "BLOCK": router_triton.BLOCK, "STEPS": 0},
+    ))  # fmt: skip
     return found
 
 
@@ -111,7 +152,7 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     return {
         "triton": triton.__version__, "arch": f"sm_{architecture}", "kernel": kernel.name, "warps": kernel.warps,
         "registers": int(registers), "stack_bytes": int(stack), "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
-        "shared_bytes": built.metadata.shared,
+        "shared_bytes": built.metadata.shared, "narrow_loads": len(re.findall(r"\bLDG\.E\.U(?:8|16)\b", code)),
         # the wheel's disassembler knows no sm_121
         "tensor": " ".join(f"{name} x{count}" for name, count in used.items()) if code else "not read",
     }  # fmt: skip

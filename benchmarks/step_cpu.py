@@ -35,7 +35,7 @@ from dgemma.bench import roofline, shapes
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, StepRecord
-from dgemma.model.build import build, build_random, count_parameters
+from dgemma.model.build import build, build_random, count_parameters, pack
 from dgemma.weights.layout import inspect
 from dgemma.weights.reader import load_into
 from dgemma.weights.writer import save
@@ -65,6 +65,7 @@ def ours(folder: Path, dtype: torch.dtype, steps: int, batch: int) -> Canvas:
     config = ModelConfig.from_file(folder / "config.json")
     model = build(config)
     load_into(model, inspect(folder, config), "cpu", dtype)
+    pack(model)
     prompt, engine = tuple(range(1, CONTEXT + 1)), Engine(model, EngineConfig(prefix_cache=0))
 
     def canvas(seed: int) -> Iterator[Moment]:

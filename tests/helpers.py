@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
+
+DEVICE = os.environ.get("DGEMMA_TEST_DEVICE", "cpu")  # where the tests of Triton's forms make their tensors; see conftest.py
 
 
 def byte_tokenizer_json(merges: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:

@@ -127,6 +127,7 @@ def test_texts_and_ids_of_another_kind_are_refused(model: dgemma.Model) -> None:
         lambda: model.generate(5), lambda: model.fill(None, "x"), lambda: model.fill("a", b"x"), lambda: model.chat(None),
         lambda: model.chat([{"role": "user", "content": "x" * 1_000_000}]), lambda: model.generate_ids(None),
         lambda: model.generate_ids([2], canvas_ids=3), lambda: model.generate_ids([2], canvas_ids=torch.rand(12)),
+        lambda: model.fill("a", "b", ignore_after_end=True),
         lambda: model.generate("a", pad_token_id=3), lambda: model.generate("a", max_new_tokens=3),
         lambda: dgemma.load(5), lambda: dgemma.load(device="mps"), lambda: dgemma.load(device=[1]),
     ):  # fmt: skip
@@ -196,6 +197,19 @@ def test_chat_splits_its_reply(model: dgemma.Model) -> None:
     assert set(reply.to_dict()) >= {"content", "thought", "tool_calls", "malformed", "token_ids", "steps"}
     with pytest.raises(UsageError):
         model.chat([])
+
+
+def test_a_chat_is_marked_where_its_turns_begin_and_a_text_nowhere(model: dgemma.Model, monkeypatch) -> None:
+    asked, submit = [], model.engine.submit
+    monkeypatch.setattr(model.engine, "submit", lambda request: (asked.append(request), submit(request))[1])
+    talk = [{"role": role, "content": "<|turn>hi"} for role in ("system", "user", "assistant", "user")]
+    model.chat(talk, max_tokens=12)
+    marks, ids = asked[0].marks, asked[0].prompt_ids
+    assert len(marks) == 5, "four messages and the turn that is to be written"
+    assert [model.tokenizer.decode(ids[place + 1 : place + 5]) for place in marks] == ["syst", "user", "mode", "user", "mode"]
+    asked.clear()
+    model.generate("<|turn>hi", 12)
+    assert asked[0].marks == ()
 
 
 def test_importing_dgemma_does_not_import_torch() -> None:

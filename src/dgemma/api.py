@@ -16,7 +16,7 @@ from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
 from .errors import NumericsError, ResourceError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
-from .model.build import build
+from .model.build import build, pack
 from .model.dgemma import DiffusionGemma
 from .tasks import chat as chat_task
 from .tasks import generate as generate_task
@@ -34,12 +34,15 @@ NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multipl
 def load(
     path_or_name: str | Path | None = None, device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None, *, revision: str | None = None, progress: Progress | None = None,
+    trainable: bool = False, warmup: int = 0,
 ) -> Model:  # fmt: skip
     """Load a checkpoint: a folder, a pulled hub name, or None for the one that ships with dgemma.
 
     device: default the first CUDA card, else the CPU; "meta" builds without reading weights. dtype: "bfloat16",
     "float16", "float32" or "float64" (or the torch dtype); default what the checkpoint holds on CUDA, float32 on a
-    CPU where that fits. Raises CheckpointError, HubError or ResourceError with one line that names the fix.
+    CPU where that fits. trainable: keep the weights as plain parameters; without it a CPU holds them in the layout that it multiplies
+    fastest with, and `net` cannot be trained or saved. warmup: prepare steps of up to so many requests at once before the first one.
+    Raises CheckpointError, HubError or ResourceError with one line that names the fix.
     """
     if not isinstance(path_or_name, str | Path | None):
         raise UsageError(f"a model is named by a folder or hub name, not by {path_or_name!r}")
@@ -50,17 +53,22 @@ def load(
     kind = _dtype(dtype, target, config, layout.dtypes)
     net = build(config, "meta", kind)
     notes = load_into(net, layout, target, kind, progress)
+    if not trainable:
+        pack(net)
     denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids)
     tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    return Model(net, denoise, tokenizer, folder, is_chat_tuned(folder), notes)
+    model = Model(net, denoise, tokenizer, folder, is_chat_tuned(folder), notes)
+    if target.type != "meta":
+        model.engine.warm(warmup)
+    return model
 
 
 class Model:
     """A loaded checkpoint. Text methods need its tokenizer; the `_ids` and `_logits` methods do not.
 
     Sampler settings may be given to every method by name: max_denoising_steps, t_min, t_max, entropy_bound,
-    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width; preset names several at
-    once ("cool", "bold": fewer steps for less quality). What is not given comes from the checkpoint's
+    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width, ignore_after_end; preset
+    names several at once ("early", "cool", "bold": fewer steps for less quality). What is not given comes from the checkpoint's
     generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
     """
 
@@ -114,7 +122,7 @@ class Model:
         ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
-        return self._stream(tuple(ids), max_tokens, seed, sampler)
+        return self._stream(tuple(ids), max_tokens, seed, sampler, chat_task.turn_starts(self.tokenizer, ids))
 
     def fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None,
@@ -122,7 +130,7 @@ class Model:
     ) -> Filling:  # fmt: skip
         """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch.
 
-        A gap is closed by its filler, so eos_token_id is no setting here; `context`: tokens read before the canvas.
+        A gap is closed by its filler, so eos_token_id and ignore_after_end are no settings here; `context`: tokens read before the canvas.
         """
         return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, **sampler))
 
@@ -135,7 +143,7 @@ class Model:
         _check_text("the suffix", suffix)
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
-        config = self._settings(sampler, "eos_token_id")
+        config = self._settings(sampler, "eos_token_id", "ignore_after_end")
         gap = infill_task.prepare(
             self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context
         )
@@ -179,7 +187,7 @@ class Model:
         previous = self._beliefs(self_conditioning, canvas) if self_conditioning is not None else None
         kv = read_prompts(self.net, prompts, self.engine.config.prefill_chunk, room=canvas.shape[1])
         hidden = self.net.denoise(canvas, kv, previous)
-        return soft_capped_logits(hidden, self.net.embed.weight, self.config.final_logit_softcapping)
+        return soft_capped_logits(hidden, self.net.table, self.config.final_logit_softcapping)
 
     def _check_pass(self, prompts: list[tuple[int, ...]], canvas: list[tuple[int, ...]]) -> None:
         self._check_ready()
@@ -227,22 +235,22 @@ class Model:
         return config
 
     def _stream(
-        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any]
+        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = ()
     ) -> Iterator[Draft | Committed | Generation]:
-        request = self._request(ids, max_tokens, seed, sampler, narrow=True)
+        request = self._request(ids, max_tokens, seed, sampler, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
         return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None)
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any],
-        canvas_ids: tuple[tuple[int, ...], ...] = (), narrow: bool = False,
+        canvas_ids: tuple[tuple[int, ...], ...] = (), narrow: bool = False, marks: tuple[int, ...] = (),
     ) -> Request:  # fmt: skip
         """narrow: an answer that is shorter than a canvas gets one of its own width, where none was asked for."""
         config = self._settings(sampler)
         length = config.max_new_tokens if max_tokens is None else max_tokens
         if narrow and config.canvas_width is None and whole(length) and 0 < length <= self.config.canvas_length // 2:
             config = config.replace(canvas_width=min(self.config.canvas_length, -(-length // NARROWEST) * NARROWEST))
-        return Request(ids, length, seed, config, canvas_ids)
+        return Request(ids, length, seed, config, canvas_ids, marks=marks)
 
 
 def _last(events: Iterator[Any]) -> Any:

@@ -8,10 +8,12 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dgemma.bench.measure import measure, watch
 from dgemma.bench.recipes import NAMES, recipes
-from dgemma.bench.roofline import Machine, Work, work_of
+from dgemma.bench.roofline import OPERATIONS, Machine, Work, total, work_by_operation, work_of
 from dgemma.bench.shapes import random_model, shape
 from dgemma.cli.main import main
 from dgemma.config import DenoiseConfig, EngineConfig
@@ -47,6 +49,35 @@ def test_with_enough_rows_every_weight_is_read_once() -> None:
     conditioning = sum(p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2)
     assert work.bytes == pytest.approx(2 * (count_parameters(model) - norms - conditioning + cached), rel=1e-6)
     assert Machine(1e9, 1e6).seconds(Work(1e9, 5e6)) == 5.0 and Machine(1e9, 1e9).seconds(Work(2e9, 1.0)) == 2.0
+
+
+@given(st.integers(0, 700), st.integers(0, 300), st.booleans(), st.integers(0, 3000), st.integers(1, 9), st.sampled_from((2, 4)))
+def test_operations_add_up_to_the_pass(clean: int, canvas: int, believes: bool, context: int, rows: int, size: int) -> None:
+    """Against the pass summed layer by layer, as it was before it was split."""
+    believing, tokens = canvas * believes, clean + canvas
+    found = dict(work_by_operation(CONFIG, size, clean, canvas, believing, context, rows))
+    assert tuple(found) == OPERATIONS
+    hidden, vocab, top, count = CONFIG.hidden_size, CONFIG.vocab_size, CONFIG.top_k_experts, CONFIG.num_experts
+    conditioning = 3 * hidden * CONFIG.intermediate_size
+    flops = 2 * hidden * vocab * (canvas + believing) + 2 * conditioning * believing
+    elements = vocab * hidden + vocab * (canvas + believing) + conditioning * (believing > 0)
+    for layer in CONFIG.layers:
+        keys = layer.num_key_value_heads * layer.head_dim
+        matrices = hidden * (2 * CONFIG.num_attention_heads * layer.head_dim + (2 if layer.is_sliding else 1) * keys)
+        matrices += 3 * hidden * CONFIG.intermediate_size + hidden * count
+        expert = 3 * hidden * CONFIG.moe_intermediate_size
+        seen = (min(context, CONFIG.sliding_window - 1) if layer.is_sliding else context) + tokens / rows
+        flops += 2 * tokens * (matrices + top * expert) + 4 * CONFIG.num_attention_heads * layer.head_dim * tokens * seen
+        elements += matrices + rows * 2 * keys * seen + count * (1 - (1 - top / count) ** tokens) * expert
+    for got in (total(found.values()), work_of(CONFIG, size, clean, canvas, believing, context, rows)):
+        assert got.flops == pytest.approx(flops, rel=1e-12) and got.bytes == pytest.approx(size * elements, rel=1e-12)
+    less = total(work for name, work in found.items() if name != "projections")
+    assert tokens == 0 or less.flops != pytest.approx(flops, rel=1e-12)
+
+
+def test_a_step_of_the_26b_shape_is_the_one_that_was_derived() -> None:
+    work = work_of(shape("diffusiongemma-26b"), 2, 0, 256, 256, 2048, 1)
+    assert (work.flops, work.bytes) == pytest.approx((2574618984448.0, 51078124565.7563), rel=1e-12)
 
 
 def test_the_26b_shape_is_the_published_one() -> None:
@@ -95,14 +126,18 @@ def test_a_row_adds_up() -> None:
 
 def test_the_command_prints_saves_and_refuses(tmp_path, capsys) -> None:
     call = ["bench", "--recipe", "short", "--recipe", "fixed16", "--tokens", "64", "--prompt", "32", "--threads", "1"]
-    table = tmp_path / "rows.csv"
-    assert main([*call, "--save", str(table)]) == 0
-    assert "steps/canvas" in capsys.readouterr().out
-    assert main([*call, "--save", str(table), "--json"]) == 0
+    table, picture = tmp_path / "rows.csv", tmp_path / "rows.svg"
+    assert main([*call, "--save", str(table), "--profile"]) == 0
+    told = capsys.readouterr().out
+    assert "steps/canvas" in told and told.count("everything else") == 2
+    assert main([*call, "--save", str(table), "--json", "--profile", "--plot", str(picture)]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["recipe"] for row in rows] == ["short", "fixed16 32+64"] and rows[1]["steps_per_canvas"] == 16
+    assert [part["operation"] for part in rows[0]["profile"]] == [*OPERATIONS, "everything else", "step"]
+    assert "fixed16 32+64" in picture.read_text() and "conditioning MLP" in picture.read_text()
     assert len(list(csv.DictReader(table.read_text().splitlines()))) == 4
     for wrong in (["-r", "fast"], ["--shape", "x"], ["--shape", "1b", "-r", "real"], ["-r", "real"], ["--shape", "1b", "-m", "x"],
-                  ["--save", str(tmp_path / "nowhere" / "rows.csv")]):
+                  ["--save", str(tmp_path / "nowhere" / "rows.csv")], ["--plot", str(tmp_path / "nowhere" / "rows.svg")],
+                  ["--plot", str(table)]):
         assert main(["bench", *wrong]) == 2, wrong
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -42,6 +42,7 @@ BAD: list[tuple[str, Any]] = [
     ("canvas_width", 0), ("canvas_width", 2.0), ("canvas_width", False), ("eos_token_id", (1, "2")),
     ("eos_token_id", (-1,)), ("eos_token_id", (True,)), ("eos_token_id", 5.0), ("eos_token_id", "106"),
     ("eos_token_id", -1), ("pad_token_id", -1), ("pad_token_id", "0"),
+    ("ignore_after_end", 1), ("ignore_after_end", None), ("ignore_after_end", "yes"),
 ]  # fmt: skip
 
 
@@ -61,6 +62,13 @@ def test_a_process_setting_out_of_range_is_refused_by_name(name: str, value: Any
     with pytest.raises(UsageError, match=name):
         EngineConfig(**{name: value})
     assert EngineConfig(prefill_chunk=1).max_prompt_tokens is None
+
+
+def test_few_ends_can_be_looked_for() -> None:
+    assert len(DenoiseConfig(eos_token_id=tuple(range(16)), ignore_after_end=True).eos_token_id) == 16
+    with pytest.raises(UsageError, match="at most 16 ids with ignore_after_end"):
+        DenoiseConfig(eos_token_id=tuple(range(17)), ignore_after_end=True)
+    assert "ignore_after_end" not in DenoiseConfig(ignore_after_end=True).to_dict()
 
 
 def test_settings_at_the_end_of_their_range_are_taken() -> None:
@@ -124,6 +132,7 @@ def test_a_preset_stands_for_several_settings_and_gives_way_to_those_that_are_na
     assert (cool.t_max, cool.t_min, cool.max_denoising_steps, cool.entropy_bound) == (0.3, 0.05, 20, 0.2)
     assert own.replace(preset="cool", max_denoising_steps=7).max_denoising_steps == 7
     assert own.replace(preset="exact") == own
+    assert own.replace(preset="early") == DenoiseConfig(entropy_bound=0.2, ignore_after_end=True)
     for wrong in ("fast", 3, None):
-        with pytest.raises(UsageError, match="presets: exact, cool, bold"):
+        with pytest.raises(UsageError, match="presets: exact, early, cool, bold"):
             own.replace(preset=wrong)

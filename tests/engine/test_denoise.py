@@ -30,7 +30,7 @@ Record = StepRecord | CommitRecord
 
 
 def request(prompt: Sequence[int] = (3, 1, 4), max_tokens: int = 2 * WIDTH, seed: int = 0, **changes) -> Request:
-    outer = {name: changes.pop(name) for name in ("canvas_ids", "pins") if name in changes}
+    outer = {name: changes.pop(name) for name in ("canvas_ids", "pins", "marks") if name in changes}
     return Request(tuple(prompt), max_tokens, seed, dataclasses.replace(BASE, **changes), **outer)
 
 
@@ -68,7 +68,7 @@ def any_request(draw: st.DrawFn) -> Request:
         max_denoising_steps=draw(st.integers(1, 4)), t_min=t_min, t_max=t_min + draw(st.floats(0, 1)),
         entropy_bound=draw(st.sampled_from((0.0, 0.1, 3.0, 1e3))), stability_threshold=draw(st.integers(0, 2)),
         confidence_threshold=draw(st.sampled_from((0.3, 1.0, 2.0))),
-        eos_token_id=draw(st.none() | st.lists(tokens, min_size=1, max_size=3).map(tuple)),
+        eos_token_id=draw(st.none() | st.lists(tokens, min_size=1, max_size=3).map(tuple)), ignore_after_end=draw(st.booleans()),
     )  # fmt: skip
     length = draw(st.integers(1, 2 * WIDTH + 1))
     one = st.lists(tokens, min_size=WIDTH, max_size=WIDTH).map(tuple)
@@ -186,6 +186,17 @@ def test_an_end_token_is_kept_and_what_follows_is_dropped() -> None:
     if first:
         cut = generated([request(eos_token_id=(end,), max_tokens=first)])[0]
         assert cut.finish_reason == "length" and cut.token_ids == result.token_ids[:first]
+
+
+def test_a_canvas_may_stand_before_what_follows_its_end_does() -> None:
+    ends = tuple(range(0, VOCABULARY, 3))
+    usual, early = (
+        [generated([request(seed=seed, eos_token_id=ends, max_denoising_steps=12, ignore_after_end=ignore)])[0] for seed in range(12)]
+        for ignore in (False, True)
+    )
+    steps_of = [(a.steps[0], b.steps[0]) for a, b in zip(usual, early, strict=True)]
+    assert all(b <= a for a, b in steps_of) and any(b < a for a, b in steps_of)
+    assert all(a == b for a, b in zip(usual, early, strict=True) if a.steps == b.steps)
 
 
 def test_starting_canvases_are_what_the_first_passes_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,13 +91,19 @@ def test_a_second_turn_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -
 
 
 @settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 9)), min_size=2, max_size=6), st.integers(3, 20))
-def test_a_cached_prefix_changes_nothing(turns: list[tuple[int, int, int]], chunk: int) -> None:
-    """Prompts that begin alike for `shared` tokens of one of four trunks and then go their own way."""
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 9)), min_size=2, max_size=6),
+    st.integers(3, 20), st.lists(st.integers(0, 39), max_size=12, unique=True).map(sorted),
+)  # fmt: skip
+def test_a_cached_prefix_changes_nothing(turns: list[tuple[int, int, int]], chunk: int, marks: list[int]) -> None:
+    """Prompts that begin alike for `shared` tokens of one of four trunks and then go their own way; some places are marked."""
     trunks = [random.Random(trunk).choices(range(48), k=40) for trunk in range(4)]
-    requests = [
-        request((*trunks[trunk][:shared], *random.Random(100 + i).choices(range(48), k=1 + tail)), seed=i)
+    prompts = [
+        (*trunks[trunk][:shared], *random.Random(100 + i).choices(range(48), k=1 + tail))
         for i, (shared, trunk, tail) in enumerate(turns)
+    ]
+    requests = [
+        request(ids, seed=i, marks=tuple(place for place in marks if place < len(ids))) for i, ids in enumerate(prompts)
     ]
     engine = Engine(MODEL, EngineConfig(prefill_chunk=chunk, memory=2**40))
     in_turn = [by_row(list(engine.run([one])), 1)[0] for one in requests]
@@ -167,7 +173,7 @@ def test_a_thousand_joins_cancels_and_finishes_leak_nothing_and_disturb_nobody()
                 assert by_row(records, 1)[0] == want[asked.pop(ticket)]
                 engine.cancel(ticket)
     assert cancelled > 100 and not engine._told and not engine.slots.prefixes.live
-    assert all(not deck.slots and deck._previous is None for deck in engine.decks.values())
+    assert all(not deck.slots and deck.previous is None for deck in engine.decks.values())
 
 
 def test_leaving_early_frees_the_slot() -> None:
@@ -196,16 +202,16 @@ def test_two_streams_drive_each_other() -> None:
 def test_one_that_is_not_finite_ends_alone_and_is_never_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [request((1,) * 20, seed=1), request((3,) * 30, seed=2), request((4,) * 25, seed=3)]
     healthy = plainly(requests)
-    look, calls = dgemma.engine.decks.look, []
+    look, calls = dgemma.engine.canvases.look, []
 
-    def poisoned(model, hidden, state):
+    def poisoned(model, hidden, state, spent):
         if len(calls) == 2:
             hidden = hidden.clone()
             hidden[1, 3, 0] = float("nan")
         calls.append(1)
-        return look(model, hidden, state)
+        return look(model, hidden, state, spent)
 
-    monkeypatch.setattr(dgemma.engine.decks, "look", poisoned)
+    monkeypatch.setattr(dgemma.engine.canvases, "look", poisoned)
     engine = Engine(MODEL, ROOMY)
     hurt = by_row(list(engine.run(requests)), 3)
     assert [hurt[0], hurt[2]] == [healthy[0], healthy[2]]

@@ -20,6 +20,7 @@ def test_good_requests_pass() -> None:
     Request(**GOOD, canvas_ids=((0,) * 4,), pins=(-1,) * 4).check(CONFIG)
     Request([1, 2], 1, config=DenoiseConfig(canvas_width=1), pins=[5]).check(CONFIG)
     Request((1,) * 9, 6).check(CONFIG, max_prompt_tokens=9)
+    Request(**GOOD, marks=(0, 2)).check(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,11 @@ def test_good_requests_pass() -> None:
         ("pins", {"pins": (-1, -1, -1, -1, -1, 48)}),
         ("pins", {"pins": (-2, -1, -1, -1, -1, -1)}),
         ("canvas_width", {"config": DenoiseConfig(canvas_width=7)}),
+        ("marks", {"marks": (3,)}),
+        ("marks", {"marks": (-1,)}),
+        ("marks", {"marks": (1, 1)}),
+        ("marks", {"marks": (2, 1)}),
+        ("marks", {"marks": (1.0,)}),
     ],
 )  # fmt: skip
 def test_a_bad_request_is_refused_by_name(name: str, change: dict) -> None:

@@ -11,16 +11,17 @@ from dgemma.kernels import attention_triton  # noqa: E402
 from dgemma.kernels.attention import attention  # noqa: E402
 from dgemma.kernels.attention_triton import Layout, Spans  # noqa: E402
 from dgemma.kernels.attention_triton import attention as fast  # noqa: E402
-from tests.helpers import assert_close, is_close  # noqa: E402
+from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 
 WIDTH = 16
+KEYS = 8 if DEVICE == "cpu" else 16  # of a step: several steps even here; a card multiplies no fewer than 16
 # (rows, tokens before, whether they are clean): prompts, canvases, a single row, a span that ends a block exactly
 PASS = [(7, 0, True), (5, 20, False), (1, 9, True), (16, 33, True), (8, 2, False), (3, 0, False)]
 
 
 def pass_of(window: int | None, groups: int, heads: int, dtype=torch.float32, slack: int = 3):
     """q, the buffers of every span, and their layouts; sliding buffers begin at a position of their own."""
-    make = torch.Generator().manual_seed(heads + (window or 0))
+    make = torch.Generator(DEVICE).manual_seed(heads + (window or 0))
     layouts, keys, values = [], [], []
     for number, (rows, before, clean) in enumerate(PASS):
         first = max(0, before - (window - 1)) if window else 0
@@ -57,7 +58,7 @@ def quickly(q, keys, values, layouts, window: int | None) -> torch.Tensor:
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (2, 2), (8, 1)])
 @pytest.mark.parametrize("window", [None, 1, 6, 40])
 def test_they_agree(window: int | None, heads: int, groups: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_triton, "shape_of", lambda width: attention_triton.Shape(rows, 8, 4, 1))
+    monkeypatch.setattr(attention_triton, "shape_of", lambda width: attention_triton.Shape(rows, KEYS, 4, 1))
     given = pass_of(window, groups, heads)
     assert_close(quickly(*given, window), slowly(*given, window), "float32")
 
@@ -74,6 +75,58 @@ def test_what_lies_behind_a_span_is_never_read() -> None:
         for buffer in buffers:
             buffer[:, -3:] = float("nan")
     assert torch.equal(quickly(q, keys, values, layouts, None), want)
+
+
+def stored(by, window: int | None, groups: int, heads: int, dtype=torch.float32) -> list[torch.Tensor]:
+    """All buffers of the pass, keys first, after `by` wrote K and V of every row."""
+    _, keys, values, layouts = pass_of(window, groups, heads, dtype)
+    make = torch.Generator(DEVICE).manual_seed(7)
+    k, v = (torch.randn(1, groups, sum(rows for rows, _, _ in PASS), WIDTH, generator=make).to(dtype) for _ in range(2))
+    by(k, v, keys, values, layouts, heads // groups)
+    return keys + values
+
+
+def slices(k, v, keys, values, layouts, group: int) -> None:
+    row = 0
+    for buffer, other, span in zip(keys, values, layouts, strict=True):
+        place = slice(span.start - span.slot, span.start - span.slot + span.rows)
+        buffer[:, place], other[:, place] = k[0, :, row : row + span.rows], v[0, :, row : row + span.rows]
+        row += span.rows
+
+
+def launch(k, v, keys, values, layouts, group: int) -> None:
+    at = [torch.tensor([buffer.data_ptr() for buffer in buffers]) for buffers in (keys, values)]
+    attention_triton.store(k, v, *at, Spans(layouts, WIDTH, group, k.device), k.shape[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [4, 16, 24, 64])  # of a block, all heads counted: one row each, not a power of two, all at once
+@pytest.mark.parametrize(("heads", "groups"), [(4, 2), (8, 1)])
+@pytest.mark.parametrize("window", [None, 6])
+def test_store_writes_every_row_to_its_slot_and_nothing_else(
+    window: int | None, heads: int, groups: int, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_triton, "shape_of", lambda width: attention_triton.Shape(rows, KEYS, 4, 1))
+    want, got = (stored(by, window, groups, heads, dtype) for by in (slices, launch))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(got, stored(lambda *given: None, window, groups, heads, dtype), strict=True))
+
+
+@pytest.mark.parametrize("twin", ["k for v", "one slot on", "slots from zero", "spans in another order"])
+def test_store_twins_are_rejected(twin: str) -> None:
+    def wrong(k, v, keys, values, layouts, group):
+        if twin == "k for v":
+            v = k
+        elif twin == "one slot on":
+            layouts = [span._replace(start=span.start + 1) for span in layouts]
+        elif twin == "slots from zero":
+            layouts = [span._replace(start=0, slot=0) for span in layouts]
+        else:
+            keys, values, layouts = keys[::-1], values[::-1], layouts[::-1]
+        launch(k, v, keys, values, layouts, group)
+
+    want, got = (stored(by, 6, 2, 4) for by in (slices, wrong))
+    assert not all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("twin", ["wrong window", "canvas made causal", "one key early"])

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from dgemma.kernels import moe, moe_triton  # noqa: E402
-from tests.helpers import assert_close, is_close  # noqa: E402
+from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 
 
 def case(rows: int, width: int = 24, depth: int = 10, experts: int = 5, top_k: int = 2, seed: int = 0, dtype=torch.float32):
-    make = torch.Generator().manual_seed(seed)
+    make = torch.Generator(DEVICE).manual_seed(seed)
     x = torch.randn(rows, width, generator=make).to(dtype)
     gate_up = (torch.randn(experts, 2 * depth, width, generator=make) * width**-0.5).to(dtype)
     down = (torch.randn(experts, width, depth, generator=make) * depth**-0.5).to(dtype)
@@ -45,7 +45,7 @@ def test_an_expert_that_nobody_chose_and_one_that_all_chose() -> None:
 @settings(max_examples=60)
 @given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 4), st.sampled_from((1, 2, 16)), st.integers(0, 99))
 def test_blocks_cover_every_choice_once_and_hold_one_expert(rows: int, experts: int, top_k: int, block: int, seed: int) -> None:
-    index = torch.randint(experts, (rows, top_k), generator=torch.Generator().manual_seed(seed))
+    index = torch.randint(experts, (rows, top_k), generator=torch.Generator(DEVICE).manual_seed(seed))
     routing, flat = moe_triton.route(index, experts, block), index.flatten()
     seen = []
     for owner, first, last in zip(*(part.tolist() for part in routing[1:]), strict=True):

@@ -100,7 +100,7 @@ def test_statistics_are_those_of_the_softmax() -> None:
     assert_close(stats.entropy, reference.entropy(), "float64")
     assert_close(stats.p / stats.row_sum[..., None], reference.probs, "float64")
     assert torch.equal(stats.argmax, logits.argmax(-1))
-    mixed = soft_embedding(stats.p, stats.row_sum, embedding, 3.0)
+    mixed = soft_embedding(stats.p, stats.row_sum, embedding.T, 3.0)
     assert_close(mixed, 3.0 * reference.probs @ embedding, "float64")
     off = head(hidden, embedding, 5.0, inverse * 1.001, half)
     assert not is_close(off.entropy, reference.entropy(), "float64")

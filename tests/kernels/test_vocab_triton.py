@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from dgemma.kernels import vocab, vocab_triton  # noqa: E402
 from dgemma.kernels.vocab import CanvasStats  # noqa: E402
-from tests.helpers import is_close  # noqa: E402
+from tests.helpers import DEVICE, is_close  # noqa: E402
 
 CAP = 30.0
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN)")  # numpy's, of masked lanes
@@ -20,7 +20,7 @@ def both(
     sharp: float = 1.0,
 ) -> tuple[CanvasStats, CanvasStats]:  # fmt: skip
     """The reference in float32 on the same 16-bit numbers, and the kernels."""
-    make = torch.Generator().manual_seed(len(temperatures) + size)
+    make = torch.Generator(DEVICE).manual_seed(len(temperatures) + size)
     hidden = (sharp * torch.randn(len(temperatures), canvas, width, generator=make)).to(dtype)
     table = torch.randn(size, width, generator=make).to(dtype)
     uniforms = torch.rand(len(temperatures), canvas, 2, generator=make)
@@ -62,7 +62,7 @@ def test_rows_at_the_soft_cap_stay_finite() -> None:
 
 
 def test_what_is_not_finite_is_seen() -> None:
-    make = torch.Generator().manual_seed(0)
+    make = torch.Generator(DEVICE).manual_seed(0)
     hidden, table = torch.randn(1, 4, 32, generator=make), torch.randn(200, 32, generator=make)
     hidden[0, 2, 5] = float("nan")
     stats = CanvasStats(*vocab_triton.head(hidden, table, CAP, torch.ones(1).double(), torch.full((1, 4, 2), 0.5)))
@@ -72,7 +72,7 @@ def test_what_is_not_finite_is_seen() -> None:
 
 @pytest.mark.parametrize("twin", ["no soft cap", "another row's temperature", "uniforms swapped"])
 def test_twins_are_rejected(twin: str) -> None:
-    make = torch.Generator().manual_seed(3)
+    make = torch.Generator(DEVICE).manual_seed(3)
     hidden, table = torch.randn(2, 5, 40, generator=make), torch.randn(300, 40, generator=make)
     uniforms, heat = torch.rand(2, 5, 2, generator=make), torch.tensor([1.25, 2.5], dtype=torch.float64)
     want = vocab.head(hidden, table, CAP, heat, uniforms)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import dgemma.kernels.heads
+import dgemma.kernels.moe
 import dgemma.model.layers
 import dgemma.model.passes
 from dgemma.kernels.norm import rms_norm
@@ -52,7 +54,7 @@ def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
     def weighted_only(x, weight, eps):
         return x if weight is None else rms_norm(x, weight, eps)
 
-    monkeypatch.setattr(dgemma.model.layers, "rms_norm", weighted_only)
+    monkeypatch.setattr(dgemma.kernels.heads, "rms_norm", weighted_only)
 
 
 def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,9 +64,9 @@ def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = dgemma.model.layers.choose
+    choose = dgemma.kernels.moe.choose
     monkeypatch.setattr(
-        dgemma.model.layers, "choose", lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k)
+        dgemma.kernels.moe, "choose", lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k)
     )
 
 

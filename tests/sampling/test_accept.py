@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dgemma.sampling.accept import accept
 from dgemma.sampling.pins import FREE, hold
 from dgemma.sampling.schedule import temperature
-from dgemma.sampling.stopping import mean_entropy, stands, unchanged_steps
+from dgemma.sampling.stopping import counted, mean_entropy, stands, unchanged_steps
 
 nats = st.floats(0, 12, width=32) | st.sampled_from((0.0, 1e-9, 0.1))
 
@@ -125,6 +125,21 @@ def stops_after(canvases: list[list[int]], threshold: int, entropy: float = 0.0,
 def test_a_threshold_of_k_needs_k_plus_1_canvases(threshold: int, canvases: list[list[int]], steps: int) -> None:
     assert stops_after(canvases, threshold) == steps
     assert stops_after(canvases, threshold, entropy=0.5) == 0, "confidence is asked for as well, strictly below"
+
+
+def looked_at(argmax: list[int], last: list[int], ends: list[int], free: list[bool] | None = None) -> list[bool]:
+    mask = torch.tensor([free or [True] * len(argmax)])
+    return counted(torch.tensor([argmax]), torch.tensor([last]), mask, torch.tensor([ends])).tolist()[0]
+
+
+def test_what_follows_a_stable_end_does_not_count() -> None:
+    yes, no = True, False
+    assert looked_at([5, 9, 3, 9, 4], [6, 9, 1, 2, 4], [8, 9, -1]) == [yes, yes, no, no, no]
+    assert looked_at([5, 9, 3, 9, 4], [5, 8, 3, 9, 4], [8, 9, -1]) == [yes] * 5, "another end than in the last draft"
+    assert looked_at([5, 9, 3], [-1, -1, -1], [9, -1]) == [yes] * 3, "a first step"
+    assert looked_at([5, 9, 3], [5, 9, 3], [-1, -1]) == looked_at([5, 9, 3], [5, 9, 3], [4, 3]) == [yes] * 3
+    assert looked_at([9, 7, 7], [9, 7, 7], [9]) == [yes, no, no]
+    assert looked_at([5, 9, 3, 4], [5, 9, 3, 4], [9], [no, no, yes, yes]) == [no, no, no, no]
 
 
 def test_pinned_cells_take_no_part_in_stopping() -> None:

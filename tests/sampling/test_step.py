@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dgemma.sampling.step
 from dgemma.config import DenoiseConfig
 from dgemma.kernels.random import noise
 from dgemma.kernels.vocab import CanvasStats, stats_of
@@ -31,7 +33,8 @@ def batches(draw: st.DrawFn) -> tuple[CanvasState, int]:
         DenoiseConfig(
             max_denoising_steps=draw(st.integers(1, 4)), t_min=0.2, t_max=draw(st.sampled_from((0.2, 1.5))),
             entropy_bound=draw(st.sampled_from((0.0, 0.5, 1e9))), stability_threshold=draw(st.integers(0, 2)),
-            confidence_threshold=draw(st.sampled_from((0.1, 1e9))),
+            confidence_threshold=draw(st.sampled_from((0.1, 1e9))), ignore_after_end=draw(st.booleans()),
+            eos_token_id=tuple(range(draw(st.integers(0, 16)))),
         )
         for _ in range(size)
     ]  # fmt: skip
@@ -120,3 +123,47 @@ def test_every_step_and_canvas_draws_anew() -> None:
     state = one_state()
     seen = [draws(state._replace(step=torch.tensor([s]), number=torch.tensor([n]))) for s in range(3) for n in range(3)]
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def steps_taken(config: DenoiseConfig, drafts: list[list[int]], entropy: list[list[float]]) -> int:
+    """Steps until a canvas stands that is shown these drafts, sure to so many nats each."""
+    state = begin(Settings.of([config], [0], CPU), torch.tensor([0]), torch.zeros(1, len(drafts[0]), dtype=torch.int64))
+    for draft, nats in zip(drafts, entropy, strict=True):
+        ids = torch.tensor([draft])
+        state = step(CanvasStats(ids, ids, torch.tensor([nats]), None, None), state, VOCABULARY)
+    return int(state.step)
+
+
+ENDED = [[5, 9, 1], [5, 9, 2], [5, 9, 3], [5, 9, 3], [5, 9, 3]]  # 9 ends the answer; what follows settles two steps later
+
+
+def test_what_moves_behind_the_end_keeps_no_canvas_from_standing_where_that_is_asked_for() -> None:
+    usual = DenoiseConfig(eos_token_id=(9,), confidence_threshold=0.5, stability_threshold=1)
+    early = usual.replace(ignore_after_end=True)
+    calm, unsure = [[0.1, 0.1, 0.1]] * 5, [[0.1, 0.1, 2.0]] * 3 + [[0.1, 0.1, 0.1]] * 2
+    assert (steps_taken(usual, ENDED, calm), steps_taken(early, ENDED, calm)) == (4, 2)
+    assert (steps_taken(usual, ENDED, unsure), steps_taken(early, ENDED, unsure)) == (4, 2)
+    assert [steps_taken(early.replace(eos_token_id=other), ENDED, calm) for other in ((8,), None)] == [4, 4]
+    text_moves = [[1, 9, 3], [2, 9, 3], [5, 9, 3], [5, 9, 3], [5, 9, 3]]
+    assert steps_taken(early, text_moves, calm) == steps_taken(usual, text_moves, calm) == 4
+    sure_behind = [[0.9, 0.1, 0.0]] * 5  # a mean of 0.33 over all three: leaving the last out would never let it stand
+    assert steps_taken(early, ENDED, sure_behind) == 2
+
+
+def test_a_twin_that_lets_a_fresh_end_count_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    early = DenoiseConfig(eos_token_id=(9,), confidence_threshold=0.5, stability_threshold=0, ignore_after_end=True)
+    nats = [[0.1, 0.1, 2.0]] * 5
+    assert steps_taken(early, ENDED, nats) == 2
+    right = dgemma.sampling.step.counted
+    monkeypatch.setattr(dgemma.sampling.step, "counted", lambda argmax, last, *rest: right(argmax, argmax, *rest))
+    assert steps_taken(early, ENDED, nats) != 2
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=3), min_size=8, max_size=8),
+    st.lists(st.lists(st.floats(0, 2), min_size=3, max_size=3), min_size=8, max_size=8), st.integers(0, 2),
+)  # fmt: skip
+def test_it_never_takes_a_step_more(drafts: list[list[int]], entropy: list[list[float]], stable: int) -> None:
+    usual = DenoiseConfig(eos_token_id=(0, 1), confidence_threshold=1.0, stability_threshold=stable)
+    assert steps_taken(usual.replace(ignore_after_end=True), drafts, entropy) <= steps_taken(usual, drafts, entropy)

@@ -2,11 +2,17 @@ import dataclasses
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from .weights_helpers import PUBLISHED, tiny_config, tiny_state
 
-from dgemma.config import ModelConfig
+from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
+from dgemma.engine.engine import Engine
+from dgemma.engine.requests import Request
+from dgemma.kernels import matmul, vocab
+from dgemma.model.build import build_random, pack
 from dgemma.weights import plan
 from dgemma.weights.plan import GIB, RESERVE, fit, machine, weight_bytes
+from tests.helpers import tiny_config as shaped
 
 
 def published() -> ModelConfig:
@@ -55,10 +61,75 @@ def test_what_fits_is_what_one_expects():
 
 
 def test_the_step_is_at_least_its_largest_arrays():
-    # float32 logits and the kept probabilities of a 256-token canvas over 262,144 tokens
-    assert fit(published(), "bfloat16", 4096).work > 256 * 262_144 * (4 + 2)
+    # the probabilities of two steps of a 256-token canvas over 262,144 tokens
+    assert fit(published(), "bfloat16", 4096).work > 256 * 262_144 * (2 + 2)
     on_card, on_host = (fit(published(), "bfloat16", 131_072, device=device).work for device in ("cuda", "cpu"))
     assert on_card - on_host > 16 * 512 * 131_072 * 4  # the scores of one full layer, which the CPU never makes
+
+
+SHAPES = {  # what is most of the work, and what plan may say at most, in what was counted
+    "hidden": ({"hidden_size": 512}, 1.5), "queries": ({"num_attention_heads": 16, "head_dim": 64, "global_head_dim": 128}, 1.5),
+    "experts": ({"moe_intermediate_size": 256}, 1.5), "dense": ({"intermediate_size": 2048}, 1.5),
+    "vocabulary": ({"vocab_size": 16_300}, 2.2), "context": ({"max_position_embeddings": 8192}, 1.5),
+}  # fmt: skip
+
+
+def counted(shape: dict, dtype: torch.dtype, prompts: dict[int, int]) -> tuple[int, int]:
+    """(what the plan says, the most bytes that lived at once) of requests, {prompt tokens: steps}, alone or beside each other."""
+    wide = {"hidden_size": 128, "intermediate_size": 64, "sliding_window": 64, "canvas_length": 32, "max_position_embeddings": 1024}
+    model = build_random(shaped(**(wide | shape)), dtype=dtype)
+    engine = Engine(model, EngineConfig(memory=2**40, prefix_cache=0, prefill_chunk=256))
+    requests = [
+        Request((1,) * prompt, 64, config=DenoiseConfig(max_denoising_steps=steps, eos_token_id=None))
+        for prompt, steps in prompts.items()
+    ]
+    list(engine.run([dataclasses.replace(requests[0], prompt_ids=(1,) * 3)]))  # what is made once is no part of a request
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as watched:
+        list(engine.run(requests))
+    now = most = 0
+    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return sum(engine.slots.need(one) for one in requests), most
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_work_is_what_is_counted_and_little_more(name: str, dtype: torch.dtype) -> None:
+    shape, most = SHAPES[name]
+    said, lived = counted(shape, dtype, {4000 if name == "context" else 300: 2})
+    assert lived <= said <= most * lived
+
+
+def test_requests_beside_each_other_need_no_more_than_the_sum() -> None:
+    for name in ("hidden", "vocabulary"):
+        said, lived = counted(SHAPES[name][0], torch.float32, {20: 2, 90: 3, 5: 5})
+        assert lived <= said
+
+
+@pytest.mark.parametrize(("name", "part"), [("experts", "_mlp_bytes"), ("queries", "_attention_bytes")])
+def test_a_twin_that_forgets_a_part_is_rejected(name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, part, lambda *arguments: 0)
+    said, lived = counted(SHAPES[name][0], torch.float32, {300: 2})
+    assert said < lived
+
+
+def test_the_kernels_figures_are_those_of_the_kernels() -> None:
+    assert plan.BLOCKS == {"cpu": vocab.BLOCK, "cuda": vocab.BLOCK_CUDA} and plan.TILE == vocab.TILE
+    assert [f"torch.{name}" for name in plan.PACKED] == [str(dtype) for dtype in matmul.PACKED]
+
+
+def test_packed_copies_of_the_embedding_count() -> None:
+    model = pack(build_random(tiny_config()))
+    if model.packed:
+        table, columns = model.packed
+        copies = sum(part.numel() * part.element_size() for part in (*table, columns))
+        assert fit(tiny_config(), torch.float32, 100, device="cpu").packed == copies
+    on_host, on_card = (fit(published(), "bfloat16", 4096, device=device) for device in ("cpu", "cuda"))
+    assert on_host.packed == 2 * 262_144 * 2816 * 2 and on_card.packed == 0
+    assert on_host.total == on_host.weight_bytes + on_host.packed + on_host.kv + on_host.work
+    assert fit(tiny_config(), "float64", 100, device="cpu").packed == 0
 
 
 def test_unknown_dtypes_are_refused():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,26 +79,49 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+OPERATIONS = (
+    "projections", "attention", "dense MLP", "router", "experts", "expected embedding", "conditioning MLP", "head",
+)  # fmt: skip
+
+
 def work_of(config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int) -> Work:
     """A pass over `clean` tokens and `canvas` positions, `believing` of which are conditioned on a step before.
 
     size: bytes per element; context: cached tokens that a sequence has on average; rows: sequences in the pass.
     """
+    return total(dict(work_by_operation(config, size, clean, canvas, believing, context, rows)).values())
+
+
+def total(works: Iterable[Work]) -> Work:
+    works = list(works)
+    return Work(sum(work.flops for work in works), sum(work.bytes for work in works))
+
+
+def work_by_operation(
+    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int
+) -> Iterator[tuple[str, Work]]:
+    """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
     tokens, hidden, vocab = clean + canvas, config.hidden_size, config.vocab_size
-    flops, elements = 2.0 * hidden * vocab * (canvas + believing), vocab * hidden
-    flops += 6.0 * hidden * config.intermediate_size * believing
-    elements += 3 * hidden * config.intermediate_size if believing else 0
+    expert, dense = 3 * hidden * config.moe_intermediate_size, 3 * hidden * config.intermediate_size
+    routed, layers = hidden * config.num_experts, len(config.layers)
+    touched = config.num_experts * (1.0 - (1.0 - config.top_k_experts / config.num_experts) ** tokens)
+    projections, attended, cached = 0, 0.0, 0.0
     for layer in config.layers:
-        projections = hidden * layer.head_dim * (
+        projections += hidden * layer.head_dim * (
             2 * config.num_attention_heads + (2 if layer.is_sliding else 1) * layer.num_key_value_heads
         )
-        expert = 3 * hidden * config.moe_intermediate_size
-        dense = 3 * hidden * config.intermediate_size + hidden * config.num_experts
         seen = min(context, config.sliding_window - 1) if layer.is_sliding else context
-        flops += 2.0 * tokens * (projections + dense + config.top_k_experts * expert)
-        flops += 4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
-        touched = config.num_experts * (1.0 - (1.0 - config.top_k_experts / config.num_experts) ** tokens)
-        elements += projections + dense + touched * expert
-        elements += rows * 2 * layer.num_key_value_heads * layer.head_dim * (seen + tokens / max(1, rows))
-    elements += vocab * (canvas + believing)  # the probabilities: written once, read once
-    return Work(flops, elements * size)
+        attended += 4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
+        cached += rows * 2 * layer.num_key_value_heads * layer.head_dim * (seen + tokens / max(1, rows))
+    parts = (
+        (2.0 * tokens * projections, projections),
+        (attended, cached),
+        (2.0 * tokens * layers * dense, layers * dense),
+        (2.0 * tokens * layers * routed, layers * routed),
+        (2.0 * tokens * layers * config.top_k_experts * expert, layers * touched * expert),
+        (2.0 * hidden * vocab * believing, vocab * believing),  # the probabilities: written by the head, read here
+        (2.0 * dense * believing, dense if believing else 0),
+        (2.0 * hidden * vocab * canvas, vocab * hidden + vocab * canvas),
+    )
+    for name, (flops, elements) in zip(OPERATIONS, parts, strict=True):
+        yield name, Work(flops, float(elements * size))

@@ -10,7 +10,7 @@ import torch
 
 from ..config import ModelConfig
 from ..errors import UsageError
-from ..model.build import build
+from ..model.build import build, pack
 from ..model.dgemma import DiffusionGemma
 
 _TEXT = {
@@ -57,4 +57,4 @@ def random_model(config: ModelConfig, device: str | torch.device, dtype: torch.d
     for parameter in model.parameters():
         if parameter.dim() >= 2:
             parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
-    return model
+    return pack(model)

@@ -55,7 +55,7 @@ def command(
     appendable(target)
     from .. import api
 
-    model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision)
+    model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, warmup=asked.warmup)
     start, tokens, failed, begun = time.monotonic(), 0, 0, len(lines) - len(left)
     with target.open("ab") as out:
         for count, answer in enumerate(answers(model, left, asked.sampler), 1):

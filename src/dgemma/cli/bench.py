@@ -41,7 +41,9 @@ def command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.", min=1)] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Run each recipe once more: where a step goes.")] = False,
     save: Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the rows as this SVG file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure recipes: ms per step, steps per canvas, tokens/s, and the fraction of this machine's limit."""
@@ -59,24 +61,31 @@ def command(
         raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
     texts = _texts(prompts) if prompts else []
     check_device(device)
+    if plot and plot.suffix.lower() != ".svg":
+        raise UsageError(f"--plot draws an SVG; give '{plot}' a name that ends in .svg")
+    for path in filter(None, (save, plot)):
+        appendable(path)
+    rows = _measure(wanted, model, shape, texts, tokens, prompt, longest, most, device, dtype, threads, profile, not as_json)
+    if not rows:
+        raise UsageError("no prompt of 'long' fits this model; choose another recipe")
     if save:
-        appendable(save)
-    rows = _measure(wanted, model, shape, texts, tokens, prompt, longest, most, device, dtype, threads, not as_json)
-    if save:
-        _append(save, rows)
+        _append(save, [{key: value for key, value in row.items() if key != "profile"} for row in rows])
+    if plot:
+        _draw(plot, rows)
     if as_json:
-        write_out(json.dumps(rows, indent=1) + "\n")
+        write_out(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
 
 
 def _measure(
     wanted: list[str], model: str | None, shape: str | None, texts: list[str], tokens: int, prompt: int, longest: int,
-    most: int, device: str | None, dtype: str | None, threads: int | None, say: bool,
+    most: int, device: str | None, dtype: str | None, threads: int | None, profiled: bool, say: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     import torch
 
     from .. import api
     from ..bench import roofline, shapes
     from ..bench.measure import measure
+    from ..bench.profile import profile
     from ..bench.recipes import recipes
     from ..config import DenoiseConfig, EngineConfig
 
@@ -109,6 +118,10 @@ def _measure(
             rows.append(_about(net, shape or model or "shipped", machine) | found)
             if say:
                 write_out("  ".join(f"{_number(found[key]):>{_width(key)}}" for key in HEADS) + "\n")
+            if profiled:
+                rows[-1]["profile"] = [dataclasses.asdict(part) for part in profile(net, one, machine, EngineConfig())]
+                if say:
+                    write_out(_breakdown(rows[-1]["profile"]))
     return rows
 
 
@@ -116,13 +129,37 @@ def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
     import torch
 
     from ..bench.roofline import name_of
+    from ..kernels.select import triton_form
 
     return {
         "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
         "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "model": name, "dtype": str(net.dtype).removeprefix("torch."), "gflops": round(machine.flops / 1e9, 1),
+        "model": name, "dtype": str(net.dtype).removeprefix("torch."),
+        "forms": "triton" if triton_form("moe", net.embed.weight) else "torch", "gflops": round(machine.flops / 1e9, 1),
         "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
     }  # fmt: skip
+
+
+def _breakdown(parts: list[dict[str, Any]]) -> str:
+    """A table of a step's operations."""
+    lines = [f"{'':22}  {'operation':18}  {'ms':>8}  {'share':>6}  {'limit ms':>8}  {'of limit':>8}"]
+    for part in parts:
+        least, fraction = ("-" if part[key] is None else _number(part[key]) for key in ("limit_ms", "fraction"))
+        lines.append(
+            f"{'':22}  {part['operation']:18}  {_number(part['ms']):>8}  {part['share']:>6.1%}  {least:>8}  {fraction:>8}"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
+    from ..bench.plot import draw
+
+    about = rows[0]
+    title = f"{about['model']}, {about['dtype']}, {about['machine']}, {about['date']}: ms per step"
+    try:
+        path.write_text(draw(rows, title), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
 
 
 def _texts(path: Path) -> list[str]:
@@ -140,6 +177,11 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows({key: _number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON knows numbers: what was not measured is null."""
+    return {key: None if isinstance(value, float) and value != value else value for key, value in row.items()}
 
 
 def _width(key: str) -> int:

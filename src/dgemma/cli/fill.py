@@ -27,7 +27,7 @@ MARKER = "<fill>"
 _BOM = "\ufeff"
 
 
-@asking(without=("eos_token_id",))  # a gap is closed by its filler, not by end tokens
+@asking(without=("eos_token_id", "ignore_after_end", "warmup"))  # a gap is closed by its filler, not by end tokens
 def command(
     file: Annotated[str, typer.Argument(help="A text file that holds the marker once; '-': what is piped in.")],
     marker: Annotated[str, typer.Option(help="The text that stands where the gap is.")] = MARKER,

@@ -35,6 +35,7 @@ SAMPLER_HELP = {
     "confidence_threshold": "Mean entropy, in nats, below which a canvas may stand.",
     "eos_token_id": "Token ids that end the answer, separated by commas, or 'none'.",
     "canvas_width": "Tokens per canvas, at most the checkpoint's own.",
+    "ignore_after_end": "Let a canvas stand whatever still moves behind its end token.",
 }
 NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
 ALIASES = {"max_denoising_steps": ("--steps",)}
@@ -53,6 +54,7 @@ class Asked:
     dtype: str | None = None
     seed: int = 0
     max_tokens: int | None = None
+    warmup: int = 0
     as_json: bool = False
     no_live: bool = False
     sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -69,6 +71,7 @@ _SHARED: dict[str, Any] = {
     "dtype": Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")],
     "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
     "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
+    "warmup": Annotated[int, typer.Option(help="Prepare steps of up to so many requests at once before the first.", min=0, max=64)],
     "as_json": Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")],
     "no_live": Annotated[bool, typer.Option("--no-live", help="Do not show the canvas settling.")],
 }
@@ -85,7 +88,7 @@ def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
         kind = next((kind for kind in get_args(hints[field.name]) if kind is not type(None)), hints[field.name])
         names = ("--" + field.name.replace("_", "-"), *ALIASES.get(field.name, ()))
         option = typer.Option(*names, help=SAMPLER_HELP[field.name])
-        options[field.name] = Annotated[(kind if kind in (int, float) else str) | None, option]
+        options[field.name] = Annotated[(kind if kind in (int, float, bool) else str) | None, option]
     return options
 
 

@@ -31,6 +31,7 @@ VERBS = {
     "doctor": "Say what this machine and a model are, and what is wrong.",
     "eval": "Score text: bits per byte.",
     "bench": "Measure speed on this machine, against its limit.",
+    "verify": "Check a model on this machine: a report.",
     "train": "Train a small model from scratch.",
 }
 EXIT_CODES = {
@@ -40,7 +41,7 @@ EXIT_CODES = {
     3: "a checkpoint that is incomplete, damaged or unknown",
     4: "a model that could not be found or fetched",
     5: "not enough memory or disk",
-    6: "the model's numbers are not finite; no text was made",
+    6: "the model's numbers are not finite, so that no text was made; or `verify` found something wrong",
     130: "interrupted (Ctrl-C)",
     141: "the reader of the output went away",
 }

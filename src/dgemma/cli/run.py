@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..api import Model
 
 
-@asking()
+@asking(without=("warmup",))  # one request is not warmed up for
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text; left out or '-': what is piped in.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text, even if the model is chat-tuned.")] = False,
@@ -60,7 +60,9 @@ def open_model(asked: Asked) -> Model:
     with loading(can_animate() and not asked.no_live) as progress:
         from .. import api  # late: this is where torch comes in
 
-        return api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress)
+        return api.load(
+            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress, warmup=asked.warmup
+        )
 
 
 def tell(notes: Sequence[str]) -> None:

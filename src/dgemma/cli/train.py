@@ -54,7 +54,7 @@ def command(
     device = str(api.choose_device(device))
     job = trainer(Recipe(seed=seed), LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), text, run, device)
     if start is not None and job.step == 0:
-        job.start_from(api.load(start, "cpu", "float32").net)
+        job.start_from(api.load(start, "cpu", "float32", trainable=True).net)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     for report in job.advance():
         typer.echo(

@@ -18,9 +18,11 @@ from .reader import Reader, read_json, shown
 # Named settings that trade quality for steps; docs/numbers.md has what each costs. "exact" is the checkpoint as it is.
 PRESETS: dict[str, dict[str, float]] = {
     "exact": {},
+    "early": {"ignore_after_end": True},
     "cool": {"t_max": 0.3, "t_min": 0.05, "max_denoising_steps": 20},
     "bold": {"entropy_bound": 1.0},
 }
+MOST_END_IDS = 16  # that `ignore_after_end` can look for
 MAX_PROMPT_CHARACTERS = 800_000  # refused before it is tokenised: 262,144 positions hold about as much
 
 
@@ -41,6 +43,7 @@ class DenoiseConfig:
     pad_token_id: int | None = 0
     canvas_width: int | None = None  # None: the checkpoint's canvas_length
     max_new_tokens: int = 256  # the checkpoint's default length; a request's max_tokens wins
+    ignore_after_end: bool = False  # a canvas may stand whatever still moves behind its end token; no published setting
 
     def __post_init__(self) -> None:
         _check(self)
@@ -67,7 +70,8 @@ class DenoiseConfig:
     def to_dict(self) -> dict[str, Any]:
         """The `generation_config.json` that Transformers and this reader accept for the same settings."""
         raw = dataclasses.asdict(self)
-        raw.pop("canvas_width")
+        for name in ("canvas_width", "ignore_after_end"):
+            raw.pop(name)
         for name in ("t_min", "t_max", "confidence_threshold"):
             raw[name] = float(raw[name])
         bound = float(raw.pop("entropy_bound"))
@@ -176,3 +180,6 @@ def _check(config: DenoiseConfig) -> None:
     fits = eos is None or (isinstance(eos, tuple | list) and all(_whole(token, 0) for token in eos))
     need(fits, "eos_token_id", "token ids, or None")
     need(pad is None or _whole(pad, 0), "pad_token_id", "a token id, or None")
+    need(isinstance(config.ignore_after_end, bool), "ignore_after_end", "true or false")
+    few = not config.ignore_after_end or len(eos or ()) <= MOST_END_IDS
+    need(few, "eos_token_id", f"at most {MOST_END_IDS} ids with ignore_after_end")

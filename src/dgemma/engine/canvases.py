@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..kernels.vocab import CanvasStats, head
-from ..model.dgemma import DiffusionGemma
+from ..model.dgemma import DiffusionGemma, Previous
 from ..sampling.pins import FREE
-from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature
+from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step
 from .requests import CommitRecord, Request, StepRecord
 
 
@@ -32,20 +32,38 @@ def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: 
     return begin(settings, number, start, pins)
 
 
-def look(model: DiffusionGemma, hidden: Tensor, state: CanvasState) -> CanvasStats:
-    """The head's statistics of hidden [B, C, D] at each row's temperature and draws."""
+def look(model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None) -> CanvasStats:
+    """The head's statistics of hidden [B, C, D] at each row's temperature and draws. spent: probabilities [b, C, V] of the last step
+    whose memory may be used (a step has no use for two: at 262,144 tokens they are 134 MB a canvas in bf16)."""
+    memory = spent if spent is not None and spent.shape[:2] == hidden.shape[:2] else None
     softcap = model.config.final_logit_softcapping
-    return head(hidden, model.embed.weight, softcap, inverse_temperature(state), draws(state))
+    return head(hidden, model.table, softcap, inverse_temperature(state), draws(state), p=memory)
 
 
-def step_records(names: Sequence[int], before: CanvasState, after: CanvasState) -> Iterator[StepRecord]:
+def advance(
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None
+) -> tuple[CanvasState, Previous, Tensor]:
+    """One step of every canvas from hidden [B, C, D]. -> the next state, what was believed, and what is `told` of it."""
+    stats = look(model, hidden, state, spent)
+    after = step(stats, state, model.config.vocab_size)
+    return after, (stats.p, stats.row_sum), told(state, after)
+
+
+def told(before: CanvasState, after: CanvasState) -> Tensor:
+    """What a watcher may learn of a step as one tensor [B, 4 + 3 C] int64, so that the host reads once."""
+    facts = torch.stack([(~before.done).long(), after.step, after.done.long(), after.number], dim=-1)
+    return torch.cat((facts, after.argmax, after.accepted.long(), after.entropy.double().view(torch.int64)), dim=-1)
+
+
+def step_records(names: Sequence[int], told: Tensor) -> Iterator[StepRecord]:
     """One record, under its name, for each row that was still at work in this step."""
-    working, steps, done = (~before.done).tolist(), after.step.tolist(), after.done.tolist()
-    numbers, argmax = after.number.tolist(), after.argmax.tolist()
-    accepted, entropy = after.accepted.tolist(), after.entropy.tolist()
-    for i, name in enumerate(names):
-        if working[i]:
-            yield StepRecord(name, numbers[i], steps[i], argmax[i], accepted[i], entropy[i], done[i])
+    told, width = told.cpu(), (told.shape[1] - 4) // 3
+    entropy = told[:, -width:].view(torch.float64).tolist()
+    for name, row, nats in zip(names, told.tolist(), entropy, strict=True):
+        working, steps, done, number = row[:4]
+        if working:
+            accepted = [bool(taken) for taken in row[4 + width : 4 + 2 * width]]
+            yield StepRecord(name, number, steps, row[4 : 4 + width], accepted, nats, bool(done))
 
 
 def commit_records(

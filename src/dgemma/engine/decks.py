@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..model.dgemma import Canvases, DiffusionGemma
-from ..sampling.step import CanvasState, step, take, together
-from .canvases import begin_canvases, commit_records, look, step_records
+from ..model.dgemma import Canvases, DiffusionGemma, Previous
+from ..sampling.step import CanvasState, take, together
+from .canvases import advance, begin_canvases, commit_records, step_records
 from .requests import Record
 from .slots import Slot
 
@@ -25,8 +25,8 @@ class Deck:
         self.model = model
         self.slots: list[Slot] = []
         self.state: CanvasState | None = None
-        self._previous: tuple[Tensor, Tensor] | None = None  # the last step's (p, row_sum)
-        self._known: list[int | None] = []  # the row of `_previous` that is each slot's, None: none is
+        self.previous: Previous | None = None  # the last step's (p, row_sum)
+        self.known: list[int | None] = []  # the row of `previous` that is each slot's, None: none is
 
     def join(self, slot: Slot) -> None:
         """A slot whose prompt is read, or is read to its end by the coming pass, begins its first canvas."""
@@ -34,12 +34,13 @@ class Deck:
 
     def leave(self, slot: Slot) -> None:
         """A slot whose request has ended or was cancelled; nothing where it is not here."""
-        self._change([row for row, other in enumerate(self.slots) if other is not slot], [])
+        if slot.on_deck:
+            self._change([row for row, other in enumerate(self.slots) if other is not slot], [])
 
     @property
     def believing(self) -> int:
         """Rows that are conditioned on a step before."""
-        return sum(at is not None for at in self._known)
+        return sum(at is not None for at in self.known)
 
     def canvases(self) -> Canvases:
         """What the coming pass denoises."""
@@ -47,11 +48,11 @@ class Deck:
 
     def _belief(self) -> Tensor | None:
         """The self-conditioning embedding [B, C, D] of every row, 0 where a canvas takes its first step; None: all do."""
-        known = [(row, at) for row, at in enumerate(self._known) if at is not None]
+        known = [(row, at) for row, at in enumerate(self.known) if at is not None]
         if not known:
             return None
         rows, places = ([*part] for part in zip(*known, strict=True))
-        p, row_sum = self._previous
+        p, row_sum = self.previous
         if places != list(range(len(p))):
             p, row_sum = p[self._index(places)], row_sum[self._index(places)]
         pins = self.state.pins
@@ -61,15 +62,22 @@ class Deck:
         soft[self._index(rows)] = self.model.belief((p, row_sum), pins[self._index(rows)])
         return soft
 
-    def step(self, hidden: Tensor) -> Iterator[tuple[Slot, Record]]:
-        """One step of every canvas from hidden [B, C, D]; a canvas that stands is committed and the next one begins."""
-        stats = look(self.model, hidden, self.state)
-        before, self.state = self.state, step(stats, self.state, self.model.config.vocab_size)
-        self._previous, self._known = (stats.p, stats.row_sum), list(range(len(self.slots)))
-        slots = self.slots
-        for slot, record in zip(slots, step_records([slot.ticket for slot in slots], before, self.state), strict=True):
-            yield slot, record
-        done = [row for row, finished in enumerate(self.state.done.tolist()) if finished]
+    def step(self, hidden: Tensor) -> Tensor:
+        """One step of every canvas from hidden [B, C, D]. -> what is told of it."""
+        state, previous, told = advance(self.model, hidden, self.state, spent=self.previous and self.previous[0])
+        self.goes_on(state, previous)
+        return told
+
+    def goes_on(self, state: CanvasState, previous: Previous) -> None:
+        """After a step of all rows, whoever took it."""
+        self.state, self.previous, self.known = state, previous, list(range(len(self.slots)))
+
+    def tell(self, told: Tensor) -> Iterator[tuple[Slot, Record]]:
+        """The records of a step; a canvas that stands is committed and the next one begins."""
+        slots, done = self.slots, []
+        for row, record in enumerate(step_records([slot.ticket for slot in slots], told)):
+            done += [row] if record.done else []
+            yield slots[row], record
         if done:
             yield from self._commit(done)
 
@@ -93,10 +101,14 @@ class Deck:
             requests, numbers = [slot.request for slot in fresh], [slot.canvas for slot in fresh]
             states.append(begin_canvases(self.model, requests, numbers))
         self.state = together(states) if states else None
+        for slot in self.slots:
+            slot.on_deck = False
         self.slots = [self.slots[row] for row in stay] + fresh
-        self._known = [self._known[row] for row in stay] + [None] * len(fresh)
-        if not any(at is not None for at in self._known):
-            self._previous = None  # the largest tensor there is
+        for slot in self.slots:
+            slot.on_deck = True
+        self.known = [self.known[row] for row in stay] + [None] * len(fresh)
+        if not any(at is not None for at in self.known):
+            self.previous = None  # the largest tensor there is
 
     def _index(self, rows: list[int]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64, device=self.model.device)

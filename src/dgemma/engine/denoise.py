@@ -5,7 +5,7 @@
         begin with noise, pins in place
         until it stands or runs out of steps:
             hidden = denoise(canvas, K/V, what the last step believed)
-            stats  = head(hidden)             argmax, sample, entropy, p
+            stats  = head(hidden)             argmax, sample, entropy, p        (both: canvases.advance)
             state  = step(stats, state)       accept, renoise, hold pins, test
         commit the argmax canvas              its tokens join the answer, and are encoded for the next canvas
 
@@ -24,8 +24,7 @@ from ..config import EngineConfig
 from ..errors import UsageError
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
-from ..sampling.step import step
-from .canvases import begin_canvases, commit_records, look, step_records
+from .canvases import advance, begin_canvases, commit_records, step_records
 from .requests import Record, Request
 
 
@@ -49,10 +48,8 @@ def run(
         state, previous = begin_canvases(model, asked, [number] * len(rows)), None
         while not state.done.all():
             hidden = model.denoise(state.canvas, kv, previous, state.pins)
-            stats = look(model, hidden, state)
-            before, state = state, step(stats, state, model.config.vocab_size)
-            previous = stats.p, stats.row_sum
-            yield from step_records(rows, before, state)
+            state, previous, told = advance(model, hidden, state, spent=previous and previous[0])
+            yield from step_records(rows, told)
         commits = commit_records(rows, asked, [left[row] for row in rows], state)
         yield from commits
         for commit in commits:

@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import torch
 
-from ..config import EngineConfig
+from ..config import DenoiseConfig, EngineConfig
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .decks import Deck
+from .graphs import Graphs, can_capture
 from .requests import CommitRecord, Record, Request
 from .slots import Slot, Slots
 
@@ -47,6 +48,7 @@ class Engine:
         self.model, self.config = model, config
         self.slots = Slots(model, config)
         self.decks: dict[int, Deck] = {}  # by canvas width
+        self.graphs = Graphs(model) if can_capture(model) else None
         self.passes, self.last = 0, Load(0, 0, 0, 0, 0)
         self._waiting: deque[Slot] = deque()
         self._told: dict[int, list[Record]] = {}  # by ticket: records that nobody has polled yet
@@ -114,6 +116,13 @@ class Engine:
             self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
         return kv
 
+    def warm(self, most: int) -> None:
+        """Run 1, 2 .. `most` short requests at once, so that kernels are compiled and steps captured before anybody waits for them."""
+        config = DenoiseConfig(max_denoising_steps=4, stability_threshold=4, eos_token_id=None)
+        for count in range(1, most + 1):
+            for _ in self.run([Request((0,), self.model.config.canvas_length, seed, config) for seed in range(count)]):
+                pass
+
     @property
     def idle(self) -> bool:
         return not self._waiting and not self.slots.taken
@@ -125,7 +134,7 @@ class Engine:
             self._waiting = self.slots.admit(self._waiting)
             readers = self._readers()
             for slot in self.slots.taken:
-                if slot.unread == slot.reading and not any(slot in deck.slots for deck in self.decks.values()):
+                if slot.unread == slot.reading and not slot.on_deck:
                     width = slot.request.width(self.model.config)
                     self.decks.setdefault(width, Deck(self.model)).join(slot)
             if self.slots.taken:
@@ -141,20 +150,28 @@ class Engine:
 
     def _pass(self, readers: list[Slot]) -> None:
         decks = [deck for deck in self.decks.values() if deck.slots]
-        clean = [(slot.kv, torch.tensor(slot.fresh(), device=self.model.device)) for slot in readers]
-        canvases = [deck.canvases() for deck in decks]
-        hidden = self.model.both(clean, canvases)
-        self.passes, self.last = self.passes + 1, self._load(readers, decks)
-        for slot in readers:
-            prompt = slot.pending is None
-            slot.has_read()
-            if prompt:
-                self.slots.prefixes.mark(slot.encoded)
-        for deck, states in zip(decks, hidden, strict=True):
-            for slot, record in [*deck.step(states)]:
+        load = self._load(readers, decks)
+        if self.graphs and not readers and len(decks) == 1:
+            told = [self.graphs.step(decks[0])]
+        else:
+            clean = [(slot.kv, torch.tensor(slot.fresh(), device=self.model.device)) for slot in readers]
+            hidden = self.model.both(clean, [deck.canvases() for deck in decks])
+            self._count(readers)
+            told = [deck.step(states) for deck, states in zip(decks, hidden, strict=True)]
+        self.passes, self.last = self.passes + 1, load
+        for deck, facts in zip(decks, told, strict=True):
+            for slot, record in [*deck.tell(facts)]:
                 self._told[slot.ticket].append(record)
                 if isinstance(record, CommitRecord) and record.finish_reason is not None:
                     self._release(slot, keep=record.finish_reason != "error")
+
+    def _count(self, readers: list[Slot]) -> None:
+        """What the pass read is encoded, and may be shared."""
+        prompts = [(slot, len(slot.encoded.tokens)) for slot in readers if slot.pending is None]
+        for slot in readers:
+            slot.has_read()
+        for slot, known in prompts:  # a mark is new memory: whatever fails from here on, what was read is counted
+            self.slots.prefixes.mark(slot.encoded, known)
 
     def _load(self, readers: list[Slot], decks: list[Deck]) -> Load:
         taking_part = {*readers, *(slot for deck in decks for slot in deck.slots)}

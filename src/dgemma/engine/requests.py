@@ -21,6 +21,7 @@ class Request:
     canvas_ids: tuple[tuple[int, ...], ...] = ()  # starting tokens of the first canvases, instead of noise
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
     salt: str = ""  # only requests of the same salt share what was read of their prompts
+    marks: tuple[int, ...] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
 
     def width(self, model: ModelConfig) -> int:
         """Tokens per canvas: the request's own, that of its starting canvas, or the checkpoint's."""
@@ -63,6 +64,15 @@ class Request:
             if len(self.pins) != width:
                 raise UsageError(f"pins has {len(self.pins)} cells; this request's canvases have {width}")
             _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
+        self._check_marks()
+
+    def _check_marks(self) -> None:
+        last = -1
+        for place in self.marks:
+            if not whole(place) or not last < place < len(self.prompt_ids):
+                most = len(self.prompt_ids) - 1
+                raise UsageError(f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last")
+            last = place
 
 
 def whole(value: object) -> bool:

@@ -35,6 +35,7 @@ class Slot:
     pending: list[int] | None = None  # a canvas that stood, to be encoded by the coming pass
     canvas: int = 0  # number of the canvas that is being decided
     memory: int = 0  # bytes it was let in with
+    on_deck: bool = False  # its canvas is being decided
 
     @property
     def kv(self) -> KVCache:
@@ -77,7 +78,7 @@ class Slots:
         prompt = len(request.prompt_ids) if prompt_tokens is None else prompt_tokens
         plan = fit(
             self.model.config, self.model.dtype, prompt + -(-request.max_tokens // width) * width, canvas=width,
-            prefill_chunk=self.config.prefill_chunk, device=self.model.device.type,
+            prefill_chunk=min(self.config.prefill_chunk, prompt), device=self.model.device.type,
         )  # fmt: skip
         return plan.kv + plan.work
 
@@ -103,12 +104,16 @@ class Slots:
             if self._waits_for_another(slot.request):
                 break
             slot.memory = self.need(slot.request)
-            spare = self.budget - sum(other.memory for other in self.taken) - slot.memory
-            if spare < 0:
+            if slot.memory > self.spare:
                 break
-            self.prefixes.shrink(spare)
+            self.prefixes.shrink(self.spare - slot.memory)
             self._open(waiting.popleft())
         return waiting
+
+    @property
+    def spare(self) -> int:
+        """Bytes that requests leave to cached prefixes."""
+        return self.budget - sum(slot.memory for slot in self.taken)
 
     def _waits_for_another(self, request: Request) -> bool:
         """Whether more of this prompt is being read for another slot than is known: once read, it is copied."""
@@ -123,12 +128,13 @@ class Slots:
         request = slot.request
         width = request.width(self.model.config)
         kv = self.model.new_cache(len(request.prompt_ids) + -(-request.max_tokens // width) * width)
-        slot.encoded = self.prefixes.open(kv, request.prompt_ids, request.salt)
+        slot.encoded = self.prefixes.open(kv, request.prompt_ids, request.salt, request.marks)
         self.taken.append(slot)
 
     def release(self, slot: Slot, keep: bool) -> None:
         """Give a slot back; what it read may stay in the prefix cache."""
         self.taken.remove(slot)
+        self.prefixes.room = self.spare
         self.prefixes.close(slot.encoded, keep)
 
 

@@ -45,7 +45,16 @@ def shape_of(width: int) -> Shape | None:
         return None
     if width <= 128:
         return Shape(64, 64 if width < 128 else 32, 4, 2)
-    return Shape(64, 32, 8, 1) if width == 256 else Shape(32, 16, 8, 2)
+    return Shape(64, 32, 8, 2) if width == 256 else Shape(32, 16, 8, 2)
+
+
+def takes(width: int, like: Tensor) -> bool:
+    """Whether heads of this dim are worked on here in the dtype and on the device of a tensor.
+
+    On a card the products need 16 elements of depth; in float32 they spill by the thousand and want 130 KB of shared memory
+    (benchmarks/kernels_aot.py), so that dtype stays with torch.
+    """
+    return shape_of(width) is not None and not (like.is_cuda and (width < 16 or like.element_size() > 2))
 
 
 class Spans:
@@ -61,6 +70,12 @@ class Spans:
         self.table = torch.tensor(table, dtype=torch.int32, device=device)
         self.blocks = torch.tensor(blocks, dtype=torch.int32, device=device)
         self.block, self.most_keys = block, max(span.start + span.rows - span.first for span in layouts)
+
+
+@triton.jit
+def _buffer(addresses, number, kind: tl.constexpr):
+    """Where a span's K or V lies. Without the hint of 16 bytes, which every allocator keeps, a load would be of one element."""
+    return tl.multiple_of(tl.load(addresses + number).to(tl.pointer_type(kind)), 16)
 
 
 @triton.jit
@@ -80,8 +95,8 @@ def _attend(
     depth = tl.arange(0, width)
     place = (query.to(tl.int64)[:, None] * total + base + row[:, None]) * width + depth[None, :]
     a = tl.load(q + place, own[:, None], 0.0)
-    k_at = tl.load(keys + number).to(tl.pointer_type(kind)) + head.to(tl.int64) * slots * width
-    v_at = tl.load(values + number).to(tl.pointer_type(kind)) + head.to(tl.int64) * slots * width
+    k_at = _buffer(keys, number, kind) + head.to(tl.int64) * slots * width
+    v_at = _buffer(values, number, kind) + head.to(tl.int64) * slots * width
     position = start + row
     stop = start + rows
     if clean != 0:  # later keys are nobody's in this block; earlier ones than its first row's window neither
@@ -110,6 +125,33 @@ def _attend(
         top = highest
     result = mixed / tl.where(sums > 0.0, sums, 1.0)[:, None]
     tl.store(out + place, result.to(out.dtype.element_ty), own[:, None])
+
+
+@triton.jit
+def _store(
+    k, v, keys, values, table, blocks, total, kind: tl.constexpr, width: tl.constexpr, block: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """k, v [G, total, width] into the buffers at `keys` and `values`; blocks of `block` rows, as attention has them."""
+    number, at = tl.load(blocks + tl.program_id(0) * 2), tl.load(blocks + tl.program_id(0) * 2 + 1)
+    entry = table + number * 8
+    base, rows, start = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2)
+    slot, slots = tl.load(entry + 4), tl.load(entry + 5)
+    head, lane = tl.program_id(1).to(tl.int64), tl.arange(0, ROWS)
+    row, depth = at + lane, tl.arange(0, width)[None, :]
+    own = ((lane < block) & (row < rows))[:, None]
+    source = (head * total + base + row[:, None]) * width + depth
+    target = (head * slots + start + row[:, None] - slot) * width + depth
+    tl.store(_buffer(keys, number, kind) + target, tl.load(k + source, own), own)
+    tl.store(_buffer(values, number, kind) + target, tl.load(v + source, own), own)
+
+
+def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, spans: Spans, groups: int) -> None:
+    """Put K and V [1, G, N, K] of all spans in their buffers: keys and values [spans] int64, addresses of [G, slots, K]."""
+    total, width = k.shape[2:]
+    _store[len(spans.blocks), groups](
+        k.contiguous(), v.contiguous(), keys, values, spans.table, spans.blocks, total, kind=_KINDS[k.dtype], width=width,
+        block=spans.block, ROWS=triton.next_power_of_2(spans.block), num_warps=4,
+    )  # fmt: skip
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, spans: Spans, groups: int, window: int) -> Tensor:

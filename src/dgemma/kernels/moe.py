@@ -6,13 +6,18 @@ once and the products run over contiguous slices; a loop with a mask per expert 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .matmul import gelu_times
+from .matmul import Pair, gated, gelu_times, linear
 from .norm import rms_norm, wide
 from .select import triton_form
+
+
+ROWS = 8  # packed experts work on multiples of so many rows
 
 
 def router_probabilities(x: Tensor, proj: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -32,27 +37,54 @@ def choose(probabilities: Tensor, per_expert_scale: Tensor, top_k: int) -> tuple
     return weights * per_expert_scale[index].to(weights.dtype), index
 
 
-def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+def choose_experts(
+    x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int
+) -> tuple[Tensor, Tensor]:
+    """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x [N, D]."""
+    if fast := triton_form("router", x):
+        return fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
+    return choose(router_probabilities(x, proj, scale, eps), per_expert_scale, top_k)
+
+
+def experts(
+    x: Tensor, gate_up: Tensor | Sequence[Pair], down: Tensor | Sequence[Tensor], weights: Tensor, index: Tensor
+) -> Tensor:
     """Sum over a row's chosen experts of weight * down_e @ (gelu_tanh(gate_e @ x) * (up_e @ x)).
 
-    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; weights, index [N, k] -> [N, D] in x's dtype.
+    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; both may be lists of packed matrices (matmul.py);
+    weights, index [N, k] -> [N, D] in x's dtype.
     """
     if fast := triton_form("moe", x):
         return fast.experts(x, gate_up, down, weights, index)
-    top_k = index.shape[1]
-    order = index.flatten().argsort(stable=True)
-    rows = order // top_k
-    counts = torch.bincount(index.flatten(), minlength=gate_up.shape[0]).tolist()
-    grouped = x[rows].split(counts)
-    outputs = []
-    for expert, group in enumerate(grouped):
-        if not counts[expert]:
-            continue
-        outputs.append(F.linear(group, gate_up[expert]))
-    gate, up = torch.cat(outputs).chunk(2, dim=-1)
-    inner = gelu_times(gate, up).split(counts)
-    outputs = [F.linear(inner[expert], down[expert]) for expert, count in enumerate(counts) if count]
-    # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
-    chosen = torch.cat(outputs)[place].unflatten(0, (-1, top_k))
-    return (chosen * weights[..., None].to(x.dtype)).sum(1)
+    top_k, flat = index.shape[1], index.flatten()
+    if isinstance(gate_up, Tensor):
+        order = flat.argsort(stable=True)
+        counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
+        hit = [expert for expert, count in enumerate(counts) if count]
+        sizes = [counts[expert] for expert in hit]
+        grouped = x[order // top_k].split(sizes)
+        gate, up = torch.cat([F.linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
+        inner = gelu_times(gate, up).split(sizes)
+        # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
+        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+    else:
+        hit, sizes, place = _padded(flat, len(gate_up))
+        rows = torch.zeros(sum(sizes), dtype=torch.int64).scatter_(0, place, torch.arange(len(flat)) // top_k)
+        grouped = x[rows].split(sizes)
+        inner = [gated(rows, *gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]
+    chosen = torch.cat([linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])
+    return (chosen[place].unflatten(0, (-1, top_k)) * weights[..., None].to(x.dtype)).sum(1)
+
+
+def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:
+    """Groups whose sizes are multiples of ROWS: the experts that were hit, rows of each, and the place of every choice in `flat`.
+
+    oneDNN makes machine code for every number of rows it meets: without this a small model made 240 MB of it.
+    """
+    counts = torch.bincount(flat, minlength=experts)
+    sizes = (counts + ROWS - 1) // ROWS * ROWS
+    order = flat.argsort(stable=True)
+    rank = torch.arange(len(flat)) - (counts.cumsum(0) - counts)[flat[order]]
+    place = torch.empty_like(order).scatter_(0, order, (sizes.cumsum(0) - sizes)[flat[order]] + rank)
+    hit = [expert for expert, size in enumerate(sizes.tolist()) if size]
+    return hit, [size for size in sizes.tolist() if size], place

@@ -1,6 +1,6 @@
 """The experts in Triton: two grouped products over rows sorted by expert, the activation inside the first, the weights in the second.
 
-    routing    which rows belong together, cut into blocks of one expert each; all on the device, no number is read by the host
+    route      which rows belong together, cut into blocks of one expert each (router_triton.py)
     _inner     gelu_tanh(gate_e @ x) * (up_e @ x) of a block: the rows of x are gathered, nothing is copied
     _outer     weight * down_e @ inner, written where the (row, choice) stands; a row's choices are added up in their order
 
@@ -11,36 +11,12 @@ choices are no atomics: their order is fixed, so a request's bits do not depend 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-
-class Routing(NamedTuple):
-    """Rows sorted by expert, and the blocks they are cut into. A block whose owner is -1 has nothing to do."""
-
-    order: Tensor  # [N k] int64: the (row, choice) at each sorted place
-    owner: Tensor  # [G] int32: the block's expert
-    first: Tensor  # [G] int32: its first sorted place
-    last: Tensor  # [G] int32: behind its last
-
-
-def route(index: Tensor, experts: int, rows: int) -> Routing:
-    """The routing of index [N, k], in blocks of at most `rows`. G is an upper bound that depends on shapes alone."""
-    flat = index.flatten()
-    order = flat.argsort(stable=True)
-    counts = torch.zeros(experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
-    blocks, ends = (counts + rows - 1) // rows, counts.cumsum(0)
-    stop = blocks.cumsum(0)
-    number = torch.arange(len(flat) // rows + min(experts, len(flat)), device=flat.device)
-    owner = torch.searchsorted(stop, number, right=True)
-    known = owner.clamp_max(experts - 1)
-    first = (ends - counts)[known] + (number - (stop - blocks)[known]) * rows
-    last = torch.minimum(first + rows, ends[known])
-    return Routing(order, torch.where(owner < experts, owner, -1).int(), first.int(), last.int())
+from .router_triton import route
 
 
 @triton.jit
@@ -122,7 +98,8 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Te
     routing = route(index, count, rows)
     inner = torch.empty((index.numel(), depth), dtype=x.dtype, device=x.device)
     out = torch.empty((index.numel(), width), dtype=x.dtype, device=x.device)
-    shape = {"width": width, "depth": depth, "ROWS": rows, "COLS": 64, "DEEP": 64, "WIDEN": not x.is_cuda}
+    deep = 64 if x.element_size() == 2 else 32  # float32 of 64 wants 147 KB of shared memory
+    shape = {"width": width, "depth": depth, "ROWS": rows, "COLS": 64, "DEEP": deep, "WIDEN": not x.is_cuda}
     grid = len(routing.owner)
     _inner[triton.cdiv(depth, 64), grid](x.contiguous(), gate_up, inner, *routing, top_k, **shape, num_warps=4, num_stages=4)
     _outer[triton.cdiv(width, 64), grid](

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .select import fusable
+from .select import fusable, triton_form
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -13,13 +13,26 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-@fusable
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis; `weight` None means no scale.
 
     x [..., D] any float dtype, weight [D] or None -> [..., D] in x's dtype. The weight multiplies
     before rounding back, as the reference does: in bf16 the other order flips the last bit.
     """
+    if fast := triton_form("norm", x):
+        return fast.rms_norm(x, weight, eps)
+    return _rms_norm(x, weight, eps)
+
+
+def add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """residual + rms_norm(x): the way every branch of a layer returns to the residual stream."""
+    if fast := triton_form("norm", x):
+        return fast.add_norm(residual, x, weight, eps)
+    return _add_norm(residual, x, weight, eps)
+
+
+@fusable
+def _rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     y = x.to(wide(x.dtype))
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
     if weight is not None:
@@ -28,8 +41,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 
 
 @fusable
-def add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """residual + rms_norm(x): the way every branch of a layer returns to the residual stream."""
+def _add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     y = x.to(wide(x.dtype))
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps) * weight.to(y.dtype)
     return residual + y.to(x.dtype)

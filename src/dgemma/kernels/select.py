@@ -1,4 +1,4 @@
-"""Which form of an operation runs, chosen once per process.
+"""Which form of an operation runs: one choice for all of them.
 
 Plain torch is the reference and runs everywhere. Training turns on the same functions compiled into fused loops by
 torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory passes in plain torch; fused,
@@ -20,8 +20,8 @@ _fused = False
 
 
 def triton_form(name: str, tensor: Any) -> ModuleType | None:
-    """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does."""
-    if os.environ.get("DGEMMA_KERNELS") != "triton" or tensor.element_size() > 4:
+    """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does, and always where it is to learn."""
+    if os.environ.get("DGEMMA_KERNELS") != "triton" or tensor.element_size() > 4 or tensor.requires_grad:
         return None
     return _module(name) if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
 

@@ -59,22 +59,25 @@ def _tiles(
 
 
 @triton.jit
-def _rescale(heat, p, sums, moments, tops, vocab, tiles, TOKENS: tl.constexpr, TILES: tl.constexpr):
-    """A tile of one cold row: from its own maximum to the row's, and its sums anew from what was rounded."""
-    row, tile = tl.program_id(1).to(tl.int64), tl.program_id(0)
+def _rescale(heat, p, sums, moments, tops, vocab, tiles, TOKENS: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr):
+    """A part of the tiles of one cold row: from their own maxima to the row's, and their sums anew from what was rounded."""
+    row = tl.program_id(0).to(tl.int64)
     if tl.load(heat + row) > WARM:
         every = tl.arange(0, TILES)
         highest = tl.max(tl.load(tops + row * tiles + every, every < tiles, float("-inf")), 0)
-        shift = tl.load(tops + row * tiles + tile) - highest
-        token = tile * TOKENS + tl.arange(0, TOKENS)
-        known = token < vocab
-        old = tl.load(p + row * vocab + token, known, 0.0).to(tl.float32)
-        x = tl.where(old > 0.0, tl.log(tl.where(old > 0.0, old, 1.0)) + shift, 0.0)
-        chance = tl.where(old > 0.0, tl.exp(x), 0.0).to(p.dtype.element_ty)
-        tl.store(p + row * vocab + token, chance, known)
-        weight = chance.to(tl.float32)
-        tl.store(sums + row * tiles + tile, tl.sum(weight, 0))
-        tl.store(moments + row * tiles + tile, tl.sum(weight * x, 0))
+        for turn in range(0, TILES // PARTS):
+            tile = tl.program_id(1) + turn * PARTS
+            real = tile < tiles
+            shift = tl.load(tops + row * tiles + tile, real, 0.0) - highest
+            token = tile * TOKENS + tl.arange(0, TOKENS)
+            known = token < vocab
+            old = tl.load(p + row * vocab + token, known, 0.0).to(tl.float32)
+            x = tl.where(old > 0.0, tl.log(tl.where(old > 0.0, old, 1.0)) + shift, 0.0)
+            chance = tl.where(old > 0.0, tl.exp(x), 0.0).to(p.dtype.element_ty)
+            tl.store(p + row * vocab + token, chance, known)
+            weight = chance.to(tl.float32)
+            tl.store(sums + row * tiles + tile, tl.sum(weight, 0), real)
+            tl.store(moments + row * tiles + tile, tl.sum(weight * x, 0), real)
 
 
 @triton.jit
@@ -113,14 +116,15 @@ def _rows(
 
 
 def head(
-    hidden: Tensor, embedding: Tensor, softcap: float, inverse_temperature: Tensor, uniforms: Tensor
+    hidden: Tensor, embedding: Tensor, softcap: float, inverse_temperature: Tensor, uniforms: Tensor,
+    p: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(argmax, sample, entropy, p, row_sum) of hidden [B, C, D]; see vocab.head. No mask: such rows take the reference."""
+    """(argmax, sample, entropy, p, row_sum) of hidden [B, C, D]; p [B, C, V]: memory for it. See vocab.head. No mask: such rows take the reference."""
     batch, canvas, width = hidden.shape
     rows, vocab, device = batch * canvas, embedding.shape[0], hidden.device
     tiles = triton.cdiv(vocab, TILE)
     heat = (softcap * inverse_temperature).float().repeat_interleave(canvas)
-    p = torch.empty((batch, canvas, vocab), dtype=embedding.dtype, device=device)
+    p = torch.empty((batch, canvas, vocab), dtype=embedding.dtype, device=device) if p is None else p
     sums, moments, tops = (torch.empty((rows, tiles), dtype=torch.float32, device=device) for _ in range(3))
     places = torch.empty((rows, tiles), dtype=torch.int32, device=device)
     argmax, sample = (torch.empty((batch, canvas), dtype=torch.int64, device=device) for _ in range(2))
@@ -131,7 +135,8 @@ def head(
         ROWS=block, TOKENS=TILE, DEPTH=32 if embedding.dtype == torch.float32 else 64, WIDEN=not hidden.is_cuda,
         num_warps=8, num_stages=3,
     )  # fmt: skip
-    _rescale[tiles, rows](heat, p, sums, moments, tops, vocab, tiles, TOKENS=TILE, TILES=every, num_warps=1)
+    parts = min(16, every)  # a block per tile would be half a million that leave at once
+    _rescale[rows, parts](heat, p, sums, moments, tops, vocab, tiles, TOKENS=TILE, TILES=every, PARTS=parts, num_warps=1)
     _rows[rows,](
         p, sums, moments, tops, places, uniforms, argmax, sample, entropy, row_sum, vocab, tiles, TOKENS=TILE, TILES=every
     )

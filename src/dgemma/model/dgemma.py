@@ -7,6 +7,7 @@ model has no mask token and no time input: a canvas starts as random vocabulary 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..kernels.matmul import Table
 from ..kernels.norm import rms_norm
 from ..kernels.vocab import soft_embedding
 from .kv import KVCache
@@ -54,6 +56,17 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         self.layers = Stack(config)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+        self.packed: tuple[Table, Tensor] | None = None  # `table` and `columns` where build.pack made them
+
+    @property
+    def table(self) -> Table:
+        """The embedding [V, D] as the head multiplies with it."""
+        return self.packed[0] if self.packed else self.embed.weight
+
+    @property
+    def columns(self) -> Tensor:
+        """The embedding turned, [D, V], as self-conditioning mixes it."""
+        return self.packed[1] if self.packed else self.embed.weight.T
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,7 +121,7 @@ class DiffusionGemma(nn.Module):
 
     def belief(self, previous: Previous, pins: Tensor | None = None) -> Tensor:
         """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum); pinned cells get their own token."""
-        soft = soft_embedding(*previous, self.embed.weight, self.config.embedding_scale)
+        soft = soft_embedding(*previous, self.columns, self.config.embedding_scale)
         return soft if pins is None else torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
 
     def _pass(self, x: Tensor, spans: list[Span]) -> Tensor:
@@ -134,5 +147,9 @@ class DiffusionGemma(nn.Module):
 
     def embedded(self, ids: Tensor) -> Tensor:
         """E[ids] * sqrt(D), the factor rounded to the weight dtype as in the reference."""
-        scale = torch.tensor(self.config.embedding_scale, dtype=self.dtype).item()  # on the host: no transfer
-        return F.embedding(ids, self.embed.weight) * scale
+        return F.embedding(ids, self.embed.weight) * _rounded(self.config.embedding_scale, self.dtype)
+
+
+@functools.cache
+def _rounded(number: float, dtype: torch.dtype) -> float:
+    return torch.tensor(number, dtype=dtype).item()

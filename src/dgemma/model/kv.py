@@ -10,11 +10,14 @@ Trap: a slice may be read only until the next `make_room`, which may move or rep
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from ..config import ModelConfig
 
+_numbers = itertools.count()
 Window = list[Tensor]  # k and v [G, <= window - 1, K] of every sliding layer, layer by layer
 
 
@@ -24,6 +27,7 @@ class KVCache:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, capacity: int = 0):
         """`capacity`: tokens that the full layers have room for, canvases in work included; they grow beyond it."""
         self.config, self.length = config, 0
+        self.number = next(_numbers)  # no other sequence ever has the same
         self.dtype, self.device = dtype, device
         self.window_start = 0  # the position in slot 0 of the sliding layers
         rows = config.sliding_window - 1 + 2 * config.canvas_length  # a commit and the next canvas in one pass
@@ -76,16 +80,20 @@ class KVCache:
     def copy(self) -> KVCache:
         """The same sequence in buffers of its own."""
         twin = object.__new__(KVCache)
-        twin.__dict__ = dict(self.__dict__)
+        twin.__dict__ = self.__dict__ | {"number": next(_numbers)}
         twin.keys = [buffer.clone() for buffer in self.keys]
         twin.values = [buffer.clone() for buffer in self.values]
         return twin
 
-    def window(self) -> Window:
-        """A copy of what the sliding layers need to go on from here."""
-        first = max(0, self.length - (self.config.sliding_window - 1))
+    def window(self, length: int | None = None) -> Window:
+        """A copy of what the sliding layers need to go on behind the first `length` tokens, None: behind all of them.
+
+        `length` is from where the last pass began to where it ended: `make_room` kept the window of its first row.
+        """
+        length = self.length if length is None else length
+        first = max(0, length - (self.config.sliding_window - 1))
         sliding = [i for i, layer in enumerate(self.config.layers) if layer.is_sliding]
-        return [tensor[0].clone() for i in sliding for tensor in self.read(i, first, self.length)]
+        return [tensor[0].clone() for i in sliding for tensor in self.read(i, first, length)]
 
     def resume(self, other: KVCache, length: int, window: Window) -> None:
         """Become a copy of the first `length` tokens of another sequence, whose window there is given."""

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig, ModelConfig
-from ..kernels.matmul import gated_mlp
-from ..kernels.moe import choose, experts, router_probabilities
+from ..kernels.heads import heads
+from ..kernels.matmul import gated_mlp, linear, pack
+from ..kernels.moe import choose_experts, experts
 from ..kernels.norm import add_norm, rms_norm
-from ..kernels.rope import rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B,H,T,K], k and v [B,G,T,K] -> [B,H,T,K]
 
@@ -34,6 +34,19 @@ class Norm(nn.Module):
         return add_norm(residual, x, self.weight, self.eps)
 
 
+class Linear(nn.Linear):
+    """A projection without bias, whose weight may be packed (kernels/matmul.py)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight)
+
+    def pack(self) -> None:
+        self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+
+
 class Attention(nn.Module):
     """Projections, per-head norms and rope around `attend`. Full layers have no v_proj: V is the raw K projection."""
 
@@ -41,29 +54,24 @@ class Attention(nn.Module):
         super().__init__()
         hidden, heads, dim = config.hidden_size, config.num_attention_heads, layer.head_dim
         self.head_dim, self.eps = dim, config.rms_norm_eps
-        self.q_proj = nn.Linear(hidden, heads * dim, bias=False)
-        self.k_proj = nn.Linear(hidden, layer.num_key_value_heads * dim, bias=False)
-        self.v_proj = nn.Linear(hidden, layer.num_key_value_heads * dim, bias=False) if layer.is_sliding else None
-        self.o_proj = nn.Linear(heads * dim, hidden, bias=False)
+        self.q_proj = Linear(hidden, heads * dim)
+        self.k_proj = Linear(hidden, layer.num_key_value_heads * dim)
+        self.v_proj = Linear(hidden, layer.num_key_value_heads * dim) if layer.is_sliding else None
+        self.o_proj = Linear(heads * dim, hidden)
         self.q_norm, self.k_norm = Norm(dim, config.rms_norm_eps), Norm(dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        keys = self._heads(self.k_proj(x))
-        values = keys if self.v_proj is None else self._heads(self.v_proj(x))
-        q = rotate(self.q_norm(self._heads(self.q_proj(x))), *rope)
-        mixed = attend(q, rotate(self.k_norm(keys), *rope), rms_norm(values, None, self.eps))
-        return self.o_proj(mixed.transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        v = None if self.v_proj is None else self.v_proj(x)
+        q, k, v = heads(self.q_proj(x), self.k_proj(x), v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope)
+        return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
 class GatedMLP(nn.Module):
     def __init__(self, hidden: int, intermediate: int):
         super().__init__()
-        self.gate_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.up_proj = nn.Linear(hidden, intermediate, bias=False)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=False)
+        self.gate_proj = Linear(hidden, intermediate)
+        self.up_proj = Linear(hidden, intermediate)
+        self.down_proj = Linear(intermediate, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
@@ -74,14 +82,13 @@ class Router(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)
+        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # never packed: its product is tiny
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
         self.top_k, self.eps = config.top_k_experts, config.rms_norm_eps
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        probabilities = router_probabilities(residual, self.proj.weight, self.scale, self.eps)
-        return choose(probabilities, self.per_expert_scale, self.top_k)
+        return choose_experts(residual, self.proj.weight, self.scale, self.per_expert_scale, self.eps, self.top_k)
 
 
 class Experts(nn.Module):
@@ -93,6 +100,14 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, index: Tensor) -> Tensor:
         return experts(x, self.gate_up_proj, self.down_proj, weights, index)
+
+    def pack(self) -> None:
+        """Each expert's matrices packed; the tensors of all experts are given up one after the other."""
+        pairs = [tuple(pack(half) for half in both.chunk(2)) for both in self.gate_up_proj]
+        del self.gate_up_proj
+        down = [pack(weight) for weight in self.down_proj]
+        del self.down_proj
+        self.gate_up_proj, self.down_proj = pairs, down
 
 
 class Layer(nn.Module):

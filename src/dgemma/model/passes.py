@@ -24,7 +24,13 @@ from ..kernels.select import triton_form
 from .kv import KVCache
 
 
-Launch = tuple[Any, dict[int, Tensor]]  # the kernel's spans, and by layer the addresses [2, spans] of K and V
+class Launch(NamedTuple):
+    """What a kernel must be told of a pass, for all layers of one shape."""
+
+    fast: ModuleType  # the kernel's
+    spans: Any  # its tables, on the device
+    row: dict[int, int]  # the row of `places` of each layer
+    places: Tensor  # [layers, 2, spans] int64: where K and V lie
 
 
 class Span(NamedTuple):
@@ -63,7 +69,7 @@ class Pass:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = self.config.layers[layer]
-        if (fast := triton_form("attention", q)) and fast.shape_of(shape.head_dim):
+        if (fast := triton_form("attention", q)) and fast.takes(shape.head_dim, q):
             return self._launch(fast, layer, q, k, v)
         sliding = shape.is_sliding
         mixed, row = [], 0
@@ -77,19 +83,17 @@ class Pass:
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
 
     def _launch(self, fast: ModuleType, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """All spans in one launch that reads every cache in place."""
-        shape, row = self.config.layers[layer], 0
-        for span, start in zip(self.spans, self.starts, strict=True):
-            span.kv.write(layer, start, k[0, :, row : row + span.rows], v[0, :, row : row + span.rows])
-            row += span.rows
+        """All spans in two launches, which write and read every cache in place."""
+        shape = self.config.layers[layer]
         if shape not in self.launches:
             self.launches[shape] = self._prepare(fast, shape)
-        spans, places = self.launches[shape]
+        _, spans, row, places = self.launches[shape]
+        keys, values = places[row[layer]]
+        fast.store(k, v, keys, values, spans, shape.num_key_value_heads)
         window = self.config.sliding_window if shape.is_sliding else 2**30
-        return fast.attention(q, *places[layer], spans, shape.num_key_value_heads, window)
+        return fast.attention(q, keys, values, spans, shape.num_key_value_heads, window)
 
     def _prepare(self, fast: ModuleType, shape: LayerConfig) -> Launch:
-        """What the launches of all layers of one shape share, and where the buffers of each of them lie."""
         alike = [i for i, layer in enumerate(self.config.layers) if layer == shape]
         layouts = []
         for span, start in zip(self.spans, self.starts, strict=True):
@@ -99,7 +103,20 @@ class Pass:
         at = [[[buffers[i].data_ptr() for buffers in (getattr(kv, name) for kv in kvs)] for name in ("keys", "values")] for i in alike]
         places = torch.tensor(at, dtype=torch.int64).to(kvs[0].device)  # one transfer for all layers
         group = self.config.num_attention_heads // shape.num_key_value_heads
-        return fast.Spans(layouts, shape.head_dim, group, kvs[0].device), dict(zip(alike, places, strict=True))
+        spans = fast.Spans(layouts, shape.head_dim, group, kvs[0].device)
+        return Launch(fast, spans, {layer: row for row, layer in enumerate(alike)}, places)
+
+    def prepare(self, fast: ModuleType) -> None:
+        """Make the tables of all layers now. After that the spans are needed no more."""
+        self.launches = {shape: self._prepare(fast, shape) for shape in dict.fromkeys(self.config.layers)}
+
+    def becomes(self, other: Pass) -> None:
+        """Take over another pass with spans of the same sizes in this one's tensors, which a captured graph reads."""
+        self.positions.copy_(other.positions)
+        for shape, launch in self.launches.items():
+            fresh = other._prepare(launch.fast, shape)
+            launch.spans.table.copy_(fresh.spans.table)
+            launch.places.copy_(fresh.places)
 
     def _first(self, start: int) -> int:
         """The first position that the row at `start` sees through a window; all of a canvas sees as far."""

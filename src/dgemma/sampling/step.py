@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from ..config import DenoiseConfig
+from ..config.settings import MOST_END_IDS
 from ..kernels.random import noise, uniforms
 from ..kernels.vocab import CanvasStats
 from .accept import accept
 from .pins import FREE, hold
 from .schedule import temperature
-from .stopping import mean_entropy, stands, unchanged_steps
+from .stopping import counted, mean_entropy, stands, unchanged_steps
 
 
 class Settings(NamedTuple):
-    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts and seeds."""
+    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids."""
 
     max_steps: Tensor
     t_min: Tensor
@@ -31,18 +32,21 @@ class Settings(NamedTuple):
     stability_threshold: Tensor
     confidence_threshold: Tensor
     seed: Tensor
+    end_ids: Tensor  # [B, MOST_END_IDS] int64, -1 where there are fewer, and all -1 where what follows an end counts
 
     @classmethod
     def of(cls, configs: list[DenoiseConfig], seeds: list[int], device: torch.device) -> Settings:
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(config, name) for config in configs], dtype=dtype, device=device)
 
+        ends = [(*(config.eos_token_id or ()),) if config.ignore_after_end else () for config in configs]
         return cls(
             column("max_denoising_steps", torch.int64),
             *(column(name, torch.float64) for name in ("t_min", "t_max", "entropy_bound")),
             column("stability_threshold", torch.int64),
             column("confidence_threshold", torch.float64),
             torch.tensor(seeds, dtype=torch.int64, device=device),
+            torch.tensor([[*ids] + [-1] * (MOST_END_IDS - len(ids)) for ids in ends], dtype=torch.int64, device=device),
         )
 
 
@@ -98,8 +102,9 @@ def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState
     fresh = noise(s.seed, state.number, state.step + 1, state.canvas.shape[1], vocab_size)
     canvas = hold(torch.where(accepted, stats.sample, fresh), state.pins)
     argmax = hold(stats.argmax, state.pins)
-    unchanged = unchanged_steps(argmax, state.argmax, free, state.unchanged)
-    mean = mean_entropy(entropy, free)
+    tested = counted(argmax, state.argmax, free, s.end_ids)
+    unchanged = unchanged_steps(argmax, state.argmax, tested, state.unchanged)
+    mean = mean_entropy(entropy.where(tested, 0.0), free)
     taken = state.step + 1
     broken = ~entropy.isfinite().all(-1)  # nothing finite will come of it any more
     done = stands(unchanged, mean, s.stability_threshold, s.confidence_threshold) | (taken >= s.max_steps) | broken

@@ -18,6 +18,11 @@ def prompt_ids(
     return render(messages, tokenizer, tools=tools, thinking=thinking)
 
 
+def turn_starts(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
+    """The places in a prompt where a turn begins: from there on a conversation may be edited, or told in another way."""
+    return tuple(place for place, token in enumerate(ids) if token == tokenizer.special.turn)
+
+
 def reply(tokenizer: Tokenizer, generation: Generation) -> Reply:
     """Split a finished answer by the ids of its control tokens, never by its text."""
     parts = split(generation.token_ids, tokenizer)

@@ -125,7 +125,7 @@ def judge(engine: Engine, gap: Gap, candidates: Sequence[Sequence[int]]) -> list
     hidden = net.encode(ids.to(net.device), kv, [len(text) for text in texts])
     means = []
     for row, text in enumerate(texts):
-        logits = soft_capped_logits(hidden[row, : len(text)], net.embed.weight, net.config.final_logit_softcapping)
+        logits = soft_capped_logits(hidden[row, : len(text)], net.table, net.config.final_logit_softcapping)
         means.append(-F.cross_entropy(logits, torch.tensor(text, device=net.device)).item())
     return means
 

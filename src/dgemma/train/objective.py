@@ -137,7 +137,7 @@ def first_guess(
     heat = low + (high - low) * torch.rand(hidden.shape[0], count, 1, generator=generator)
     logits /= heat.expand(-1, -1, width).flatten(1)[..., None].to(model.device)
     p, row_sum = weigh(logits - logits.amax(-1, keepdim=True), model.dtype)
-    soft = soft_embedding(p, row_sum, model.embed.weight, model.config.embedding_scale)
+    soft = soft_embedding(p, row_sum, model.embed.weight.T, model.config.embedding_scale)
     return torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft)
 
 

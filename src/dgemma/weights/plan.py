@@ -1,9 +1,11 @@
 """What fits where: bytes of weights, of K/V for a context and of one step's work, against the memories of a machine.
 
 Arithmetic on a ModelConfig: reads no data, and loads torch only to ask for CUDA cards. Weights and K/V are exact;
-the work of a step is an upper estimate for plain torch operations. Trap: on CUDA a head dim of 512 is beyond the
-flash kernels, so one full layer makes its scores (chunk x context, per head) and repeats K and V per query head,
-both in float32: at 128k tokens that is a third of the published weights. The CPU kernel makes neither (measured).
+the work of a pass is an upper estimate for plain torch operations, for a request alone on a CPU 1.1-1.5 times what was counted
+(tests/weights/test_plan.py), and up to 2 where the vocabulary's tensors are most: p is there twice only while rows come and go.
+Trap: on CUDA a head dim of 512 is beyond the flash kernels, so one full layer makes its scores (chunk x context, per head) and
+repeats K and V per query head, both in float32: at 128k tokens that is a third of the published weights. The CPU kernel makes
+neither (measured).
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from ..config import LayerConfig, ModelConfig
 from .names import GROUPS, expected_tensors
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+PACKED = ("float32", "bfloat16")  # what CPU weights are packed in (kernels/matmul.py)
 GIB = 2**30
-RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python
+RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's kernels
+BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
+TILE = 128  # of these, those whose sum is kept
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Plan:
     weights: dict[str, int]  # by group of names.py
     kv: int
     work: int
+    packed: int = 0  # further copies of the embedding that a CPU's products read
 
     @property
     def weight_bytes(self) -> int:
@@ -37,7 +43,7 @@ class Plan:
 
     @property
     def total(self) -> int:
-        return self.weight_bytes + self.kv + self.work
+        return self.weight_bytes + self.packed + self.kv + self.work
 
     def fits(self, memory_bytes: int) -> bool:
         """Whether it runs in a memory of so many bytes, with a reserve of 1 GiB."""
@@ -63,13 +69,15 @@ def fit(
     if name not in BYTES:
         raise ValueError(f"no weights are kept as {name}; known: {', '.join(BYTES)}")
     size, canvas = BYTES[name], canvas or config.canvas_length
-    rows = max(canvas, min(prefill_chunk, context_tokens))
+    clean = max(canvas, min(prefill_chunk, context_tokens))  # rows of a canvas that stood, or of a chunk
     kv = sum(_kv_elements(layer, config, context_tokens) for layer in config.layers) * batch * size
     cuda = device != "cpu"
-    widest = max(_attention_bytes(layer, config, rows, context_tokens, size, cuda) for layer in config.layers)
     previous = canvas * config.vocab_size * size  # p of the last step, kept for self-conditioning
-    work = batch * (previous + max(widest + _mlp_bytes(config, rows, size), _head_bytes(config, canvas, size)))
-    return Plan(name, context_tokens, batch, weight_bytes(config, size), kv, work)
+    layers = _layer_bytes(config, clean, clean + canvas, context_tokens, size, cuda)
+    work = batch * (previous + max(layers, previous + _head_bytes(config, canvas, size, cuda)))  # the step writes a p of its own
+    copies = 2 if not cuda and name in PACKED else 0  # as the head multiplies with it, and turned for self-conditioning
+    packed = copies * config.vocab_size * config.hidden_size * size
+    return Plan(name, context_tokens, batch, weight_bytes(config, size), kv, work, packed)
 
 
 def weight_bytes(config: ModelConfig, bytes_per_element: int) -> dict[str, int]:
@@ -94,28 +102,39 @@ def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
 
+def _layer_bytes(config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool) -> int:
+    """A pass of `rows`, of which `clean` are causal: the masks of both kinds of layers, what flows between operations, and the
+    largest operation (on CUDA, where nobody counted, both kinds). Counted: at most 8 arrays [rows, hidden] are alive beside it."""
+    masks = clean * (context + min(context, config.sliding_window - 1 + clean))
+    widest = max(_attention_bytes(layer, config, clean, rows, context, size, cuda) for layer in config.layers)
+    mlp = _mlp_bytes(config, rows, size)
+    return masks + 8 * rows * config.hidden_size * size + (widest + mlp if cuda else max(widest, mlp))
+
+
 def _attention_bytes(
-    layer: LayerConfig, config: ModelConfig, rows: int, context: int, size: int, cuda: bool
+    layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool
 ) -> int:
-    """One row of the batch: a causal mask, as bool and as numbers; on CUDA scores, their softmax and K, V per query head."""
-    heads = config.num_attention_heads
-    seen = rows + (min(context, config.sliding_window - 1) if layer.is_sliding else context)
-    mask = rows * seen * (1 + size)
-    queries = 4 * heads * rows * layer.head_dim * size
-    wide = max(size, 4)  # the fallback kernel computes in float32
+    """The queries in their norm, twice in float32, or with the mask as numbers; on CUDA scores, softmax, K and V per query head."""
+    heads, wide = config.num_attention_heads, max(size, 4)  # the fallback kernel computes in float32
+    seen = min(context, config.sliding_window - 1 + rows) if layer.is_sliding else context + rows
+    queries = heads * rows * layer.head_dim
     scores = 2 * heads * seen * (rows + layer.head_dim) * wide if cuda else 0
-    return mask + queries + scores
+    return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size) + scores
 
 
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
-    routed = rows * config.top_k_experts * (3 * config.hidden_size + 3 * config.moe_intermediate_size)
-    dense = rows * 3 * config.intermediate_size
-    return (max(routed, dense) + 8 * rows * config.hidden_size) * size
+    """Experts: rows gathered, their outputs, these sorted back and weighted, beside gate, up and inner; the dense MLP: gate, up,
+    the activation and the product."""
+    routed = rows * config.top_k_experts * (4 * config.hidden_size + 3 * config.moe_intermediate_size)
+    return max(routed, rows * 4 * config.intermediate_size) * size
 
 
-def _head_bytes(config: ModelConfig, canvas: int, size: int) -> int:
-    """Logits and probabilities in the weight dtype, and at most four float32 arrays of their shape at once."""
-    return canvas * config.vocab_size * (2 * size + 4 * max(size, 4))
+def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
+    """Blocks of float32 beside the [canvas, vocabulary] tensor: logits, exact p, and both padded where a tile is not full."""
+    rows = min(canvas, max(1, BLOCKS["cuda" if cuda else "cpu"] // config.vocab_size))
+    ragged = config.vocab_size % TILE > 0
+    sums = canvas * -(-config.vocab_size // TILE) * 40  # of tiles: float32 four times and int64 three times, while one is drawn
+    return rows * config.vocab_size * max(size, 4) * (4 if ragged else 2) + sums
 
 
 def _host() -> Memory:

@@ -1,0 +1,367 @@
+"""Predict a denoising step of the 26B shape on six cards, kernel by kernel. Nothing here is measured.
+
+    python benchmarks/predict.py
+
+One canvas of 256 rows after 2,048 tokens, bf16. The limit of an operation is its work (bench/roofline.py) over the card's
+published rates. The prediction adds what the compiled kernels say: registers and shared memory (how many blocks share a
+multiprocessor), and the instructions inside and outside the loop of products, read from the machine code (how long a block holds
+the schedulers). What neither says is a constant below, published or assumed. Rows go to benchmarks/results/predicted.csv,
+tables to stdout.
+
+The limits stand 1.5-4 % below an earlier sum by hand (H200 11.7 ms, H100 16.4, RTX 5090 35.1, RTX 4090 57.9, DGX Spark 200), whose
+step reads 54.5 GB; this one reads 52.6, the vocabulary's table twice. Left out: clocks that fall under load, what the experts
+write between their products, and the host, which must stay ahead of the card. Trap: it must run without TRITON_INTERPRET; launches
+are counted in a process of their own that has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import kernels_aot
+import torch
+import triton
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+
+from dgemma.bench.roofline import work_by_operation
+from dgemma.bench.shapes import shape
+from dgemma.config import DenoiseConfig, EngineConfig, LayerConfig, ModelConfig
+from dgemma.engine.engine import Engine
+from dgemma.engine.requests import Request
+from dgemma.model.build import build_random
+
+RESULTS = Path(__file__).parent / "results" / "predicted.csv"
+CANVAS, CONTEXT = 256, 2048
+REST, NO_GRAPH = "everything else", "launches without a graph"
+
+# Published for Triton's fused MoE at these expert shapes on an H200 (419.6 us a layer); assumed for every other reading of weights.
+BANDWIDTH = 0.76
+TENSOR = 0.70  # of the tensor rate inside a product; assumed
+ISSUE = 0.70  # of one instruction per clock and scheduler; assumed
+SYNC = 0.6  # of Hopper's tensor rate that the instruction of the cards before it reaches; assumed
+LATENCY = 0.6e-6  # seconds from a load to its data while the memory is busy; assumed
+STARTS = 1.0  # blocks that a card starts per clock; assumed
+SMALL = 1e-6  # seconds that a kernel with next to nothing to do takes, in a graph as well; assumed
+LAUNCH = 2e-6  # seconds between two kernels without a graph; assumed
+
+
+class Card(NamedTuple):
+    """Published figures; a tensor rate is dense bf16 with float32 sums."""
+
+    name: str
+    arch: int  # whose machine code is read
+    gb_per_second: float
+    tflops: float
+    processors: int
+    ghz: float  # boost
+    warps: int  # that one multiprocessor holds
+    shared_kib: int  # of one multiprocessor
+    gib: int
+
+
+# H100, H200: NVIDIA's H100 white paper and the data sheets of the SXM cards. RTX: the white papers of GA102, Ada and RTX Blackwell,
+# one table of peak rates each. Spark: 273 GB/s from its data sheet, 6,144 cores at 31 TFLOPS in float32 (Hot Chips 2025), so 48
+# multiprocessors at 2.5 GHz; its bf16 rate is not published: here that of a 5090 per multiprocessor and clock, and owners report
+# about 60. sm_121 code cannot be read with the wheel's tools; sm_120's stands for it. Warps, shared memory: CUDA programming guide.
+CARDS = (
+    Card("H200", 90, 4800, 989.4, 132, 1.83, 64, 228, 141),
+    Card("H100 SXM", 90, 3350, 989.4, 132, 1.83, 64, 228, 80),
+    Card("RTX 5090", 120, 1792, 209.5, 170, 2.407, 48, 100, 32),
+    Card("RTX 4090", 89, 1008, 165.2, 128, 2.52, 48, 100, 24),
+    Card("RTX 3090", 86, 936, 71.0, 82, 1.695, 48, 100, 24),
+    Card("DGX Spark", 120, 273, 62.0, 48, 2.52, 48, 100, 128),
+)
+
+
+class Use(NamedTuple):
+    """A Triton kernel in a step: how often it is launched and what one launch is made of."""
+
+    operation: str
+    kernel: str  # as in kernels_aot.py
+    launches: int
+    blocks: int
+    trips: int  # through the loop of products
+    flops: float  # of one trip
+    share: float  # of the operation's bytes
+    chained: bool = False  # a trip's products wait for each other: arithmetic and instructions add up
+    early: bool = False  # every block leaves at the first exit
+
+
+class Code(NamedTuple):
+    """What the machine code of a kernel says, for one warp."""
+
+    inside: int  # instructions of one trip; 0: the loop is unrolled
+    outside: int
+    tensor: str  # the tensor instruction
+    registers: int
+    shared: int
+    warps: int
+    stages: int
+
+
+def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel]) -> list[Use]:
+    """The Triton kernels of a step that do most of the work, in the shapes they are launched with; the rest counts as small."""
+    hidden, vocab, layers = config.hidden_size, config.vocab_size, len(config.layers)
+
+    def product(name: str, rows: str, columns: str, depth: str, times: int = 2) -> tuple[dict[str, int], float]:
+        sizes = kernels[name].constants
+        return sizes, float(times * sizes[rows] * sizes[columns] * sizes[depth])
+
+    tile, one = product("vocab tiles, 128 rows", "ROWS", "TOKENS", "DEPTH")
+    tiles = math.ceil(vocab / tile["TOKENS"])
+    found = [
+        Use("head", "vocab tiles, 128 rows", 1, -(-CANVAS // tile["ROWS"]) * tiles, -(-hidden // tile["DEPTH"]), one, 1.0),
+        Use("head", "vocab rescale", 1, CANVAS * tiles, 0, 0.0, 0.0, early=True),
+        Use("head", "vocab rows", 1, CANVAS, 0, 0.0, 0.0),
+    ]
+    inner = config.moe_intermediate_size
+    for name, columns, depth, times, share in (("inner", inner, hidden, 4, 2 / 3), ("outer", hidden, inner, 2, 1 / 3)):
+        name = f"experts {name}, 16 rows"
+        tile, one = product(name, "ROWS", "COLS", "DEEP", times)
+        blocks = expert_blocks(CANVAS, config.top_k_experts, config.num_experts, tile["ROWS"]) * math.ceil(columns / tile["COLS"])
+        found.append(Use("experts", name, layers, blocks, math.ceil(depth / tile["DEEP"]), one, share))
+    every = sum(cached(config, layer) for layer in config.layers)
+    for layer, count in Counter(config.layers).items():
+        name = f"attention, head {layer.head_dim}"
+        tile, one = product(name, "ROWS", "KEYS", "width", 4)
+        blocks = layer.num_key_value_heads * math.ceil(CANVAS / (tile["ROWS"] // tile["group"]))
+        trips, share = math.ceil(seen(config, layer) / tile["KEYS"]), count * cached(config, layer) / every
+        found.append(Use("attention", name, count, blocks, trips, one, share, chained=True))
+    return found
+
+
+def seen(config: ModelConfig, layer: LayerConfig) -> int:
+    """Keys that a canvas row sees."""
+    return (min(CONTEXT, config.sliding_window - 1) if layer.is_sliding else CONTEXT) + CANVAS
+
+
+def cached(config: ModelConfig, layer: LayerConfig) -> int:
+    return 2 * layer.num_key_value_heads * layer.head_dim * seen(config, layer)
+
+
+def expert_blocks(rows: int, top_k: int, experts: int, block: int) -> int:
+    """How many blocks of `block` rows the experts' rows make, if every expert is as likely as any other."""
+    p = top_k / experts
+    chances = ((count, math.comb(rows, count) * p**count * (1 - p) ** (rows - count)) for count in range(rows + 1))
+    return round(experts * sum(chance * math.ceil(count / block) for count, chance in chances))
+
+
+def read_code(text: str) -> tuple[int, int, str]:
+    """(inside, outside, tensor instruction) of a disassembled kernel; of its loops that with most products is the one."""
+    text = text[text.index("\n.text.") :].split("//----")[0]
+    code = [line for line in text.splitlines() if re.match(r"\s+/\*[0-9a-f]{4,}\*/\s", line) or line.startswith(".L_x")]
+    labels = {line.split(":")[0]: place for place, line in enumerate(code) if line.startswith(".L_x")}
+    end = max(place for place, line in enumerate(code) if re.search(r"\bEXIT\b", line)) + 1
+    products = [bool(re.search(kernels_aot.TENSOR, line)) for line in code]
+    loops = []
+    for place, line in enumerate(code[:end]):
+        jump = re.search(r"\bBRA.*`\((\.L_x_\d+)\)", line)
+        if jump and labels[jump[1]] < place:
+            loops.append((sum(products[labels[jump[1]] : place]), labels[jump[1]], place + 1))
+    most, first, last = max(loops, default=(0, 0, 0))
+    parts = (code[:end], code[first:last] if most else [])
+    every, inside = ([line for line in part if not line.startswith(".L_x")] for part in parts)
+    name = re.search(kernels_aot.TENSOR, text)
+    return len(inside), len(every) - len(inside), name[1] if name else ""
+
+
+def compiled(kernel: kernels_aot.Kernel, arch: int) -> Code:
+    needs = kernels_aot.resources(kernel, arch)
+    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    built = triton.compile(kernel.source(), target=GPUTarget("cuda", arch, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        call = [kernels_aot.TOOLS / "nvdisasm", file.name]
+        text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    return Code(*read_code(text), needs["registers"], needs["shared_bytes"], kernel.warps, kernel.stages)
+
+
+def resident(code: Code, card: Card) -> int:
+    """Blocks that one multiprocessor holds at once: 65,536 registers, eights per thread; each block costs 1 KiB of shared memory."""
+    threads = 32 * code.warps
+    by_registers = 65536 // (threads * math.ceil(code.registers / 8) * 8)
+    by_shared = card.shared_kib * 1024 // (code.shared + 1024)
+    return max(1, min(by_registers, by_shared, card.warps // code.warps, 32))
+
+
+def on_card(use: Use, code: Code, card: Card) -> float:
+    """Seconds that one launch holds the multiprocessors, whatever the memory does.
+
+    A block cannot go faster than its own trips follow each other, nor all blocks of a multiprocessor than its tensor units and its
+    four schedulers can serve together. Blocks beyond what it holds at once wait for the next wave.
+    """
+    clock = card.ghz * 1e9
+    if use.early:
+        return use.blocks / (STARTS * clock)
+    rate = card.tflops * 1e12 / card.processors / clock * TENSOR * (SYNC if card.arch == 90 and code.tensor == "HMMA" else 1.0)
+    turn = code.warps / 4 / ISSUE  # clocks in which the schedulers issue one instruction of every warp of a block
+    unrolled = bool(use.trips) and not code.inside
+    inside = (code.outside / use.trips if unrolled else code.inside) * turn
+    outside = 0.0 if unrolled else code.outside * turn
+    product, wait = use.flops / rate, LATENCY * clock
+    alone = product + inside if use.chained else max(product, inside)
+    alone = alone + wait if code.stages == 1 else max(alone, wait / (code.stages - 1))  # stages: how far ahead is loaded
+    busiest = math.ceil(use.blocks / card.processors)
+    together = min(resident(code, card), busiest)
+    wave = max(use.trips * alone + outside, together * use.trips * product, together * (use.trips * inside + outside))
+    return math.ceil(busiest / together) * wave / clock
+
+
+def predict(
+    card: Card, config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], launches: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """A row per kernel, per operation of a library's products, per kind of overhead: the least and the predicted ms of a step."""
+    own = uses(config, kernels)
+    memory, tensor = card.gb_per_second * 1e9, card.tflops * 1e12
+
+    def row(operation: str, kernel: str, count: int | str, least: float, taken: float, why: str) -> dict[str, Any]:
+        return {
+            "card": card.name, "status": "predicted", "operation": operation, "kernel": kernel, "launches": count,
+            "limit_ms": round(1e3 * least, 3), "predicted_ms": round(1e3 * taken, 3), "bound_by": why,
+        }  # fmt: skip
+
+    for operation, flops, size in works(config):
+        named = [use for use in own if use.operation == operation]
+        if not named:
+            by_bytes, by_flops = size / memory / BANDWIDTH, flops / tensor / TENSOR
+            least, why = max(flops / tensor, size / memory), "bytes" if by_bytes > by_flops else "products"
+            yield row(operation, "library products", "", least, max(by_bytes, by_flops), why)
+        for use in named:
+            code = compiled(kernels[use.kernel], card.arch)
+            done = {u.kernel: u.flops * u.trips * u.blocks * u.launches for u in named}
+            part = done[use.kernel] / sum(done.values())
+            least = max(part * flops / tensor, use.share * size / memory)
+            by_bytes, by_blocks = use.share * size / memory / BANDWIDTH, use.launches * on_card(use, code, card)
+            why = f"blocks: {code.inside} + {code.outside} instructions, {resident(code, card)} at once on a multiprocessor"
+            why = "bytes" if by_bytes > by_blocks else "starts of blocks" if use.early else why
+            yield row(operation, use.kernel, use.launches, least, max(by_bytes, by_blocks), why)
+    every = sum(launches.values())
+    products = sum(launches[f"aten::{name}"] for name in ("linear", "mm", "matmul", "bmm"))
+    small = every - products - sum(use.launches for use in own)
+    yield row(REST, "small kernels", small, 0.0, small * SMALL, "launches")
+    yield row(REST, NO_GRAPH, every, 0.0, every * LAUNCH, "launches")
+
+
+def works(config: ModelConfig) -> Iterator[tuple[str, float, float]]:
+    """(operation, FLOPs, bytes) of the step. The vocabulary's table is read by the head and by p @ E; roofline.py counts it once."""
+    for operation, work in work_by_operation(config, 2, 0, CANVAS, CANVAS, CONTEXT, 1):
+        again = 2.0 * config.vocab_size * config.hidden_size if operation == "expected embedding" else 0.0
+        yield operation, work.flops, work.bytes + again
+
+
+def count_launches() -> Counter[str]:
+    """Kernels of one step of the 26B shape without a graph: counted on small models, and carried on to its 25 and 5 layers."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "DGEMMA_KERNELS": "triton"}
+    call = [sys.executable, __file__, "--count"]
+    told = subprocess.run(call, stdout=subprocess.PIPE, check=True, env=environment).stdout
+    one, sliding, full = map(Counter, json.loads(told))
+    names = {*one, *sliding, *full}
+    return Counter({name: one[name] + 24 * (sliding[name] - one[name]) + 4 * (full[name] - one[name]) for name in names})
+
+
+def launches_of(kinds: str) -> Counter[str]:
+    """In the interpreter's process: what one step with self-conditioning launches, on a small model of these layers."""
+    from triton.runtime.interpreter import GridExecutor
+
+    text = {
+        "model_type": "diffusion_gemma_text", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32,
+        "num_hidden_layers": len(kinds), "layer_types": [{"S": "sliding_attention", "F": "full_attention"}[kind] for kind in kinds],
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32,
+        "num_global_key_value_heads": 1, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16,
+        "sliding_window": 16, "max_position_embeddings": 512,
+    }  # fmt: skip
+    config = ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 16, "text_config": text}, "counted")
+    engine = Engine(build_random(config, dtype=torch.bfloat16), EngineConfig(prefix_cache=0))
+    engine.submit(Request((1, 2, 3), 16, 0, DenoiseConfig(eos_token_id=None, max_denoising_steps=8, confidence_threshold=1e-9)))
+    for _ in range(2):
+        engine.advance()
+    found, plain = Counting(), GridExecutor.__call__
+
+    def launch(self: GridExecutor, *arguments: Any, **named: Any) -> None:
+        found.seen[f"triton {self.fn.__name__}"] += 1
+        with torch.utils._python_dispatch._disable_current_modes():  # the interpreter's own copies are no launches
+            plain(self, *arguments, **named)
+
+    with mock.patch.object(GridExecutor, "__call__", launch), found:
+        engine.advance()
+    return found.seen
+
+
+class Counting(TorchDispatchMode):
+    """Counts operations that would launch a kernel: all but views, allocations and looks at a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, returns = function._schema.name, function._schema.returns
+        view = bool(returns) and all(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+        if not view and not re.match(r"aten::(empty|new_empty|_local_scalar|detach|_unsafe_view|item)", name):
+            self.seen[name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def total(rows: Sequence[dict[str, Any]], card: Card, column: str, graph: bool = True, operation: str = "") -> float:
+    """ms of a column on a card: of one operation, or of all."""
+    own = (row for row in rows if row["card"] == card.name and operation in ("", row["operation"]))
+    return sum(row[column] for row in own if not (graph and row["kernel"] == NO_GRAPH))
+
+
+def report(rows: Sequence[dict[str, Any]], launches: Counter[str], config: ModelConfig) -> Iterator[str]:
+    """The tables of docs/numbers.md."""
+    weights = sum(size for operation, _, size in works(config) if operation not in ("attention", "expected embedding")) / 2**30
+    yield f"{sum(launches.values())} launches a step; about {weights:.0f} GiB of weights\n"
+    yield "| card | holds it | limit, ms | predicted, with a graph | of the limit | predicted, without |"
+    yield "|---|---|---|---|---|---|"
+    for card in CARDS:
+        least, graph = total(rows, card, "limit_ms"), total(rows, card, "predicted_ms")
+        eager = total(rows, card, "predicted_ms", graph=False)
+        fits = "yes" if card.gib > weights else "no"
+        yield f"| {card.name} | {fits} | {least:.1f} | {graph:.1f} | {least / graph:.0%} | {eager:.1f} |"
+    yield "\n| limit / predicted, ms | " + " | ".join(card.name for card in CARDS) + " |"
+    yield "|---" * (len(CARDS) + 1) + "|"
+    operations = list(dict.fromkeys(row["operation"] for row in rows))
+    for operation in operations:
+        cells = ((total(rows, card, column, operation=operation) for column in ("limit_ms", "predicted_ms")) for card in CARDS)
+        yield f"| {operation} | " + " | ".join(f"{least:.2f} / {taken:.2f}" for least, taken in cells) + " |"
+    yield ""
+    for card in CARDS:
+        taken, least = ({n: total(rows, card, c, operation=n) for n in operations} for c in ("predicted_ms", "limit_ms"))
+        lost = {name: taken[name] - least[name] for name in operations}
+        yield f"{card.name}: " + ", ".join(f"{name} {lost[name]:.1f} ms" for name in sorted(lost, key=lost.get, reverse=True)[:3])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
+    if parser.parse_args().count:
+        json.dump([launches_of(kinds) for kinds in ("SF", "SSF", "SFF")], sys.stdout)
+        return
+    config, launches = shape("diffusiongemma-26b"), count_launches()
+    kernels = {kernel.name: kernel for kernel in kernels_aot.kernels()}
+    rows = [row for card in CARDS for row in predict(card, config, kernels, launches)]
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print("\n".join(report(rows, launches, config)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The heads of a layer: projections split by head, a norm per head on q, k and v, rope on q and k.
+
+It refuses to know where the projections come from and where K and V go. Trap: a layer without a v projection
+takes V from the **raw** K projection, before k's norm and rope.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .norm import rms_norm
+from .rope import rotate
+from .select import triton_form
+
+
+def heads(
+    q: Tensor, k: Tensor, v: Tensor | None, q_weight: Tensor, k_weight: Tensor, eps: float, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q [B, T, H*K], k and v [B, T, G*K] (v None: the raw k) -> q [B, H, T, K], k and v [B, G, T, K].
+
+    q_weight, k_weight [K]; v's norm has no weight. cos, sin [B, 1, T, K/2] of `rope_table`, in the dtype of q.
+    A head is rounded to that dtype after its norm, then turned.
+    """
+    if fast := triton_form("heads", q):
+        return fast.heads(q, k, v, q_weight, k_weight, eps, cos, sin)
+    width = q_weight.shape[0]
+    keys = _split(k, width)
+    values = keys if v is None else _split(v, width)
+    q = rotate(rms_norm(_split(q, width), q_weight, eps), cos, sin)
+    return q, rotate(rms_norm(keys, k_weight, eps), cos, sin), rms_norm(values, None, eps)
+
+
+def _split(x: Tensor, width: int) -> Tensor:
+    """[B, T, H*K] as [B, H, T, K]."""
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)

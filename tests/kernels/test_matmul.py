@@ -1,0 +1,84 @@
+"""Packed weights against plain ones: the same products, activations inside them, a whole model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from dgemma.kernels.matmul import PACKED, can_pack, gated_mlp, linear, pack, pack_table
+from dgemma.kernels.moe import experts
+from dgemma.kernels.vocab import head, soft_embedding
+from dgemma.model.build import count_parameters
+from dgemma.model.build import pack as pack_model
+from tests.helpers import assert_close, is_close, lively_model, tiny_config
+
+pytestmark = pytest.mark.skipif(not can_pack(), reason="this torch has no oneDNN")
+KINDS = [str(dtype).removeprefix("torch.") for dtype in PACKED]
+
+
+def normal(*shape: int, seed: int = 0, dtype: str = "float32") -> torch.Tensor:
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * shape[-1] ** -0.5
+    return draw.to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_a_packed_product_is_the_plain_one(rows: int, dtype: str) -> None:
+    x, weight = normal(2, rows, 40, dtype=dtype), normal(24, 40, seed=1, dtype=dtype)
+    assert_close(linear(x, pack(weight)), linear(x, weight), dtype)
+    assert_close(linear(x, pack(weight), "tanh"), linear(x, weight).tanh(), dtype)
+    assert not is_close(linear(x, pack(weight.roll(1, 0))), linear(x, weight), dtype)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_packed_mlp_is_the_plain_one(dtype: str) -> None:
+    x, gate, up, down = (normal(*shape, seed=n, dtype=dtype) for n, shape in enumerate([(9, 40), (24, 40), (24, 40), (40, 24)]))
+    packed = [pack(weight) for weight in (gate, up, down)]
+    assert_close(gated_mlp(x, *packed), gated_mlp(x, gate, up, down), dtype)
+    assert not is_close(gated_mlp(x, packed[1], packed[0], packed[2]), gated_mlp(x, gate, up, down), dtype)
+
+
+def test_packed_experts_are_the_plain_ones() -> None:
+    x, gate_up, down = normal(30, 24), normal(5, 20, 24, seed=1), normal(5, 24, 10, seed=2)
+    weights, index = normal(30, 4, seed=3).softmax(-1).topk(2, dim=-1)
+    pairs = [(pack(both[:10]), pack(both[10:])) for both in gate_up]
+    want = experts(x, gate_up, down, weights, index)
+    assert_close(experts(x, pairs, [pack(weight) for weight in down], weights, index), want)
+    assert not is_close(experts(x, pairs, [pack(weight) for weight in down.roll(1, 0)], weights, index), want)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_a_packed_head_says_what_the_plain_one_says(dtype: str) -> None:
+    hidden, table = normal(2, 6, 32, dtype=dtype) * 40, normal(2100, 32, seed=1, dtype=dtype) * 6
+    heat, uniforms = torch.tensor([1.25, 2.0], dtype=torch.float64), torch.rand(2, 6, 2)
+    got, want = (head(hidden, weight, 5.0, heat, uniforms) for weight in (pack_table(table), table))
+    assert_close(got.entropy, want.entropy, dtype)
+    mixed = soft_embedding(got.p, got.row_sum, pack(table.T), 3.0)
+    assert_close(mixed, soft_embedding(want.p, want.row_sum, table.T, 3.0), dtype)
+    if dtype == "float32":
+        assert torch.equal(got.argmax, want.argmax) and torch.equal(got.sample, want.sample)
+        assert not is_close(head(hidden, pack_table(table), 5.5, heat, uniforms).entropy, want.entropy, dtype)
+
+
+@torch.no_grad()
+def test_a_packed_model_is_the_plain_one() -> None:
+    plain = lively_model(tiny_config("SSF"), seed=4)
+    packed = pack_model(copy.deepcopy(plain))
+    assert packed.packed and not isinstance(packed.layers[0].experts.down_proj, torch.Tensor)
+    ids, canvas = torch.randint(48, (1, 9)), torch.randint(48, (1, 6))
+    for model in (plain, packed):
+        kv = [model.new_cache()]
+        model.encode(ids, kv)
+        hidden = model.denoise(canvas, kv)
+        stats = head(hidden, model.table, 30.0, torch.ones(1), torch.full((1, 6, 2), 0.5))
+        found = torch.cat((hidden, model.denoise(canvas, kv, (stats.p, stats.row_sum))))
+        if model is plain:
+            want = found
+    assert_close(found, want)
+
+
+def test_what_no_kernel_packs_stays_plain() -> None:
+    model = pack_model(lively_model(tiny_config("SF"), dtype="float64"))
+    assert model.packed is None and count_parameters(model) == count_parameters(lively_model(tiny_config("SF")))
