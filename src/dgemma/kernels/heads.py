@@ -24,12 +24,8 @@ def heads(
     if fast := triton_form("heads", q):
         return fast.heads(q, k, v, q_weight, k_weight, eps, cos, sin)
     width = q_weight.shape[0]
-    keys = _split(k, width)
-    values = keys if v is None else _split(v, width)
-    q = rotate(rms_norm(_split(q, width), q_weight, eps), cos, sin)
-    return q, rotate(rms_norm(keys, k_weight, eps), cos, sin), rms_norm(values, None, eps)
-
-
-def _split(x: Tensor, width: int) -> Tensor:
-    """[B, T, H*K] as [B, H, T, K]."""
-    return x.unflatten(-1, (-1, width)).transpose(1, 2)
+    keys = k.unflatten(-1, (-1, width))
+    values = keys if v is None else v.unflatten(-1, (-1, width))
+    q = rms_norm(q.unflatten(-1, (-1, width)), q_weight, eps).transpose(1, 2)  # after the norm, whose rows lie together before it
+    keys, values = rms_norm(keys, k_weight, eps).transpose(1, 2), rms_norm(values, None, eps).transpose(1, 2)
+    return rotate(q, cos, sin), rotate(keys, cos, sin), values

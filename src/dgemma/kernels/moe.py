@@ -56,24 +56,29 @@ def experts(
     """
     if fast := triton_form("moe", x):
         return fast.experts(x, gate_up, down, weights, index)
-    top_k, flat = index.shape[1], index.flatten()
     if isinstance(gate_up, Tensor):
-        order = flat.argsort(stable=True)
-        counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
-        hit = [expert for expert, count in enumerate(counts) if count]
-        sizes = [counts[expert] for expert in hit]
-        grouped = x[order // top_k].split(sizes)
-        gate, up = torch.cat([F.linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
-        inner = gelu_times(gate, up).split(sizes)
-        # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
-        place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
-    else:
-        hit, sizes, place = _padded(flat, len(gate_up))
-        rows = torch.zeros(sum(sizes), dtype=torch.int64).scatter_(0, place, torch.arange(len(flat)) // top_k)
-        grouped = x[rows].split(sizes)
-        inner = [gated(rows, *gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]
-    chosen = torch.cat([linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])
-    return (chosen[place].unflatten(0, (-1, top_k)) * weights[..., None].to(x.dtype)).sum(1)
+        return _plain_experts(x, gate_up, down, weights, index)
+    hit, sizes, place = _padded(index.flatten(), len(gate_up))
+    source = torch.zeros(sum(sizes), dtype=torch.int64).scatter_(0, place, torch.arange(index.numel()) // index.shape[1])
+    grouped = x.index_select(0, source).split(sizes)  # indexing with [] takes 7 times as long on a CPU
+    outputs = [linear(gated(rows, *gate_up[e]), down[e]) for rows, e in zip(grouped, hit, strict=True)]
+    # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead of 0.5
+    return F.embedding_bag(place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum")
+
+
+def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    top_k, flat = index.shape[1], index.flatten()
+    order = flat.argsort(stable=True)
+    counts = torch.bincount(flat, minlength=len(gate_up)).tolist()
+    hit = [expert for expert, count in enumerate(counts) if count]
+    sizes = [counts[expert] for expert in hit]
+    grouped = x[order // top_k].split(sizes)
+    gate, up = torch.cat([F.linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
+    inner = gelu_times(gate, up).split(sizes)
+    # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
+    chosen = torch.cat([F.linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])[place]
+    return (chosen.unflatten(0, (-1, top_k)) * weights[..., None].to(x.dtype)).sum(1)
 
 
 def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:

@@ -10,6 +10,7 @@ from torch import nn
 from ..config import ModelConfig
 from ..kernels.matmul import PACKED, can_pack, pack_table
 from ..kernels.matmul import pack as pack_weight
+from ..weights.plan import copies_of_table
 from .dgemma import DiffusionGemma
 from .layers import Experts, Linear
 
@@ -40,17 +41,18 @@ def build_random(
 def pack(model: DiffusionGemma) -> DiffusionGemma:
     """On a CPU, in float32 or bfloat16: weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
-    From then on the model only runs: it cannot be trained, saved or moved. The embedding table stays, beside its packed copy,
-    because ids are looked up in it, beside two packed copies (for the head, and turned for self-conditioning: a fifth of a small
-    model's arithmetic each); every other weight is replaced, one at a time.
+    From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
+    beside its packed copies; every other weight is replaced, one at a time.
     """
     if model.device.type != "cpu" or model.dtype not in PACKED or not can_pack():
         return model
+    weight = model.embed.weight
+    copies = copies_of_table(weight.numel(), count_parameters(model))
     for module in model.modules():
         if isinstance(module, Linear | Experts):
             module.pack()
     _keep_memory()
-    model.packed = pack_table(model.embed.weight), pack_weight(model.embed.weight.T)
+    model.packed = pack_table(weight), pack_weight(weight.T) if copies == 2 else weight.T
     return model
 
 

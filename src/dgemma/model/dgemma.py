@@ -56,7 +56,7 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         self.layers = Stack(config)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.packed: tuple[Table, Tensor] | None = None  # `table` and `columns` where build.pack made them
+        self.packed: tuple[Table, Tensor] | None = None  # `table` and `columns` of a packed model, see build.pack
 
     @property
     def table(self) -> Table:
