@@ -125,7 +125,7 @@ def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel]) -> list
     tiles = math.ceil(vocab / tile["TOKENS"])
     found = [
         Use("head", "vocab tiles, 128 rows", 1, -(-CANVAS // tile["ROWS"]) * tiles, -(-hidden // tile["DEPTH"]), one, 1.0),
-        Use("head", "vocab rescale", 1, CANVAS * tiles, 0, 0.0, 0.0, early=True),
+        Use("head", "vocab rescale", 1, CANVAS * 16, 0, 0.0, 0.0, early=True),
         Use("head", "vocab rows", 1, CANVAS, 0, 0.0, 0.0),
     ]
     inner = config.moe_intermediate_size

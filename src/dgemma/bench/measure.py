@@ -60,13 +60,13 @@ class Row:
 
 def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> Row:
     """One run of a recipe that is warm. Prefixes are not cached: each run reads its prompts."""
-    engine = dataclasses.replace(engine, prefix_cache=0)
-    _warm(model, recipe, engine)
+    running = Engine(model, dataclasses.replace(engine, prefix_cache=0))
+    _warm(running, recipe)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
     start = time.perf_counter()
-    seen = watch(Engine(model, engine), recipe, machine)
+    seen = watch(running, recipe, machine)
     total = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(model.device) - before if model.device.type == "cuda" else _most_resident()
     steps = [i for i, clean in enumerate(seen.clean) if seen.canvas[i] and clean <= seen.canvas[i]] or [*range(len(seen.clean))]
@@ -82,13 +82,15 @@ def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: Eng
     )  # fmt: skip
 
 
-def _warm(model: DiffusionGemma, recipe: Recipe, engine: EngineConfig) -> None:
-    """The first passes of the recipe: libraries choose their kernels, the allocator finds its sizes."""
-    tried = Engine(model, engine)
-    for request in recipe.requests:
-        tried.submit(request)
+def _warm(engine: Engine, recipe: Recipe) -> None:
+    """The first passes of the recipe: libraries choose their kernels, the allocator finds its sizes; and steps are captured."""
+    tickets = [engine.submit(request) for request in recipe.requests]
     for _ in range(4):
-        tried.advance()
+        engine.advance()
+    for ticket in tickets:
+        engine.cancel(ticket)
+    if engine.graphs:
+        engine.warm(len(recipe.requests))
 
 
 def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
