@@ -306,3 +306,11 @@ def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: py
         canvas = torch.arange(WIDTH)[None]
         assert torch.allclose(MODEL.denoise(canvas, [kv]), MODEL.denoise(canvas, [fresh]), atol=1e-12)
     assert not engine.slots.prefixes.live
+
+
+def test_warming_up_leaves_nothing_behind() -> None:
+    requests = [request((1,) * 20, seed=1), request((3,) * 30, seed=2)]
+    engine = Engine(MODEL, ROOMY)
+    engine.warm(3)
+    assert engine.idle and engine.passes >= 3 * 4 and not engine.slots.prefixes.cached
+    assert by_row(list(engine.run(requests)), 2) == plainly(requests)
