@@ -73,7 +73,7 @@ def lines(series: Sequence[Series], top: float, height: float, across: str) -> l
 def ticks(high: float) -> list[float]:
     """Round numbers from 0 to at most `high`, four to six of them."""
     step = 10.0 ** math.floor(math.log10(high))
-    step = next(step * part for part in (2.0, 1.0, 0.5, 0.25) if high / (step * part) >= 3)
+    step = next(step * part for part in (2.0, 1.0, 0.5, 0.25) if high / (step * part) >= 3 - 1e-9)  # 0.6 / 0.2 is a little less
     return [step * i for i in range(int(high / step + 1e-9) + 1)]
 
 
