@@ -30,8 +30,10 @@ from pathlib import Path
 
 import torch
 from about import ROOT, append, commit, machine
+from reference import generate
 
 from dgemma.bench import roofline, shapes
+from dgemma.bench.oracle import SMALL_VISION
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, StepRecord
@@ -42,12 +44,6 @@ from dgemma.weights.writer import save
 
 RESULTS = ROOT / "benchmarks" / "results" / "step_cpu.csv"
 CONTEXT = 512
-# the oracle's default vision tower alone is half a billion parameters
-VISION = {
-    "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-    "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 8,
-    "position_embedding_size": 16, "patch_size": 2, "pooling_kernel_size": 1, "default_output_length": 4,
-}  # fmt: skip
 
 Moment = tuple[float, float]  # wall clock and processor time, seconds
 Canvas = Callable[[int], Iterator[Moment]]  # seed -> the moment of each draft of one canvas
@@ -78,35 +74,14 @@ def ours(folder: Path, dtype: torch.dtype, steps: int, batch: int) -> Canvas:
 
 def theirs(folder: Path, dtype: torch.dtype, steps: int, batch: int, experts: str | None) -> Canvas:
     from transformers import DiffusionGemmaForBlockDiffusion
-    from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
     how = {"experts_implementation": experts} if experts else {}
     model = DiffusionGemmaForBlockDiffusion.from_pretrained(folder, dtype=dtype, **how).eval()
     prompt, config = torch.arange(1, CONTEXT + 1).repeat(batch, 1), settings(steps)
 
-    class Clock:
-        def __init__(self) -> None:
-            self.drafts: list[Moment] = []
-
-        def put(self, value: torch.Tensor) -> None:
-            pass
-
-        def put_draft(self, value: torch.Tensor) -> None:
-            self.drafts.append(now())
-
-        def end(self) -> None:
-            pass
-
     def canvas(seed: int) -> Iterator[Moment]:
         torch.manual_seed(seed)
-        clock = Clock()
-        model.generate(
-            prompt, max_new_tokens=model.config.canvas_length, streamer=clock, eos_token_id=None,
-            max_denoising_steps=steps, t_min=config.t_min, t_max=config.t_max, stability_threshold=1,
-            confidence_threshold=config.confidence_threshold,
-            sampler_config=EntropyBoundSamplerConfig(entropy_bound=config.entropy_bound),
-        )  # fmt: skip
-        return iter(clock.drafts)
+        return iter(generate(model, prompt, model.config.canvas_length, config, now)[1])
 
     return canvas
 
@@ -152,7 +127,7 @@ def write_model(folder: Path, name: str, dtype: torch.dtype) -> int:
     model = build_random(shapes.shape(name), seed=0, gain=1.0)
     save(folder, model.config, DenoiseConfig(), model.state_dict().items(), "{}", dtype=dtype)
     raw = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(raw | {"vision_config": VISION}))
+    (folder / "config.json").write_text(json.dumps(raw | {"vision_config": SMALL_VISION}))
     return count_parameters(model)
 
 

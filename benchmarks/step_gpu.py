@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 from about import ROOT, append, commit
+from reference import generate
 
 from dgemma.bench import oracle, roofline, shapes
 from dgemma.bench.recipes import recipes
@@ -65,33 +66,13 @@ def ours(model: DiffusionGemma) -> Side:
 
 
 def theirs(reference: Any, device: torch.device, cache: str | None) -> Side:
-    from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
-
-    class Clock:
-        def __init__(self) -> None:
-            self.drafts: list[float] = []
-
-        def put(self, value: torch.Tensor) -> None:
-            pass
-
-        def put_draft(self, value: torch.Tensor) -> None:  # already on the host: the step is over
-            self.drafts.append(time.perf_counter())
-
-        def end(self) -> None:
-            pass
-
     def run(request: Request) -> Run:
-        config, clock = request.config, Clock()
-        prompt = torch.tensor([request.prompt_ids], device=device)
+        prompt, config = torch.tensor([request.prompt_ids], device=device), request.config.replace(confidence_threshold=NEVER)
         start = time.perf_counter()
-        output = reference.generate(
-            prompt, max_new_tokens=request.max_tokens, streamer=clock, eos_token_id=None, cache_implementation=cache,
-            max_denoising_steps=config.max_denoising_steps, t_min=config.t_min, t_max=config.t_max, stability_threshold=1,
-            confidence_threshold=NEVER, sampler_config=EntropyBoundSamplerConfig(entropy_bound=config.entropy_bound),
-        )  # fmt: skip
+        output, drafts = generate(reference, prompt, request.max_tokens, config, time.perf_counter, cache_implementation=cache)
         ids = output if isinstance(output, torch.Tensor) else output.sequences
         tokens = ids[0, len(request.prompt_ids) :].tolist()
-        return Run(between(clock.drafts, request), time.perf_counter() - start, tokens)
+        return Run(between(drafts, request), time.perf_counter() - start, tokens)
 
     return run
 

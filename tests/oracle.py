@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dgemma.bench.oracle import SMALL_VISION
 from dgemma.config import DenoiseConfig
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.weights.names import published_names
@@ -31,19 +32,12 @@ def installed() -> bool:
 
 needed = pytest.mark.skipif(not installed(), reason="the oracle, transformers >= 5.17, is not installed")
 
-# without this the oracle builds its default vision tower: half a billion parameters
-TINY_VISION = {
-    "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-    "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 8,
-    "position_embedding_size": 16, "patch_size": 2, "pooling_kernel_size": 1, "default_output_length": 4,
-}  # fmt: skip
-
 
 def config_of(raw: dict[str, Any]) -> Any:
     """The oracle's own config object of a `config.json`, with a vision tower small enough for a test."""
     from transformers import DiffusionGemmaConfig
 
-    return DiffusionGemmaConfig(**raw | {"vision_config": TINY_VISION})
+    return DiffusionGemmaConfig(**raw | {"vision_config": SMALL_VISION})
 
 
 def model_of(model: DiffusionGemma, raw: dict[str, Any] | None = None, attention: str = "sdpa") -> Any:

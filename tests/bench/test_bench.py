@@ -111,7 +111,7 @@ def test_fixed16_takes_sixteen_steps_and_its_passes_are_all_seen() -> None:
     seen = watch(engine, recipe, SLOW)
     assert seen.steps == [16] * 3 and seen.tokens == 3 * CONFIG.canvas_length
     assert len(seen.seconds) == engine.passes == 2 + 48  # two chunks alone; the third goes with the first step
-    assert sum(seen.clean) == 40 + 2 * CONFIG.canvas_length and sum(seen.canvas) == 48 * CONFIG.canvas_length
+    assert sum(load.clean for load in seen.loads) == 40 + 2 * CONFIG.canvas_length and sum(load.canvas for load in seen.loads) == 48 * CONFIG.canvas_length
 
 
 def test_a_row_adds_up() -> None:

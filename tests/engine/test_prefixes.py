@@ -13,7 +13,7 @@ from dgemma.engine.prefixes import Encoded
 from dgemma.engine.slots import Slot
 from dgemma.model.kv import KVCache
 from tests.engine.test_denoise import MODEL, WIDTH, by_row, request
-from tests.engine.test_engine import ROOMY, plainly
+from tests.engine.test_engine import ROOMY, despite_errors, plainly
 
 HISTORY = tuple(random.Random(3).choices(range(48), k=60))
 EDITED = (*HISTORY[:45], 9, 9, 9)
@@ -96,11 +96,7 @@ def test_a_mark_that_finds_no_memory_leaves_everybody_s_prompt_counted(monkeypat
     engine = Engine(MODEL, ROOMY)
     tickets, told = {engine.submit(one): index for index, one in enumerate(requests)}, []
     monkeypatch.setattr(KVCache, "window", failing)
-    while not engine.idle:
-        try:
-            engine.advance()
-        except torch.OutOfMemoryError:
-            pass
+    for _ in despite_errors(engine):
         for ticket, index in tickets.items():
             told += [record.of(index) for record in engine.poll(ticket)]
     assert by_row(told, 3) == want and len(calls) > 3

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dgemma.bench.oracle import SMALL_VISION
 from dgemma.config import DenoiseConfig, ModelConfig
 from dgemma.errors import CheckpointError
 from dgemma.model.build import build
@@ -89,7 +90,7 @@ def test_the_oracle_loads_our_folder(number: int, tmp_path: Path) -> None:
         json.dumps(byte_tokenizer_json()), dtype=torch.float32,
     )  # fmt: skip
     raw = json.loads((folder / "config.json").read_text())
-    raw["vision_config"] = oracle.TINY_VISION  # our text model has none, and the oracle's default is half a billion
+    raw["vision_config"] = SMALL_VISION  # our text model has none, and the oracle's default is half a billion
     (folder / "config.json").write_text(json.dumps(raw))
     model = oracle.reload(str(folder))
     for row, prompt in enumerate(world.prompts):

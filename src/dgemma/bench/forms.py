@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.moe import experts
-from ..kernels.select import triton_form
+from ..kernels.select import CHOICE, triton_form, wants_triton
 from ..kernels.vocab import head
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
@@ -22,7 +22,6 @@ from ..model.passes import Pass, Span
 from .reach import logits
 from .report import Section, Skip
 
-CHOICE = "DGEMMA_KERNELS"
 # Mass of a row that may be elsewhere (entropy: four times as many nats). Measured in the interpreter on the shipped checkpoint:
 # float32 9.2e-6 and 1.4e-5 nats, 16 bits 0.0031 and 0.0052 nats, most of which is p's own rounding
 HEAD = {torch.float32: 1e-3, torch.bfloat16: 0.01, torch.float16: 0.01}
@@ -45,7 +44,7 @@ def forms(name: str) -> Iterator[None]:
 
 def why_not(net: DiffusionGemma) -> str | None:
     """Why there is nothing to compare."""
-    if not net.device.type == "cuda" and os.environ.get(CHOICE) != "triton":
+    if not net.device.type == "cuda" and not wants_triton():
         return f"Triton's forms run on a card, or where {CHOICE}=triton and TRITON_INTERPRET=1 are set"
     if not isinstance(net.layers[0].experts.gate_up_proj, Tensor):
         return f"the weights are packed for a CPU; {CHOICE}=triton must be set from the beginning"

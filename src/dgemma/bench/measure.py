@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..config import EngineConfig
-from ..engine.engine import Engine
+from ..engine.engine import Engine, Load
 from ..engine.requests import CommitRecord, StepRecord
 from ..model.dgemma import DiffusionGemma
 from .recipes import Recipe
@@ -29,8 +29,7 @@ class Passes:
 
     seconds: list[float] = field(default_factory=list)
     limits: list[float] = field(default_factory=list)  # the least time each could have taken
-    clean: list[int] = field(default_factory=list)  # prompt and commit rows
-    canvas: list[int] = field(default_factory=list)  # canvas rows
+    loads: list[Load] = field(default_factory=list)
     bytes: list[float] = field(default_factory=list)
     first_draft: list[float] = field(default_factory=list)  # seconds from the start, of each request
     first_text: list[float] = field(default_factory=list)
@@ -69,10 +68,10 @@ def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: Eng
     seen = watch(running, recipe, machine)
     total = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(model.device) - before if model.device.type == "cuda" else _most_resident()
-    steps = [i for i, clean in enumerate(seen.clean) if seen.canvas[i] and clean <= seen.canvas[i]] or [*range(len(seen.clean))]
-    reading = [i for i in range(len(seen.clean)) if not seen.canvas[i]]
+    steps = [i for i, load in enumerate(seen.loads) if load.is_step] or [*range(len(seen.loads))]
+    reading = [i for i, load in enumerate(seen.loads) if not load.canvas]
     times = sorted(seen.seconds[i] for i in steps)
-    read, spent = sum(seen.clean[i] for i in reading), sum(seen.seconds[i] for i in reading)
+    read, spent = sum(seen.loads[i].clean for i in reading), sum(seen.seconds[i] for i in reading)
     return Row(
         recipe.name, len(recipe.requests), 1e3 * statistics.median(times), 1e3 * times[min(len(times) - 1, int(0.95 * len(times)))],
         1e3 * statistics.median(seen.limits[i] for i in steps), sum(seen.limits) / sum(seen.seconds),
@@ -110,8 +109,7 @@ def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
         work = work_of(engine.model.config, engine.model.dtype.itemsize, *load)
         seen.seconds.append(now - began)
         seen.limits.append(machine.seconds(work))
-        seen.clean.append(load.clean)
-        seen.canvas.append(load.canvas)
+        seen.loads.append(load)
         seen.bytes.append(work.bytes)
         for ticket in tickets:
             for record in engine.poll(ticket):

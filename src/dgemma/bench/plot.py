@@ -122,7 +122,11 @@ def _row(row: dict[str, Any], y: float, scale: float, colours: dict[str, str]) -
             x += part["ms"] * scale
     else:
         parts.append(bar(x, y - 6, took * scale, 12, "f0"))
-    parts.append(text(LEFT + took * scale + 4, y + 4, f"{took:.3g} ms"))
+    parts.append(text(LEFT + took * scale + 4, y + 4, f"{_number(took)} ms"))
     parts.append(bar(LEFT, y + 7, least * scale, 5, "limit"))
-    parts.append(text(LEFT + least * scale + 4, y + 15, f"{least:.3g}", kind="soft"))
+    parts.append(text(LEFT + least * scale + 4, y + 15, _number(least), kind="soft"))
     return parts
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"

@@ -115,7 +115,7 @@ def _timed(function: Callable[..., Any], operation: str, clock: Clock) -> Callab
 def profile(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> list[Part]:
     """One more run of a recipe that was measured just before. -> OPERATIONS, REST and STEP, which is the sum of the others."""
     passes = [*_passes(model, recipe, engine)]
-    steps = [one for one in passes if one[0].canvas and one[0].clean <= one[0].canvas] or passes  # as measure.py chooses
+    steps = [one for one in passes if one[0].is_step] or passes
     whole = statistics.mean(seconds for _, seconds, _ in steps)
     spent: Counter[str] = Counter()
     least: Counter[str] = Counter()

@@ -29,10 +29,11 @@ from ..engine.denoise import read_prompts, run
 from ..engine.engine import Engine
 from ..engine.requests import Request, StepRecord, results
 from ..errors import UsageError
+from ..kernels.select import CHOICE
 from ..kernels.vocab import soft_capped_logits, weigh
 from ..model.dgemma import Canvases, Previous
 from ..weights.layout import read_layout
-from ..weights.plan import GIB, RESERVE, fit, machine
+from ..weights.plan import GIB, RESERVE, fit, free_on, machine
 from . import forms, oracle, reach, roofline
 from .measure import measure
 from .recipes import recipes
@@ -98,8 +99,7 @@ def _context(model: api.Model, asked: int | None) -> int:
 
 
 def _free(device: torch.device) -> int:
-    name = "RAM" if device.type == "cpu" else f"cuda:{device.index or 0}"
-    free = max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0)
+    free = free_on(device.type, device.index)
     return free - RESERVE if free else 2**62
 
 
@@ -134,7 +134,7 @@ def _model(section: Section, model: api.Model) -> None:
         "canvas": config.canvas_length, "vocabulary": config.vocab_size,
         "experts": f"{config.num_experts}, top {config.top_k_experts}",
         "stored as": ", ".join(layout.dtypes), "runs as": _name(model.net.dtype),
-        "kernels": os.environ.get(forms.CHOICE, "torch"),
+        "kernels": os.environ.get(CHOICE, "torch"),
     }  # fmt: skip
 
 

@@ -40,6 +40,11 @@ class Load(NamedTuple):
     context: int  # cached tokens of a sequence, on average
     sequences: int
 
+    @property
+    def is_step(self) -> bool:
+        """A step of canvases, whatever commits it carried; no pass that reads a prompt of more rows than they have."""
+        return 0 < self.canvas >= self.clean
+
 
 class Engine:
     """Requests over one model."""

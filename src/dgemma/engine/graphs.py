@@ -1,9 +1,10 @@
 """Captured steps: all that a step does on a card, recorded once per number of canvases and replayed with one launch.
 
-A step of the published model is some 1,150 launches (benchmarks/predict.py), which Python may take longer to ask for than a card to do. A graph replays them on the
-same addresses, so everything that changes lies in named buffers: the state of the canvases, what the last step believed, and the
-tables of where each sequence's K and V lie and how long it is. The kernels read their loop's ends from those tables, so one graph
-serves every context. It runs the step functions of the eager pass; passes that also read or commit stay eager.
+A step of the published model is some 1,150 launches (benchmarks/predict.py), which Python may take longer to ask for than a card
+to do. A graph replays them on the same addresses, so everything that changes lies in named buffers: the state of the canvases,
+what the last step believed, and the tables of where each sequence's K and V lie and how long it is. The kernels read their loop's
+ends from those tables, so one graph serves every context. It runs the step functions of the eager pass; passes that also read or
+commit stay eager.
 
 Knows no requests. The first step of a kind runs eagerly on the buffers, which is the warm-up that a capture needs, and is
 recorded right after. Trap: whatever is made from a Python number during capture keeps that number for ever.

@@ -16,7 +16,7 @@ from ..config import EngineConfig
 from ..errors import ResourceError
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
-from ..weights.plan import fit, machine
+from ..weights.plan import fit, free_on
 from .prefixes import LEAST, Encoded, Prefixes, common
 from .requests import Request
 
@@ -140,6 +140,4 @@ class Slots:
 
 def _free(device: torch.device) -> int:
     """Bytes that requests may take of a device; a memory that tells nothing about itself is taken to be large enough."""
-    name = "RAM" if device.type in ("cpu", "meta") else f"cuda:{device.index or 0}"
-    free = max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0)
-    return int(SHARE_OF_FREE * free) or 2**62
+    return int(SHARE_OF_FREE * free_on(device.type, device.index)) or 2**62

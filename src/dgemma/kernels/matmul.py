@@ -9,13 +9,12 @@ saves or looks weights up keeps them plain.
 from __future__ import annotations
 
 import functools
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .select import fusable
+from .select import fusable, wants_triton
 
 PACKED = (torch.float32, torch.bfloat16)
 PART = 2048  # rows of a table that are packed together: what 256 rows make of them stays in the cache (65536 at once: 101 ms, so 88)
@@ -24,10 +23,18 @@ Table = Tensor | list[Tensor]  # [V, D], or its parts packed
 
 
 @functools.cache
-def can_pack() -> bool:
-    """Whether this torch has oneDNN and the two operations (its compiler's own, so they may be missing one day)."""
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise") and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    return known and torch.backends.mkldnn.is_available() and os.environ.get("DGEMMA_KERNELS") != "triton"
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this torch and this processor multiply packed weights of a dtype; found out by trying.
+
+    The two operations are torch's compiler's own, so they may be missing one day, and in bfloat16 they refuse processors without AVX-512.
+    """
+    if dtype not in PACKED or wants_triton():
+        return False
+    try:
+        linear(torch.ones((1, 16), dtype=dtype), pack(torch.ones((16, 16), dtype=dtype)))
+    except (AttributeError, RuntimeError):
+        return False
+    return True
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -40,11 +47,14 @@ def pack_table(weight: Tensor) -> list[Tensor]:
     return [pack(part) for part in weight.split(PART)]
 
 
-def linear(x: Tensor, weight: Tensor, activation: str = "none") -> Tensor:
-    """x [..., in] @ weight^T -> [..., out]; activation ("tanh", "gelu") needs a packed weight."""
-    if weight.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
-    return F.linear(x, weight)
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x [..., in] @ weight^T -> [..., out]."""
+    return activated(x, weight, "none") if weight.is_mkldnn else F.linear(x, weight)
+
+
+def activated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
+    """The same with a packed weight and "tanh" or "gelu" (in its tanh form) inside the product."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
 
 
 @fusable
@@ -56,7 +66,7 @@ def gelu_times(gate: Tensor, up: Tensor) -> Tensor:
 def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """gelu_tanh(gate @ x) * (up @ x); x [..., D], gate and up [F, D], both packed or both plain -> [..., F]."""
     if gate.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise.binary(x, linear(x, gate, "gelu"), up, None, "mul")
+        return torch.ops.mkldnn._linear_pointwise.binary(x, activated(x, gate, "gelu"), up, None, "mul")
     return gelu_times(linear(x, gate), linear(x, up))
 
 

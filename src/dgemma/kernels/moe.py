@@ -16,7 +16,6 @@ from .matmul import Pair, gated, gelu_times, linear
 from .norm import rms_norm, wide
 from .select import triton_form
 
-
 ROWS = 8  # packed experts work on multiples of so many rows
 
 
@@ -88,8 +87,8 @@ def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:
     """
     counts = torch.bincount(flat, minlength=experts)
     sizes = (counts + ROWS - 1) // ROWS * ROWS
-    order = flat.argsort(stable=True)
-    rank = torch.arange(len(flat)) - (counts.cumsum(0) - counts)[flat[order]]
-    place = torch.empty_like(order).scatter_(0, order, (sizes.cumsum(0) - sizes)[flat[order]] + rank)
-    hit = [expert for expert, size in enumerate(sizes.tolist()) if size]
-    return hit, [size for size in sizes.tolist() if size], place
+    owner, order = flat.sort(stable=True)
+    shift = (sizes - counts).cumsum(0) - (sizes - counts)  # rows that pad the groups before an expert's
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(flat)) + shift[owner])
+    hit = [(expert, size) for expert, size in enumerate(sizes.tolist()) if size]
+    return [expert for expert, _ in hit], [size for _, size in hit], place

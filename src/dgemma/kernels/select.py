@@ -16,12 +16,18 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+CHOICE = "DGEMMA_KERNELS"  # the environment variable; "triton" or nothing
+
 _fused = False
+
+
+def wants_triton() -> bool:
+    return os.environ.get(CHOICE) == "triton"
 
 
 def triton_form(name: str, tensor: Any) -> ModuleType | None:
     """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does, and always where it is to learn."""
-    if os.environ.get("DGEMMA_KERNELS") != "triton" or tensor.element_size() > 4 or tensor.requires_grad:
+    if not wants_triton() or tensor.element_size() > 4 or tensor.requires_grad:
         return None
     return _module(name) if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
 

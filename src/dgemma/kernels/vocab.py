@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .matmul import Table, linear
+from .matmul import Table, activated, linear
 from .norm import wide
 from .select import triton_form
 
@@ -98,7 +98,7 @@ def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> 
         return
     hidden, first = hidden / softcap, 0
     for part in embedding:
-        out[:, first : first + len(part)] = linear(hidden, part, "tanh")
+        out[:, first : first + len(part)] = activated(hidden, part, "tanh")
         first += len(part)
 
 

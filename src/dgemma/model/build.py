@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..config import ModelConfig
-from ..kernels.matmul import PACKED, can_pack, pack_table
+from ..kernels.matmul import can_pack, pack_table
 from ..kernels.matmul import pack as pack_weight
 from ..weights.plan import copies_of_table
 from .dgemma import DiffusionGemma
@@ -39,12 +39,12 @@ def build_random(
 
 
 def pack(model: DiffusionGemma) -> DiffusionGemma:
-    """On a CPU, in float32 or bfloat16: weights in the layout that products are fastest with (kernels/matmul.py), in place.
+    """On a CPU, in float32 or bfloat16 (where its processor has products for it): weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
     From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
     beside its packed copies; every other weight is replaced, one at a time.
     """
-    if model.device.type != "cpu" or model.dtype not in PACKED or not can_pack():
+    if model.device.type != "cpu" or not can_pack(model.dtype):
         return model
     weight = model.embed.weight
     copies = copies_of_table(weight.numel(), count_parameters(model))

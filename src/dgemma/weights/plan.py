@@ -102,6 +102,12 @@ def machine() -> list[Memory]:
     return [_host(), *_cards()]
 
 
+def free_on(kind: str, index: int | None = None) -> int:
+    """Bytes free where tensors of a device ("cpu", "cuda") live; 0 where the memory tells nothing about itself."""
+    name = f"cuda:{index or 0}" if kind == "cuda" else "RAM"
+    return max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0)
+
+
 def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and rope."""
     entries = config.sliding_window - 1 + 2 * config.canvas_length if layer.is_sliding else context
