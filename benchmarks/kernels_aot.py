@@ -1,9 +1,9 @@
 """Compile the Triton kernels ahead of time for every architecture, without a card, and say what each one needs.
 
-    python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--json]
+    python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--json] [--brief]
 
-Per kernel and architecture: registers, bytes of stack (spills), shared memory, loads of single 8- or 16-bit elements, and which
-tensor instruction was chosen, read from the machine code by the tools in Triton's own wheel. Rows go to
+Per kernel and architecture: registers, bytes of stack (spills), shared memory, conversions of FP8 numbers, loads of single 8- and
+16-bit elements, and which tensor instruction was chosen, read from the machine code by the tools in Triton's own wheel. Rows go to
 benchmarks/results/kernels_aot.csv. Trap: it must run without TRITON_INTERPRET, which turns kernels into Python functions.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import collections
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
@@ -27,7 +28,8 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import attention_triton, heads_triton, moe_triton, norm_triton, router_triton, vocab_triton
+from dgemma.kernels import attention_triton, heads_triton, matmul_triton, moe_triton, norm_triton
+from dgemma.kernels import operands_triton, rounding_triton, router_triton, vocab_triton
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"
@@ -37,7 +39,10 @@ TENSOR = r"\b(HGMMA|HMMA|QGMMA|QMMA|OMMA|IMMA|UTC[HQO]MMA)\b"
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compile a kernel: names of pointers and their types, other arguments, constants, launch options."""
+    """One way to compile a kernel: names of pointers and their types, other arguments, constants, launch options.
+
+    Launch options may stand among the constants, as operands_triton.shape_of gives them.
+    """
 
     name: str
     function: Any
@@ -51,11 +56,17 @@ class Kernel:
         kinds = {name: f"*{kind}" for name, kind in self.pointers.items()} | self.numbers
         signature = {name: kinds.get(name, "constexpr") for name in self.function.arg_names}
         aligned = {(self.function.arg_names.index(name),): [["tt.divisibility", 16]] for name in self.pointers}
-        return ASTSource(self.function, signature, self.constants, aligned)
+        constants = {name: value for name, value in self.constants.items() if name in signature}
+        return ASTSource(self.function, signature, constants, aligned)
+
+    @property
+    def launch(self) -> dict[str, int]:
+        own = {"num_warps": self.warps, "num_stages": self.stages}
+        return own | {name: self.constants[name] for name in own if name in self.constants}
 
 
 def kernels() -> list[Kernel]:
-    """Every kernel at the shapes of the published model."""
+    """Every kernel without weights in few bits, at the shapes of the published model."""
     tables = {"sums": "fp32", "moments": "fp32", "tops": "fp32", "places": "i32"}
     sizes = {"rows": "i32", "vocab": "i32", "tiles": "i32", "cap": "fp32"}
     found = []
@@ -74,17 +85,7 @@ def kernels() -> list[Kernel]:
         "vocab rows", vocab_triton._rows, {"p": "bf16"} | tables | outputs, {"vocab": "i32", "tiles": "i32"},
         {"TOKENS": 128, "TILES": 2048},
     ))  # fmt: skip
-    routing = {"order": "i64", "owner": "i32", "first": "i32", "last": "i32"}
-    for rows in (16, 32, 64):
-        shape = {"width": 2816, "depth": 704, "ROWS": rows, "COLS": 64, "DEEP": 64, "WIDEN": False}
-        found.append(Kernel(
-            f"experts inner, {rows} rows", moe_triton._inner, {"x": "bf16", "table": "bf16", "inner": "bf16"} | routing,
-            {"top_k": "i32"}, shape, stages=4,
-        ))  # fmt: skip
-        found.append(Kernel(
-            f"experts outer, {rows} rows", moe_triton._outer,
-            {"inner": "bf16", "table": "bf16", "out": "bf16", "shares": "fp32"} | routing, {}, shape, stages=4,
-        ))  # fmt: skip
+    found += [kernel for rows in (16, 32, 64) for kernel in experts_of(PLAIN, rows)]
     spans = {"keys": "i64", "values": "i64", "table": "i32", "blocks": "i32"}
     for width, group in ((64, 4), (128, 4), (256, 2), (512, 8)):
         shape = attention_triton.shape_of(width)
@@ -99,6 +100,103 @@ def kernels() -> list[Kernel]:
             {"kind": tl.bfloat16, "width": width, "block": block, "ROWS": block},
         ))  # fmt: skip
     return found + around()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A kind of weight that products are compiled for: parts and their types, and from which architectures on."""
+
+    name: str  # in the table
+    format: str = "plain"
+    parts: tuple[tuple[str, str], ...] = ()
+    group: int = 0
+    packed: bool = True
+    rounded: bool = False
+    cards: tuple[int, ...] = ARCHITECTURES
+    x: str = "bf16"
+
+    def operands(self, rows: int) -> tuple[dict[str, str], dict[str, Any]]:
+        """Types of the pointers, and constants, as operands_triton.operands gives them on a card."""
+        size = 4 if self.x == "fp32" else 2
+        options = operands_triton.shape_of(self.format, self.rounded, rows, size, self.group)
+        pointers = {"x": "u8" if self.rounded else self.x, **dict(self.parts)}
+        absent = dict.fromkeys({"x_scales", "token", "scales", "zeros", "row_scale"} - set(pointers))
+        constants = {
+            "NAME": self.format, "GROUP": self.group, "SPAN": math.gcd(self.group, options["DEEP"]), "PACKED": self.packed,
+            "ROUNDED": self.rounded, "ROWS": rows, "WIDEN": False,
+        }  # fmt: skip
+        return pointers, absent | constants | options
+
+
+FP8, FP4 = "fp8 x fp8", "nvfp4 x nvfp4"
+ROW = ("row_scale", "fp32")
+NVFP4 = (("codes", "u8"), ("scales", "u8"), ROW)
+INT4 = (("codes", "u8"), ("scales", "bf16"))
+TOKEN = ("token", "fp32")
+PLAIN = Weights("", parts=(("codes", "bf16"),), packed=False)
+WEIGHTS = (
+    Weights("fp8", "fp8", (("codes", "u8"), ROW)),
+    Weights("nvfp4", "nvfp4", NVFP4, 16),
+    Weights("int4", "int4", INT4, 32),
+    Weights("int4 of 128 with zeros", "int4", (*INT4, ("zeros", "u8")), 128),
+    Weights(FP8, "fp8", (("codes", "u8"), ROW, TOKEN), rounded=True, packed=False, cards=(89, 90, 100, 120, 121)),
+    Weights(FP4, "nvfp4", (*NVFP4, TOKEN, ("x_scales", "u8")), 16, rounded=True, packed=False, cards=(100, 120)),
+)
+SCARCE = (  # dense products only
+    Weights("int8", "int8", (("codes", "i8"), ROW)),
+    Weights("int4 with half scales", "int4", (("codes", "u8"), ("scales", "fp16"), ("zeros", "u8")), 128, packed=False),
+    Weights("int4 in float16", "int4", (("codes", "u8"), ("scales", "fp16")), 32, x="fp16"),
+    Weights("nvfp4 in float16", "nvfp4", NVFP4, 16, x="fp16"),
+    Weights("nvfp4 in float32", "nvfp4", NVFP4, 16, packed=False, x="fp32"),
+)
+
+
+def named(*words: str) -> str:
+    return " ".join(filter(None, words))
+
+
+def experts_of(weights: Weights, rows: int) -> list[Kernel]:
+    routing = {"order": "i64", "owner": "i32", "first": "i32", "last": "i32"}
+    pointers, options = weights.operands(rows)
+    sizes = {"width": 2816, "depth": 704}
+    return [
+        Kernel(
+            named("experts inner", weights.name) + f", {rows} rows", moe_triton._inner, pointers | {"inner": "bf16"} | routing,
+            {"top_k": "i32"}, sizes | moe_triton.paired(options),
+        ),
+        Kernel(
+            named("experts outer", weights.name) + f", {rows} rows", moe_triton._outer,
+            pointers | {"out": "bf16", "shares": "fp32"} | routing, {}, sizes | options,
+        ),
+    ]  # fmt: skip
+
+
+def product_of(weights: Weights, rows: int, cols: int = 0) -> Kernel:
+    """A dense product; cols: cut finer than usual, for products of few blocks."""
+    pointers, options = weights.operands(rows)
+    options["COLS"] = cols or options["COLS"]
+    return Kernel(
+        f"product {weights.name}, {rows} x {options['COLS']}", matmul_triton._product, pointers | {"out": weights.x},
+        {"rows": "i32"}, options | {"outs": 4096, "width": 2816},
+    )  # fmt: skip
+
+
+def of_weights(architecture: int, brief: bool = False) -> list[Kernel]:
+    """Experts and dense products with weights in few bits, for one architecture; brief: one block size of each."""
+    found = []
+    for weights in (one for one in WEIGHTS if architecture in one.cards):
+        found += [kernel for rows in ((16,) if brief else (16, 32, 64)) for kernel in experts_of(weights, rows)]
+    for weights in (one for one in (*WEIGHTS, *([] if brief else SCARCE)) if architecture in one.cards):
+        shapes = [(16, 0), (16, 64), (64, 0), (64, 64), (128, 0)]  # 128: a prompt
+        if weights.x == "fp32":
+            shapes = [(16, 0), (32, 0)]
+        elif weights.name == FP4:  # matmul_triton.product cuts it no finer
+            shapes = [(16, 0), (64, 0), (128, 0)]
+        found += [product_of(weights, *shape) for shape in ([(64, 0)] if brief else shapes)]
+    outputs, shape = {"x": "bf16", "codes": "u8", "token": "fp32"}, {"width": 2816, "BLOCK": rounding_triton.BLOCK}
+    found.append(Kernel("round to fp8", rounding_triton._fp8, outputs, {}, shape))
+    found.append(Kernel("round to nvfp4", rounding_triton._nvfp4, outputs | {"scales": "u8"}, {}, shape))
+    return found
 
 
 def around() -> list[Kernel]:
@@ -139,8 +237,7 @@ def around() -> list[Kernel]:
 
 def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     """What the compiled kernel needs of a multiprocessor."""
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
-    built = triton.compile(kernel.source(), target=GPUTarget("cuda", architecture, 32), options=options)
+    built = triton.compile(kernel.source(), target=GPUTarget("cuda", architecture, 32), options=kernel.launch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
@@ -150,17 +247,19 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
     used = collections.Counter(re.findall(TENSOR, code))
     return {
-        "triton": triton.__version__, "arch": f"sm_{architecture}", "kernel": kernel.name, "warps": kernel.warps,
+        "triton": triton.__version__, "arch": f"sm_{architecture}", "kernel": kernel.name, "warps": kernel.launch["num_warps"],
         "registers": int(registers), "stack_bytes": int(stack), "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
-        "shared_bytes": built.metadata.shared, "narrow_loads": len(re.findall(r"\bLDG\.E\.U(?:8|16)\b", code)),
+        "shared_bytes": built.metadata.shared,
+        "fp8_conversions": len(re.findall(r"\bF2FP?\.[\w.]*E4M3", code)),
+        "narrow_loads": len(re.findall(r"\bLDG\.E\.U(?:8|16)\b", code)),
         # the wheel's disassembler knows no sm_121
         "tensor": " ".join(f"{name} x{count}" for name, count in used.items()) if code else "not read",
     }  # fmt: skip
 
 
-def table(architectures: list[int]) -> Iterator[dict[str, Any]]:
+def table(architectures: list[int], brief: bool) -> Iterator[dict[str, Any]]:
     for architecture in architectures:
-        for kernel in kernels():
+        for kernel in kernels() + of_weights(architecture, brief):
             yield resources(kernel, architecture)
 
 
@@ -168,8 +267,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--json", action="store_true", help="print the rows, and keep the file as it is")
+    parser.add_argument("--brief", action="store_true", help="of weights in few bits only one block size each")
     options = parser.parse_args()
-    rows = list(table(options.arch))
+    rows = list(table(options.arch, options.brief))
     if options.json:
         json.dump(rows, sys.stdout)
         return

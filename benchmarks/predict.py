@@ -129,9 +129,9 @@ def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel]) -> list
         Use("head", "vocab rows", 1, CANVAS, 0, 0.0, 0.0),
     ]
     inner = config.moe_intermediate_size
-    for name, columns, depth, times, share in (("inner", inner, hidden, 4, 2 / 3), ("outer", hidden, inner, 2, 1 / 3)):
+    for name, columns, depth, share in (("inner", 2 * inner, hidden, 2 / 3), ("outer", hidden, inner, 1 / 3)):
         name = f"experts {name}, 16 rows"
-        tile, one = product(name, "ROWS", "COLS", "DEEP", times)
+        tile, one = product(name, "ROWS", "COLS", "DEEP")
         blocks = expert_blocks(CANVAS, config.top_k_experts, config.num_experts, tile["ROWS"]) * math.ceil(columns / tile["COLS"])
         found.append(Use("experts", name, layers, blocks, math.ceil(depth / tile["DEEP"]), one, share))
     every = sum(cached(config, layer) for layer in config.layers)
@@ -181,14 +181,14 @@ def read_code(text: str) -> tuple[int, int, str]:
 
 def compiled(kernel: kernels_aot.Kernel, arch: int) -> Code:
     needs = kernels_aot.resources(kernel, arch)
-    options = {"num_warps": kernel.warps, "num_stages": kernel.stages}
+    options = kernel.launch
     built = triton.compile(kernel.source(), target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(built.asm["cubin"])
         file.flush()
         call = [kernels_aot.TOOLS / "nvdisasm", file.name]
         text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    return Code(*read_code(text), needs["registers"], needs["shared_bytes"], kernel.warps, kernel.stages)
+    return Code(*read_code(text), needs["registers"], needs["shared_bytes"], options["num_warps"], options["num_stages"])
 
 
 def resident(code: Code, card: Card) -> int:

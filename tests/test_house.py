@@ -27,6 +27,7 @@ LATE = {
     "weights/hub.py": {"huggingface_hub"},  # the hub's client, only where a name is no folder
     "weights/locate.py": {"huggingface_hub"},
     "weights/pull.py": {"huggingface_hub"},
+    "weights/remote.py": {"huggingface_hub"},
     "weights/plan.py": {"torch"},  # its view of the devices: `doctor` and `ls` answer without
     "bench/oracle.py": {"transformers"},  # the reference, only where `verify` or a benchmark compares with it
     "cli/": {"dgemma", "torch", "rich", "importlib", "readline"},  # each verb brings its own

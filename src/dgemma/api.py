@@ -11,21 +11,26 @@ import torch
 from torch import Tensor
 
 from .config import MAX_PROMPT_CHARACTERS, DenoiseConfig, EngineConfig, ModelConfig
+from .config.sizes import parse_bytes
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
 from .errors import NumericsError, ResourceError, UsageError
+from .kernels.select import wants_triton
 from .kernels.vocab import soft_capped_logits, weigh
-from .model.build import build, pack
 from .model.dgemma import DiffusionGemma
+from .model.load import load as load_model
 from .tasks import chat as chat_task
 from .tasks import generate as generate_task
 from .tasks import infill as infill_task
 from .tasks.events import Committed, Draft, Filling, Generation, Reply
 from .text.tokenizer import Tokenizer
-from .weights.locate import is_chat_tuned, locate
+from .weights.headers import READABLE
+from .weights.locate import locate
+from .weights.placement import placement
 from .weights.plan import fit, machine
-from .weights.reader import DTYPES, inspect, load_into
+from .weights.reader import DTYPES, Layout
+from .weights.source import source
 
 Progress = Callable[[int, int, str], None]
 NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multiple
@@ -34,30 +39,42 @@ NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multipl
 def load(
     path_or_name: str | Path | None = None, device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None, *, revision: str | None = None, progress: Progress | None = None,
-    trainable: bool = False, warmup: int = 0,
+    trainable: bool = False, warmup: int = 0, activations: str | None = None, memory: str | int | None = None,
 ) -> Model:  # fmt: skip
-    """Load a checkpoint: a folder, a pulled hub name, or None for the one that ships with dgemma.
+    """Load a checkpoint: a folder, a .gguf file, a pulled hub name, or None for the one that ships with dgemma.
 
     device: default the first CUDA card, else the CPU; "meta" builds without reading weights. dtype: "bfloat16",
     "float16", "float32" or "float64" (or the torch dtype); default what the checkpoint holds on CUDA, float32 on a
-    CPU where that fits. trainable: keep the weights as plain parameters; without it a CPU holds them in the layout that it multiplies
-    fastest with, and `net` cannot be trained or saved. warmup: prepare steps of up to so many requests at once before the first one.
+    CPU where that fits; weights in few bits stay in their format and are computed with in it. trainable: keep the weights as
+    plain parameters; without it a CPU holds them in the layout that it multiplies fastest with, and `net` cannot be trained or
+    saved. warmup: prepare steps of up to so many requests at once before the first one. activations, where the checkpoint
+    declares that they are rounded to the weights' format (FP8, NVFP4): "rounded", "16bit", or None: only on a card that
+    multiplies in it. memory: bytes, or a size such as "8GB", of the device for everything; where the weights alone need more, whole
+    layers stream through it (model/streaming.py), and the notes say how many.
     Raises CheckpointError, HubError or ResourceError with one line that names the fix.
     """
     if not isinstance(path_or_name, str | Path | None):
-        raise UsageError(f"a model is named by a folder or hub name, not by {path_or_name!r}")
-    folder = locate(path_or_name, revision)
-    config = ModelConfig.from_file(folder / "config.json")
-    layout = inspect(folder, config)
+        raise UsageError(f"a model is named by a folder, file or hub name, not by {path_or_name!r}")
+    found = source(locate(path_or_name, revision))
+    config = found.config()
+    layout = found.inspect(config)
     target = choose_device(device)
-    kind = _dtype(dtype, target, config, layout.dtypes)
-    net = build(config, "meta", kind)
-    notes = load_into(net, layout, target, kind, progress)
-    if not trainable:
-        pack(net)
-    denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids)
-    tokenizer = Tokenizer.from_file(folder / "tokenizer.json") if (folder / "tokenizer.json").exists() else None
-    model = Model(net, denoise, tokenizer, folder, is_chat_tuned(folder), notes)
+    budget = parse_bytes(memory) if isinstance(memory, str) else memory
+    kind = _dtype(dtype, target, layout, budget)
+    rounds = _rounds(activations, target)
+    if trainable and (name := next((name for name, stored in layout.text.items() if stored.format is not None), None)):
+        raise UsageError(f"{found.place}: '{name}' is in few bits, which cannot be trained; load a checkpoint of 16 or 32 bits")
+    place, engine = None, EngineConfig()
+    if budget is not None and target.type != "meta":
+        sizes = {name: stored.nbytes for name, stored in layout.text.items()}
+        place = placement(
+            config, kind, target.type, budget, index=target.index, formats=layout.formats, stored=sizes, may_stream=not trainable
+        )
+        engine = EngineConfig(memory=budget - place.margin - place.device_bytes + place.plan.kv + place.plan.work)
+    net, notes = load_model(layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable)
+    reason = found.why_no_text()
+    tokenizer = None if reason else Tokenizer.from_json(found.tokenizer_json(), str(found.vocabulary()))
+    model = Model(net, found.denoise(config), tokenizer, found.place, found.is_chat_tuned(), notes, engine, why_no_text=reason)
     if target.type != "meta":
         model.engine.warm(warmup)
     return model
@@ -75,11 +92,12 @@ class Model:
     def __init__(
         self, net: DiffusionGemma, denoise: DenoiseConfig, tokenizer: Tokenizer | None, folder: Path,
         chat_tuned: bool = False, notes: Sequence[str] = (), engine: EngineConfig = EngineConfig(),
+        why_no_text: str | None = None,
     ):  # fmt: skip
         self.net, self.denoise, self.folder = net, denoise, folder
         self.engine = Engine(net, engine)
         self.chat_tuned, self.notes = chat_tuned, list(notes)
-        self._tokenizer = tokenizer
+        self._tokenizer, self._why_no_text = tokenizer, why_no_text or f"{folder} came without a tokenizer.json"
 
     @property
     def config(self) -> ModelConfig:
@@ -88,7 +106,7 @@ class Model:
     @property
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
-            raise UsageError(f"{self.folder} has no tokenizer.json, so it cannot read text; use generate_ids")
+            raise UsageError(f"{self._why_no_text}; without it text cannot be read: use generate_ids")
         return self._tokenizer
 
     def generate(self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any) -> Generation:
@@ -327,9 +345,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _dtype(
-    dtype: str | torch.dtype | None, device: torch.device, config: ModelConfig, stored: dict[str, int]
-) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout, budget: int | None) -> torch.dtype:
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
     if isinstance(dtype, torch.dtype) and dtype in known.values():
         return dtype
@@ -337,13 +353,29 @@ def _dtype(
         if str(dtype) not in known:
             raise UsageError(f"dtype '{dtype}' is not known; use {', '.join(known)}")
         return known[str(dtype)]
-    most = DTYPES[max(stored, key=stored.__getitem__)] if stored else torch.bfloat16
+    most = torch.bfloat16  # what stands beside weights in few bits
+    if all(stored.format is None for stored in layout.text.values()):
+        most = next((DTYPES[name] for name in layout.dtypes if name in READABLE), most)
     if device.type != "cpu":
         return most
     # 16-bit products are 5-10x slower than float32 on CPUs without bf16 units, so memory alone decides
-    memory = machine()[0].free
+    memory = machine()[0].free if budget is None else budget
     for candidate in (torch.float32, most):
-        if fit(config, candidate, 4096, device="cpu").fits(memory):
+        plan = fit(layout.config, candidate, 4096, device="cpu", formats=layout.formats)
+        if plan.fits(memory):
             return candidate
-    need = fit(config, most, 4096, device="cpu").total
-    raise ResourceError(f"the model needs {need / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB free")
+    if budget is not None:  # layers stream, or the placement says what is missing
+        return most
+    raise ResourceError(f"the model needs {plan.total / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB free")
+
+
+def _rounds(activations: str | None, device: torch.device) -> tuple[str, ...]:
+    """The formats whose products round what they multiply with, where a checkpoint declares it."""
+    if activations not in (None, "rounded", "16bit"):
+        raise UsageError(f"activations '{activations}' is not known; use rounded or 16bit, or leave it out")
+    if activations is not None:
+        return ("fp8", "nvfp4") if activations == "rounded" else ()
+    if device.type != "cuda" or not wants_triton():
+        return ()
+    generation = torch.cuda.get_device_capability(device)
+    return tuple(name for name, least in (("fp8", (8, 9)), ("nvfp4", (10, 0))) if generation >= least)

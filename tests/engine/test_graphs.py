@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import torch
 pytest.importorskip("triton")
 
 from dgemma.config import DenoiseConfig, EngineConfig  # noqa: E402
+from dgemma.config.formats import Format  # noqa: E402
 from dgemma.engine import graphs  # noqa: E402
 from dgemma.engine.engine import Engine  # noqa: E402
 from dgemma.engine.requests import Request  # noqa: E402
 from dgemma.kernels import attention_triton  # noqa: E402
+from dgemma.kernels.formats import empty  # noqa: E402
 from dgemma.model.passes import Pass  # noqa: E402
 from tests.engine import recorder  # noqa: E402
 from tests.helpers import lively_model, tiny_config  # noqa: E402
@@ -121,3 +124,16 @@ def test_a_buffer_that_is_not_refreshed_shows(model, twin: str, monkeypatch: pyt
 
 def test_what_cannot_be_captured_is_not(model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not graphs.can_capture(model) and Engine(model, ROOMY).graphs is None  # no card here
+
+
+@pytest.mark.parametrize(("name", "captured"), [("int4", True), ("q8_0", False)])
+def test_experts_that_are_counted_on_the_host_are_not_captured(name: str, captured: bool) -> None:
+    """On a card, GGUF's blocks go through the torch form, which reads how many rows each expert has."""
+    form = Format(name)
+    experts = SimpleNamespace(gate_up_proj=empty(form, (2, 32, 32), "meta"), down_proj=empty(form, (2, 32, 32), "meta"))
+    weight = SimpleNamespace(is_cuda=True, requires_grad=False, element_size=lambda: 2)
+    card = SimpleNamespace(
+        norm=SimpleNamespace(weight=weight), embed=SimpleNamespace(weight=torch.ones(1)),
+        layers=[SimpleNamespace(experts=experts)], config=SimpleNamespace(layers=[SimpleNamespace(head_dim=16)]),
+    )  # fmt: skip
+    assert graphs.can_capture(card) == captured

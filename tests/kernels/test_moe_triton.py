@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from dgemma.kernels import moe, moe_triton  # noqa: E402
+from dgemma.config.formats import Format  # noqa: E402
+from dgemma.kernels import moe, moe_triton, operands_triton  # noqa: E402
+from dgemma.kernels.formats import QuantTensor, quantise  # noqa: E402
 from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 
 
@@ -31,8 +35,9 @@ def test_they_agree(rows: int, width: int, depth: int, experts: int, top_k: int)
     assert_close(moe_triton.experts(*given), moe.experts(*given), "float32")
 
 
-def test_bf16_agrees_as_far_as_it_is_rounded() -> None:
-    given = case(20, dtype=torch.bfloat16)
+@pytest.mark.parametrize("rows", [20, 90, 200])  # blocks of 16, 32 and 64 rows
+def test_bf16_agrees_as_far_as_it_is_rounded(rows: int) -> None:
+    given = case(rows, dtype=torch.bfloat16)
     assert_close(moe_triton.experts(*given), moe.experts(*given), "bfloat16")
 
 
@@ -69,3 +74,88 @@ def test_twins_are_rejected(twin: str) -> None:
     else:
         index = (index + 1) % 5
     assert not is_close(moe_triton.experts(x, gate_up, down, weights, index), want)
+
+
+# weights in few bits
+
+FORMATS = [
+    Format("fp8"), Format("int8"), Format("nvfp4"), Format("int4", 16), Format("int4", 16, zeros=True),
+    Format("int4", 48, scale="F32"),
+]  # fmt: skip
+IDS = ["fp8", "int8", "nvfp4", "int4", "int4 with zeros", "int4 of 48"]
+
+
+def few(form: Format, rows: int = 30, dtype=torch.float32, is_rounded: bool = False):
+    """A case with 96 inputs and 48 inside; nobody chose the last expert, and the scales of gate are not those of up."""
+    x, gate_up, down, weights, index = case(rows, 96, 48, 5, 2)
+    gate_up[:, 48:] *= 1.5
+    both = replace(quantise(gate_up, form), rounded=is_rounded), replace(quantise(down, form), rounded=is_rounded)
+    return x.to(dtype), *both, weights, index % 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("form", FORMATS, ids=IDS)
+def test_experts_in_few_bits(form: Format, dtype: str) -> None:
+    given = few(form, dtype=getattr(torch, dtype))
+    assert_close(moe_triton.experts(*given), moe.experts(*given), dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 120, 200])  # blocks of 16, 32 and 64 rows
+@pytest.mark.parametrize("form", FORMATS[2:4], ids=IDS[2:4])
+def test_blocks_of_all_sizes(form: Format, rows: int) -> None:
+    given = few(form, rows, torch.bfloat16)
+    assert_close(moe_triton.experts(*given), moe.experts(*given), "bfloat16")
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["multiplied as such", "older card"])
+@pytest.mark.parametrize("form", [Format("fp8"), Format("nvfp4")], ids=["fp8", "nvfp4"])
+def test_experts_with_rounded_activations(form: Format, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native and not operands_triton.multiplies(form.name, case(1)[0]):
+        pytest.skip("an older card")
+    monkeypatch.setattr(operands_triton, "multiplies", lambda name, like: native)
+    x, gate_up, down, weights, index = few(form, is_rounded=True)
+    want = moe.experts(x, gate_up, down, weights, index)
+    # a number of the inner products that lies at a tie may be rounded either way
+    assert_close(moe_triton.experts(x, gate_up, down, weights, index), want, spread=0.02)
+    plain = [replace(weight, rounded=False) for weight in (gate_up, down)]
+    assert not is_close(moe_triton.experts(x, *plain, weights, index), want, spread=0.02)
+
+
+@pytest.mark.parametrize("twin", ["halves swapped", "gate and up swapped", "their row scales swapped", "another expert's scales"])
+@pytest.mark.parametrize("form", [Format("nvfp4"), Format("int4", 16, zeros=True)], ids=["nvfp4", "int4"])
+def test_twins_in_few_bits_are_rejected(form: Format, twin: str) -> None:
+    x, gate_up, down, weights, index = few(form)
+    want = moe.experts(x, gate_up, down, weights, index)
+    parts = dict(gate_up.parts)
+
+    def turned(part: torch.Tensor) -> torch.Tensor:  # the halves of its rows exchanged
+        return part.view(torch.uint8).unflatten(1, (2, -1)).flip(1).flatten(1, 2).view(part.dtype)
+
+    if twin == "halves swapped":
+        parts["codes"] = (parts["codes"] << 4) | (parts["codes"] >> 4)
+    elif twin == "gate and up swapped":
+        parts = {name: turned(part) for name, part in parts.items()}
+    elif twin == "their row scales swapped":
+        name = "row" if "row" in parts else "scales"
+        if name == "row":  # a matrix's rows have one scale in this format
+            parts["row"] = parts["row"] * torch.where(torch.arange(96, device=DEVICE) < 48, 2.0, 1.0)
+            want = moe.experts(x, replace(gate_up, parts=parts), down, weights, index)
+        parts[name] = turned(parts[name])
+    else:
+        parts["scales"] = parts["scales"].view(torch.uint8).roll(1, 0).view(parts["scales"].dtype)
+    assert not is_close(moe_triton.experts(x, replace(gate_up, parts=parts), down, weights, index), want)
+
+
+def test_only_what_has_a_triton_form_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, gate_up, down, weights, index = few(Format("fp8"))
+    lists = [(both[:48], both[48:]) for both in (gate_up[e] for e in range(5))], [down[e] for e in range(5)]
+    blocks = QuantTensor(Format("q8_0"), (5, 96, 96), {"codes": torch.zeros(5, 96, 3, 34, dtype=torch.uint8, device=DEVICE)})
+    want = moe.experts(x, gate_up, down, weights, index)
+    monkeypatch.setenv("DGEMMA_KERNELS", "triton")
+    calls, true = [], moe_triton.experts
+    monkeypatch.setattr(moe_triton, "experts", lambda *given: calls.append(1) or true(*given))
+    assert_close(moe.experts(x, gate_up, down, weights, index), want)
+    assert len(calls) == 1
+    assert_close(moe.experts(x, *lists, weights, index), want)
+    assert not moe.experts(x, blocks, down, weights, index).any()  # zeros
+    assert len(calls) == 1

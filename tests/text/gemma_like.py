@@ -59,3 +59,12 @@ def gemma_like_json() -> dict[str, Any]:
 
 def gemma_like() -> Tokenizer:
     return Tokenizer.from_json(gemma_like_json())
+
+
+def gguf_tokens() -> tuple[list[str], list[int]]:
+    """The same tokens, and their types in the way that the published GGUF files' conversion gives them."""
+    tokens = list(gemma_like_json()["model"]["vocab"])
+    shown = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
+    normal, control, given, byte = 1, 3, 4, 6
+    marked = {text: given if text in shown else control for text in CONTROL_TEXTS.values()}
+    return tokens, [byte if token.startswith("<0x") else marked.get(token, normal) for token in tokens]

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PIECE = 1 << 16  # bytes that are written at a time
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -26,6 +27,7 @@ class Hub:
     cut: dict[str, list[int]] = field(default_factory=dict)  # file -> after how many bytes, once each
     damaged: set[str] = field(default_factory=set)
     ranges: bool = True
+    sent: int = 0  # bytes of all answers
     cdn: bool = False  # large files come from another host name, as on the hub
     log: list[tuple[str, str, str | None]] = field(default_factory=list)
     leaked: bool = False  # the token reached the other host
@@ -118,9 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(302, b"", headers, body)
         status, ranged = 200, self.headers.get("Range")
         if ranged and hub.ranges:
-            start = int(ranged.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            status, content = 206, content[start:]
+            start, _, last = ranged.removeprefix("bytes=").partition("-")
+            own = slice(int(start), min(int(last) + 1 if last else len(content), len(content)))
+            headers["Content-Range"] = f"bytes {own.start}-{own.stop - 1}/{len(content)}"
+            status, content = 206, content[own]
         cuts = hub.cut.get(file, []) if body else []
         self._send(status, bytes(content), headers, body, cuts.pop(0) if cuts else None)
 
@@ -133,7 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if body:
-            self.wfile.write(content if cut is None else content[:cut])
+        content = (content if cut is None else content[:cut]) if body else b""
+        for start in range(0, len(content), PIECE):
+            try:
+                self.wfile.write(content[start : start + PIECE])
+            except ConnectionError:  # the client has seen enough
+                self.close_connection = True
+                return
+            self.hub.sent += len(content[start : start + PIECE])
         if cut is not None:
             self.close_connection = True

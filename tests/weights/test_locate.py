@@ -26,9 +26,29 @@ def test_a_path_that_is_missing_is_said_to_be_missing(name, tmp_path):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "x.gguf").touch()
-    with pytest.raises(UsageError, match="name the folder"):
-        locate(str(tmp_path / "x.gguf"))
+    (tmp_path / "x.bin").touch()
+    with pytest.raises(UsageError, match="name a .gguf file, or the folder"):
+        locate(str(tmp_path / "x.bin"))
+
+
+def test_a_gguf_file_is_a_checkpoint_and_so_is_the_folder_of_one(tmp_path, monkeypatch):
+    file = tmp_path / "x.gguf"
+    with pytest.raises(CheckpointError, match="x.gguf: no such file"):
+        locate(file)
+    assert locate(tmp_path) == tmp_path
+    file.touch()
+    assert locate(file) == locate(str(file)) == locate(tmp_path) == file
+    monkeypatch.chdir(tmp_path)
+    assert locate("x.gguf") == Path("x.gguf")
+    with pytest.raises(UsageError, match="a file has no revisions"):
+        locate(file, "main")
+    (tmp_path / "mmproj-x.gguf").touch()  # the part that sees pictures
+    assert locate(tmp_path) == file
+    (tmp_path / "y.gguf").touch()
+    with pytest.raises(UsageError, match="holds 2 .gguf files; name one of them, such as .*x.gguf"):
+        locate(tmp_path)
+    write_folder(tmp_path)
+    assert locate(tmp_path) == tmp_path
 
 
 @pytest.mark.parametrize(

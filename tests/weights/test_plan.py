@@ -1,18 +1,31 @@
 import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from .weights_helpers import PUBLISHED, tiny_config, tiny_state
 
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
+from dgemma.config.formats import Format, recipe
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request
-from dgemma.kernels import matmul, vocab
-from dgemma.model.build import build_random, pack
+from dgemma.kernels import formats, matmul, vocab
+from dgemma.model.build import build, build_random, pack, quantise
 from dgemma.weights import plan
-from dgemma.weights.plan import GIB, RESERVE, fit, machine, weight_bytes
+from dgemma.weights.names import expected_tensors
+from dgemma.weights.plan import GIB, RESERVE, divides, fit, format_of, longest_context, machine, margin, weight_bytes
+from dgemma.weights.reader import assign
 from tests.helpers import tiny_config as shaped
+
+GB = 10**9
+RECIPES = ("bf16", "fp8", "int8", "nvfp4", "int4", "int4+fp8", "fp8+int8")
 
 
 def published() -> ModelConfig:
@@ -84,14 +97,19 @@ def counted(shape: dict, dtype: torch.dtype, prompts: dict[int, int]) -> tuple[i
         for prompt, steps in prompts.items()
     ]
     list(engine.run([dataclasses.replace(requests[0], prompt_ids=(1,) * 3)]))  # what is made once is no part of a request
+    return sum(engine.slots.need(one) for one in requests), most_bytes(lambda: list(engine.run(requests)))
+
+
+def most_bytes(work: Callable[[], object]) -> int:
+    """The most bytes of tensors that lived at once, beyond those that lived before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as watched:
-        list(engine.run(requests))
+        work()
     now = most = 0
     events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         most = max(most, now)
-    return sum(engine.slots.need(one) for one in requests), most
+    return most
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -147,3 +165,145 @@ def test_a_container_limit_counts(monkeypatch):
     monkeypatch.setattr(plan, "_number", limits.get)
     host = plan._host()
     assert host.total == GIB and host.free <= GIB - GIB // 4
+
+
+def held(model: nn.Module) -> int:
+    """Bytes of everything that a model holds: parameters, buffers and matrices in few bits."""
+    few = [value for module in model.modules() for value in vars(module).values() if isinstance(value, formats.QuantTensor)]
+    return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers(), *few])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", [*RECIPES, "q8_0", "tables"])
+def test_the_weights_of_every_format_are_those_of_the_model(name: str, dtype: torch.dtype) -> None:
+    made = {"q8_0": {"experts": Format("q8_0"), "dense": Format("q8_0")}, "tables": {"embedding": Format("int8"), "router": Format("fp8")}}
+    chosen = made.get(name) or recipe(name)
+    model = build(published(), "meta", dtype)
+    for target in expected_tensors(published()).values():
+        if found := format_of(target, chosen):
+            assign(model, target.model_name, formats.empty(found, target.shape, "meta"))
+    said = fit(published(), dtype, 4096, formats=chosen)
+    assert said.weight_bytes == held(model)
+    if chosen:
+        assert said.weight_bytes < fit(published(), dtype, 4096).weight_bytes
+        other = chosen | {"experts": Format("int4", 64)}  # a twin in other groups
+        assert fit(published(), dtype, 4096, formats=other).weight_bytes != held(model)
+
+
+def test_a_matrix_may_have_a_format_of_its_own() -> None:
+    name = "layers.3.mlp.up_proj.weight"
+    one, plain = fit(published(), "bfloat16", 100, formats={name: Format("fp8")}), fit(published(), "bfloat16", 100)
+    assert plain.weight_bytes - one.weight_bytes == 2112 * 2816 - 2112 * 4
+
+
+def test_four_bits_fit_a_card_of_24_gb() -> None:
+    for name in ("int4", "nvfp4"):
+        long = fit(published(), "bfloat16", 32_768, formats=recipe(name), triton=True)
+        assert long.weight_bytes <= 19.5 * GB and long.fits(24 * GB)
+        # the torch forms make scores of the chunk: 5 GB more, for which 24 GiB are enough and 24 decimal GB are not
+        plain = fit(published(), "bfloat16", 32_768, formats=recipe(name), triton=False)
+        assert plain.fits(24 * GIB) and not plain.fits(24 * GB)
+    assert not fit(published(), "bfloat16", 32_768, formats=recipe("fp8"), triton=True).fits(24 * GB)
+
+
+def test_tables_in_few_bits_have_no_packed_copies() -> None:
+    assert fit(published(), "bfloat16", 4096, device="cpu", formats={"embedding": Format("int8")}).packed == 0
+    assert fit(published(), "bfloat16", 4096, device="cpu", formats=recipe("int4")).packed == 262_144 * 2816 * 2
+
+
+def test_whole_groups_are_asked_for() -> None:
+    assert divides(published(), recipe("int4")) and not divides(published(), {"experts": Format("int4", 128)})
+    assert not divides(tiny_config(), recipe("int4")) and divides(tiny_config(), recipe("fp8"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["fp8", "nvfp4", "int4", "q8_0"])
+def test_decoding_is_counted(name: str, dtype: torch.dtype) -> None:
+    """One product with a matrix that is decoded in pieces, beside what plan says of a piece."""
+    rows, outputs, inputs = 8, 2048, 1024
+    matrix = formats.quantise(torch.randn(outputs, inputs), Format("fp8" if name == "q8_0" else name))
+    if name == "q8_0":
+        matrix = formats.empty(Format(name), (outputs, inputs), "cpu")
+        matrix.parts["codes"].zero_()
+    x = torch.randn(rows, inputs).to(dtype)
+    lived = most_bytes(lambda: formats.product(x, matrix))
+    config = shaped(hidden_size=inputs, intermediate_size=outputs)
+    said = plan._decoding_bytes(config, rows, dtype.itemsize, {"layers.0.mlp.up_proj.weight": matrix.format}, False, False)
+    assert lived <= said + 2 * rows * outputs * dtype.itemsize
+    assert lived > 2 * plan.PIECES["cpu"]  # a twin that counts the codes alone would say too little
+
+
+def test_a_quantised_table_is_counted() -> None:
+    table = formats.quantise(torch.randn(4096, 1024), Format("int8"))
+    p = torch.rand(8, 4096).bfloat16()
+    lived = most_bytes(lambda: formats.mixture(p, table))
+    config = shaped(hidden_size=1024, vocab_size=4096)
+    assert lived <= plan._decoding_bytes(config, 8, 2, {"embedding": Format("int8")}, False, False) + 2 * 8 * 1024 * 4
+
+
+def test_a_quantised_model_needs_what_is_said() -> None:
+    config = shaped(hidden_size=512, intermediate_size=512, moe_intermediate_size=256, canvas_length=32, max_position_embeddings=1024)
+    for name in ("fp8", "int4", "nvfp4"):
+        model = quantise(build_random(config, dtype=torch.bfloat16), recipe(name))
+        engine = Engine(model, EngineConfig(memory=2**40, prefix_cache=0, prefill_chunk=256))
+        request = Request((1,) * 300, 64, config=DenoiseConfig(max_denoising_steps=2, eos_token_id=None))
+        list(engine.run([request]))
+        said = fit(config, "bfloat16", 364, prefill_chunk=256, device="cpu", formats=recipe(name))
+        assert most_bytes(lambda: list(engine.run([request]))) <= said.kv + said.work  # noqa: B023
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "seen"), [(512, 2048), (512, 1024), (256, 2048)])
+def test_the_scores_of_cards_are_what_torchs_plain_form_makes(rows: int, seen: int, dtype: torch.dtype) -> None:
+    """What CUDA falls back to for masks and grouped heads, run on the CPU."""
+    layer = dataclasses.replace(published().layers[5])
+    heads, groups, width = 16, layer.num_key_value_heads, layer.head_dim
+    q, k, v = (torch.randn(1, n, m, width).to(dtype) for n, m in ((heads, rows), (groups, seen), (groups, seen)))
+    mask = torch.ones(rows, seen, dtype=torch.bool)
+    with sdpa_kernel(SDPBackend.MATH):
+        lived = most_bytes(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=True))
+    said = plan._attention_bytes(layer, published(), rows, rows, seen, dtype.itemsize, True)
+    assert lived <= said <= 1.5 * lived
+    assert plan._attention_bytes(layer, published(), rows, rows, seen, dtype.itemsize, False) < lived / 2
+
+
+def test_what_flows_in_triton_is_what_it_takes() -> None:
+    fast = pytest.importorskip("dgemma.kernels.attention_triton")
+    for size in (2, 4):
+        for width in (8, 12, 16, 64, 96, 256, 512, 1024):
+            assert plan._flows(width, size) == fast.takes(width, SimpleNamespace(is_cuda=True, element_size=lambda size=size: size))
+    assert plan.PIECES == {"cpu": formats.PIECE, "cuda": formats.PIECE_CUDA}
+
+
+def test_the_margin_of_a_small_memory_is_small() -> None:
+    assert margin(64 * GIB, "cpu") == margin(64 * GIB) == margin(GIB) == RESERVE and margin(GIB, "cpu") == GIB // 8
+    small = fit(tiny_config(), "float32", 100, device="cpu")
+    assert small.fits(GIB) and not dataclasses.replace(small, device="cuda").fits(GIB)
+
+
+shapes = st.builds(
+    lambda layers, hidden, inner, vocab: shaped(
+        layers + "F", hidden_size=32 * hidden, intermediate_size=32 * inner, moe_intermediate_size=32 * inner, vocab_size=64 * vocab
+    ),
+    st.text("SF", max_size=8), st.integers(1, 8), st.integers(1, 8), st.integers(1, 64),
+)  # fmt: skip
+memories = st.one_of(st.integers(2 * 10**5, 10**7), st.integers(RESERVE, RESERVE + 10**7))  # about what these need
+devices = st.sampled_from(["cpu", "cuda"])
+names = st.sampled_from(RECIPES)
+
+
+@settings(deadline=None, max_examples=60)
+@given(shapes, names, devices, memories, memories, st.integers(1, 400), st.integers(1, 400))
+def test_more_context_never_fits_better_and_more_memory_never_worse(
+    config: ModelConfig, name: str, device: str, memory: int, other: int, context: int, longer: int
+) -> None:
+    chosen = recipe(name) if divides(config, recipe(name)) else {}
+    (less, more), (short, long) = sorted((memory, other)), sorted((context, longer))
+    first, second = (fit(config, "bfloat16", tokens, device=device, formats=chosen) for tokens in (short, long))
+    assert first.total <= second.total and first.weights == second.weights
+    assert not second.fits(less) or (first.fits(less) and second.fits(more))
+    assert longest_context(config, first, less) <= longest_context(config, first, more)
+    most = longest_context(config, first, more)
+    if 0 < most < config.max_position_embeddings:
+        assert fit(config, "bfloat16", most, device=device, formats=chosen).fits(more)
+        assert not fit(config, "bfloat16", most + 1, device=device, formats=chosen).fits(more)

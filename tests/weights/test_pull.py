@@ -231,12 +231,18 @@ def test_a_bug_is_not_dressed_up_as_a_hub_error():
 
 def test_models_this_build_cannot_run_are_refused_before_their_weights(hub, cache):
     hub.files["config.json"] = json.dumps(RAW | {"quantization_config": {"quant_method": "fp8"}}).encode()
-    assert "quantised" in fault(hub, cache, ConfigError)
+    assert "quant_method 'fp8' is not read" in fault(hub, cache, ConfigError)
     assert not hub.fetched(SHARD)
     del hub.files["config.json"]
     assert "no config.json" in fault(hub, cache)
     hub.files = {"config.json": b"{}", "model.gguf": b""}
     assert "no model*.safetensors" in fault(hub, cache)
+
+
+def test_a_quantisation_beside_the_config_is_refused_before_the_weights(hub, cache):
+    hub.files["hf_quant_config.json"] = json.dumps({"quantization": {"quant_algo": "FP8"}}).encode()
+    assert "quant_algo 'FP8' is not read" in fault(hub, cache, ConfigError)
+    assert not hub.fetched(SHARD)
 
 
 def test_ls_and_rm(hub, cache):

@@ -7,7 +7,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from dgemma.cli import doctor, ls, pull, rm
+from dgemma.cli import doctor, fit, ls, pull, rm
 from dgemma.config import DenoiseConfig
 from dgemma.errors import CheckpointError, HubError
 from dgemma.weights import locate
@@ -51,24 +51,27 @@ def test_doctor_reads_the_published_checkpoint(published):
 
 def test_doctor_says_what_fits(published):
     report = json.loads(run(doctor, "--json", str(published)).stdout)
-    rows = {(row["dtype"], row["context"]): row for row in report["fits"]}
-    assert len(rows) == 6
-    fits = rows["bfloat16", 4096]["fits"]
+    rows = {(row["format"], row["context"]): row for row in report["fits"]}
+    assert [*dict.fromkeys(name for name, _ in rows)] == ["bf16", "fp8", "nvfp4", "int4", "int4+fp8", "float32"] and len(rows) == 18
+    fits = rows["bf16", 4096]["fits"]
     assert [fits[f"{size} GB card"] for size in (24, 48, 80, 141)] == [False, False, True, True]
-    assert not rows["float32", 4096]["fits"]["80 GB card"]
+    assert not rows["float32", 4096]["fits"]["80 GB card"] and rows["int4", 4096]["fits"]["24 GB card"]
     for row in rows.values():
         assert row["total"]["cuda"] == row["weights"] + row["kv"] + row["work"]["cuda"]
+        for place, longest in row["longest"].items():
+            assert row["fits"][place] == (longest >= row["context"])
     assert report["model"]["weights"]["text"]["groups"]["experts"] == 45_675_970_560
     assert report["machine"]["torch"] == torch.__version__ and report["problems"] == []
 
 
 def test_what_fits_here_counts_free_memory():
     memories = [Memory("RAM", 64 * GIB, 2 * GIB), Memory("cuda:0 X", 8 * GIB, 8 * GIB)]
-    rows = doctor.fit_table(tiny_config(), memories)
-    assert [row["context"] for row in rows] == [512, 512]  # the model's own limit, where 4096 is beyond it
+    rows = fit.fit_table(tiny_config(), memories)
+    # the model's own limit, where 4096 is beyond it; nobody divides its 6 inputs into groups
+    assert [(row["format"], row["context"]) for row in rows] == [("bf16", 512), ("fp8", 512), ("float32", 512)]
     assert list(rows[0]["fits"])[:2] == ["RAM", "cuda:0 X"] and all(rows[0]["fits"].values())
-    starved = doctor.fit_table(tiny_config(), [Memory("RAM", 64 * GIB, GIB)])
-    assert not starved[0]["fits"]["RAM"]
+    starved = fit.fit_table(tiny_config(), [Memory("RAM", 64 * GIB, 2**16)])
+    assert not starved[0]["fits"]["RAM"] and starved[0]["longest"]["RAM"] == 0
 
 
 def test_doctor_lists_every_problem_and_leaves_with_3(folder):
@@ -170,7 +173,7 @@ def test_the_verbs_do_not_load_torch(tmp_path):
     import sys
 
     code = (
-        "import sys; from dgemma.cli import doctor, ls, pull, rm; from dgemma.weights.layout import problems; "
+        "import sys; from dgemma.cli import doctor, fit, ls, pull, rm; from dgemma.weights.layout import problems; "
         "from dgemma.config import ModelConfig; from pathlib import Path; "
         "from dgemma.errors import HubError\n"
         "try: rm.remove('org/none', cache_dir=Path(sys.argv[1]))\nexcept HubError: pass\n"

@@ -49,7 +49,7 @@ def why_not(net: DiffusionGemma) -> str | None:
     if not isinstance(net.layers[0].experts.gate_up_proj, Tensor):
         return f"the weights are packed for a CPU; {CHOICE}=triton must be set from the beginning"
     with forms("triton"):
-        if triton_form("moe", net.embed.weight) is None:
+        if triton_form("moe", net.norm.weight) is None:
             return "Triton is not installed, has no device here, or the weights are float64"
     return None
 

@@ -20,7 +20,7 @@ from ..engine.engine import Engine, Load
 from ..engine.requests import CommitRecord, StepRecord
 from ..model.dgemma import DiffusionGemma
 from .recipes import Recipe
-from .roofline import Machine, synchronise, work_of
+from .roofline import Machine, bytes_per_weight, synchronise, work_of
 
 
 @dataclass
@@ -94,7 +94,7 @@ def _warm(engine: Engine, recipe: Recipe) -> None:
 
 def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
     """Drive the engine to the end of the recipe, with a clock around every pass."""
-    seen, device = Passes(), engine.model.device
+    seen, device, weights = Passes(), engine.model.device, bytes_per_weight(engine.model)
     tickets = [engine.submit(request) for request in recipe.requests]
     drafted: set[int] = set()
     texted: set[int] = set()
@@ -106,7 +106,7 @@ def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
         synchronise(device)
         now = time.perf_counter()
         load = engine.last
-        work = work_of(engine.model.config, engine.model.dtype.itemsize, *load)
+        work = work_of(engine.model.config, engine.model.dtype.itemsize, *load, weights)
         seen.seconds.append(now - began)
         seen.limits.append(machine.seconds(work))
         seen.loads.append(load)

@@ -28,7 +28,7 @@ from ..engine.engine import Engine, Load
 from ..model.dgemma import DiffusionGemma
 from ..model.passes import Pass
 from .recipes import Recipe
-from .roofline import OPERATIONS, Machine, synchronise, total, work_by_operation
+from .roofline import OPERATIONS, Machine, bytes_per_weight, synchronise, total, work_by_operation
 
 # What is timed, none inside another: modules by the last part of their name, and functions by who holds them.
 MODULES = {
@@ -121,7 +121,7 @@ def profile(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: Eng
     least: Counter[str] = Counter()
     for load, _, found in steps:
         spent.update({name: seconds / len(steps) for name, seconds in found.items()})
-        works = dict(work_by_operation(model.config, model.dtype.itemsize, *load))
+        works = dict(work_by_operation(model.config, model.dtype.itemsize, *load, bytes_per_weight(model)))
         for name, work in (works | {STEP: total(works.values())}).items():
             least[name] += machine.seconds(work) / len(steps)
     rest = whole - sum(spent.values())

@@ -7,10 +7,12 @@ of the limit that a run reaches says what its other work costs.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,10 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from ..kernels.formats import bytes_of
+from ..model.build import weight_of
+from ..model.dgemma import DiffusionGemma
+from ..weights.names import expected_tensors
 
 
 @dataclass(frozen=True)
@@ -84,12 +90,28 @@ OPERATIONS = (
 )  # fmt: skip
 
 
-def work_of(config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int) -> Work:
+Weights = Mapping[str, float]  # bytes per weight, by group of weights/names.py
+
+
+def work_of(
+    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = {},
+) -> Work:  # fmt: skip
     """A pass over `clean` tokens and `canvas` positions, `believing` of which are conditioned on a step before.
 
-    size: bytes per element; context: cached tokens that a sequence has on average; rows: sequences in the pass.
+    size: bytes per element, of weights too where `weights` says nothing else; context: cached tokens that a sequence has on
+    average; rows: sequences in the pass.
     """
-    return total(dict(work_by_operation(config, size, clean, canvas, believing, context, rows)).values())
+    return total(dict(work_by_operation(config, size, clean, canvas, believing, context, rows, weights)).values())
+
+
+def bytes_per_weight(model: DiffusionGemma) -> Weights:
+    """What a weight of each group takes in this model, scales included."""
+    held: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
+    for target in expected_tensors(model.config).values():
+        held[target.group] += bytes_of(weight_of(model, target.model_name))
+        elements[target.group] += math.prod(target.shape)
+    return {group: held[group] / elements[group] for group in held}
 
 
 def total(works: Iterable[Work]) -> Work:
@@ -98,7 +120,7 @@ def total(works: Iterable[Work]) -> Work:
 
 
 def work_by_operation(
-    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int
+    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = {},
 ) -> Iterator[tuple[str, Work]]:
     """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
     tokens, hidden, vocab = clean + canvas, config.hidden_size, config.vocab_size
@@ -113,15 +135,15 @@ def work_by_operation(
         seen = min(context, config.sliding_window - 1) if layer.is_sliding else context
         attended += 4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
         cached += rows * 2 * layer.num_key_value_heads * layer.head_dim * (seen + tokens / max(1, rows))
-    parts = (
-        (2.0 * tokens * projections, projections),
-        (attended, cached),
-        (2.0 * tokens * layers * dense, layers * dense),
-        (2.0 * tokens * layers * routed, layers * routed),
-        (2.0 * tokens * layers * config.top_k_experts * expert, layers * touched * expert),
-        (2.0 * hidden * vocab * believing, vocab * believing),  # the probabilities: written by the head, read here
-        (2.0 * dense * believing, dense if believing else 0),
-        (2.0 * hidden * vocab * canvas, vocab * hidden + vocab * canvas),
+    parts = (  # operations, weights read and their group, other elements
+        (2.0 * tokens * projections, projections, "attention", 0),
+        (attended, 0, "", cached),
+        (2.0 * tokens * layers * dense, layers * dense, "dense", 0),
+        (2.0 * tokens * layers * routed, layers * routed, "router", 0),
+        (2.0 * tokens * layers * config.top_k_experts * expert, layers * touched * expert, "experts", 0),
+        (2.0 * hidden * vocab * believing, 0, "", vocab * believing),  # the probabilities: written by the head, read here
+        (2.0 * dense * believing, dense if believing else 0, "self_conditioning", 0),
+        (2.0 * hidden * vocab * canvas, vocab * hidden, "embedding", vocab * canvas),
     )
-    for name, (flops, elements) in zip(OPERATIONS, parts, strict=True):
-        yield name, Work(flops, float(elements * size))
+    for name, (flops, read, group, elements) in zip(OPERATIONS, parts, strict=True):
+        yield name, Work(flops, read * weights.get(group, size) + elements * float(size))

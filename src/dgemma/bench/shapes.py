@@ -1,17 +1,23 @@
 """Models to measure without a checkpoint: shapes by name, filled with random weights where they will run.
 
 What is measured with them is time and memory; their text means nothing. The weights are made on the device in the wanted
-dtype, one tensor at a time, so that no second copy is ever held.
+dtype or number format, one tensor at a time, so that no second copy is ever held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from ..config import ModelConfig
+from ..config.formats import Format
 from ..errors import UsageError
+from ..kernels.formats import QuantTensor, Weight, empty, quantise
 from ..model.build import build, pack
 from ..model.dgemma import DiffusionGemma
+from ..weights.names import expected_tensors
+from ..weights.reader import assign
 
 _TEXT = {
     "diffusiongemma-26b": {
@@ -50,11 +56,29 @@ def shape(name: str) -> ModelConfig:
 
 
 @torch.no_grad()
-def random_model(config: ModelConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 0) -> DiffusionGemma:
-    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1."""
-    model = build(config, device, dtype)
+def random_model(
+    config: ModelConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 0, formats: Mapping[str, Format] = {},
+) -> DiffusionGemma:  # fmt: skip
+    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1; groups of tensors in number formats."""
+    model = build(config, "meta", dtype)
     generator = torch.Generator(device).manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.dim() >= 2:
-            parameter.normal_(0.0, parameter.shape[-1] ** -0.5, generator=generator)
+    for target in expected_tensors(config).values():
+        if len(target.shape) == 1:
+            weight: Weight = torch.ones(target.shape, dtype=dtype, device=device)
+        elif target.group in formats:
+            weight = _random(formats[target.group], target.shape, device, generator)
+        else:
+            weight = torch.empty(target.shape, dtype=dtype, device=device)
+            weight.normal_(0.0, target.shape[-1] ** -0.5, generator=generator)
+        assign(model, target.model_name, weight)
     return pack(model)
+
+
+def _random(format: Format, shape: tuple[int, ...], device: str | torch.device, generator: torch.Generator) -> QuantTensor:
+    """A matrix, or those of all experts one after the other, so that no more than one is ever there in 32 bits."""
+    whole = empty(format, shape, device)
+    for one in [whole[expert] for expert in range(len(whole))] if len(shape) == 3 else [whole]:
+        draw = torch.empty(one.shape, device=device).normal_(0.0, shape[-1] ** -0.5, generator=generator)
+        for name, part in quantise(draw, format).parts.items():
+            one.parts[name].copy_(part)
+    return whole

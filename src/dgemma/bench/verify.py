@@ -32,8 +32,8 @@ from ..errors import UsageError
 from ..kernels.select import CHOICE
 from ..kernels.vocab import soft_capped_logits, weigh
 from ..model.dgemma import Canvases, Previous
-from ..weights.layout import read_layout
 from ..weights.plan import GIB, RESERVE, fit, free_on, machine
+from ..weights.source import source
 from . import forms, oracle, reach, roofline
 from .measure import measure
 from .recipes import recipes
@@ -127,7 +127,7 @@ def _model(section: Section, model: api.Model) -> None:
     config, folder = model.config, model.folder
     hub = folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
     sliding = sum(layer.is_sliding for layer in config.layers)
-    layout = read_layout(folder, config)
+    layout = source(folder).layout(config)
     section.facts |= {
         "folder": hub, "parameters": f"{fit(config, 'bfloat16', 1).weight_bytes / 2e6:,.1f} M",
         "layers": f"{sliding} sliding (window {config.sliding_window}), {len(config.layers) - sliding} full",
@@ -160,7 +160,7 @@ def _reference(section: Section, model: api.Model, length: int) -> Any:
     if reason := oracle.why_not():
         raise Skip(reason)
     net, device = model.net, model.net.device
-    layout = read_layout(model.folder, model.config)
+    layout = source(model.folder).layout(model.config)
     plan = fit(model.config, net.dtype, length, device=device.type)
     copy, work = plan.weight_bytes + layout.vision_bytes, 2 * (plan.kv + plan.work)
     host = _free(torch.device("cpu"))
@@ -179,7 +179,7 @@ def _reference(section: Section, model: api.Model, length: int) -> Any:
 
 def _reach(section: Section, model: api.Model, context: int) -> None:
     reach.check(section, model.net, context, model.engine.config.prefill_chunk)
-    if (model.folder / "tokenizer.json").exists():
+    if source(model.folder).why_no_text() is None:
         key = str(random.Random(3).randrange(1000, 10000))
         filler = "".join(f"v{number} = {number}\n" for number in range(min(40, context // 16)))
         answer = model.generate(f"key = {key}\n{filler}key = ", 16)

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..config.formats import Format
+from ..config.formats import recipe as recipe_of
 from ..errors import UsageError
 from .flags import DTYPES, appendable, check_device, decode, read_file
 from .screen import note, write_out
@@ -34,6 +36,9 @@ def command(
         str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b, 140m or 100m.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Text file for 'real'; blank lines part its prompts.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Number format of --shape's weights: fp8, nvfp4, int4, int4+fp8 (experts+the rest) ...")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load and real.", min=1)] = 1024,
     prompt: Annotated[int, typer.Option(help="Prompt tokens of fixed16 and load.", min=1)] = 1024,
     longest: Annotated[int, typer.Option(help="Longest prompt of 'long'.", min=1024)] = 16384,
@@ -55,6 +60,8 @@ def command(
             raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
     if shape and model:
         raise UsageError("--shape makes a model of its own; leave --model out")
+    if format and not shape:
+        raise UsageError("--format makes random weights and needs --shape; a model has a format of its own (dgemma quantize)")
     if shape and "real" in wanted:
         raise UsageError("random weights write no text; 'real' needs a model")
     if "real" in wanted and prompts is None:
@@ -65,7 +72,8 @@ def command(
         raise UsageError(f"--plot draws an SVG; give '{plot}' a name that ends in .svg")
     for path in filter(None, (save, plot)):
         appendable(path)
-    rows = _measure(wanted, model, shape, texts, tokens, prompt, longest, most, device, dtype, threads, profile, not as_json)
+    formats = recipe_of(format or "bf16")
+    rows = _measure(wanted, model, shape, formats, texts, tokens, prompt, longest, most, device, dtype, threads, profile, not as_json)
     if not rows:
         raise UsageError("no prompt of 'long' fits this model; choose another recipe")
     if save:
@@ -77,7 +85,7 @@ def command(
 
 
 def _measure(
-    wanted: list[str], model: str | None, shape: str | None, texts: list[str], tokens: int, prompt: int, longest: int,
+    wanted: list[str], model: str | None, shape: str | None, formats: dict[str, Format], texts: list[str], tokens: int, prompt: int, longest: int,
     most: int, device: str | None, dtype: str | None, threads: int | None, profiled: bool, say: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     import torch
@@ -88,6 +96,7 @@ def _measure(
     from ..bench.profile import profile
     from ..bench.recipes import recipes
     from ..config import DenoiseConfig, EngineConfig
+    from ..model.build import format_of
 
     if threads:
         torch.set_num_threads(threads)
@@ -95,7 +104,7 @@ def _measure(
         config = shapes.shape(shape)
         target = api.choose_device(device)
         kind = getattr(torch, dtype or ("bfloat16" if target.type == "cuda" else "float32"))
-        net, denoise, prompts = shapes.random_model(config, target, kind), DenoiseConfig(), []
+        net, denoise, prompts = shapes.random_model(config, target, kind, formats=formats), DenoiseConfig(), []
     else:
         loaded = api.load(model, device, dtype)
         net, denoise = loaded.net, loaded.denoise
@@ -104,7 +113,7 @@ def _measure(
     machine = roofline.measure(net.device, net.dtype)
     if say:
         note(
-            f"{shape or model or 'the shipped model'}, {str(net.dtype).removeprefix('torch.')}, {roofline.name_of(net.device)}: "
+            f"{shape or model or 'the shipped model'}, {format_of(net)}, {roofline.name_of(net.device)}: "
             f"{machine.flops / 1e9:,.0f} GFLOP/s, {machine.bytes_per_second / 1e9:,.1f} GB/s"
         )
         write_out("  ".join(f"{head:>{_width(key)}}" for key, head in HEADS.items()) + "\n")
@@ -130,12 +139,13 @@ def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
 
     from ..bench.roofline import name_of
     from ..kernels.select import triton_form
+    from ..model.build import format_of
 
     return {
         "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
         "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "model": name, "dtype": str(net.dtype).removeprefix("torch."),
-        "forms": "triton" if triton_form("moe", net.embed.weight) else "torch", "gflops": round(machine.flops / 1e9, 1),
+        "model": name, "dtype": format_of(net),
+        "forms": "triton" if triton_form("moe", net.norm.weight) else "torch", "gflops": round(machine.flops / 1e9, 1),
         "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
     }  # fmt: skip
 

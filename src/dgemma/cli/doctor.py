@@ -1,8 +1,8 @@
 """`dgemma doctor [MODEL]`: what this machine and a checkpoint are, what fits where, and everything that is wrong.
 
-Reads headers and JSON, never tensor data, so it answers for 51.6 GB in a second. Mends nothing. Trap: it must go on
-after a fault, because a user with three faults wants one list, not three runs; only a model that cannot be found
-at all ends it early.
+Reads headers and JSON, never tensor data, so it answers for 51.6 GB in a second; of a hub model that is not on this machine it fetches
+no more than these. Mends nothing. Trap: it must go on after a fault, because a user with three faults wants one list, not three runs;
+only a model that cannot be found at all ends it early.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import dataclasses
 import io
 import json
 import platform
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
-from ..config import DenoiseConfig, ModelConfig
-from ..errors import CheckpointError, DgemmaError
-from ..weights.layout import INDEX, Layout, read_layout
-from ..weights.locate import EMBEDDED, disk_size, is_chat_tuned, locate
+from ..config import ModelConfig
+from ..errors import CheckpointError, DgemmaError, HubError
+from ..weights.layout import INDEX, Layout
+from ..weights.locate import EMBEDDED, GGUF, disk_size, locate
 from ..weights.names import GROUPS, expected_tensors
-from ..weights.plan import GIB, Memory, fit, machine
+from ..weights.placement import formats_in
+from ..weights.plan import GIB, fit, machine
+from ..weights.remote import headers
+from ..weights.source import Source, source
+from .fit import answer, answer_view, asked, fit_table, table_view
 from .picture import plain
 from .screen import stdout_is_terminal, write_out
 
-CONTEXTS = (4096, 32_768, 131_072)
-CARDS = (24, 48, 80, 141)  # GiB
-DTYPES = ("bfloat16", "float32")
 MOST_LINES = 100  # of problems; a config that claims ten thousand layers makes 230,000
 
 
@@ -38,82 +40,82 @@ class Report:
 
     machine: dict[str, Any]
     model: dict[str, Any] | None = None
-    fits: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    answer: dict[str, Any] | None = None  # for one memory; cli/fit.py
+    fits: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # for many
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="A folder or hub name; the shipped model if left out.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A folder, file or hub name; the shipped model if left out.")] = None,
+    memory: Annotated[str | None, typer.Option(help="A card's memory to fit into: 24GB, 24GiB, 8.5G; default: what is free here.")] = None,
+    context: Annotated[str | None, typer.Option(help="Tokens that must fit beside the weights: 32k, 131072; default: 4k.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu: the memory is RAM; cuda: a card's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
-    """Say what this machine and a model are, what fits in which memory, and what is wrong (exit code 3)."""
-    report = examine(model)
+    """Say what this machine and a model are, what fits in which memory, and what is wrong (exit code 3).
+
+    A hub model that is not on this machine is examined from its headers: nothing is downloaded.
+    """
+    report = examine(model, memory, context, device)
     if as_json:
         write_out(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
     else:
-        show(report)
+        show(report, table=memory is None and device is None)
     if report.problems:
         raise typer.Exit(CheckpointError.exit_code)
 
 
-def examine(name: str | None) -> Report:
-    """The whole report. Raises HubError, UsageError or CheckpointError only when there is no such model."""
+def examine(name: str | None, memory: str | None = None, context: str | None = None, device: str | None = None) -> Report:
+    """The whole report. Raises HubError, UsageError or CheckpointError only when there is no such model, UsageError for the flags."""
     memories = machine()
+    question = asked(memory, context, device, memories)
     report = Report(_machine_facts(memories))
     if name is None and not (EMBEDDED / "config.json").is_file():
         report.notes.append("this installation ships no checkpoint; name one to have it examined")
         return report
-    folder = locate(name)
-    config = _attempt(report, ModelConfig.from_file, folder / "config.json")
-    layout = read_layout(folder, config)
-    report.problems += layout.problems
-    report.notes += layout.notes()
-    report.model = {
-        "folder": str(folder),
-        "weights": _weight_facts(layout),
-        "config": _config_facts(config) if config else None,
-        "generation": _generation_facts(report, folder, config),
-        "tokenizer": _tokenizer_facts(report, folder, config),
-    }
-    if _attempt(report, is_chat_tuned, folder):
-        report.notes.append("a chat template is there and never run: turns are written by dgemma's own code")
+    with ExitStack() as stack:
+        try:
+            found, label = source(locate(name)), None
+        except HubError:  # a hub name that is not, or not wholly, on this machine
+            remote = stack.enter_context(headers(str(name)))
+            found, label = source(remote.folder), remote.name
+            report.notes.append(f"nothing was downloaded: settings and headers, {disk_size(remote.fetched)}, were read from the hub")
+        config, layout = _examine(report, found, label)
+    if label is not None:  # the folder was a temporary one
+        report.problems = [problem.replace(str(found.place), label) for problem in report.problems]
     if config is not None:
-        report.fits = fit_table(config, memories)
+        if layout.text:  # else nobody knows in which formats it is
+            report.answer = answer(config, layout, question)
+        report.fits = fit_table(config, memories, formats_in(layout))
     return report
 
 
-def fit_table(config: ModelConfig, memories: list[Memory]) -> list[dict[str, Any]]:
-    """One row per dtype and context: bytes needed, and which memories hold them.
-
-    This machine's memories count with what is free now, cards that are not here with their whole size.
-    """
-    places = [(memory.name, memory.free, "cpu" if memory.name == "RAM" else "cuda") for memory in memories]
-    places += [(f"{size} GB card", size * GIB, "cuda") for size in CARDS]
-    contexts = [n for n in CONTEXTS if n <= config.max_position_embeddings] or [config.max_position_embeddings]
-    rows = []
-    for dtype in DTYPES:
-        for context in contexts:
-            plans = {device: fit(config, dtype, context, device=device) for device in ("cpu", "cuda")}
-            one = plans["cuda"]
-            rows.append({
-                "dtype": dtype,
-                "context": context,
-                "weights": one.weight_bytes,
-                "kv": one.kv,
-                "work": {device: plan.work for device, plan in plans.items()},
-                "total": {device: plan.total for device, plan in plans.items()},
-                "fits": {name: plans[device].fits(size) for name, size, device in places},
-            })  # fmt: skip
-    return rows
+def _examine(report: Report, found: Source, label: str | None) -> tuple[ModelConfig | None, Layout]:
+    """Everything that a checkpoint's files say. label: what a hub model's headers are called, None for a checkpoint of this machine."""
+    config = _attempt(report, found.config)
+    layout = found.layout(config)
+    report.problems += [problem for problem in layout.problems if problem not in report.problems]
+    report.notes += layout.notes()
+    report.model = {
+        "folder": label or str(found.place),
+        "weights": _weight_facts(layout),
+        "config": _config_facts(config) if config else None,
+        "generation": _generation_facts(report, found, config),
+        "tokenizer": None if label else _tokenizer_facts(report, found, config),
+    }
+    if not label and _attempt(report, found.is_chat_tuned):
+        report.notes.append("a chat template is there and never run: turns are written by dgemma's own code")
+    return config, layout
 
 
-def _attempt(report: Report, read: Any, path: Path) -> Any:
-    """What `read` makes of a file, or None and one more problem."""
+def _attempt(report: Report, read: Callable[[], Any]) -> Any:
+    """What `read` makes of a file, or None and one more problem, if it was not told before."""
     try:
-        return read(path)
+        return read()
     except DgemmaError as error:
-        report.problems.append(str(error))
+        if str(error) not in report.problems:
+            report.problems.append(str(error))
         return None
 
 
@@ -156,27 +158,28 @@ def _config_facts(config: ModelConfig) -> dict[str, Any]:
     return facts
 
 
-def _generation_facts(report: Report, folder: Path, config: ModelConfig | None) -> dict[str, Any] | None:
-    path = folder / "generation_config.json"
-    if not path.exists() and not path.is_symlink():
-        report.notes.append("no generation_config.json: sampling starts from dgemma's own defaults")
+def _generation_facts(report: Report, found: Source, config: ModelConfig | None) -> dict[str, Any] | None:
+    if not _attempt(report, found.has_settings):
+        report.notes.append("the checkpoint has no settings for sampling: it starts from dgemma's own defaults")
         return None
-    ends = config.eos_token_ids if config else ()
-    settings = _attempt(report, lambda place: DenoiseConfig.from_folder(place, ends), folder)
+    settings = _attempt(report, lambda: found.denoise(config))
     if settings is None:
         return None
     for token in settings.eos_token_id or () if config else ():
         if token >= config.vocab_size:
-            report.problems.append(f"{path}: eos_token_id {token} is beyond the vocabulary of {config.vocab_size}")
+            report.problems.append(f"{found.place}: eos_token_id {token} is beyond the vocabulary of {config.vocab_size}")
     return dataclasses.asdict(settings)
 
 
-def _tokenizer_facts(report: Report, folder: Path, config: ModelConfig | None) -> dict[str, Any] | None:
+def _tokenizer_facts(report: Report, found: Source, config: ModelConfig | None) -> dict[str, Any] | None:
     from ..text.tokenizer import Tokenizer
     from ..text.vocabulary import CONTROL_TEXTS
 
-    path = folder / "tokenizer.json"
-    tokenizer = _attempt(report, Tokenizer.from_file, path)
+    path = found.vocabulary()
+    if reason := _attempt(report, found.why_no_text):
+        report.problems.append(f"{reason}; text cannot be read without it")  # the library still reads ids
+        return None
+    tokenizer = _attempt(report, lambda: Tokenizer.from_json(found.tokenizer_json(), str(path)))
     if tokenizer is None:
         return None
     ids = dataclasses.asdict(tokenizer.special)
@@ -194,8 +197,8 @@ def _tokenizer_facts(report: Report, folder: Path, config: ModelConfig | None) -
     return {"vocab_size": tokenizer.vocab_size, "control": ids, "missing": missing}
 
 
-def show(report: Report) -> None:
-    """The report for people, on stdout."""
+def show(report: Report, table: bool = True) -> None:
+    """The report for people, on stdout; table: with what fits into other memories."""
     from rich.console import Console
 
     # into a text first: rich has its own ways with a stdout that is closed, or whose reader went away
@@ -210,9 +213,10 @@ def show(report: Report) -> None:
         console.print()
         for line in _model_lines(report.model):
             console.print(line)
-    if report.fits:
+    for view in ([answer_view(report.answer)] if report.answer else []) + ([table_view(report.fits)] if report.fits and table else []):
         console.print()
-        console.print(_fit_view(report.fits))
+        for part in view:
+            console.print(part)
     for title, lines in (("notes", report.notes), ("problems", report.problems)):
         if lines:
             console.print(f"\n{title}")
@@ -239,9 +243,10 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     text, vision = weights["text"], weights["vision"]
     dtypes = ", ".join(f"{name} {disk_size(size)}" for name, size in weights["dtypes"].items()) or "none"
     index = "with an index" if weights["index"] else "no index"
+    kind = "GGUF" if any(name.endswith(GGUF) for name in weights["files"]) else "safetensors"
     lines = [
         f"{model['folder']}",
-        f"  weights: {weights['tensors']} tensors in {len(weights['files'])} safetensors files, {index}; {dtypes}",
+        f"  weights: {weights['tensors']} tensors in {len(weights['files'])} {kind} files, {index}; {dtypes}",
         f"  text: {text['tensors']} tensors, {disk_size(text['bytes'])}; vision: {vision['tensors']} tensors, "
         f"{disk_size(vision['bytes'])}, not used yet",
     ]
@@ -268,34 +273,6 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
         known = f"{have} of {len(tokenizer['control'])} control tokens"
         lines.append(f"  tokenizer: {tokenizer['vocab_size']} ids, {known}")
     return lines
-
-
-def _fit_view(rows: list[dict[str, Any]]) -> Any:
-    """Rows of the fit table; needs are shown for a card, and for the host where that is less."""
-    from rich.table import Table
-
-    places = list(rows[0]["fits"])
-    table = Table("dtype", "context", "weights", "K/V", "work", "needs", box=None)
-    table.title = "what fits (GiB, one request)"
-    table.title_justify = "left"
-    for place in places:
-        table.add_column(f"{place} (free)" if place not in _card_names() else place)
-    for row in rows:
-        work, total = row["work"], row["total"]
-        table.add_row(
-            row["dtype"], str(row["context"]), _number(row["weights"]), _number(row["kv"]),
-            _both(work), _both(total), *("yes" if row["fits"][place] else "no" for place in places),
-        )  # fmt: skip
-    return table
-
-
-def _card_names() -> set[str]:
-    return {f"{size} GB card" for size in CARDS}
-
-
-def _both(sizes: dict[str, int]) -> str:
-    card, host = _number(sizes["cuda"]), _number(sizes["cpu"])
-    return card if card == host else f"{card} ({host} on CPU)"
 
 
 def _number(size: int) -> str:

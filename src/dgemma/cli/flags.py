@@ -19,11 +19,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, ModelConfig
+from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig
 from ..config.reader import shown
 from ..config.settings import PRESETS
 from ..errors import ConfigError, UsageError
 from ..weights.locate import locate
+from ..weights.source import Source, source
 
 # Help of each sampler flag; every field of DenoiseConfig is either here or in NO_FLAG.
 SAMPLER_HELP = {
@@ -62,7 +63,7 @@ class Asked:
 
 _SHARED: dict[str, Any] = {
     "model": Annotated[
-        str | None, typer.Option("--model", "-m", help="A folder or hub name; the shipped model if left out.")
+        str | None, typer.Option("--model", "-m", help="A folder, .gguf file or hub name; the shipped model if left out.")
     ],
     "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
     "device": Annotated[
@@ -142,9 +143,9 @@ def check(asked: Asked) -> DenoiseConfig:
     if asked.dtype is not None and asked.dtype not in DTYPES:
         raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
     check_device(asked.device)
-    folder = text_model(asked.model, asked.revision)
-    config = ModelConfig.from_file(folder / "config.json")
-    denoise = DenoiseConfig.from_folder(folder, config.eos_token_ids).replace(**asked.sampler)
+    found = text_model(asked.model, asked.revision)
+    config = found.config()
+    denoise = found.denoise(config).replace(**asked.sampler)
     for token in asked.sampler.get("eos_token_id") or ():
         if token >= config.vocab_size:
             last = config.vocab_size - 1
@@ -162,12 +163,12 @@ def check_device(device: str | None) -> None:
         raise UsageError(f"device '{device}' is not known; use cpu, cuda, cuda:1 ...")
 
 
-def text_model(name: str | None, revision: str | None = None) -> Path:
-    """The folder of a model that can read text; without a tokenizer it is of use to the library only."""
-    folder = locate(name, revision)
-    if not (folder / "tokenizer.json").exists():
-        raise ConfigError(f"{folder / 'tokenizer.json'}: no such file; text cannot be read without it")
-    return folder
+def text_model(name: str | None, revision: str | None = None) -> Source:
+    """A model that can read text; without a tokenizer it is of use to the library only."""
+    found = source(locate(name, revision))
+    if reason := found.why_no_text():
+        raise ConfigError(f"{reason}; text cannot be read without it")
+    return found
 
 
 def decode(data: bytes, name: str) -> str:

@@ -28,6 +28,7 @@ VERBS = {
     "pull": "Fetch a model from the hub.",
     "ls": "List the models on this machine.",
     "rm": "Delete a model from the cache.",
+    "quantize": "Write a model in fewer bits, and say what that cost.",
     "doctor": "Say what this machine and a model are, and what is wrong.",
     "eval": "Score text: bits per byte.",
     "bench": "Measure speed on this machine, against its limit.",

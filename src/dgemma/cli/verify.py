@@ -14,7 +14,7 @@ from .screen import stdout_is_terminal, write_out
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="A folder or hub name; the shipped model if left out.")] = None,
+    model: Annotated[str | None, typer.Argument(help="A folder, .gguf file or hub name; the shipped model if left out.")] = None,
     context: Annotated[
         int | None, typer.Option(help="Tokens of the longest prompt; default 4096, or what fits.", min=8)
     ] = None,

@@ -82,8 +82,7 @@ class ModelConfig:
 
 def _parse_model(raw: dict[str, Any], source: str) -> ModelConfig:
     top = Reader(raw, source)
-    if top.raw.pop("quantization_config", None) is not None:
-        raise ConfigError(f"{source}: the weights are quantised (quantization_config); this build reads 16 and 32 bit")
+    top.raw.pop("quantization_config", None)  # says how the weights are stored, and weights/quantization.py judges it
     if (found := top.take("model_type", str)) != "diffusion_gemma":
         raise ConfigError(f"{source}: model_type is {shown(found)}, not 'diffusion_gemma'")
     text = Reader(top.take("text_config", dict), f"{source}: text_config")

@@ -30,9 +30,14 @@ Capture = Callable[[Callable[[], None]], Replay]
 
 def can_capture(model: DiffusionGemma) -> bool:
     """Whether a step can be captured here: the torch forms of experts and attention read numbers on the host."""
-    weight = model.embed.weight
-    fast = triton_form("attention", weight) if weight.is_cuda and triton_form("moe", weight) else None
-    return fast is not None and all(fast.takes(layer.head_dim, weight) for layer in model.config.layers)
+    weight = model.norm.weight
+    if not isinstance(model.embed.weight, torch.Tensor):  # a table in few bits has no Triton form of the head
+        return False
+    attention, moe = (triton_form(name, weight) if weight.is_cuda else None for name in ("attention", "moe"))
+    if attention is None or moe is None:
+        return False
+    experts = [part for layer in model.layers for part in (layer.experts.gate_up_proj, layer.experts.down_proj)]
+    return all(map(moe.takes, experts)) and all(attention.takes(layer.head_dim, weight) for layer in model.config.layers)
 
 
 def on_card() -> Capture:
@@ -116,7 +121,7 @@ class Step:
         fresh = Pass(self.model.config, [Span(slot.kv, width, False) for slot in deck.slots])
         if self.context is None:
             self.context = fresh
-            fresh.prepare(triton_form("attention", self.model.embed.weight))
+            fresh.prepare(triton_form("attention", self.model.norm.weight))
         else:
             self.context.becomes(fresh)
         self.context.spans, self.sequences = [], sequences  # a span would keep its sequence's memory

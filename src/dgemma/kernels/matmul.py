@@ -3,7 +3,7 @@
 On a CPU a weight may be **packed**: held in oneDNN's blocked layout, which its kernels read as it is, with activations inside the
 product. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
 expert: 158 and 217 GFLOP/s). A packed tensor is opaque: it can be multiplied with, and nothing else, so whatever trains,
-saves or looks weights up keeps them plain.
+saves or looks weights up keeps them plain. A weight in few bits (formats.py) is decoded inside its products, on any device.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .select import fusable, wants_triton
+from .formats import QuantTensor, Weight, product
+from .select import fusable, triton_form, wants_triton
 
 PACKED = (torch.float32, torch.bfloat16)
 PART = 2048  # rows of a table that are packed together: what 256 rows make of them stays in the cache (65536 at once: 101 ms, so 88)
-Pair = tuple[Tensor, Tensor]  # gate and up, packed apart
-Table = Tensor | list[Tensor]  # [V, D], or its parts packed
+Pair = tuple[Weight, Weight]  # gate and up, packed or decoded apart
+Table = Weight | list[Tensor]  # [V, D], or its parts packed
 
 
 @functools.cache
@@ -47,9 +48,13 @@ def pack_table(weight: Tensor) -> list[Tensor]:
     return [pack(part) for part in weight.split(PART)]
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x [..., in] @ weight^T -> [..., out]."""
-    return activated(x, weight, "none") if weight.is_mkldnn else F.linear(x, weight)
+def linear(x: Tensor, weight: Weight) -> Tensor:
+    """x [..., in] @ weight^T -> [..., out]; weight [out, in] plain, packed or in few bits."""
+    if not isinstance(weight, QuantTensor):
+        return activated(x, weight, "none") if weight.is_mkldnn else F.linear(x, weight)
+    rows = x.flatten(0, -2)
+    fast = triton_form("matmul", x)
+    return (fast.product if fast and fast.takes(weight) else product)(rows, weight).unflatten(0, x.shape[:-1])
 
 
 def activated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
@@ -63,13 +68,13 @@ def gelu_times(gate: Tensor, up: Tensor) -> Tensor:
     return F.gelu(gate, approximate="tanh") * up
 
 
-def gated(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-    """gelu_tanh(gate @ x) * (up @ x); x [..., D], gate and up [F, D], both packed or both plain -> [..., F]."""
-    if gate.is_mkldnn:
+def gated(x: Tensor, gate: Weight, up: Weight) -> Tensor:
+    """gelu_tanh(gate @ x) * (up @ x); x [..., D], gate and up [F, D], both of one kind -> [..., F]."""
+    if isinstance(gate, Tensor) and gate.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise.binary(x, activated(x, gate, "gelu"), up, None, "mul")
     return gelu_times(linear(x, gate), linear(x, up))
 
 
-def gated_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def gated_mlp(x: Tensor, gate: Weight, up: Weight, down: Weight) -> Tensor:
     """down @ (gelu_tanh(gate @ x) * (up @ x)); x [..., D], gate and up [F, D], down [D, F] -> [..., D]."""
     return linear(gated(x, gate, up), down)

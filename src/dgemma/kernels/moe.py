@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .formats import QuantTensor, Weight
 from .matmul import Pair, gated, gelu_times, linear
 from .norm import rms_norm, wide
 from .select import triton_form
@@ -19,14 +20,14 @@ from .select import triton_form
 ROWS = 8  # packed experts work on multiples of so many rows
 
 
-def router_probabilities(x: Tensor, proj: Tensor, scale: Tensor, eps: float) -> Tensor:
+def router_probabilities(x: Tensor, proj: Weight, scale: Tensor, eps: float) -> Tensor:
     """Probabilities over the experts, [N, E], float32 or wider.
 
     x [N, D] is the **raw residual** (not the input of the experts): normalised without a weight here,
     times `scale` [D] and D^-0.5, then projected by `proj` [E, D].
     """
     y = rms_norm(x, None, eps) * scale * x.shape[-1] ** -0.5
-    return F.linear(y, proj).to(wide(x.dtype)).softmax(-1)
+    return linear(y, proj).to(wide(x.dtype)).softmax(-1)
 
 
 def choose(probabilities: Tensor, per_expert_scale: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
@@ -37,32 +38,39 @@ def choose(probabilities: Tensor, per_expert_scale: Tensor, top_k: int) -> tuple
 
 
 def choose_experts(
-    x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int
+    x: Tensor, proj: Weight, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int
 ) -> tuple[Tensor, Tensor]:
     """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x [N, D]."""
-    if fast := triton_form("router", x):
+    if isinstance(proj, Tensor) and (fast := triton_form("router", x)):
         return fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
     return choose(router_probabilities(x, proj, scale, eps), per_expert_scale, top_k)
 
 
 def experts(
-    x: Tensor, gate_up: Tensor | Sequence[Pair], down: Tensor | Sequence[Tensor], weights: Tensor, index: Tensor
+    x: Tensor, gate_up: Weight | Sequence[Pair], down: Weight | Sequence[Weight], weights: Tensor, index: Tensor
 ) -> Tensor:
     """Sum over a row's chosen experts of weight * down_e @ (gelu_tanh(gate_e @ x) * (up_e @ x)).
 
-    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; both may be lists of packed matrices (matmul.py);
-    weights, index [N, k] -> [N, D] in x's dtype.
+    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; both may be in few bits (formats.py), or lists of matrices, packed
+    (matmul.py) or in few bits; weights, index [N, k] -> [N, D] in x's dtype.
     """
-    if fast := triton_form("moe", x):
+    if (fast := triton_form("moe", x)) and fast.takes(gate_up) and fast.takes(down):
         return fast.experts(x, gate_up, down, weights, index)
-    if isinstance(gate_up, Tensor):
+    if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
         return _plain_experts(x, gate_up, down, weights, index)
     hit, sizes, place = _padded(index.flatten(), len(gate_up))
-    source = torch.zeros(sum(sizes), dtype=torch.int64).scatter_(0, place, torch.arange(index.numel()) // index.shape[1])
+    numbers = torch.arange(index.numel(), device=x.device) // index.shape[1]
+    source = torch.zeros(sum(sizes), dtype=torch.int64, device=x.device).scatter_(0, place, numbers)
     grouped = x.index_select(0, source).split(sizes)  # indexing with [] takes 7 times as long on a CPU
-    outputs = [linear(gated(rows, *gate_up[e]), down[e]) for rows, e in zip(grouped, hit, strict=True)]
+    outputs = [linear(gated(rows, *_pair(gate_up, e)), down[e]) for rows, e in zip(grouped, hit, strict=True)]
     # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead of 0.5
     return F.embedding_bag(place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum")
+
+
+def _pair(gate_up: QuantTensor | Sequence[Pair], expert: int) -> Pair:
+    """Gate and up of an expert."""
+    both = gate_up[expert]
+    return both if isinstance(both, tuple) else (both[: len(both) // 2], both[len(both) // 2 :])
 
 
 def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
@@ -89,6 +97,6 @@ def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:
     sizes = (counts + ROWS - 1) // ROWS * ROWS
     owner, order = flat.sort(stable=True)
     shift = (sizes - counts).cumsum(0) - (sizes - counts)  # rows that pad the groups before an expert's
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(flat)) + shift[owner])
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(flat), device=flat.device) + shift[owner])
     hit = [(expert, size) for expert, size in enumerate(sizes.tolist()) if size]
     return [expert for expert, _ in hit], [size for _, size in hit], place

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .formats import QuantTensor, mixture, product
 from .matmul import Table, activated, linear
 from .norm import wide
 from .select import triton_form
@@ -41,7 +42,7 @@ class CanvasStats(NamedTuple):
 
 def soft_capped_logits(hidden: Tensor, embedding: Table, softcap: float) -> Tensor:
     """softcap * tanh(hidden @ embedding^T / softcap), [..., V] float32 (float64 for float64 weights)."""
-    parts = [embedding] if isinstance(embedding, Tensor) else embedding
+    parts = embedding if isinstance(embedding, list) else [embedding]
     logits = torch.cat([linear(hidden, part) for part in parts], dim=-1)
     return (logits.to(wide(logits.dtype)) / softcap).tanh_().mul_(softcap)
 
@@ -52,12 +53,13 @@ def head(
 ) -> CanvasStats:  # fmt: skip
     """Statistics of softmax(soft-capped logits * inverse_temperature).
 
-    hidden [B, C, D], embedding [V, D] (or packed, see matmul.pack_table), inverse_temperature [B], uniforms [B, C, 2] in (0, 1),
+    hidden [B, C, D], embedding [V, D] (or packed, see matmul.pack_table, or in few bits), inverse_temperature [B], uniforms [B, C, 2] in (0, 1),
     mask bool broadcastable to [B, C, V] (True: allowed) or None; p [B, C, V]: memory for the result's, such as the last step's.
     """
-    if mask is None and hidden.dtype != torch.float16 and (fast := triton_form("vocab", hidden)):
+    plain = mask is None and hidden.dtype != torch.float16 and isinstance(embedding, Tensor)
+    if plain and (fast := triton_form("vocab", hidden)):
         return CanvasStats(*fast.head(hidden, embedding, softcap, inverse_temperature, uniforms, p))
-    packed = not isinstance(embedding, Tensor)
+    packed = isinstance(embedding, list)
     if p is None:
         vocab = sum(map(len, embedding)) if packed else len(embedding)
         p = torch.empty((*hidden.shape[:2], vocab), dtype=hidden.dtype, device=hidden.device)
@@ -93,6 +95,9 @@ def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> 
     There tanh happens inside the product, on what is still in the cache. In bf16 that costs 3.0e-5 nats (KL to exact arithmetic on
     the same inputs, shipped checkpoint) instead of 2.1e-5; rounding is all that differs.
     """
+    if isinstance(embedding, QuantTensor):
+        product(hidden, embedding, out)
+        return
     if isinstance(embedding, Tensor):
         torch.mm(hidden, embedding.T, out=out)
         return
@@ -140,9 +145,10 @@ def weigh(shifted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return p, p.to(shifted.dtype).sum(-1)
 
 
-def soft_embedding(p: Tensor, row_sum: Tensor, columns: Tensor, scale: float) -> Tensor:
-    """scale * sum_v p_v / row_sum * embedding_v: [B, C, D] in p's dtype; columns [D, V] is the embedding turned (or packed)."""
-    mixed = linear(p, columns)
+def soft_embedding(p: Tensor, row_sum: Tensor, columns: Tensor | QuantTensor, scale: float) -> Tensor:
+    """scale * sum_v p_v / row_sum * embedding_v: [B, C, D] in p's dtype; columns [D, V] is the embedding turned (or packed), or the
+    embedding itself [V, D] in few bits."""
+    mixed = mixture(p.flatten(0, 1), columns).view(*p.shape[:2], -1) if isinstance(columns, QuantTensor) else linear(p, columns)
     return (mixed.to(row_sum.dtype) * (scale / row_sum)[..., None]).to(p.dtype)
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..config import ModelConfig
+from ..config.formats import Format
+from ..kernels.formats import QuantTensor
+from ..kernels.formats import quantise as quantised
 from ..kernels.matmul import can_pack, pack_table
 from ..kernels.matmul import pack as pack_weight
+from ..weights.names import expected_tensors
 from ..weights.plan import copies_of_table
+from ..weights.reader import assign
 from .dgemma import DiffusionGemma
 from .layers import Experts, Linear
 
@@ -38,21 +45,37 @@ def build_random(
     return model.to(device=device, dtype=dtype)
 
 
-def pack(model: DiffusionGemma) -> DiffusionGemma:
+@torch.no_grad()
+def quantise(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionGemma:
+    """Matrices of some groups (weights/names.py: experts, attention, dense, embedding ...) in number formats, in place.
+
+    Norms, scales and the router's vectors are no matrices and stay. Raises ValueError where a matrix has no whole groups.
+    """
+    for target in expected_tensors(model.config).values():
+        if target.group in formats and len(target.shape) > 1:
+            weight = model.get_parameter(target.model_name)
+            assign(model, target.model_name, quantised(weight, formats[target.group]))
+    return model
+
+
+def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     """On a CPU, in float32 or bfloat16 (where its processor has products for it): weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
     From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
-    beside its packed copies; every other weight is replaced, one at a time.
+    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there.
     """
     if model.device.type != "cpu" or not can_pack(model.dtype):
         return model
-    weight = model.embed.weight
-    copies = copies_of_table(weight.numel(), count_parameters(model))
-    for module in model.modules():
-        if isinstance(module, Linear | Experts):
-            module.pack()
-    _keep_memory()
-    model.packed = pack_table(weight), pack_weight(weight.T) if copies == 2 else weight.T
+    table = model.embed.weight
+    copies = 0 if isinstance(table, QuantTensor) else copies_of_table(table.numel(), count_parameters(model))
+    for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [model.self_conditioning]:
+        for module in place.modules():
+            if isinstance(module, Linear | Experts):
+                module.pack()
+    if not away:
+        _keep_memory()
+    if copies:
+        model.packed = pack_table(table), pack_weight(table.T) if copies == 2 else table.T
     return model
 
 
@@ -68,6 +91,25 @@ def _keep_memory() -> None:
         return
     mallopt(mmap_threshold, 1 << 25)  # the most it takes
     mallopt(trim_threshold, 1 << 29)
+
+
+def weight_of(model: DiffusionGemma, name: str) -> Any:
+    """The weight that stands where the model's tensor `name` (weights/names.py) belongs: plain, packed, in few bits, or a list of such."""
+    place, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(place), leaf)
+
+
+def format_of(model: DiffusionGemma) -> str:
+    """What it computes in, and the groups of tensors in number formats: "bfloat16", "bfloat16 (experts int4)"."""
+    found = {}
+    for target in expected_tensors(model.config).values():
+        weight = weight_of(model, target.model_name)
+        while isinstance(weight, list | tuple):
+            weight = weight[0]
+        if isinstance(weight, QuantTensor):
+            found[target.group] = weight.format.name
+    few = ", ".join(f"{group} {name}" for group, name in found.items())
+    return str(model.dtype).removeprefix("torch.") + (f" ({few})" if few else "")
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
+from ..kernels.formats import QuantTensor, Weight, lookup
 from ..kernels.matmul import Table
 from ..kernels.norm import rms_norm
 from ..kernels.vocab import soft_embedding
@@ -60,21 +61,23 @@ class DiffusionGemma(nn.Module):
 
     @property
     def table(self) -> Table:
-        """The embedding [V, D] as the head multiplies with it."""
+        """The embedding [V, D] as the head multiplies with it: plain, packed or in few bits."""
         return self.packed[0] if self.packed else self.embed.weight
 
     @property
-    def columns(self) -> Tensor:
-        """The embedding turned, [D, V], as self-conditioning mixes it."""
-        return self.packed[1] if self.packed else self.embed.weight.T
+    def columns(self) -> Weight:
+        """The embedding as self-conditioning mixes it: turned, [D, V], but as it is where it is in few bits."""
+        weight = self.embed.weight
+        return self.packed[1] if self.packed else weight if isinstance(weight, QuantTensor) else weight.T
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed.weight.dtype
+        """What it computes in."""
+        return self.norm.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.embed.weight.device
+        return self.norm.weight.device
 
     def new_cache(self, capacity: int = 0) -> KVCache:
         """An empty sequence; `capacity` tokens are reserved in the full layers."""
@@ -147,7 +150,9 @@ class DiffusionGemma(nn.Module):
 
     def embedded(self, ids: Tensor) -> Tensor:
         """E[ids] * sqrt(D), the factor rounded to the weight dtype as in the reference."""
-        return F.embedding(ids, self.embed.weight) * _rounded(self.config.embedding_scale, self.dtype)
+        weight = self.embed.weight
+        rows = lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
+        return rows * _rounded(self.config.embedding_scale, self.dtype)
 
 
 @functools.cache

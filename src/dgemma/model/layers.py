@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig, ModelConfig
+from ..kernels.formats import QuantTensor
 from ..kernels.heads import heads
 from ..kernels.matmul import gated_mlp, linear, pack
 from ..kernels.moe import choose_experts, experts
@@ -35,7 +36,7 @@ class Norm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """A projection without bias, whose weight may be packed (kernels/matmul.py)."""
+    """A projection without bias, whose weight may be packed (kernels/matmul.py) or in few bits (kernels/formats.py)."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
@@ -44,7 +45,8 @@ class Linear(nn.Linear):
         return linear(x, self.weight)
 
     def pack(self) -> None:
-        self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
+        if not isinstance(self.weight, QuantTensor):
+            self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
 
 
 class Attention(nn.Module):
@@ -103,6 +105,8 @@ class Experts(nn.Module):
 
     def pack(self) -> None:
         """Each expert's matrices packed; the tensors of all experts are given up one after the other."""
+        if not isinstance(self.gate_up_proj, nn.Parameter) or not isinstance(self.down_proj, nn.Parameter):
+            return
         pairs = [tuple(pack(half) for half in both.chunk(2)) for both in self.gate_up_proj]
         del self.gate_up_proj
         down = [pack(weight) for weight in self.down_proj]

@@ -21,12 +21,19 @@ class Context(Protocol):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
 
+class Arrivals(Protocol):
+    """Whoever brings the matrices of layers that are not in memory (streaming.py)."""
+
+    def arrive(self, number: int) -> None: ...
+
+
 class Stack(nn.ModuleList):
     """The layers in order; `run` takes the residual stream [B, T, D] through all of them."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(Layer(config, layer) for layer in config.layers)
         self.config = config
+        self.arrivals: Arrivals | None = None
 
     def run(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
         """x [B, T, D] at positions [B or 1, T] -> [B, T, D], before the final norm."""
@@ -34,6 +41,8 @@ class Stack(nn.ModuleList):
         for i, (layer, shape) in enumerate(zip(self, self.config.layers, strict=True)):
             if shape not in tables:
                 tables[shape] = self._table(positions, shape, x.dtype)
+            if self.arrivals is not None:
+                self.arrivals.arrive(i)
             x = layer(x, tables[shape], partial(context.attend, i), context.encoding)
         return x
 

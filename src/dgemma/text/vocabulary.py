@@ -27,7 +27,7 @@ CONTROL_TEXTS = {
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # how an id without a token is shown: padding rows of the embedding
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_PLAIN = re.compile(
+PLAIN = re.compile(
     r"[\s\u2581]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code"
     r"|p|br|hr|ul|ol|li|pre|div|span)>"
 )
@@ -104,7 +104,7 @@ def _is_control(token: dict[str, Any]) -> bool:
     if _BYTE_TOKEN.fullmatch(token["content"]):
         return False
     swallows = token.get("lstrip") or token.get("rstrip")  # would eat the spaces beside it: never match it in text
-    return bool(token.get("special") or swallows or not _PLAIN.fullmatch(token["content"]))
+    return bool(token.get("special") or swallows or not PLAIN.fullmatch(token["content"]))
 
 
 def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, str], ...], int]:

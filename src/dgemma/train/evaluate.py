@@ -114,7 +114,7 @@ def _read(model: DiffusionGemma, clean: Tensor, first: int, count: int) -> tuple
     context = CleanContext(model.config, clean.shape[1])
     hidden = model.encode_with(clean, torch.arange(clean.shape[1], device=clean.device)[None], context)
     rows = hidden[0, first - 1 : first - 1 + count]
-    logits = soft_capped_logits(rows, model.embed.weight, model.config.final_logit_softcapping)
+    logits = soft_capped_logits(rows, model.table, model.config.final_logit_softcapping)
     return context, F.cross_entropy(logits, clean[0, first : first + count], reduction="sum").item()
 
 
@@ -156,7 +156,7 @@ def _nats(
     nats = []
     for start in range(0, targets.shape[1], width):
         own = slice(start, start + width)
-        logits = soft_capped_logits(hidden[0, own], model.embed.weight, model.config.final_logit_softcapping)
+        logits = soft_capped_logits(hidden[0, own], model.table, model.config.final_logit_softcapping)
         nats.append(cost(logits, targets[0, own], noisy[0, own], keep[0, own]).sum().cpu())
     return torch.stack(nats)
 

@@ -19,7 +19,7 @@ from ..errors import CheckpointError
 # The 1,047 published tensors need 0.15 MB; one entry per expert and per scale, as quantised layouts have, 7 MB.
 HEADER_LIMIT = 16 * 2**20
 READABLE = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}  # bytes per element of what this build reads
-_BITS = {
+BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64,
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
     "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
@@ -93,14 +93,14 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorInfo:
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: the header entry must hold dtype, shape and data_offsets, and nothing else")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{where}: the dtype {dtype!r} is not known")
     if not isinstance(shape, list) or not all(natural(size) for size in shape):
         raise CheckpointError(f"{where}: the shape {shape!r} is not a list of sizes")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(natural(offset) for offset in offsets):
         raise CheckpointError(f"{where}: data_offsets {offsets!r} is not a pair of byte offsets")
     begin, end = offsets
-    if (end - begin) * 8 != math.prod(shape) * _BITS[dtype]:
+    if (end - begin) * 8 != math.prod(shape) * BITS[dtype]:
         raise CheckpointError(f"{where}: {end - begin} bytes do not hold {shape} elements of {dtype}")
     return TensorInfo(name, path, dtype, tuple(shape), data_start + begin, end - begin)
 

@@ -16,8 +16,8 @@ _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 
 
 @contextmanager
-def hub_errors(name: str, revision: str | None) -> Iterator[None]:
-    """The client's exceptions as HubError or ResourceError, each with what to do about it."""
+def hub_errors(name: str, revision: str | None, again: str = "pull again to go on") -> Iterator[None]:
+    """The client's exceptions as HubError or ResourceError, each with what to do about it; again: where that is one more try."""
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
@@ -30,7 +30,7 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise HubError(f"no model '{name}' on the hub, or no access: check its name; if private, {login}") from None
     except errors.OfflineModeIsEnabled:
-        raise HubError(f"'{name}' cannot be fetched: HF_HUB_OFFLINE is set; unset it and pull again") from None
+        raise HubError(f"'{name}' cannot be fetched: HF_HUB_OFFLINE is set; unset it and try again") from None
     except errors.LocalTokenNotFoundError:
         raise HubError(f"'{name}' needs a token and none was found: {login}") from None
     except errors.HfHubHTTPError as error:
@@ -41,14 +41,14 @@ def hub_errors(name: str, revision: str | None) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(f"the disk filled up while fetching '{name}'; make room, then pull again") from None
-        raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); pull again to go on") from None
+        raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); {again}") from None
     except ValueError as error:  # no JSON in the answer, a port, a proxy or a token that cannot be
         hint = "are HF_ENDPOINT, HF_TOKEN and the proxy settings right?"
         raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); {hint}") from None
     except Exception as error:
         if type(error).__module__.split(".")[0] not in _TRANSPORT:
             raise
-        raise HubError(f"'{name}': no connection to the hub ({_first_line(error)}); pull again to go on") from None
+        raise HubError(f"'{name}': no connection to the hub ({_first_line(error)}); {again}") from None
 
 
 @contextmanager

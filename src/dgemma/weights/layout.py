@@ -9,33 +9,40 @@ where a name leads, with that cache's own blob folders allowed; any other link o
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import ModelConfig, read_json
-from ..errors import CheckpointError
-from .headers import HEADER_LIMIT, READABLE, TensorInfo, read_header
-from .names import classify, expected_tensors, why_unknown
+from ..config.formats import Format
+from ..errors import CheckpointError, ConfigError
+from .headers import HEADER_LIMIT, TensorInfo, read_header
+from .names import classify
+from .quantization import read_quantization
+from .schemes import Quantization
+from .stored import Match, Stored, match
+
+__all__ = ["INDEX", "Layout", "Stored", "inspect", "problems", "read_layout"]
 
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors")
-_FOREIGN = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.ckpt")
+_FOREIGN = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder's tensors. `text` maps model names to tensors and is complete only where `problems` is empty."""
+    """A folder's tensors. `text` maps model names to what makes them and is complete only where `problems` is empty."""
 
     folder: Path
     config: ModelConfig | None
     files: tuple[Path, ...]
     tensors: dict[str, TensorInfo] = field(repr=False)
-    text: dict[str, TensorInfo] = field(repr=False)
+    text: dict[str, Stored] = field(repr=False)
     vision: tuple[TensorInfo, ...] = field(repr=False)
     problems: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+    said: tuple[str, ...] = ()  # about the quantisation: what is worth saying and no fault
 
     @property
     def total_bytes(self) -> int:
@@ -43,7 +50,7 @@ class Layout:
 
     @property
     def text_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.text.values())
+        return sum(stored.nbytes for stored in self.text.values())
 
     @property
     def vision_bytes(self) -> int:
@@ -51,26 +58,40 @@ class Layout:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """How many bytes stand in each dtype, the largest share first."""
+        """How many bytes stand in each dtype or, where matrices are in few bits, number format; the largest share first."""
         shares: Counter[str] = Counter()
         for tensor in self.tensors.values():
             shares[tensor.dtype] += tensor.nbytes
-        return dict(shares.most_common())
+        for stored in self.text.values():
+            if stored.format is not None:
+                shares[stored.format.name] += stored.nbytes
+                for info in (info for fields in stored.matrices for info in fields.values()):
+                    shares[info.dtype] -= info.nbytes
+        return {name: share for name, share in shares.most_common() if share}
+
+    @property
+    def formats(self) -> dict[str, Format]:
+        """The formats of what is in few bits, by model name; what stands there in 16 bits or more is left out."""
+        return {name: stored.format for name, stored in self.text.items() if stored.format is not None}
 
     def notes(self) -> list[str]:
         """What is worth saying and no fault: vision tensors are there and not used."""
         if not self.vision:
-            return []
+            return list(self.said)
         size = f"{self.vision_bytes / 1e9:.2f} GB"
-        return [f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only"]
+        return [f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only", *self.said]
 
 
 def inspect(folder: Path, config: ModelConfig) -> Layout:
     """The layout of a faultless checkpoint. Raises CheckpointError with the first problem (names file and tensor)."""
-    layout = read_layout(folder, config)
+    return faultless(read_layout(folder, config))
+
+
+def faultless(layout: Layout) -> Layout:
+    """The same layout. Raises CheckpointError with its first problem."""
     if layout.problems:
         more = len(layout.problems) - 1
-        hint = f" (and {more} more: `dgemma doctor {folder}`)" if more else ""
+        hint = f" (and {more} more: `dgemma doctor {layout.folder}`)" if more else ""
         raise CheckpointError(layout.problems[0] + hint)
     return layout
 
@@ -102,12 +123,19 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
             else:
                 tensors[tensor.name] = tensor
     indexed = _check_index(folder, weight_map, tensors, files, found)
-    text: dict[str, TensorInfo] = {}
     vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
+    quantization, matched = None, Match()
     if config is not None and files:
-        # with a shard unread, "missing" would repeat its one fault for each of its tensors
-        text = _match(folder, tensors, config, found, skip=None if unread else indexed)
-    return Layout(folder, config, tuple(files), tensors, text, vision, tuple(found))
+        try:
+            quantization = read_quantization(folder)
+            # with a shard unread, "missing" would repeat its one fault for each of its tensors
+            matched = match(folder, tensors, config, quantization, None if unread else indexed)
+        except ConfigError as error:
+            found.append(str(error))
+    found += matched.problems
+    return Layout(
+        folder, config, tuple(files), tensors, matched.text, vision, tuple(found), quantization, tuple(matched.notes)
+    )
 
 
 def _shards(folder: Path, found: list[str]) -> tuple[list[Path], dict[str, str] | None]:
@@ -205,34 +233,3 @@ def _check_index(
     for name in sorted(set(tensors) - set(weight_map)):
         found.append(f"{tensors[name].file}: tensor '{name}' is not in {INDEX}")
     return told
-
-
-def _match(
-    folder: Path, tensors: dict[str, TensorInfo], config: ModelConfig, found: list[str], skip: set[str] | None
-) -> dict[str, TensorInfo]:
-    """Tensors against the names and shapes of the config. `skip`: missing names already told; None: tell none."""
-    expected = expected_tensors(config)
-    text, missing = {}, []
-    strange = sorted(name for name in tensors if name not in expected and classify(name) != "vision")
-    for name, target in expected.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            missing.append(name)
-            if skip is not None and name not in skip:
-                found.append(f"{folder}: tensor '{name}' is missing{_hint(name, strange)}")
-        elif tensor.shape != target.shape:
-            shapes = f"{list(tensor.shape)}, config.json asks for {list(target.shape)}"
-            found.append(f"{tensor.file}: tensor '{name}' has the shape {shapes}")
-        elif tensor.dtype not in READABLE:
-            found.append(f"{tensor.file}: tensor '{name}' is stored as {tensor.dtype}; readable: {', '.join(READABLE)}")
-        else:
-            text[target.model_name] = tensor
-    for name in strange:
-        found.append(f"{tensors[name].file}: unexpected tensor '{name}': {why_unknown(name)}{_hint(name, missing)}")
-    return text
-
-
-def _hint(name: str, candidates: list[str]) -> str:
-    """The likeliest misspelling; only among few, since comparing 700 names with 700 takes a minute."""
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8) if len(candidates) <= 20 else []
-    return f"; is it '{close[0]}'?" if close else ""

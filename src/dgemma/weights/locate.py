@@ -1,4 +1,4 @@
-"""From a name to a checkpoint folder on this machine: a path, a hub name in the local cache, or the shipped model.
+"""From a name to a checkpoint on this machine: a folder or GGUF file, a hub name in the local cache, or the shipped model.
 
 Never touches the network (see pull.py) and never loads torch. Trap: a hub name and a relative folder look alike
 (`org/name`); a folder that exists wins, and only what cannot be a hub name is reported as a missing folder.
@@ -17,6 +17,7 @@ from .layout import read_layout
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
 EMBEDDED_NAME = "(embedded)"
+GGUF, PICTURES = ".gguf", "mmproj"  # llama.cpp keeps the part of a model that sees pictures in a file of its own, called so
 EXAMPLE = "google/diffusiongemma-26B-A4B-it"
 _HUB_NAME = re.compile(r"[A-Za-z0-9]([\w.-]*\w)?/[A-Za-z0-9]([\w.-]*\w)?", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
@@ -36,7 +37,7 @@ class CachedModel:
 
 
 def locate(name_or_path: str | Path | None, revision: str | None = None, cache_dir: Path | None = None) -> Path:
-    """The checkpoint folder for a path, a hub name ("org/name", "org/name@revision") or None (the shipped one).
+    """The checkpoint folder or .gguf file for a path, a hub name ("org/name", "org/name@revision") or None (the shipped one).
 
     Raises CheckpointError for a path that does not exist or cannot be entered, HubError for a hub model that is not
     (wholly) in the cache, UsageError for what can be neither.
@@ -58,9 +59,16 @@ def locate(name_or_path: str | Path | None, revision: str | None = None, cache_d
     if is_folder:
         if revision is not None:
             raise UsageError(f"{text}: a folder has no revisions; leave '{revision}' out")
-        return path
+        return _gguf_in(path) or path
+    is_gguf = path.suffix == GGUF
     if exists:
-        raise UsageError(f"{text}: a file; name the folder that holds config.json and model*.safetensors")
+        if not is_gguf:
+            raise UsageError(f"{text}: a file; name a {GGUF} file, or the folder that holds config.json and model*.safetensors")
+        if revision is not None:
+            raise UsageError(f"{text}: a file has no revisions; leave '{revision}' out")
+        return path
+    if is_gguf:
+        raise CheckpointError(f"{text}: no such file")
     if isinstance(name_or_path, Path) or text.startswith(("/", ".", "~")) or text.partition("@")[0].count("/") > 1:
         raise CheckpointError(f"{text}: no such folder")
     repo, revision = split_name(text, revision)
@@ -68,6 +76,19 @@ def locate(name_or_path: str | Path | None, revision: str | None = None, cache_d
         return _cached(repo, revision, cache_dir)
     except (OSError, ValueError) as error:  # a folder that may not be entered, a ref that is no text
         raise HubError(f"'{repo}': its place in the cache cannot be read ({error}); see `dgemma ls`") from None
+
+
+def _gguf_in(folder: Path) -> Path | None:
+    """The one GGUF model in a folder without safetensors files. Raises UsageError where there are several."""
+    try:
+        files = sorted(path for path in folder.glob("*" + GGUF) if not path.name.startswith(PICTURES))
+        if not files or any(folder.glob("model*.safetensors")):
+            return None
+    except OSError:  # a folder that may not be entered: whoever reads it says so
+        return None
+    if len(files) > 1:
+        raise UsageError(f"{folder}: holds {len(files)} {GGUF} files; name one of them, such as {files[0]}")
+    return files[0]
 
 
 def is_chat_tuned(folder: Path) -> bool:

@@ -55,7 +55,8 @@ _ONCE = {
     "self_conditioning.down_proj.weight": ("self_conditioning.down_proj.weight", "self_conditioning", "D I"),
 }
 _LAYER_NAME = re.compile(r"model\.(decoder|encoder\.language_model)\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")
-_QUANTISED = re.compile(r".*(weight_scale(_2)?|weight_packed|weight_global_scale|input_(global_)?scale|qweight|qzeros)")
+_QUANTISED = re.compile(r".*\.(weight_\w+|input_(global_)?scale|qweight|qzeros|scales|g_idx)")
+_CACHE = re.compile(r"model\.decoder\.layers\.(0|[1-9][0-9]{0,5})\.self_attn\.([kv]_proj\.)?[kv]_scale")
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,30 @@ def published_names(config: ModelConfig) -> dict[str, str]:
     return {target.model_name: name for name, target in expected_tensors(config).items()}
 
 
+def modules(name: str, target: Target) -> list[tuple[str, tuple[int, int]]]:
+    """The matrices [O, I] that a tensor is made of where each has fields of its own: their names, in the order of its rows.
+
+    A vector has none. Published layouts in few bits keep every expert's gate, up and down apart.
+    """
+    if len(target.shape) < 2:
+        return []
+    if len(target.shape) == 2:
+        return [(name.removesuffix(".weight"), target.shape)]
+    experts, rows, inputs = target.shape
+    stem, _, leaf = name.rpartition(".")
+    kinds = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else (leaf,)
+    return [(f"{stem}.{expert}.{kind}", (rows // len(kinds), inputs)) for expert in range(experts) for kind in kinds]
+
+
 def classify(name: str) -> str:
-    """'text' (read), 'vision' (recognised, not used yet) or 'unknown'; a config may still not ask for a 'text' name."""
+    """'text' (read), 'vision' (recognised, not used yet), 'cache' (scales of a K/V cache in few bits, not used) or 'unknown'.
+
+    A config may still not ask for a 'text' name. What stands under a matrix of a quantised layout is found by stored.py.
+    """
     if name.startswith(VISION):
         return "vision"
+    if _CACHE.fullmatch(name):
+        return "cache"
     if name.startswith(DECODER) and name.removeprefix(DECODER) in _ONCE:
         return "text"
     if found := _LAYER_NAME.fullmatch(name):
@@ -109,7 +130,7 @@ def why_unknown(name: str) -> str:
     if name.endswith("lm_head.weight"):
         return "the output head is tied to model.decoder.embed_tokens.weight, so a second copy would go unused"
     if _QUANTISED.fullmatch(name):
-        return "it belongs to a quantised layout; this build reads bf16, fp16, fp32 and fp64 checkpoints"
+        return "it belongs to a quantised layout, which config.json does not describe (quantization_config)"
     if name.startswith("model.encoder.language_model."):
         return "encoder and decoder share their text weights, which are read under model.decoder"
     if classify(name) == "text":

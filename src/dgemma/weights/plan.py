@@ -3,26 +3,34 @@
 Arithmetic on a ModelConfig: reads no data, and loads torch only to ask for CUDA cards. Weights and K/V are exact;
 the work of a pass is an upper estimate for plain torch operations, for a request alone on a CPU 1.1-1.5 times what was counted
 (tests/weights/test_plan.py), and up to 2 where the vocabulary's tensors are most: p is there twice only while rows come and go.
-Trap: on CUDA a head dim of 512 is beyond the flash kernels, so one full layer makes its scores (chunk x context, per head) and
-repeats K and V per query head, both in float32: at 128k tokens that is a third of the published weights. The CPU kernel makes
-neither (measured).
+Trap: no fast kernel of torch's takes masks or a head dim of 512 with grouped heads on CUDA, so a layer makes its scores (chunk x context,
+per head) and repeats K and V per query head, both in float32: 5 GB at 32k tokens of the published model. The CPU kernel makes neither
+(measured), nor does attention in Triton.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import LayerConfig, ModelConfig
-from .names import GROUPS, expected_tensors
+from ..config.formats import Format
+from ..kernels.select import wants_triton
+from .names import GROUPS, Target, expected_tensors
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 PACKED = ("float32", "bfloat16")  # what CPU weights are packed in (kernels/matmul.py)
 GIB = 2**30
 RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's kernels
+SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too
 BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
 TILE = 128  # of these, those whose sum is kept
+PIECES = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
+DECODING = 16  # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product): counted 2 to 16
+Formats = Mapping[str, Format]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Plan:
     kv: int
     work: int
     packed: int = 0  # further copies of the embedding that a CPU's products read
+    device: str = "cuda"
+    formats: Formats = field(default_factory=dict, repr=False)
 
     @property
     def weight_bytes(self) -> int:
@@ -46,8 +56,8 @@ class Plan:
         return self.weight_bytes + self.packed + self.kv + self.work
 
     def fits(self, memory_bytes: int) -> bool:
-        """Whether it runs in a memory of so many bytes, with a reserve of 1 GiB."""
-        return self.total + RESERVE <= memory_bytes
+        """Whether it runs in a memory of so many bytes and leaves its margin."""
+        return self.total + margin(memory_bytes, self.device) <= memory_bytes
 
 
 @dataclass(frozen=True)
@@ -59,25 +69,72 @@ class Memory:
     free: int
 
 
+def margin(memory_bytes: int, device: str = "cuda") -> int:
+    """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less."""
+    return min(RESERVE, memory_bytes // SHARE) if device == "cpu" else RESERVE
+
+
 def fit(
     config: ModelConfig, dtype: object, context_tokens: int, batch: int = 1, canvas: int | None = None,
-    prefill_chunk: int = 512, device: str = "cuda",
+    prefill_chunk: int = 512, device: str = "cuda", formats: Formats | None = None, triton: bool | None = None,
 ) -> Plan:  # fmt: skip
-    """The Plan for a text model. dtype: a torch dtype or its name; contexts and chunks are in tokens; device: where
-    it runs, "cuda" or "cpu"."""
+    """The Plan for a text model. dtype: a torch dtype or its name, of what is not in few bits; contexts and chunks are in tokens;
+    device: where it runs, "cuda" or "cpu"; formats: of matrices in few bits, by group or by name; triton: whether a card runs
+    the forms of kernels/select.py, None: as this process would."""
     name = str(dtype).removeprefix("torch.")
     if name not in BYTES:
         raise ValueError(f"no weights are kept as {name}; known: {', '.join(BYTES)}")
-    size, canvas = BYTES[name], canvas or config.canvas_length
-    clean = max(canvas, min(prefill_chunk, context_tokens))  # rows of a canvas that stood, or of a chunk
-    kv = sum(_kv_elements(layer, config, context_tokens) for layer in config.layers) * batch * size
-    cuda = device != "cpu"
+    formats = formats or {}
+    kv, work = _request(config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton)
+    weights, table = weight_bytes(config, BYTES[name], formats), config.vocab_size * config.hidden_size
+    plain = device == "cpu" and name in PACKED and not {"embedding", "embed.weight"} & set(formats)
+    packed = copies_of_table(table, sum(weight_bytes(config, 1).values())) * table * BYTES[name] if plain else 0
+    return Plan(name, context_tokens, batch, weights, kv, work, packed, device, formats)
+
+
+def longest_context(config: ModelConfig, plan: Plan, memory_bytes: int, triton: bool | None = None) -> int:
+    """The most tokens that fit beside a plan's weights, one request alone; 0 where none do."""
+    room = memory_bytes - margin(memory_bytes, plan.device) - plan.weight_bytes - plan.packed
+    fits, refused = 0, config.max_position_embeddings + 1
+    while refused - fits > 1:
+        middle = (fits + refused) // 2
+        need = sum(_request(config, BYTES[plan.dtype], middle, 1, None, 512, plan.device, plan.formats, triton))
+        fits, refused = (middle, refused) if need <= room else (fits, middle)
+    return fits
+
+
+def _request(
+    config: ModelConfig, size: int, context: int, batch: int, canvas: int | None, chunk: int, device: str, formats: Formats,
+    triton: bool | None,
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes of K and V, and of work."""
+    canvas, cuda = canvas or config.canvas_length, device != "cpu"
+    fast = cuda and (wants_triton() if triton is None else triton)
+    clean = max(canvas, min(chunk, context))  # rows of a canvas that stood, or of a chunk
+    kv = sum(_kv_elements(layer, config, context) for layer in config.layers) * batch * size
     previous = canvas * config.vocab_size * size  # p of the last step, kept for self-conditioning
-    layers = _layer_bytes(config, clean, clean + canvas, context_tokens, size, cuda)
+    layers = _layer_bytes(config, clean, clean + canvas, context, size, cuda, fast)
     work = batch * (previous + max(layers, previous + _head_bytes(config, canvas, size, cuda)))  # the step writes a p of its own
-    weights, table = weight_bytes(config, size), config.vocab_size * config.hidden_size * size
-    packed = copies_of_table(table, sum(weights.values())) * table if not cuda and name in PACKED else 0
-    return Plan(name, context_tokens, batch, weights, kv, work, packed)
+    decoding = _decoding_bytes(config, batch * (clean + canvas), size, formats, cuda, fast) if formats else 0
+    return kv, work + decoding
+
+
+def format_of(target: Target, formats: Formats) -> Format | None:
+    """The number format of a tensor; vectors have none."""
+    if len(target.shape) < 2:
+        return None
+    return formats.get(target.model_name) or formats.get(target.group)
+
+
+def held_bytes(target: Target, size: int, formats: Formats) -> int:
+    """Bytes of a tensor in memory, where numbers that are in no format take `size`."""
+    found = format_of(target, formats)
+    return found.nbytes(target.shape) if found else math.prod(target.shape) * size
+
+
+def divides(config: ModelConfig, formats: Formats) -> bool:
+    """Whether every matrix that would be in a format has whole groups of it."""
+    return all(format.divides(target.shape[-1]) for target, format in _matrices(config, formats))
 
 
 def copies_of_table(table: int, model: int) -> int:
@@ -86,14 +143,11 @@ def copies_of_table(table: int, model: int) -> int:
     return 2 if 10 * table >= model else 1
 
 
-def weight_bytes(config: ModelConfig, bytes_per_element: int) -> dict[str, int]:
+def weight_bytes(config: ModelConfig, bytes_per_element: int, formats: Formats | None = None) -> dict[str, int]:
     """Bytes of the text weights by group; vision is not loaded, so not counted."""
     groups = dict.fromkeys(GROUPS, 0)
     for target in expected_tensors(config).values():
-        elements = 1
-        for dim in target.shape:
-            elements *= dim
-        groups[target.group] += elements * bytes_per_element
+        groups[target.group] += held_bytes(target, bytes_per_element, formats or {})
     return groups
 
 
@@ -114,23 +168,32 @@ def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
 
-def _layer_bytes(config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool) -> int:
+def _layer_bytes(config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool, fast: bool) -> int:
     """A pass of `rows`, of which `clean` are causal: the masks of both kinds of layers, what flows between operations, and the
     largest operation (on CUDA, where nobody counted, both kinds). Counted: at most 8 arrays [rows, hidden] are alive beside it."""
     masks = clean * (context + min(context, config.sliding_window - 1 + clean))
-    widest = max(_attention_bytes(layer, config, clean, rows, context, size, cuda) for layer in config.layers)
+    widest = max(
+        _attention_bytes(layer, config, clean, rows, context, size, cuda and not (fast and _flows(layer.head_dim, size)))
+        for layer in config.layers
+    )
     mlp = _mlp_bytes(config, rows, size)
     return masks + 8 * rows * config.hidden_size * size + (widest + mlp if cuda else max(widest, mlp))
 
 
+def _flows(head_dim: int, size: int) -> bool:
+    """Whether attention in Triton takes heads of this dim on a card (kernels/attention_triton.py, compared by a test)."""
+    return size <= 2 and 16 <= head_dim <= 512 and head_dim & (head_dim - 1) == 0
+
+
 def _attention_bytes(
-    layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool
+    layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int, scored: bool
 ) -> int:
-    """The queries in their norm, twice in float32, or with the mask as numbers; on CUDA scores, softmax, K and V per query head."""
+    """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, they and their softmax for
+    one sequence's rows, and per query head K and V repeated and in float32, and K times the scale (counted on a CPU)."""
     heads, wide = config.num_attention_heads, max(size, 4)  # the fallback kernel computes in float32
-    seen = min(context, config.sliding_window - 1 + rows) if layer.is_sliding else context + rows
+    seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
     queries = heads * rows * layer.head_dim
-    scores = 2 * heads * seen * (rows + layer.head_dim) * wide if cuda else 0
+    scores = heads * seen * (2 * clean + 3 * layer.head_dim) * wide if scored else 0
     return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size) + scores
 
 
@@ -147,6 +210,27 @@ def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
     ragged = config.vocab_size % TILE > 0
     sums = canvas * -(-config.vocab_size // TILE) * 40  # of tiles: float32 four times and int64 three times, while one is drawn
     return rows * config.vocab_size * max(size, 4) * (4 if ragged else 2) + sums
+
+
+def _decoding_bytes(config: ModelConfig, rows: int, size: int, formats: Formats, cuda: bool, fast: bool) -> int:
+    """The piece of a matrix in few bits that is decoded at a time, and what products round their rows to (fp8, nvfp4).
+
+    The embedding is mixed in pieces four times as large, which are summed in float32. Triton decodes inside its products."""
+    piece, most, rounding, cost = PIECES["cuda" if cuda else "cpu"], 0, 0, DECODING * max(1, size // 4)
+    for target, format in _matrices(config, formats):
+        outputs, inputs = target.shape[-2:]
+        table = target.group == "embedding"
+        if table or not fast:
+            most = max(most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost)
+        if target.group != "experts" and format.name in ("fp8", "nvfp4"):
+            rounding = max(rounding, rows * inputs * cost)
+    return most + rounding
+
+
+def _matrices(config: ModelConfig, formats: Formats) -> Iterator[tuple[Target, Format]]:
+    for target in expected_tensors(config).values():
+        if found := format_of(target, formats):
+            yield target, found
 
 
 def _host() -> Memory:

@@ -20,6 +20,7 @@ from ..config import ModelConfig
 from ..errors import HubError, ResourceError
 from .hub import hub_errors, quiet
 from .locate import cache_root, disk_size, split_name, storage
+from .quantization import BESIDE, read_quantization
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what is being done
 # no slash: subfolders hold other formats; the template is never run, but it tells a chat model from another
@@ -31,7 +32,7 @@ _CHUNK = 8 * 2**20
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     name: str
     size: int
     digest: str  # sha256 of the content for a large file, git's object id (sha1) for a small one; also its blob name
@@ -50,7 +51,7 @@ def pull(
     """
     name, revision = split_name(name, revision)
     with hub_errors(name, revision), quiet():
-        commit, files = _listing(name, revision, token, endpoint)
+        commit, files = listing(name, revision, token, endpoint)
         home = storage(name, cache_dir)
         _check_disk(name, files, home)
         hub = _Hub(name, commit, token, endpoint, home, cache_root(cache_dir))
@@ -59,6 +60,8 @@ def pull(
             hub.fetch(file, meter)
             if file.name == "config.json":
                 ModelConfig.from_file(hub.folder / "config.json")
+            if file.name in ("config.json", BESIDE):
+                read_quantization(hub.folder)
         if revision is None or not _COMMIT.fullmatch(revision):
             ref = home / "refs" / (revision or "main")
             ref.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def pull(
     return hub.folder
 
 
-def _listing(name: str, revision: str | None, token: str | None, endpoint: str | None) -> tuple[str, list[_File]]:
+def listing(name: str, revision: str | None, token: str | None, endpoint: str | None) -> tuple[str, list[File]]:
     """The commit a revision stands for and the files wanted of it, config.json first and weights last."""
     from huggingface_hub import HfApi
 
@@ -82,7 +85,7 @@ def _listing(name: str, revision: str | None, token: str | None, endpoint: str |
         if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{40,64}", digest):
             raise HubError(f"'{name}': the hub gives no usable hash for {found.rfilename}")
         size = found.lfs.size if found.lfs else found.size or 0
-        files.append(_File(found.rfilename, size, digest, found.lfs is not None))
+        files.append(File(found.rfilename, size, digest, found.lfs is not None))
     files.sort(key=lambda file: (file.name != "config.json", file.large, file.name))
     if not info.sha or not files or files[0].name != "config.json":
         raise HubError(f"'{name}' holds no config.json, so it is no checkpoint this build can read")
@@ -91,7 +94,7 @@ def _listing(name: str, revision: str | None, token: str | None, endpoint: str |
     return info.sha, files
 
 
-def _check_disk(name: str, files: list[_File], home: Path) -> None:
+def _check_disk(name: str, files: list[File], home: Path) -> None:
     need = 0
     for file in files:
         blob = home / "blobs" / file.digest
@@ -114,7 +117,7 @@ class _Hub:
         self.name, self.commit, self.token, self.endpoint = name, commit, token, endpoint
         self.home, self.cache, self.folder = home, cache, home / "snapshots" / commit
 
-    def fetch(self, file: _File, meter: _Meter) -> None:
+    def fetch(self, file: File, meter: _Meter) -> None:
         """Bring one file into the snapshot, its hash checked (also when it was there before)."""
         from huggingface_hub import hf_hub_download
 
@@ -133,7 +136,7 @@ class _Hub:
             raise HubError(f"'{self.name}': {file.name} arrived damaged and was removed; pull again")
         meter.at(start + file.size, file.name)
 
-    def _download(self, file: _File, blob: Path, meter: _Meter) -> None:
+    def _download(self, file: File, blob: Path, meter: _Meter) -> None:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import WeakFileLock, build_hf_headers
@@ -161,7 +164,7 @@ class _Hub:
                 raise HubError(f"'{self.name}': {file.name} arrived damaged (sha256) and was removed; pull again")
             partial.rename(blob)
 
-    def _sound(self, path: Path, file: _File, meter: _Meter | None) -> bool:
+    def _sound(self, path: Path, file: File, meter: _Meter | None) -> bool:
         """Whether the content has the hash the hub names."""
         if path.stat().st_size != file.size and file.large:
             return False
@@ -175,7 +178,7 @@ class _Hub:
                     meter.add(len(piece), f"checking {file.name}")
         return digest.hexdigest() == file.digest
 
-    def _drop(self, blob: Path, file: _File) -> None:
+    def _drop(self, blob: Path, file: File) -> None:
         """Remove a damaged file and the link to it; a dangling link would make the whole cache entry unreadable."""
         (self.folder / file.name).unlink(missing_ok=True)
         blob.unlink(missing_ok=True)

@@ -1,58 +1,67 @@
 """Tensors from disk to the device, one at a time, into a module that was built without memory.
 
-Host memory holds one tensor at a time (1.5 GB for the published embedding), never a model: each is read into its
+Host memory holds one tensor of the model at a time (1.5 GB for the published embedding), never a model: each is read into its
 own buffer rather than mapped, because a file that shrinks under a mapping kills the process with SIGBUS, where a
-short read is an error with a name. Knows no mathematics. Trap: a parameter nobody assigned stays uninitialised
-and answers with nonsense, so both lists of names must be equal before the first byte is read.
+short read is an error with a name. A tensor in few bits is put together from its fields (unpack.py). Knows no
+mathematics. Trap: a parameter nobody assigned stays uninitialised and answers with nonsense, so both lists of names
+must be equal before the first byte is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from io import FileIO
-from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ResourceError
+from ..kernels import formats
+from ..kernels.formats import QuantTensor, Weight, codec, empty
 from .headers import TensorInfo
-from .layout import Layout, inspect, problems, read_layout
+from .layout import Layout, Stored, inspect, problems, read_layout
+from .unpack import unpack
 
 __all__ = ["DTYPES", "Layout", "Progress", "inspect", "load_into", "problems", "read_layout", "stream"]
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name being worked on
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+DTYPES = formats.DTYPES | {"I32": torch.int32, "I64": torch.int64}  # of safetensors' names, as far as they are read
 
 
 def stream(
-    layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """(model name, tensor) for every text tensor, in file order, as `dtype` on `device`.
+    layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None,
+    rounds: Collection[str] = (), only: Collection[str] | None = None,
+) -> Iterator[tuple[str, Weight]]:  # fmt: skip
+    """(model name, weight) for every text tensor, in file order, on `device`: plain ones as `dtype`, others in their format.
 
-    On "meta" nothing is read. Raises CheckpointError that names file and tensor where data ends early, is not
-    readable or holds NaN or infinite values (before or after the conversion to `dtype`).
+    rounds: formats whose products round activations, where the file declares it. On "meta" nothing is read. Raises
+    CheckpointError that names file and tensor where data ends early, is not readable or holds NaN or infinite numbers or
+    scales (before or after the conversion to `dtype`).
     """
-    order = sorted(layout.text.items(), key=lambda item: (item[1].file, item[1].offset))
-    if torch.device(device).type == "meta":
-        for name, info in order:
-            yield name, torch.empty(info.shape, dtype=dtype, device="meta")
-        return
-    total, done = layout.text_bytes, 0
-    for _, group in groupby(order, key=lambda item: item[1].file):
-        tensors = list(group)
-        with _open(tensors[0][1]) as file:
-            for name, info in tensors:
-                yield name, _to_device(_read(file, info), info, device, dtype)
-                done += info.nbytes
-                if progress is not None:
-                    progress(done, total, info.name)
+    wanted = layout.text if only is None else {name: layout.text[name] for name in only}
+    order = sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset))
+    total, done = sum(stored.nbytes for stored in wanted.values()), 0
+    with Files() as files:
+        for name, stored in order:
+            weight = _unfilled(stored, dtype) if torch.device(device).type == "meta" else read(stored, files, device, dtype)
+            if isinstance(weight, QuantTensor):
+                declared = stored.scheme is not None and stored.scheme.rounded
+                weight = replace(weight, rounded=declared and stored.format.name in rounds)
+            yield name, weight
+            done += stored.nbytes
+            if progress is not None and not weight.device.type == "meta":
+                progress(done, total, stored.name)
 
 
 def load_into(
-    module: nn.Module, layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None
-) -> list[str]:
-    """Fill every parameter and buffer of `module` (usually on "meta") from the checkpoint, each exactly once.
+    module: nn.Module, layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None,
+    rounds: Collection[str] = (), only: Collection[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Fill every parameter and buffer of `module` (usually on "meta") from the checkpoint, each exactly once; `only`: some of them.
 
     Returns notes: what a user should know and no fault. Raises CheckpointError where names or shapes of module and
     checkpoint differ, or as `stream` does, and ResourceError where the device has no room left.
@@ -62,18 +71,76 @@ def load_into(
     _compare(module, layout)
     scalars: dict[str, Tensor] = {}
     try:
-        for name, tensor in stream(layout, device, dtype, progress):
-            _assign(module, name, tensor)
-            if name.endswith("layer_scalar") and not tensor.is_meta:
+        for name, tensor in stream(layout, device, dtype, progress, rounds, only):
+            assign(module, name, tensor)
+            if name.endswith("layer_scalar") and isinstance(tensor, Tensor) and not tensor.is_meta:
                 scalars[name] = tensor
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise  # the CPU allocator has no class of its own
-        need = sum(info.nbytes // DTYPES[info.dtype].itemsize for info in layout.text.values()) * dtype.itemsize
+        need = sum(stored.kept(dtype.itemsize) for stored in layout.text.values())
         raise ResourceError(
             f"{device}: no room for the weights ({need / 2**30:.1f} GiB); `dgemma doctor` says what fits where"
         ) from None
     return layout.notes() + _scalar_notes(scalars)
+
+
+def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.dtype) -> Weight:
+    """One tensor of the model, put together on the host matrix by matrix and then moved."""
+    if len(stored.matrices) == 1 and stored.format is None:
+        info = stored.matrices[0]["weight"]
+        return _to_device(files.read(info), info, device, dtype)
+    weight = empty(stored.format, stored.shape, "cpu") if stored.format else torch.empty(stored.shape, dtype=dtype)
+    rows = math.prod(stored.shape[:-1]) // len(stored.matrices)
+    parts = weight.parts if isinstance(weight, QuantTensor) else {"weight": weight}
+    flat = {name: part.flatten(0, len(stored.shape) - 2) for name, part in parts.items()}  # [all rows, ...]: views
+    for number, fields in enumerate(stored.matrices):
+        place = {name: part[number * rows : (number + 1) * rows] for name, part in flat.items()}
+        raw = {leaf: files.read(info) for leaf, info in fields.items()}
+        if stored.format is None:
+            place["weight"].copy_(_to_device(raw["weight"], fields["weight"], "cpu", dtype))
+        else:
+            for name, part in matrix(stored, fields, raw).items():
+                place[name].copy_(part)
+    return weight.to(device)
+
+
+def matrix(stored: Stored, fields: dict[str, TensorInfo], raw: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of one of a tensor's matrices in few bits, their values checked; raw: its fields as they stand in the file."""
+    shape = (math.prod(stored.shape[:-1]) // len(stored.matrices), stored.shape[-1])
+    try:
+        parts = unpack(stored.scheme, shape, raw)
+        fault = codec(stored.format).check(parts)
+    except ValueError as error:
+        fault = str(error)
+    if fault is not None:
+        info = next(iter(fields.values()))
+        name = info.name.rpartition(".")[0] if len(fields) > 1 else info.name
+        raise CheckpointError(f"{info.file}: tensor '{name}' is damaged: {fault}; fetch it again")
+    return parts
+
+
+def _unfilled(stored: Stored, dtype: torch.dtype) -> Weight:
+    if stored.format is not None:
+        return empty(stored.format, stored.shape, "meta")
+    return torch.empty(stored.shape, dtype=dtype, device="meta")
+
+
+class Files(ExitStack):
+    """Open shards. Each is opened once; folders of more than 64 are closed and opened again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[Path, FileIO] = {}
+
+    def read(self, info: TensorInfo) -> Tensor:
+        """One tensor as it stands in its file, on the host."""
+        if info.file not in self._open:
+            if len(self._open) == 64:
+                self.close()
+                self._open.clear()
+            self._open[info.file] = self.enter_context(_open(info))
+        return _read(self._open[info.file], info)
 
 
 def _open(info: TensorInfo) -> FileIO:
@@ -100,13 +167,14 @@ def _read(file: FileIO, info: TensorInfo) -> Tensor:
 
 def _to_device(tensor: Tensor, info: TensorInfo, device: str | torch.device, dtype: torch.dtype) -> Tensor:
     moved = tensor.to(device=device, dtype=dtype)
-    if not _finite(moved):
-        cause = "holds NaN or infinite values" if not _finite(tensor) else f"does not fit into {dtype}"
+    if not finite(moved):
+        cause = "holds NaN or infinite values" if not finite(tensor) else f"does not fit into {dtype}"
         raise CheckpointError(f"{info.file}: tensor '{info.name}' {cause}")
     return moved
 
 
-def _finite(tensor: Tensor) -> bool:
+def finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
     # aminmax carries NaN and infinity out in one pass without temporaries: 10 GB/s on one core, isfinite 0.14
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low) & torch.isfinite(high))
@@ -118,19 +186,22 @@ def _compare(module: nn.Module, layout: Layout) -> None:
         if name not in layout.text:
             raise CheckpointError(f"{layout.folder}: the model's '{name}' has no tensor in the checkpoint")
         if layout.text[name].shape != shape:
-            info = layout.text[name]
+            stored = layout.text[name]
             raise CheckpointError(
-                f"{info.file}: tensor '{info.name}' has the shape {list(info.shape)}, the model asks for {list(shape)}"
+                f"{stored.file}: tensor '{stored.name}' has the shape {list(stored.shape)}, the model asks for {list(shape)}"
             )
-    for name, info in layout.text.items():
+    for name, stored in layout.text.items():
         if name not in wanted:
-            raise CheckpointError(f"{info.file}: tensor '{info.name}' would go unused: the model has no '{name}'")
+            raise CheckpointError(f"{stored.file}: tensor '{stored.name}' would go unused: the model has no '{name}'")
 
 
-def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(module: nn.Module, name: str, tensor: Weight) -> None:
+    """Put a tensor in the place of the module's parameter or buffer `name`; a QuantTensor is no parameter any more."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
-    if leaf in owner._parameters:
+    if isinstance(tensor, QuantTensor | list):  # a list: experts that stand apart in a file (mapped.py)
+        owner._parameters.pop(leaf, None)
+    elif leaf in owner._parameters:
         tensor = nn.Parameter(tensor, requires_grad=owner._parameters[leaf].requires_grad)
     setattr(owner, leaf, tensor)
 

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..config import DenoiseConfig, ModelConfig
-from ..errors import CheckpointError, NumericsError, UsageError
+from ..errors import CheckpointError, NumericsError
+from .disk import check_target, sync, write_json, write_text
 from .layout import INDEX
 from .names import expected_tensors
 
@@ -38,31 +39,20 @@ def save(
     NumericsError for NaN or infinite weights.
     """
     folder = Path(folder)
-    _check_target(folder, replace)
+    check_target(folder, replace)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        _write_json(partial / "config.json", config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")})
-        _write_json(partial / "generation_config.json", denoise.to_dict())
-        _write_text(partial / "tokenizer.json", _tokenizer_text(tokenizer_json))
+        write_json(partial / "config.json", config.to_dict() | {"dtype": str(dtype).removeprefix("torch.")})
+        write_json(partial / "generation_config.json", denoise.to_dict())
+        write_text(partial / "tokenizer.json", _tokenizer_text(tokenizer_json))
         _write_weights(partial, config, state, dtype, shard_bytes)
         _swap(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def _check_target(folder: Path, replace: bool) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder}: not a folder; name a new one for the checkpoint")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not replace:
-        raise UsageError(f"{folder}: not empty; name a new folder, or allow it to be replaced")
-    if not (folder / "config.json").is_file():
-        raise UsageError(f"{folder}: holds other things than a checkpoint, so it is not replaced; name a new folder")
 
 
 def _tokenizer_text(source: Path | str) -> str:
@@ -112,7 +102,7 @@ def _write_shard(folder: Path, number: int, shard: dict[str, Tensor]) -> list[st
     path = folder / f"{number}.shard"
     save_file(shard, path, metadata={"format": "pt"})
     path.chmod(0o644)
-    _sync(path)
+    sync(path)
     return list(shard)
 
 
@@ -126,21 +116,7 @@ def _name_shards(folder: Path, shards: list[list[str]], total: int) -> None:
         file = f"model-{number + 1:05}-of-{len(shards):05}.safetensors"
         (folder / f"{number}.shard").rename(folder / file)
         weight_map |= dict.fromkeys(names, file)
-    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-
-
-def _write_json(path: Path, value: dict) -> None:
-    _write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
 
 
 def _swap(partial: Path, folder: Path) -> None:

@@ -1,0 +1,240 @@
+"""dgemma quantize: a checkpoint in fewer bits, written as a folder that published readers take too, and a report on what it cost.
+
+The report goes to stdout and, as JSON, into the folder (quantize_report.json), because numbers belong to the files they are about;
+it names no folder but the model's own. Trap: the comparison needs both models in memory, the conversion none, so a machine that
+can do the second is not asked for the first: what did not fit is said and left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from ..weights.disk import check_target, write_json
+from ..weights.layout import Layout, inspect
+from ..weights.locate import EMBEDDED_NAME, disk_size, locate
+from ..weights.plan import fit, free_on, margin
+from ..weights.recipe import MADE, check, chosen, readable
+from .flags import check_device, decode, read_file, text_model
+from .screen import can_animate, note, terminal, write_out
+
+if TYPE_CHECKING:
+    from ..api import Model
+    from ..bench.quantised import Comparison
+    from ..weights.convert import Converted
+
+REPORT = "quantize_report.json"
+WORST = 3  # tensors that are named on the screen
+QUIET_SECONDS = 30.0  # between two lines about progress where there is no terminal
+CONTEXT = 4096  # tokens that both models must have room for, to be compared
+
+
+def command(
+    src: Annotated[str, typer.Argument(help=f"Folder or pulled name of a 16-bit checkpoint; {EMBEDDED_NAME}: the shipped one.")],
+    dst: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    format: Annotated[str, typer.Option("--format", help=f"Of the experts: {', '.join(MADE)}. fp8: of attention and dense too.")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="GROUPS=bf16|fp8, such as attention,dense=fp8; also router, self_conditioning, embeddings (int8 too)."),
+    ] = None,
+    group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale of int4: 32 (default), 64, 128.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Text file: scales that err least on it. Loads the whole 16-bit model once.")
+    ] = None,
+    no_compare: Annotated[
+        bool, typer.Option("--no-compare", help="Do not load both models to compare predictions and steps.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...: where scales are looked for and models compared.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Write a checkpoint in fewer bits. Needs little memory; cut off, the same command goes on."""
+    formats = chosen(format, keep or (), group_size)
+    check_device(device)
+    source = locate(None if src == EMBEDDED_NAME else src)
+    layout = readable(source)
+    check(layout.config, formats)
+    check_target(dst)
+    text = _text(calibrate) if calibrate else ""
+    if text or not no_compare:
+        text_model(str(source))  # needs its tokenizer
+    from .. import api
+    from ..weights.convert import convert
+
+    importance, about = _importance(source, text, device) if text else (None, "")
+    with _bar("quantising") as progress:
+        try:
+            done = convert(
+                source, dst, formats, importance, calibration=about, device=api.choose_device(device),
+                progress=lambda now, total, _: progress(now, total),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            note("stopped; the same command goes on after the last whole shard")
+            raise
+    report = _report(done, layout, {group: str(made.name) for group, made in formats.items()}, formats["experts"].group, about)
+    _keep(done, report)
+    if not as_json:
+        write_out(_sizes_and_errors(done, report))
+    reason = "not asked for (--no-compare)" if no_compare else None
+    found = None
+    if reason is None:
+        found, reason = _comparison(source, layout, done, device)
+    report["comparison"], report["not_compared"] = _numbers(found), reason
+    _keep(done, report)
+    write_out(json.dumps(report, indent=1) + "\n" if as_json else _compared(found, reason))
+
+
+def _text(path: Path) -> str:
+    text = decode(read_file(path, f"'{path}'"), f"'{path}'")
+    if not text.strip():
+        raise UsageError(f"'{path}' is empty; there is nothing to calibrate with")
+    return text
+
+
+def _importance(source: Path, text: str, device: str | None) -> tuple[dict[str, Any], str]:
+    """What matters on a text, and what is said of where that comes from."""
+    from .. import api
+    from ..bench.observe import observe
+
+    with _bar("loading") as progress:
+        model = api.load(source, device, progress=lambda now, total, _: progress(now, total))
+    ids = model.tokenizer.encode(text)
+    with _bar("reading the text") as progress:
+        found = observe(model.net, ids, model.tokenizer.special.need("bos"), model.denoise, progress)
+    return found, f"{len(ids)} tokens, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _comparison(source: Path, layout: Layout, done: Converted, device: str | None) -> tuple[Comparison | None, str | None]:
+    """The two models on the same states, or why not."""
+    from .. import api
+    from ..bench.quantised import PROMPTS, compare
+    from ..tasks.chat import prompt_ids
+
+    target = api.choose_device(device)
+    made = inspect(done.folder, layout.config)
+    dtype, reason = _room(layout, made, target.type, target.index)
+    if dtype is None:
+        return None, reason
+    with _bar("loading both models") as progress:
+        first, second = (
+            api.load(place, target, dtype, progress=lambda now, total, _: progress(now, total)) for place in (source, done.folder)
+        )
+    prompts = [_prompt(first, prompt, prompt_ids) for prompt in PROMPTS]
+    with _bar("comparing") as progress:
+        return compare(first.net, second.net, prompts, first.denoise, progress), None
+
+
+def _prompt(model: Model, text: str, prompt_ids: Callable[..., list[int]]) -> list[int]:
+    if model.chat_tuned:
+        return prompt_ids(model.tokenizer, [{"role": "user", "content": text}], None, False)
+    return [model.tokenizer.special.need("bos"), *model.tokenizer.encode(text)]
+
+
+def _room(before: Layout, after: Layout, device: str, index: int | None) -> tuple[str | None, str]:
+    """The dtype in which both models fit into the device's memory, or what they would need."""
+    free = free_on(device, index)
+    stored = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(next(iter(before.dtypes)), "bfloat16")
+    need = 0
+    for dtype in ("float32", stored):
+        if dtype == "float32" and device != "cpu" and stored != dtype:
+            continue  # products of 16 bits are only slow on a CPU
+        need = sum(fit(before.config, dtype, CONTEXT, device=device, formats=layout.formats).total for layout in (before, after))
+        if need + margin(free, device) <= free:
+            return dtype, ""
+    return None, f"both models would need {disk_size(need)} of memory, and {disk_size(free)} are free"
+
+
+def _report(done: Converted, layout: Layout, formats: dict[str, str], group: int, about: str) -> dict[str, Any]:
+    """All that is known without a model."""
+    return {
+        "source": _name(layout.folder),
+        "formats": formats,
+        "group_size": group or None,
+        "calibration": about or None,
+        "bytes": {group: {"before": size.before, "after": size.after} for group, size in done.sizes.items()},
+        "errors": {name: {"group": done.groups[name], "relative": error} for name, error in done.errors.items()},
+        "comparison": None,
+        "not_compared": "not yet",
+    }
+
+
+def _name(folder: Path) -> str:
+    """A model's own name: a folder's last part, or the hub's name of a snapshot."""
+    return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
+
+
+def _keep(done: Converted, report: dict[str, Any]) -> None:
+    """Into the folder, whole or as it was."""
+    new = done.folder / (REPORT + ".part")
+    write_json(new, report)
+    new.replace(done.folder / REPORT)
+
+
+def _sizes_and_errors(done: Converted, report: dict[str, Any]) -> str:
+    """A line per group: bytes before and after, the mean and largest relative error of its tensors."""
+    lines = [f"{'group':<18}{'before':>12}{'after':>12}{'':>7}  {'format':<8}{'error':>8}{'largest':>9}"]
+    for group, size in sorted(done.sizes.items(), key=lambda item: -item[1].before):
+        errors = [error for name, error in done.errors.items() if done.groups[name] == group]
+        told = f"{statistics.mean(errors):>8.4f}{max(errors):>9.4f}" if errors else ""
+        made = report["formats"].get(group, "as is")
+        made = f"{made}/{report['group_size']}" if made == "int4" else made
+        line = f"{group:<18}{disk_size(size.before):>12}{disk_size(size.after):>12}{size.after / size.before:>7.1%}  {made:<8}{told}"
+        lines.append(line.rstrip())
+    before, after = (sum(getattr(size, side) for size in done.sizes.values()) for side in ("before", "after"))
+    lines.append(f"{'all':<18}{disk_size(before):>12}{disk_size(after):>12}{after / before:>7.1%}")
+    worst = sorted(done.errors, key=lambda name: -done.errors[name])[:WORST]
+    lines.append("largest relative errors: " + ", ".join(f"{name} {done.errors[name]:.4f}" for name in worst))
+    if report["calibration"]:
+        lines.append("these errors count all inputs alike; calibrated scales err less where it counts, and more elsewhere")
+    if done.reused:
+        lines.append(f"{done.reused} of {done.shards} shards were there from a run that was cut off")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(found: Comparison | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    error = found.steps_error
+    return vars(found) | {"steps_change": found.steps_change, "steps_error": None if error != error else error}
+
+
+def _compared(found: Comparison | None, reason: str | None) -> str:
+    if found is None:
+        return f"predictions and steps not compared: {reason}\n"
+    before, after = (statistics.mean(steps) for steps in (found.steps_before, found.steps_after))
+    return (
+        f"predictions: KL {found.kl:.4f} nats per cell (first steps {found.kl_first:.4f}, later ones {found.kl_later:.4f}), the same "
+        f"likeliest token in {found.agreement:.1%} of the cells; {found.states} steps of {len(found.steps_before)} canvases\n"
+        f"steps per canvas: {before:.1f} -> {after:.1f} ({found.steps_change:+.1%}, standard error {found.steps_error:.1%})\n"
+    )
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, all): a bar on a terminal, a line now and then elsewhere; both on stderr."""
+    if not can_animate():
+        last = time.monotonic()
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last
+            if sys.stderr is not None and time.monotonic() - last > QUIET_SECONDS:
+                last = time.monotonic()
+                note(f"{what}: {done / max(1, total):.0%}")
+
+        yield tell
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,39 @@
+"""Sizes as people write them: memories ("24GB", "24GiB", "8G") and contexts ("32k", "131072").
+
+The one place that knows the units. Trap: a card that is sold as 24 GB has 24 GiB, 7 % more; here GB is decimal, as the letters
+say and as disks count, so that who writes GB gets a plan that fits either way.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from ..errors import UsageError
+from .reader import shown
+
+_UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGT", 1):
+    _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power, f"{_letter}I": 1024**_power}
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Z]*)")
+_TOKENS = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([KM]?)")
+MOST = 2**63  # bytes
+
+
+def parse_bytes(text: str, name: str = "memory") -> int:
+    """Bytes of "24GB" (decimal), "24GiB" (binary), "8G" (decimal), "8589934592". Raises UsageError."""
+    found = _SIZE.fullmatch(text.strip().upper())
+    unit = _UNITS.get(found[2]) if found else None
+    size = int(Fraction(found[1]) * unit) if found and unit else 0
+    if not 0 < size < MOST:
+        raise UsageError(f"{name} is {shown(text)}; a size such as 24GB, 24GiB or 8.5G was expected")
+    return size
+
+
+def parse_tokens(text: str, name: str = "context") -> int:
+    """Tokens of "32k" (of 1,024), "1.5k", "131072". Raises UsageError."""
+    found = _TOKENS.fullmatch(text.strip().upper().replace(",", "").replace("_", ""))
+    tokens = int(Fraction(found[1]) * {"": 1, "K": 1024, "M": 1024**2}[found[2]]) if found else 0
+    if tokens < 1:
+        raise UsageError(f"{name} is {shown(text)}; a number of tokens such as 32k or 131072 was expected")
+    return tokens

@@ -1,0 +1,150 @@
+"""Weights in few bits: QuantTensor, and products that decode it a piece at a time.
+
+A quantised matrix is never decoded as a whole: a product takes some rows of it, decodes them into memory that stays in the
+cache, and multiplies. What the codes of a format mean is in its own file (fp8, int8, nvfp4, int4, ggml), which has
+
+    encode(weight [..., O, I], format) -> parts (ggml has none)      decode(parts, format, dtype) -> [..., O, I] without the scale of its row
+    check(parts) -> None or what is wrong with the values of the parts
+
+Trap: `decode` leaves the scale of a row (fp8, int8, nvfp4) out, because it multiplies sums more exactly than weights: codes and
+group scales are exact in bfloat16, their product with a float32 is not. `dequantised` puts it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config.formats import BLOCKS, Format
+from . import fp8, ggml, int4, int8, nvfp4
+from .norm import wide
+
+DTYPES = {
+    "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16,
+    "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
+PIECE = 1 << 19  # elements that are decoded at a time: 1 MB in bfloat16 stays in a core's cache
+PIECE_CUDA = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class QuantTensor:
+    """A matrix [O, I], or matrices [E, O, I], in a number format. Parts are as config/formats.py says."""
+
+    format: Format
+    shape: tuple[int, ...]
+    parts: dict[str, Tensor]
+    rounded: bool = False  # products round what they multiply it with to the same kind of numbers
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts["codes"].device
+
+    @property
+    def is_cuda(self) -> bool:
+        return self.parts["codes"].is_cuda
+
+    @property
+    def row(self) -> Tensor | None:
+        """The scales of the rows, [..., O] float32, or None for a format without."""
+        return self.parts.get("row")
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts.values())
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int | slice) -> QuantTensor:
+        """One matrix of several, some of them, or some rows of one: views of its parts."""
+        parts = {name: part[index] for name, part in self.parts.items()}
+        kept = (len(parts["codes"]), *self.shape[1:]) if isinstance(index, slice) else self.shape[1:]
+        return replace(self, shape=kept, parts=parts)
+
+    def pieces(self, rows: int) -> Iterator[tuple[slice, QuantTensor]]:
+        """A matrix [O, I] in runs of `rows` rows."""
+        for start in range(0, len(self), rows):
+            own = slice(start, min(len(self), start + rows))
+            yield own, self[own]
+
+    def decoded(self, dtype: torch.dtype) -> Tensor:
+        """[..., O, I] without the scale of its rows."""
+        return codec(self.format).decode(self.parts, self.format, dtype)
+
+    def dequantised(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix as numbers, [..., O, I] in `dtype`; rounded once, from float32 or wider."""
+        whole = self.decoded(wide(dtype))
+        return (whole if self.row is None else whole * self.row[..., None]).to(dtype)
+
+    def to(self, device: torch.device | str) -> QuantTensor:
+        return replace(self, parts={name: part.to(device) for name, part in self.parts.items()})
+
+
+Weight = Tensor | QuantTensor
+
+
+def bytes_of(weight: Weight | list | tuple) -> int:
+    """What a weight takes: plain, packed, in few bits, or a list of such."""
+    if isinstance(weight, list | tuple):
+        return sum(map(bytes_of, weight))
+    return weight.nbytes if isinstance(weight, QuantTensor) else weight.numel() * weight.element_size()
+
+
+def codec(format: Format) -> ModuleType:
+    """The module of a format."""
+    return ggml if format.name in BLOCKS else {"fp8": fp8, "int8": int8, "nvfp4": nvfp4, "int4": int4}[format.name]
+
+
+def quantise(weight: Tensor, format: Format) -> QuantTensor:
+    """weight [..., O, I] in a number format. Raises ValueError where its inputs are no whole groups."""
+    if not format.divides(weight.shape[-1]):
+        raise ValueError(f"{weight.shape[-1]} inputs are no whole groups of {format}")
+    return QuantTensor(format, tuple(weight.shape), codec(format).encode(weight, format))
+
+
+def empty(format: Format, shape: tuple[int, ...], device: torch.device | str) -> QuantTensor:
+    """Unfilled memory for a matrix; on "meta" it takes none."""
+    parts = {
+        name: torch.empty(size, dtype=DTYPES[dtype], device=device) for name, (dtype, size) in format.parts(shape).items()
+    }
+    return QuantTensor(format, tuple(shape), parts)
+
+
+def product(x: Tensor, weight: QuantTensor, out: Tensor | None = None) -> Tensor:
+    """x [N, I] @ weight [O, I]^T -> [N, O] in x's dtype, the weight decoded a piece at a time."""
+    if weight.rounded:
+        x = codec(weight.format).rounded(x)
+    if out is None:
+        out = torch.empty((len(x), len(weight)), dtype=x.dtype, device=x.device)
+    for own, piece in weight.pieces(_rows(weight)):
+        part = F.linear(x, piece.decoded(x.dtype))
+        out[:, own] = part if piece.row is None else part * piece.row
+    return out
+
+
+def mixture(p: Tensor, table: QuantTensor) -> Tensor:
+    """p [N, V] @ table [V, D] -> [N, D] in p's dtype, summed in float32 (float64)."""
+    total = torch.zeros((len(p), table.shape[1]), dtype=wide(p.dtype), device=p.device)
+    for own, piece in table.pieces(4 * _rows(table)):
+        total += p[:, own] @ piece.dequantised(p.dtype)
+    return total.to(p.dtype)
+
+
+def lookup(ids: Tensor, table: QuantTensor, dtype: torch.dtype) -> Tensor:
+    """Rows of a table [V, D]: ids [...] -> [..., D]."""
+    flat = ids.flatten()
+    parts = {name: part.view(torch.uint8)[flat].view(part.dtype) if part.dtype == torch.float8_e4m3fn else part[flat]
+             for name, part in table.parts.items()}  # fmt: skip
+    chosen = replace(table, shape=(len(flat), table.shape[1]), parts=parts)
+    return chosen.dequantised(dtype).view(*ids.shape, -1)
+
+
+def _rows(weight: QuantTensor) -> int:
+    """Rows of a matrix that are decoded at a time, a multiple of 16."""
+    return max(16, (PIECE_CUDA if weight.is_cuda else PIECE) // weight.shape[1] // 16 * 16)

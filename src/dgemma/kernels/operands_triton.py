@@ -1,0 +1,89 @@
+"""What Triton kernels are handed for a weight, plain or in few bits: which weights they take, tensors, constants, tile shapes.
+
+Between the modules of torch and decode_triton.products, whose arguments these are. Knows no kernel and no launch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .formats import QuantTensor, Weight, codec
+from .rounding_triton import to_fp8, to_nvfp4
+
+
+def shape_of(name: str, is_rounded: bool, rows: int, size: int, group: int = 0) -> dict[str, Any]:
+    """How a product is cut, for blocks of `rows` rows of x, numbers of `size` bytes: COLS rows of the weight, steps of DEEP.
+
+    None of these spills on any architecture (benchmarks/kernels_aot.py). Few rows wait for memory: there, the steps are long.
+    """
+    turn, deep = False, 128
+    cols, warps, stages = (128, 4, 4) if rows <= 32 else (128, 8, 3)
+    if is_rounded:
+        turn, deep = True, 128 if name == "fp8" else 256
+    elif size == 4:
+        cols, deep, warps, stages = 64, 32, 4, 3
+    elif name == "plain":
+        cols, deep, warps, stages = 64, 64, 4, 4
+    else:
+        turn, deep = rows > 32, 64 if rows > 16 else 256 if group > 64 else 128
+    return {"COLS": cols, "DEEP": deep, "TURN": turn, "num_warps": warps, "num_stages": stages}
+
+
+def takes(weight: Any) -> bool:
+    """Whether a weight has a Triton form. Lists and GGUF's blocks have none; rows of codes are read by 8 or 16 bytes."""
+    if not isinstance(weight, QuantTensor):
+        return isinstance(weight, Tensor)
+    form = weight.format
+    return form.name in ("fp8", "int8", "nvfp4", "int4") and weight.shape[-1] % 16 == 0 and form.group % 16 == 0
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+def multiplies(name: str, like: Tensor) -> bool:
+    """Whether a tensor's card multiplies a format as such, and Triton knows how: FP8 from sm_89 on, FP4 on sm_100 and sm_120.
+
+    Triton 3.6 has no FP4 product for sm_121. The interpreter multiplies everything.
+    """
+    if not like.is_cuda:
+        return True
+    capability = _capability(like.device)
+    return capability >= (8, 9) if name == "fp8" else capability[0] == 10 or capability == (12, 0)
+
+
+def operands(x: Tensor, weight: Weight, rows: int) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
+    """What a kernel hands to `products` for x [N, I] in blocks of `rows` and a weight: its tensors, its constants and options.
+
+    x is rounded here where the weight wants that: to codes where the card multiplies them, to numbers elsewhere.
+    """
+    names = ("x", "x_scales", "token", "codes", "scales", "zeros", "row_scale")
+    tensors: dict[str, Tensor | None] = dict.fromkeys(names) | {"x": x.contiguous()}
+    if not isinstance(weight, QuantTensor):
+        constants = {"NAME": "plain", "GROUP": 0, "SPAN": 0, "ROWS": rows, "ROUNDED": False, "PACKED": False}
+        shape = shape_of("plain", False, rows, x.element_size())
+        return tensors | {"codes": weight}, constants | shape | {"WIDEN": not x.is_cuda}
+    form, parts = weight.format, weight.parts
+    is_rounded = weight.rounded and multiplies(form.name, x)
+    if is_rounded and form.name == "fp8":
+        tensors["x"], tensors["token"] = to_fp8(x)
+    elif is_rounded:
+        tensors["x"], tensors["x_scales"], tensors["token"] = to_nvfp4(x)
+    elif weight.rounded:
+        tensors["x"] = codec(form).rounded(x)
+    for name, part in parts.items():
+        own = "row_scale" if name == "row" else name
+        tensors[own] = part.view(torch.uint8) if part.dtype == torch.float8_e4m3fn else part
+    shape = shape_of(form.name, is_rounded, rows, x.element_size(), form.group)
+    fits = form.name != "int4" or parts["scales"].dtype == x.dtype  # else a weight is rounded once, from float32
+    constants = {
+        "NAME": form.name, "GROUP": form.group, "SPAN": math.gcd(form.group, shape["DEEP"]), "ROWS": rows, "ROUNDED": is_rounded,
+        "PACKED": x.is_cuda and x.element_size() == 2 and fits,
+    }  # fmt: skip
+    return tensors, constants | shape | {"WIDEN": not x.is_cuda}

@@ -1,0 +1,93 @@
+"""A model in few bits is the model of its dequantised weights: hidden states, whole runs, and layers that stream."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dgemma.config import DenoiseConfig
+from dgemma.config.formats import Format
+from dgemma.engine.denoise import run
+from dgemma.engine.engine import Engine
+from dgemma.engine.requests import Request, results
+from dgemma.kernels.formats import QuantTensor
+from dgemma.kernels.formats import quantise as quantised
+from dgemma.model.build import build, quantise
+from dgemma.model.dgemma import DiffusionGemma
+from dgemma.weights.names import expected_tensors
+from dgemma.weights.reader import assign
+from tests.helpers import assert_close, is_close, lively_model, tiny_config
+
+MIXES = {
+    "fp8": dict.fromkeys(("attention", "dense", "experts"), Format("fp8")),
+    "nvfp4": {"experts": Format("nvfp4")},
+    "int4": {"experts": Format("int4", 32)},
+    "int4 with zeros, fp8 rest, fp8 table": {
+        "experts": Format("int4", 16, zeros=True), "attention": Format("fp8"), "dense": Format("fp8"),
+        "self_conditioning": Format("fp8"), "embedding": Format("fp8"),
+    },
+    "int8 table": {"embedding": Format("int8")},
+}  # fmt: skip
+
+
+def config():
+    return tiny_config(hidden_size=64, moe_intermediate_size=32, intermediate_size=64, head_dim=16, global_head_dim=32)
+
+
+def pair(mix: str, dtype: str = "float64") -> tuple[DiffusionGemma, DiffusionGemma]:
+    """The model in few bits, and the one whose weights are what those bits stand for."""
+    few, plain = (lively_model(config(), dtype=dtype) for _ in range(2))
+    quantise(few, MIXES[mix])
+    for target in expected_tensors(few.config).values():
+        if target.group in MIXES[mix] and len(target.shape) > 1:
+            weight = plain.get_parameter(target.model_name)
+            weight.copy_(quantised(weight, MIXES[mix][target.group]).dequantised(weight.dtype))
+    return few, plain
+
+
+def hidden(model: DiffusionGemma) -> torch.Tensor:
+    cache = model.new_cache()
+    model.encode(torch.arange(3, 12)[None], [cache])
+    previous = torch.rand(1, 6, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(model.dtype)
+    return model.denoise(torch.arange(20, 26)[None], [cache], (previous, previous.double().sum(-1)))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_pass_is_that_of_the_dequantised_model(mix: str) -> None:
+    few, plain = pair(mix)
+    assert any(isinstance(getattr(module, "gate_up_proj", None), QuantTensor) for module in few.modules()) == ("experts" in MIXES[mix])
+    assert_close(hidden(few), hidden(plain), "float64")
+    assert not is_close(hidden(few), hidden(lively_model(config(), dtype="float64")), "float64")
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_run_gives_the_dequantised_models_tokens(mix: str) -> None:
+    few, plain = pair(mix)
+    requests = [
+        Request(tuple(range(3, 3 + length)), 12, seed, DenoiseConfig(max_denoising_steps=4, eos_token_id=None))
+        for seed, length in enumerate((5, 9))
+    ]
+    got, want = ([result.token_ids for result in results(Engine(model).run(requests), 2)] for model in (few, plain))
+    assert got == want
+    assert got[0] == results(run(few, requests[:1]), 1)[0].token_ids  # the plain loop
+    assert got != [result.token_ids for result in results(Engine(lively_model(config(), seed=1, dtype="float64")).run(requests), 2)]
+
+
+def test_rounded_activations_are_declared_by_the_weight() -> None:
+    few, _ = pair("fp8", "float32")
+    before = hidden(few)
+    for target in expected_tensors(few.config).values():
+        module, _, leaf = target.model_name.rpartition(".")
+        weight = getattr(few.get_submodule(module), leaf)
+        if isinstance(weight, QuantTensor):
+            assign(few, target.model_name, replace(weight, rounded=True))
+    after = hidden(few)
+    assert not torch.equal(before, after) and is_close(after, before, spread=1.0)
+
+
+def test_parameters_in_few_bits_are_none_any_more() -> None:
+    few, plain = pair("fp8")
+    assert sum(parameter.numel() for parameter in few.parameters()) < sum(parameter.numel() for parameter in plain.parameters())
+    assert build(config()).device.type == "meta" and few.device.type == "cpu" and few.dtype == torch.float64
