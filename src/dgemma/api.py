@@ -123,6 +123,12 @@ class Model:
         ids = (self.tokenizer.special.need("bos"), *self.tokenizer.encode(text))
         return self._stream(ids, max_tokens, seed, sampler)
 
+    def stream_ids(
+        self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0, **sampler: Any
+    ) -> Iterator[Draft | Committed | Generation]:
+        """stream() of a prompt that is given as ids."""
+        return self._stream(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler)
+
     def chat(
         self, messages: Sequence[dict[str, Any]], max_tokens: int | None = None, seed: int = 0, *,
         tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,

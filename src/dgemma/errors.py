@@ -18,6 +18,14 @@ class UsageError(DgemmaError):
     exit_code = 2
 
 
+class LengthError(UsageError):
+    """An answer asked for that is longer than the context leaves room for; `most` tokens would fit."""
+
+    def __init__(self, message: str, most: int):
+        super().__init__(message)
+        self.most = most
+
+
 class CheckpointError(DgemmaError):
     """A checkpoint that is incomplete, damaged or unknown; names the file and, where there is one, the tensor."""
 
@@ -44,3 +52,9 @@ class NumericsError(DgemmaError):
     """The model produced NaN or infinite numbers; no text is returned from such a step."""
 
     exit_code = 6
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Also torch's: its CUDA error has a class of its own, its CPU allocator raises a bare RuntimeError."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)

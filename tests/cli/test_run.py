@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.cli.main import main
-from dgemma.cli.run import Voices
 from dgemma.errors import NumericsError
+from dgemma.tasks.chat import Voices
 from dgemma.text.channels import split
 
 from .fakes import FakeModel, Terminal, pipe_in, remains

@@ -18,12 +18,13 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import DgemmaError, ResourceError, UsageError
+from ..errors import DgemmaError, ResourceError, UsageError, is_out_of_memory
 
 VERBS = {
     "run": "Continue a text, or answer a prompt.",
     "chat": "Talk with a model, turn by turn.",
     "fill": "Fill the gap at the marker in a file.",
+    "serve": "Answer requests over HTTP, in the dialects that tools speak.",
     "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",
     "ls": "List the models on this machine.",
@@ -120,18 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code
         )
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         hint = "a shorter prompt, a smaller dtype or another device may do; `dgemma doctor` says what fits where"
         return _fail(f"out of memory; {hint}", ResourceError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Also torch's: its CUDA error has a class of its own, its CPU allocator raises a bare RuntimeError."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "DefaultCPUAllocator" in str(error)
 
 
 def _invoke(arguments: list[str]) -> int:

@@ -7,16 +7,13 @@ again here, canvas by canvas; only the content may reach stdout.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from ..tasks.events import Committed, Draft, Generation, Reply
-from ..text.channels import ChannelSplitter, Span
-from ..text.stream import StreamDecoder
-from ..text.tokenizer import Tokenizer
 from .flags import Asked, argument, asking, check, read_prompt
 from .screen import Screen, can_animate, loading, note, stdout_is_terminal, summary, write_json, write_out
 
@@ -94,7 +91,7 @@ def converse(
     notes: Sequence[str] = (),
 ) -> Reply:  # fmt: skip
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
-    from ..tasks.chat import reply
+    from ..tasks.chat import Voices, reply
 
     events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.sampler)
     voices = Voices(model.tokenizer)
@@ -132,25 +129,3 @@ def report(generation: Generation, passes: int, asked: Asked, text: str) -> None
     if not text.strip():
         note("note: the answer is empty; another --seed may help")
     note(summary(generation, passes))
-
-
-class Voices:
-    """Splits the ids of a chat turn into (channel, text) parts as canvases are committed; whole characters only."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._splitter = ChannelSplitter(tokenizer)
-        self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
-
-    def feed(self, ids: Sequence[int]) -> list[tuple[str, str]]:
-        """The parts that are certain after these ids; tool calls are left to the reply."""
-        return list(self._parts(self._splitter.feed(ids)))
-
-    def finish(self) -> list[tuple[str, str]]:
-        """What was held back until now."""
-        parts = list(self._parts(self._splitter.finish()))
-        return parts + [(channel, text) for channel, decoder in self._decoders.items() if (text := decoder.flush())]
-
-    def _parts(self, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
-        for span in spans:
-            if span.channel in self._decoders and (text := self._decoders[span.channel].feed(span.ids)):
-                yield span.channel, text

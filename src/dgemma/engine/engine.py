@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -29,6 +29,8 @@ from .decks import Deck
 from .graphs import Graphs, can_capture
 from .requests import CommitRecord, Record, Request
 from .slots import Slot, Slots
+
+T = TypeVar("T")
 
 
 class Load(NamedTuple):
@@ -120,6 +122,20 @@ class Engine:
         for start in range(kv.length, len(ids), chunk):
             self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
         return kv
+
+    def do(self, fn: Callable[..., T], *arguments: Any) -> T:
+        """Call what uses the model by itself. Whoever drives this engine decides where that runs: here, kept apart from passes."""
+        with self._lock:
+            return fn(*arguments)
+
+    def abandon(self) -> None:
+        """After a pass that failed: forget everybody, with what was read for them. What finished requests left stays known."""
+        with self._lock:
+            self._told.clear()
+            self._waiting.clear()
+            self.decks.clear()
+            self.slots.abandon()
+            self.graphs = Graphs(self.model) if self.graphs else None
 
     def warm(self, most: int) -> None:
         """Run 1, 2 .. `most` short requests at once, so that kernels are compiled and steps captured before anybody waits for them."""

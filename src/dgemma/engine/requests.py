@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..config import DenoiseConfig, ModelConfig
-from ..errors import UsageError
+from ..errors import LengthError, UsageError
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Request:
         longest = len(self.prompt_ids) + -(-self.max_tokens // width) * width
         if longest > model.max_position_embeddings:
             most = (model.max_position_embeddings - len(self.prompt_ids)) // width * width
-            raise UsageError(f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here")
+            raise LengthError(f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here", most)
         if len(self.canvas_ids) > -(-self.max_tokens // width):
             raise UsageError(
                 f"canvas_ids holds {len(self.canvas_ids)} canvases of {width}, more than max_tokens {self.max_tokens} uses"

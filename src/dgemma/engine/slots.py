@@ -137,6 +137,11 @@ class Slots:
         self.prefixes.room = self.spare
         self.prefixes.close(slot.encoded, keep)
 
+    def abandon(self) -> None:
+        """Give all slots back and keep nothing of what was read in them."""
+        self.taken.clear()
+        self.prefixes.live.clear()
+
 
 def _free(device: torch.device) -> int:
     """Bytes that requests may take of a device; a memory that tells nothing about itself is taken to be large enough."""

@@ -1,0 +1,300 @@
+"""The routes, and the way of a request: guarded, counted, read, translated by its dialect, run, answered.
+
+`create_app(model, config)` makes the ASGI application; tests put in whatever model they like. A dialect (schema/) brings a tuple of
+routes: `Task`s, whose bodies become jobs, and `Page`s, which answer by themselves. A route needs a key unless it says "open".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from weakref import WeakSet
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from .auth import Guard
+from .jobs import Job, Refusal, Running, unexpected
+from .limits import Admission, decode, read_body
+from .metrics import Metrics
+from .settings import ServerConfig
+from .sse import MEDIA, PING
+from .worker import Worker
+
+Access = Literal["key", "open"]
+Shape = Callable[[Refusal], Any]
+PING_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """POST: a body of `body`, made a job by `begin(service, body)`. `shape`: the dialect's body of an error."""
+
+    path: str
+    body: type[Any]
+    begin: Callable[[Service, Any], Job]
+    shape: Shape
+    reply: type[Any] | None = None  # for the OpenAPI document
+    access: Access = "key"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is answered without a job. `handle` gives a Response, or what becomes JSON; with `body` it is a POST of that."""
+
+    path: str
+    handle: Callable[..., Any]  # (service, request), or (service, body)
+    shape: Shape
+    body: type[Any] | None = None
+    reply: type[Any] | None = None
+    access: Access = "key"
+
+
+@dataclass
+class Service:
+    """What the routes share."""
+
+    model: Any  # api.Model
+    config: ServerConfig
+    routes: tuple[Task | Page, ...]
+    worker: Worker = field(init=False)
+    admission: Admission = field(init=False)
+    metrics: Metrics = field(init=False)
+    threads: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        engine = self.model.engine
+        most = engine.config.max_slots + self.config.max_queue
+        self.admission = Admission(most)
+        self.metrics = Metrics(engine, self.admission)
+        self.worker = Worker(engine, self.metrics.observe)
+        self.threads = ThreadPoolExecutor(most + self.config.max_choices, "dgemma request")
+        self.at_work: WeakSet[Running] = WeakSet()
+        self.created = int(time.time())
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.worker.start()
+        yield
+        await asyncio.to_thread(self.worker.stop)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def running(self, job: Job, tenant: str) -> Running:
+        running = Running(self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens)
+        self.at_work.add(running)
+        return running
+
+    def end_all(self) -> None:
+        """Tell every client that its answer ends here."""
+        for running in [*self.at_work]:
+            running.end(Refusal(503, "the service was stopped", "server_error", retry_after=10))
+
+
+def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[Task | Page, ...] | None = None) -> Starlette:
+    """The ASGI application of a model. `routes`: the dialects' own, unless a test brings others."""
+    if routes is None:
+        from .schema import ROUTES as routes
+    service = Service(model, config, routes)
+    table = [_route(service, route) for route in routes]
+
+    def found(scope: Scope) -> Task | Page | None:
+        for route, declared in zip(table, routes, strict=True):
+            if route.matches(scope)[0] is not Match.NONE:
+                return declared
+        return None
+
+    def is_open(scope: Scope) -> bool:
+        route = found(scope)
+        return route is not None and route.access == "open"
+
+    async def denied(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+        route = found(scope)
+        service.metrics.requests.labels(route.path if route else "none", refusal.status).inc()
+        await _refuse(refusal, route.shape if route else routes[0].shape)(scope, receive, send)
+
+    async def not_found(request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", 404)
+        text = "there is no such route" if status == 404 else f"{request.method} is not answered here"
+        return _refuse(Refusal(status, text, "not_found_error"), routes[0].shape)
+
+    guard = Middleware(Guard, config=config, is_open=is_open, denied=denied)
+    app = Starlette(routes=table, middleware=[guard], lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
+    app.state.service = service
+    return app
+
+
+def _route(service: Service, route: Task | Page) -> Route:
+    async def endpoint(request: Request) -> Response:
+        start, response = time.monotonic(), None
+        try:
+            response = await (_run(service, route, request) if isinstance(route, Task) else _answer(service, route, request))
+        except Refusal as refusal:
+            response = _refuse(refusal, route.shape)
+        except Exception as error:
+            response = _refuse(unexpected(error), route.shape)
+        finally:
+            status = response.status_code if response else 499
+            service.metrics.requests.labels(route.path, status).inc()
+            if isinstance(route, Task) and status == 200 and not isinstance(response, Streaming):
+                service.metrics.total.observe(time.monotonic() - start)
+        return response
+
+    methods = ["POST"] if isinstance(route, Task) or route.body else ["GET", "HEAD"]
+    return Route(route.path, endpoint, methods=methods)
+
+
+async def _answer(service: Service, page: Page, request: Request) -> Response:
+    asked: Any = request
+    if page.body is not None:
+        asked = decode(await read_body(request, service.config), page.body, service.config.max_depth)
+    answer = page.handle(service, asked)
+    return answer if isinstance(answer, Response) else _json(answer)
+
+
+async def _run(service: Service, task: Task, request: Request) -> Response:
+    service.admission.enter(0)  # before the body is read: what is full answers at once
+    body = decode(await read_body(request, service.config), task.body, service.config.max_depth)
+    job = task.begin(service, body)
+    leave = service.admission.enter(len(job.calls))
+    running = service.running(job, request.state.tenant)
+    if job.stream:
+        return Streaming(service, running, task.shape, leave)
+    work, gone = asyncio.ensure_future(_whole(service, running)), asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({work, gone}, timeout=service.config.request_timeout, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return _json(work.result())
+        if gone.done():
+            raise Refusal(499, "the client went away")
+        raise _too_late(service.config)
+    finally:
+        running.close()
+        for either in (work, gone):
+            either.cancel()
+        leave()
+
+
+async def _whole(service: Service, running: Running) -> Any:
+    start, first = time.monotonic(), True
+    async with aclosing(running.events()) as events:
+        async for index, event in events:
+            if first:
+                service.metrics.first.observe(time.monotonic() - start)
+                first = False
+            for _ in running.job.answer.take(index, event):
+                pass
+    return running.job.answer.whole()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class Streaming(Response):
+    """A job's events as they come. It ends with the client, with its last event, or when its time is up."""
+
+    def __init__(self, service: Service, running: Running, shape: Shape, leave: Callable[[], None]):
+        self.service, self.running, self.shape, self.leave = service, running, shape, leave
+        self.status_code, self.background = 200, None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.monotonic()
+        work = asyncio.ensure_future(self._send(send))
+        gone = asyncio.ensure_future(_gone(Request(scope, receive)))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                self.service.metrics.total.observe(time.monotonic() - start)
+        finally:
+            self.running.close()
+            for task in (work, gone):
+                task.cancel()
+            self.leave()
+
+    async def _send(self, send: Send) -> None:
+        answer, begun = self.running.job.answer, False
+
+        async def begin() -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                headers = [(b"content-type", answer.media.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                for chunk in answer.begin():
+                    await _chunk(send, chunk)
+
+        try:
+            async with asyncio.timeout(self.service.config.request_timeout), aclosing(self._events(begin, send)) as events:
+                async for index, event in events:
+                    await begin()
+                    for chunk in answer.take(index, event):
+                        await _chunk(send, chunk)
+            for chunk in answer.end():
+                await _chunk(send, chunk)
+        except Exception as error:
+            refusal = _too_late(self.service.config) if isinstance(error, TimeoutError) else unexpected(error)
+            if not begun:
+                response = _refuse(refusal, self.shape)
+                await response({"type": "http"}, _nothing, send)
+                return
+            for chunk in answer.broken(refusal):
+                await _chunk(send, chunk)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self, begin: Callable[[], Awaitable[None]], send: Send) -> AsyncIterator[tuple[int, Any]]:
+        """The job's events; while it is silent, the line is kept alive."""
+        start, first = time.monotonic(), True
+        async with aclosing(self.running.events()) as events:
+            while True:
+                coming = asyncio.ensure_future(anext(events, None))
+                try:
+                    while not (await asyncio.wait({coming}, timeout=PING_SECONDS))[0]:
+                        if self.running.job.answer.media == MEDIA:
+                            await begin()
+                            await _chunk(send, PING)
+                finally:
+                    if not coming.done():
+                        coming.cancel()
+                if (found := coming.result()) is None:
+                    return
+                if first:
+                    self.service.metrics.first.observe(time.monotonic() - start)
+                    first = False
+                yield found
+
+
+async def _chunk(send: Send, chunk: bytes) -> None:
+    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+async def _nothing() -> Any:
+    return {"type": "http.disconnect"}
+
+
+def _too_late(config: ServerConfig) -> Refusal:
+    return Refusal(503, f"the answer took longer than {config.request_timeout:g} seconds", "server_error", retry_after=10)
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def _refuse(refusal: Refusal, shape: Shape) -> Response:
+    headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
+    if refusal.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if refusal.status in (408, 413):
+        headers["connection"] = "close"
+    return _json(shape(refusal), refusal.status, headers)

@@ -1,0 +1,129 @@
+"""Who may ask: by the name the service was called by, the page that asks, and a key. Everything is denied that is not allowed.
+
+One ASGI layer in front of all routes. Trap: loopback is reached by every web page in a browser here: by a name that resolves to it
+(hence the list of hosts), and by requests that need no permission to be sent (hence the check of Origin, for any method).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .jobs import Refusal
+from .settings import ServerConfig, is_loopback
+
+Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
+
+
+class Guard:
+    """Lets a request through, or answers it with a refusal. `is_open(scope)`: whether its route asks for no key."""
+
+    def __init__(self, app: ASGIApp, config: ServerConfig, is_open: Callable[[Scope], bool], denied: Denied):
+        self.app, self.config, self.is_open, self.denied = app, config, is_open, denied
+        self._keys = [_digest(key) for key in config.keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        try:
+            _check_sizes(scope, headers, self.config)
+            self._check_host(scope, headers)
+            origin = self._check_origin(headers)
+        except Refusal as refusal:
+            await self.denied(scope, receive, send, refusal)
+            return
+        if origin is not None:
+            send = _with_cors(send, origin)
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await _answer_preflight(send)
+                return
+        tenant = self.tenant(headers)
+        if tenant is None and not self.is_open(scope):
+            await self.denied(scope, receive, send, Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"))
+            return
+        scope["state"] = scope.get("state", {}) | {"tenant": tenant or ""}
+        await self.app(scope, receive, send)
+
+    def tenant(self, headers: Headers) -> str | None:
+        """Whose key came with a request, as a salt of its own; "" where no key is asked for, None for no good one."""
+        if not self._keys:
+            return ""
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        given = given.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
+        digest, found = _digest(given), None
+        for key in self._keys:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(key, digest):
+                found = key.hex()[:16]
+        return found
+
+    def _check_host(self, scope: Scope, headers: Headers) -> None:
+        given = headers.getlist("host")
+        name = _host(given[0]) if len(given) == 1 else None
+        listening = (scope.get("server") or ("",))[0]
+        if name is None or not (is_loopback(name) or name in self.config.allow_hosts or _same_address(name, listening)):
+            raise Refusal(421, "this service is not known by that name; dgemma serve --allow-host NAME lets it be")
+
+    def _check_origin(self, headers: Headers) -> str | None:
+        """The page that asks, where it is another's that may. Our own page is at the very host that was asked for."""
+        origin = headers.get("origin")
+        if origin is None or origin in self.config.allow_origins:
+            return origin
+        if urlsplit(origin).netloc != headers.get("host", ""):
+            raise Refusal(403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error")
+        return None
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _host(value: str) -> str | None:
+    """The name in a Host header, without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{value}").hostname if value and "@" not in value and "/" not in value else None
+    except ValueError:
+        return None
+
+
+def _same_address(name: str, listening: str) -> bool:
+    """A number is no name that somebody could have pointed here; it must be the one that the connection came to."""
+    try:
+        return ipaddress.ip_address(name) == ipaddress.ip_address(listening)
+    except ValueError:
+        return False
+
+
+def _check_sizes(scope: Scope, headers: Headers, config: ServerConfig) -> None:
+    if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > config.max_target:
+        raise Refusal(414, f"the path has more than {config.max_target} bytes")
+    if len(headers.raw) > config.max_headers:
+        raise Refusal(431, f"there are {len(headers.raw)} headers; {config.max_headers} are allowed")
+    if sum(len(name) + len(value) for name, value in headers.raw) > config.max_header_bytes:  # the parser bounds parts only
+        raise Refusal(431, f"the head has more than {config.max_header_bytes} bytes")
+
+
+def _with_cors(send: Send, origin: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            more: Sequence[tuple[bytes, bytes]] = [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
+            message["headers"] = [*message.get("headers", []), *more]
+        await send(message)
+
+    return sending
+
+
+async def _answer_preflight(send: Send) -> None:
+    headers = [
+        (b"access-control-allow-methods", b"GET, POST"), (b"access-control-max-age", b"600"),
+        (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
+    ]  # fmt: skip
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,200 @@
+"""The socket, the connections and the end: uvicorn, with the deadlines and limits that it lacks.
+
+    listen(config)     the bound socket, or a UsageError in one line, before any model is loaded
+    serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended)
+
+Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection itself, so that no handler
+waits for them. Trap: `transport.close()` waits until all is written, which a client that does not read prevents for ever; only
+`abort` ends such a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..errors import UsageError
+from .app import Service
+from .settings import ServerConfig
+
+LINGER = 5.0  # seconds that the last bytes of ended answers are given
+
+
+def listen(config: ServerConfig) -> socket.socket:
+    """A listening socket. Raises UsageError that names the address and what is wrong with it."""
+    if config.uds is not None:
+        return _listen_at(Path(config.uds))
+    try:
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, UnicodeError):
+        raise UsageError(f"host '{config.host}' is no address of this machine; try 127.0.0.1") from None
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind(address)
+        found.listen(512)
+    except OSError as error:
+        found.close()
+        hint = "another program listens there; --port names another one" if error.errno == 98 else error.strerror
+        raise UsageError(f"{config.url} cannot be listened at: {hint}") from None
+    return found
+
+
+def _listen_at(path: Path) -> socket.socket:
+    """A Unix socket for this user alone; one that nobody listens at any more is replaced."""
+    found = socket.socket(socket.AF_UNIX)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            if found.connect_ex(str(path)) == 0:
+                raise UsageError(f"'{path}' cannot be listened at: another program listens there")
+            path.unlink()
+            found.close()
+            found = socket.socket(socket.AF_UNIX)
+        mask = os.umask(0o177)
+        try:
+            found.bind(str(path))
+        finally:
+            os.umask(mask)
+        found.listen(512)
+    except OSError as error:
+        found.close()
+        raise UsageError(f"'{path}' cannot be listened at: {error.strerror or error}") from None
+    return found
+
+
+class Connection(H11Protocol):
+    """One connection with its timers: until a request's head is there, and until a client reads on."""
+
+    def __init__(self, *arguments: Any, limits: ServerConfig, **named: Any):
+        super().__init__(*arguments, **named)
+        self.limits = limits
+        self._head: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self._close_for_sure()
+            return
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is None and not self._is_answering:
+            self._await_head()
+        super().data_received(data)
+        if self._is_answering:
+            self._head = _cancelled(self._head)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head = self.loop.call_later(self.limits.header_timeout, self._cut)
+
+    def _cut(self) -> None:
+        """A head that is half there is answered; a silent connection is not."""
+        if not self.transport.is_closing() and self.conn.trailing_data[0]:
+            self._say(408, "the head of the request did not arrive in time")
+        self._close_for_sure()
+
+    def _close_for_sure(self) -> None:
+        self.transport.close()
+        self.loop.call_later(LINGER, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(self.limits.write_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stuck = _cancelled(self._stuck)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head, self._stuck = _cancelled(self._head), _cancelled(self._stuck)
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.loop.call_later(self.limits.write_timeout, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(LINGER, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """What h11 could not read. It knows one status more than 400: 431, for too many bytes."""
+        status = getattr(sys.exc_info()[1], "error_status_hint", 400)
+        text = f"the head has more than {self.limits.max_header_bytes} bytes" if status == 431 else "this is no HTTP request"
+        self._say(status, text)
+        self._close_for_sure()
+
+    def _say(self, status: int, text: str) -> None:
+        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":%d}}' % (text.encode(), status)
+        head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+
+
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+    if timer is not None:
+        timer.cancel()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, whose end is ours: SIGTERM drains, a second signal or Ctrl-C ends what runs."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]):
+        super().__init__(config)
+        self.service, self.ready = service, ready
+        self.interrupted = False
+        self._until: float | None = None  # when what still runs is ended
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = sig == signal.SIGINT
+        wait = 0.0 if self.interrupted or self._until is not None else self.service.config.drain_timeout
+        self._until = time.monotonic() + wait
+        self.service.admission.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._until is not None and (time.monotonic() >= self._until or not self.service.admission.open):
+            self.service.end_all()
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
+    """The server of an app, not yet running; tests run it on a thread."""
+    service: Service = app.state.service
+    limits = service.config
+    config = uvicorn.Config(
+        app, http=functools.partial(Connection, limits=limits), ws="none", loop="asyncio", lifespan="on", log_config=None,  # type: ignore[arg-type]
+        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
+        timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Server(config, service, ready)
+
+
+def serve(app: Any, found: socket.socket, ready: Callable[[], None] = lambda: None) -> bool:
+    """Answer until told to end. -> whether it was Ctrl-C."""
+    at = server(app, ready)
+    at.run([found])
+    return at.interrupted

@@ -1,0 +1,186 @@
+"""A job: what a dialect makes of a request, and how it runs. Dialects translate into it and are fed its events.
+
+    Call       one generator of api.Model: its method and arguments
+    Answer     what a dialect makes of the events: chunks of a stream, or one whole body
+    Running    a job at work, seen from the event loop: `async for` gives its events
+
+Each call runs on a thread of its own (worker.py says why). Refuses to know HTTP. Trap: a client that reads slowly must not hold
+up the model, so events wait here without bound but for drafts, of which then only the newest is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..errors import DgemmaError, LengthError, ResourceError, is_out_of_memory
+from ..tasks.events import Draft
+from .worker import Cancelled, Remote, Worker
+
+MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
+log = logging.getLogger("dgemma.server")
+
+
+class Answer(Protocol):
+    """One request's reply in a dialect. Events of a call end with its result (Generation, Filling, Edit ...)."""
+
+    media: str  # of the stream
+
+    def begin(self) -> Iterable[bytes]:
+        """What a stream opens with."""
+
+    def take(self, index: int, event: Any) -> Iterable[bytes]:
+        """What a stream says of an event of call `index`. Called for whole answers as well."""
+
+    def end(self) -> Iterable[bytes]:
+        """What a stream closes with."""
+
+    def broken(self, error: Refusal) -> Iterable[bytes]:
+        """What a stream that cannot go on says last."""
+
+    def whole(self) -> Any:
+        """The body of an answer that is not streamed."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One generator of api.Model, by the name of its method."""
+
+    method: str
+    arguments: dict[str, Any]
+    notes: tuple[str, ...] = ()  # that the answer carries beside the model's own
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, translated."""
+
+    calls: tuple[Call, ...]
+    answer: Answer
+    stream: bool = False
+
+
+class Refusal(Exception):
+    """A request that is not served: status, message, and what is at fault. Dialects give it their own shape."""
+
+    def __init__(
+        self, status: int, message: str, kind: str = "invalid_request_error", *, parameter: str | None = None,
+        retry_after: int | None = None,
+    ):  # fmt: skip
+        super().__init__(message)
+        self.status, self.message, self.kind = status, message, kind
+        self.parameter, self.retry_after = parameter, retry_after
+
+
+def refusal_of(error: DgemmaError) -> Refusal:
+    """The status of an error that a user can meet."""
+    if isinstance(error, ResourceError):
+        return Refusal(503, str(error), "server_error", retry_after=10)
+    if error.exit_code == 2:
+        return Refusal(400, str(error))
+    return Refusal(500, str(error), "server_error")
+
+
+@dataclass(eq=False)
+class Running:
+    """A job at work. Iterate once; `close` ends what is left of it, its slots are free before the next pass."""
+
+    model: Any  # api.Model
+    worker: Worker
+    threads: Executor
+    job: Job
+    salt: str = ""
+    max_prompt_tokens: int | None = None
+    _events: deque[tuple[int, Any]] = field(default_factory=deque)
+    _fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    _remotes: list[Remote] = field(default_factory=list)
+
+    async def events(self) -> AsyncIterator[tuple[int, Any]]:
+        """(call, event) of all calls as they come. Raises Refusal for the first one that fails."""
+        loop, left = asyncio.get_running_loop(), len(self.job.calls)
+        for index, call in enumerate(self.job.calls):
+            remote = Remote(self.worker, self.salt, self.max_prompt_tokens)
+            self._remotes.append(remote)
+            self.threads.submit(self._run, loop, index, call, remote)
+        try:
+            while left:
+                while not self._events:
+                    self._fresh.clear()
+                    await self._fresh.wait()
+                index, event = self._events.popleft()
+                if isinstance(event, Refusal):
+                    raise event
+                if event is None:
+                    left -= 1
+                else:
+                    yield index, event
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        for remote in self._remotes:
+            remote.close()
+
+    def end(self, refusal: Refusal) -> None:
+        """Close, and tell whoever iterates why. On the event loop."""
+        self.close()
+        self._put(0, refusal)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, index: int, call: Call, remote: Remote) -> None:
+        """On the call's own thread."""
+        try:
+            last: Any = None
+            for event in _begin(self.model, remote, call):
+                loop.call_soon_threadsafe(self._put, index, event)
+            loop.call_soon_threadsafe(self._put, index, last)
+        except Cancelled:
+            pass
+        except Exception as error:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._put, index, unexpected(error))
+
+    def _put(self, index: int, event: Any) -> None:
+        if isinstance(event, Draft) and len(self._events) > MOST_EVENTS:
+            late = [(i, e) for i, e in self._events if not (i == index and isinstance(e, Draft) and e.row == event.row)]
+            self._events = deque(late)
+        self._events.append((index, event))
+        self._fresh.set()
+
+
+def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
+    """The events of a call. An answer longer than the context is cut to what has room, and a note says so."""
+    served = copy.copy(model)
+    served.engine = remote
+    arguments, notes = call.arguments, list(call.notes)
+    try:
+        events = getattr(served, call.method)(**arguments)
+    except LengthError as error:
+        if error.most < 1:
+            raise
+        notes.append(f"max_tokens {arguments['max_tokens']} was cut to {error.most}, all that the context has room for")
+        events = getattr(served, call.method)(**arguments | {"max_tokens": error.most})
+    for event in events:
+        generation = getattr(event, "generation", event)
+        if notes and hasattr(generation, "finish_reason"):
+            generation.notes.extend(notes)
+        yield event
+
+
+def unexpected(error: Exception) -> Refusal:
+    """What to tell of an error. A fault of ours is told by its kind and place: its message may hold somebody's text, and goes nowhere."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, DgemmaError):
+        return refusal_of(error)
+    if is_out_of_memory(error):
+        return refusal_of(ResourceError("out of memory; a shorter prompt or fewer tokens may do"))
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("a request failed: %s\n%s", type(error).__name__, places)
+    return Refusal(500, f"the service failed ({type(error).__name__}); this is a bug", "server_error")

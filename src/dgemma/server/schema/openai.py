@@ -1,0 +1,382 @@
+"""OpenAI's dialect: chat completions, completions (with a suffix: infill), models.
+
+Text is streamed canvas by canvas, because a token may change until its canvas is committed. With `diffusing` each draft is told too:
+`delta.content` (`text`) is then the whole answer so far, to be put in place of what was shown before. Fields that would change the answer
+and are not served are refused by name; some that change nothing are let through (HARMLESS). Trap: the content of a chat is split
+from the ids, never from the text; see tasks/chat.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from ... import __version__
+from ...tasks.chat import Voices, reply
+from ...tasks.events import Committed, Draft, Filling, Generation
+from ...tasks.infill import default_widths
+from ...text.calls import ToolCall
+from ...text.channels import split
+from .. import sse
+from ..app import Page, Service, Task
+from ..jobs import Call, Job, Refusal
+from .sampling import Sampling, seeds, settings, unserved
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+
+
+class Request(Sampling, kw_only=True):
+    """What both kinds of completion may say."""
+
+    model: str | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    diffusing: bool = False  # tell drafts too
+    # these change nothing here
+    user: Any = None
+    metadata: Any = None
+    store: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+
+
+class ChatRequest(Request, kw_only=True):
+    messages: list[dict[str, Any]]
+    max_completion_tokens: int | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    thinking: bool | None = None
+    reasoning_effort: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    modalities: Any = None
+    verbosity: Any = None
+
+
+class CompletionRequest(Request, kw_only=True):
+    prompt: str | list[str | int | list[int]]  # a text, ids, or several of one of these
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    steps: int  # denoising steps of all canvases
+    canvases: int
+
+
+class Message(msgspec.Struct, omit_defaults=True):
+    role: str
+    content: str | None
+    reasoning_content: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+
+
+class ChatChoice(msgspec.Struct):
+    index: int
+    message: Message
+    finish_reason: str
+    logprobs: None = None
+
+
+class CompletionChoice(msgspec.Struct):
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: None = None
+
+
+class Told(msgspec.Struct):
+    """What we have to say beside OpenAI's fields."""
+
+    seeds: list[int]  # of each choice
+    notes: list[str]
+
+
+class ChatReply(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    dgemma: Told
+    object: str = "chat.completion"
+
+
+class CompletionReply(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    dgemma: Told
+    object: str = "text_completion"
+
+
+def shape(refusal: Refusal) -> dict[str, Any]:
+    """An error's body."""
+    return {"error": {
+        "message": refusal.message, "type": refusal.kind, "param": refusal.parameter, "code": refusal.status,
+    }}  # fmt: skip
+
+
+class _Answer:
+    """What both kinds share: the envelope, the results so far, usage."""
+
+    media = sse.MEDIA
+    kind, prefix = "", ""
+
+    def __init__(self, service: Service, body: Request, count: int):
+        self.model, self.tokenizer = service.config.name, service.model.tokenizer
+        self.id, self.created = f"{self.prefix}{uuid.uuid4().hex}", int(time.time())
+        self.results: list[Generation | None] = [None] * count
+        self.texts = [""] * count  # told so far, where drafts are told
+        self.diffusing = body.diffusing
+        self.usage_wanted = body.stream_options is not None and body.stream_options.include_usage
+
+    def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        head = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
+        return sse.data(head | {"choices": choices} | more)
+
+    def begin(self) -> Iterable[bytes]:
+        return ()
+
+    def end(self) -> Iterator[bytes]:
+        if self.usage_wanted:
+            yield self.chunk([], usage=self.usage(), dgemma=self.told())
+        yield sse.DONE
+
+    def broken(self, error: Refusal) -> Iterator[bytes]:
+        yield sse.data(shape(error))
+
+    def usage(self) -> Usage:
+        """Of all choices; a prompt that several share is read, and counted, once."""
+        done = self.results
+        prompt = sum(result.prompt_tokens for result in done[:: self.shared])
+        new = sum(len(result.token_ids) for result in done)
+        steps = sum(sum(result.steps) for result in done)
+        return Usage(prompt, new, prompt + new, steps, sum(result.canvases for result in done))
+
+    shared = 1  # choices of one prompt
+
+    def told(self) -> Told:
+        notes = [note for result in self.results for note in result.notes]
+        return Told([result.seed for result in self.results], list(dict.fromkeys(notes)))
+
+
+class ChatAnswer(_Answer):
+    kind, prefix = "chat.completion.chunk", "chatcmpl-"
+
+    def __init__(self, service: Service, body: ChatRequest, count: int):
+        super().__init__(service, body, count)
+        self.shared = count
+        self.voices = [Voices(self.tokenizer) for _ in range(count)]
+        self.ids: list[list[int]] = [[] for _ in range(count)]  # committed
+        self.called = [0] * count  # calls that were told
+
+    def begin(self) -> Iterator[bytes]:
+        for index in range(len(self.results)):
+            yield self.delta(index, {"role": "assistant", "content": ""})
+
+    def delta(self, index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
+        return self.chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}])
+
+    def take(self, index: int, event: Any) -> Iterator[bytes]:
+        if isinstance(event, Draft):
+            if self.diffusing:
+                yield from self.draft(index, [*self.ids[index], *event.token_ids])
+        elif isinstance(event, Committed):
+            self.ids[index] += event.token_ids
+            yield from self.parts(index, self.voices[index].feed(event.token_ids))
+        else:
+            self.results[index] = event
+            yield from self.parts(index, self.voices[index].finish())
+            yield self.delta(index, {}, self.reason(index))
+
+    def draft(self, index: int, ids: list[int]) -> Iterator[bytes]:
+        text = split(ids, self.tokenizer).content
+        if text != self.texts[index]:
+            self.texts[index] = text
+            yield self.delta(index, {"content": text})
+
+    def parts(self, index: int, parts: list[tuple[str, str]]) -> Iterator[bytes]:
+        for channel, text in parts:
+            if channel == "thought" or not self.diffusing:
+                yield self.delta(index, {"reasoning_content" if channel == "thought" else "content": text})
+        if self.diffusing:
+            yield from self.draft(index, self.ids[index])
+        calls = self.voices[index].calls
+        for place in range(self.called[index], len(calls)):
+            yield self.delta(index, {"tool_calls": [{"index": place} | _call(calls[place])]})
+        self.called[index] = len(calls)
+
+    def reason(self, index: int) -> str:
+        return "tool_calls" if self.voices[index].calls else self.results[index].finish_reason
+
+    def whole(self) -> ChatReply:
+        choices = []
+        for index, result in enumerate(self.results):
+            parts = reply(self.tokenizer, result)
+            result.notes.extend("a tool call could not be read and was left out" for _ in parts.malformed)
+            calls = [_call(call) for call in parts.tool_calls] or None
+            message = Message("assistant", parts.content or (None if calls else ""), parts.thought or None, calls)
+            choices.append(ChatChoice(index, message, self.reason(index)))
+        return ChatReply(self.id, self.created, self.model, choices, self.usage(), self.told())
+
+
+class CompletionAnswer(_Answer):
+    kind, prefix = "text_completion", "cmpl-"
+
+    def __init__(self, service: Service, body: CompletionRequest, prompts: list[str], copies: int):
+        super().__init__(service, body, len(prompts) * copies)
+        self.shared = copies
+        self.opening = [prompt if body.echo else "" for prompt in prompts for _ in range(copies)]
+        self.committed = [*self.opening]
+
+    def begin(self) -> Iterator[bytes]:
+        for index, text in enumerate(self.opening):
+            if text:
+                yield self.piece(index, text)
+
+    def piece(self, index: int, text: str, reason: str | None = None) -> bytes:
+        return self.chunk([{"index": index, "text": text, "logprobs": None, "finish_reason": reason}])
+
+    def take(self, index: int, event: Any) -> Iterator[bytes]:
+        if isinstance(event, Draft):
+            if self.diffusing and not any(event.pinned):  # of a gap several candidates settle: none is the text yet
+                yield self.piece(index, self.committed[index] + self.tokenizer.decode(event.token_ids))
+        elif isinstance(event, Committed):
+            yield from self.add(index, event.text)
+        else:
+            self.results[index] = event.generation if isinstance(event, Filling) else event
+            if isinstance(event, Filling):
+                yield from self.add(index, event.text)
+            yield self.piece(index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason)
+
+    def add(self, index: int, text: str) -> Iterator[bytes]:
+        self.committed[index] += text
+        if text:
+            yield self.piece(index, self.committed[index] if self.diffusing else text)
+
+    def whole(self) -> CompletionReply:
+        choices = [
+            CompletionChoice(index, text, self.results[index].finish_reason) for index, text in enumerate(self.committed)
+        ]
+        return CompletionReply(self.id, self.created, self.model, choices, self.usage(), self.told())
+
+
+def chat(service: Service, body: ChatRequest) -> Job:
+    count = _count(service, body, 1)
+    length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    asked = settings(body) | {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body)}
+    asked["tools"] = _tools(body)
+    if (body.response_format or {}).get("type", "text") != "text":
+        raise unserved("response_format")
+    calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
+    return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
+
+
+def complete(service: Service, body: CompletionRequest) -> Job:
+    prompts = _prompts(body)
+    count = _count(service, body, len(prompts))
+    if body.best_of not in (None, 1, count):
+        raise unserved("best_of")
+    asked = settings(body)
+    if body.suffix:
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise Refusal(400, "a suffix needs a prompt of text", parameter="suffix")
+        asked["widths"] = default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens)
+    calls = tuple(
+        Call(*_completion(prompt, body, asked | {"seed": seed})) for prompt in prompts for seed in seeds(body.seed, count)
+    )
+    texts = [prompt if isinstance(prompt, str) else service.model.tokenizer.decode(prompt) for prompt in prompts]
+    return Job(calls, CompletionAnswer(service, body, texts, count), bool(body.stream))
+
+
+def _completion(prompt: str | list[int], body: CompletionRequest, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    if body.suffix:
+        return "stream_fill", asked | {"prefix": prompt, "suffix": body.suffix}
+    if isinstance(prompt, str):
+        return "stream", asked | {"text": prompt, "max_tokens": body.max_tokens}
+    return "stream_ids", asked | {"prompt_ids": prompt, "max_tokens": body.max_tokens}
+
+
+def _prompts(body: CompletionRequest) -> list[Any]:
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    if len({type(part) for part in prompt}) != 1:
+        raise Refusal(400, "prompt must be a text, a list of ids, or a list of one of these", parameter="prompt")
+    return [prompt] if isinstance(prompt[0], int) else prompt
+
+
+def _count(service: Service, body: Request, prompts: int) -> int:
+    count, most = 1 if body.n is None else body.n, service.config.max_choices
+    if not 1 <= count or count * prompts > most:
+        raise Refusal(400, f"{count * prompts} answers were asked for; from 1 to {most} may be", parameter="n")
+    return count
+
+
+def _tools(body: ChatRequest) -> list[dict[str, Any]] | None:
+    if body.tool_choice not in (None, "auto", "none"):
+        raise unserved("tool_choice")
+    return None if body.tool_choice == "none" else body.tools or None
+
+
+def _thinks(body: ChatRequest) -> bool:
+    if body.thinking is not None:
+        return body.thinking
+    given = (body.chat_template_kwargs or {}).get("enable_thinking")
+    return bool(given) if given is not None else body.reasoning_effort not in (None, "none", "minimal")
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def model_card(service: Service) -> dict[str, Any]:
+    model = service.model
+    return {
+        "id": service.config.name, "object": "model", "created": service.created, "owned_by": "dgemma",
+        "max_model_len": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
+        "chat_tuned": model.chat_tuned, "version": __version__,
+    }  # fmt: skip
+
+
+def models(service: Service, request: Any) -> dict[str, Any]:
+    """Both names of the list, because clients read either."""
+    cards = [model_card(service)]
+    return {"object": "list", "data": cards, "models": cards}
+
+
+def one_model(service: Service, request: Any) -> dict[str, Any]:
+    if request.path_params["name"] != service.config.name:
+        raise Refusal(404, "there is no model of that name here", "not_found_error", parameter="model")
+    return model_card(service)
+
+
+ROUTES = (
+    Task("/v1/chat/completions", ChatRequest, chat, shape, ChatReply),
+    Task("/v1/completions", CompletionRequest, complete, shape, CompletionReply),
+    Page("/v1/models", models, shape),
+    Page("/v1/models/{name:path}", one_model, shape),
+)
