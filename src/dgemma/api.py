@@ -21,9 +21,10 @@ from .kernels.vocab import soft_capped_logits, weigh
 from .model.dgemma import DiffusionGemma
 from .model.load import load as load_model
 from .tasks import chat as chat_task
+from .tasks import edit as edit_task
 from .tasks import generate as generate_task
 from .tasks import infill as infill_task
-from .tasks.events import Committed, Draft, Filling, Generation, Reply
+from .tasks.events import Change, Committed, Draft, Edit, Filling, Generation, Reply
 from .text.tokenizer import Tokenizer
 from .weights.headers import READABLE
 from .weights.locate import locate
@@ -149,18 +150,20 @@ class Model:
         return self._stream(tuple(ids), max_tokens, seed, sampler, chat_task.turn_starts(self.tokenizer, ids))
 
     def fill(
-        self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None,
-        context: int | None = None, **sampler: Any,
+        self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
+        extra: Sequence[tuple[str, str]] = (), **sampler: Any,
     ) -> Filling:  # fmt: skip
-        """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch.
+        """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch; one wider than a
+        canvas is settled by successive canvases.
 
-        A gap is closed by its filler, so eos_token_id and ignore_after_end are no settings here; `context`: tokens read before the canvas.
+        A gap is closed by its filler, so eos_token_id and ignore_after_end are no settings here; `context`: tokens read before the canvas,
+        of which `extra`, other files as (name, text), take what the prefix leaves and up to half in any case.
         """
-        return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, **sampler))
+        return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler))
 
     def stream_fill(
-        self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None,
-        context: int | None = None, **sampler: Any,
+        self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
+        extra: Sequence[tuple[str, str]] = (), **sampler: Any,
     ) -> Iterator[Draft | Filling]:  # fmt: skip
         """fill(), watched: Drafts of every width's row, the Filling last."""
         _check_text("the prefix", prefix)
@@ -168,12 +171,38 @@ class Model:
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
         config = self._settings(sampler, "eos_token_id", "ignore_after_end")
+        _check_length("the context files", _characters(extra))
         gap = infill_task.prepare(
-            self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context
+            self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context, extra=extra
         )
-        for request in gap.requests:  # now, not at the first event
+        for request in gap.first():  # now, not at the first event
             self.engine.check(request)
         return infill_task.stream(self.engine, self.tokenizer, gap)
+
+    def edit(
+        self, document: str, instruction: str | None = None, seed: int = 0, *, spans: Sequence[tuple[int, int]] | None = None,
+        context: int | None = None, **sampler: Any,
+    ) -> Edit:  # fmt: skip
+        """Change a document in place: `spans`, (start, end) in characters, are free, all else comes back as it was.
+
+        Without spans the lines that the model finds least likely behind the instruction are opened. A model that is not chat-tuned
+        reads the instruction as a comment above the document, and does not follow it. eos_token_id and ignore_after_end are no settings here.
+        """
+        return _last(self.stream_edit(document, instruction, seed, spans=spans, context=context, **sampler))
+
+    def stream_edit(
+        self, document: str, instruction: str | None = None, seed: int = 0, *, spans: Sequence[tuple[int, int]] | None = None,
+        context: int | None = None, **sampler: Any,
+    ) -> Iterator[Draft | Change | Edit]:  # fmt: skip
+        """edit(), watched: Drafts of every row, a Change as soon as a span has settled, the Edit last."""
+        _check_text("the document", document)
+        if instruction is not None:
+            _check_text("the instruction", instruction)
+        plan = edit_task.prepare(
+            self.engine, self.tokenizer, document, instruction, spans, chat=self.chat_tuned, seed=seed, context=context,
+            config=self._settings(sampler, "eos_token_id", "ignore_after_end"),
+        )  # fmt: skip
+        return edit_task.stream(self.engine, self.tokenizer, plan)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dgemma.config import DenoiseConfig
-from dgemma.tasks.events import Committed, Draft, Filling, Generation
+from dgemma.tasks.events import Change, Committed, Draft, Edit, Filling, Generation
 from tests.helpers import byte_tokenizer, tiny_raw
 
 
@@ -53,6 +53,18 @@ class FakeModel:
                 yield draft("pre..post", step=step, row=row)
         self._fail()
         yield Filling(self.gap, True, 8, -0.5, [2], generation(self.gap))
+
+    def stream_edit(self, document: str, instruction: str | None = None, seed: int = 0, **more: Any):
+        self.asked.append(("edit", document, instruction, seed, more))
+        for canvas in (0, 1):
+            yield draft("pre..post", canvas=canvas)
+        self._fail()
+        spans = more["spans"] or [(0, 1)]
+        changes = [Change(start, end, document[start:end], self.gap, True) for start, end in spans]
+        yield from changes
+        for change in reversed(changes):
+            text = document[: change.start] + change.after + document[change.end :]
+        yield Edit(document, text, changes, generation(self.gap))
 
     def ids_of(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are written out between bars: "|channel|thought"."""

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.cli import fill
-from dgemma.cli.fill import as_in_file, cut, replace, seen
+from dgemma.cli.files import as_in_file, check_writable, replace, seen
+from dgemma.cli.fill import cut
 from dgemma.cli.main import main
 from dgemma.errors import NumericsError, ResourceError, UsageError
 
@@ -81,7 +81,7 @@ def test_the_whole_file_goes_to_stdout(
     assert main(["fill", str(path), "-m", folder, "--seed", "2", "--t-min", "1"]) == 0
     out, err = capsysbinary.readouterr()
     assert out == BOM + b"a\r\n  x\r\ny\r\nb" and path.read_bytes() == BOM + b"a\r\n  <fill>\r\nb"
-    assert model.asked == [("fill", "a\n  ", "\nb", 2, {"widths": [8, 16, 32], "t_min": 1.0})]
+    assert model.asked == [("fill", "a\n  ", "\nb", 2, {"widths": [8, 16, 32], "extra": [], "t_min": 1.0})]
     assert b"gap of 8 closed" in err and b"1000 ms per step" in err  # two passes for three candidates
 
 
@@ -101,7 +101,20 @@ def test_flags_of_fill(
     pipe_in(monkeypatch, b"a<fill>b")
     assert main(["fill", "-", "-m", folder, *flags]) == 0
     assert capsysbinary.readouterr().out == out
-    assert model.asked[0][4] == {"widths": [3] if "-n" in flags else [8, 16, 32]}
+    assert model.asked[0][4] == {"widths": [3] if "-n" in flags else [8, 16, 32], "extra": []}
+
+
+def test_other_files_are_context(
+    serve: Serve, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, other = serve(FakeModel()), tmp_path / "other.py"
+    other.write_bytes(BOM + b"x = 1\r\n")
+    pipe_in(monkeypatch, b"a<fill>b")
+    assert main(["fill", "-", "-m", folder, "--context-file", str(other), "--context-file", str(other)]) == 0
+    assert model.asked[0][4]["extra"] == [("other.py", "x = 1\n")] * 2
+    pipe_in(monkeypatch, b"a<fill>b")
+    assert main(["fill", "-", "-m", folder, "--context-file", str(tmp_path / "none.py")]) == 2
+    assert "none.py' cannot be read" in capsys.readouterr().err
 
 
 def test_json_holds_the_gap(
@@ -141,7 +154,7 @@ def test_an_error_leaves_the_file_as_it_was(
 def test_a_file_that_changed_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "gap.txt"
     path.write_bytes(b"edited")
-    with pytest.raises(UsageError, match="was changed while"):
+    with pytest.raises(UsageError, match="was changed meanwhile"):
         replace(path, b"a<fill>b", b"aGAPb")
     assert path.read_bytes() == b"edited"
 
@@ -190,7 +203,7 @@ def test_a_file_that_cannot_be_replaced_is_refused_before_the_work(
     path.write_text("a<fill>b")
     monkeypatch.setattr(os, "access", lambda *_: False)  # the superuser may write everything
     with pytest.raises(UsageError, match="not writable"):
-        fill._check_writable(path, "'gap.txt'")
+        check_writable(path, "'gap.txt'")
 
 
 def test_on_a_terminal_the_gap_is_coloured_and_nothing_obeyed(

@@ -41,7 +41,7 @@ def test_the_page_names_every_verb_exit_code_and_flag() -> None:
     for verb in VERBS:
         assert f"dgemma {verb}" in page
         for flag in CliRunner().invoke(app, [verb, "--help"]).stdout.split():
-            if verb in ("run", "chat", "fill") and flag.startswith("--") and flag.rstrip(",") != "--help":
+            if verb in ("run", "chat", "fill", "edit") and flag.startswith("--") and flag.rstrip(",") != "--help":
                 assert f"`{flag.rstrip(',')}" in page, (verb, flag)
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert [row for row in rows if row.isdigit()] == [str(code) for code in EXIT_CODES]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,13 @@ from hypothesis import strategies as st
 
 import dgemma
 from dgemma.config import DenoiseConfig
-from dgemma.engine.requests import Result
 from dgemma.errors import UsageError
 from dgemma.tasks.events import Draft, Filling
 from dgemma.kernels.vocab import soft_capped_logits
-from dgemma.tasks import infill
+from dgemma.tasks import pinned
 from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
-from dgemma.tasks.infill import _candidate, _hold_back, default_widths, judge, prepare
+from dgemma.tasks.infill import default_widths, prepare
+from dgemma.tasks.pinned import _front, _rows, _take, _texts, hold_back, judge
 from tests.helpers import tiny_checkpoint
 
 
@@ -34,7 +33,7 @@ def gap(model: dgemma.Model, prefix: str, suffix: str, **settings):
 
 def test_the_canvas_is_prefix_gap_suffix(model: dgemma.Model) -> None:
     found = gap(model, "abcdefgh", "uvwxyz" * 4, widths=[3, 6])
-    for request, width in zip(found.requests, found.widths, strict=True):
+    for request, width in zip(found.first(), found.holes[0].widths, strict=True):
         free = [i for i, pin in enumerate(request.pins) if pin < 0]
         assert free == list(range(1, 1 + width))  # an eighth of a canvas of 12 is one token of prefix
         text = model.tokenizer.decode([*request.prompt_ids, *(pin for pin in request.pins if pin >= 0)])
@@ -43,13 +42,13 @@ def test_the_canvas_is_prefix_gap_suffix(model: dgemma.Model) -> None:
 
 def test_a_suffix_that_ends_in_the_canvas_is_followed_by_the_end_of_text(model: dgemma.Model) -> None:
     special = model.tokenizer.special
-    pins = gap(model, "abc", "z", widths=[4]).requests[0].pins
+    pins = gap(model, "abc", "z", widths=[4]).first()[0].pins
     assert pins[1:5] == (-1,) * 4
     assert pins[5:] == (model.tokenizer.encode("z")[0], special.eos, *[special.pad] * 5)
 
 
 def test_long_texts_are_cut_around_the_gap(model: dgemma.Model) -> None:
-    request = gap(model, "a" * 100_000, "b" * 100_000, context=20).requests[0]
+    request = gap(model, "a" * 100_000, "b" * 100_000, context=20).first()[0]
     assert len(request.prompt_ids) == 1 + 20 - 1
 
 
@@ -65,38 +64,46 @@ def test_long_texts_are_cut_around_the_gap(model: dgemma.Model) -> None:
     ],
 )
 def test_the_seam_is_held_back(prefix: str, kept: str, held: str) -> None:
-    assert _hold_back(prefix) == (kept, held)
+    assert hold_back(prefix) == (kept, held)
 
 
 @given(st.text(alphabet="ab \t\n", max_size=12))
 def test_nothing_is_lost_at_the_seam(prefix: str) -> None:
-    assert "".join(_hold_back(prefix)) == prefix
+    assert "".join(hold_back(prefix)) == prefix
 
 
-def candidate(model: dgemma.Model, free_text: str, held: str = "", filler: bool = False):
+def read(model: dgemma.Model, free_text: str, held: str = "", filler: bool = False):
+    """The row of a gap whose cells came to hold `free_text`, and its text."""
     found = gap(model, "a" + held, "z" * 30, widths=[len(free_text) + filler])
-    request, canvas = found.requests[0], []
-    tokens = iter([*model.tokenizer.encode(free_text), *([model.tokenizer.special.pad] * filler)])
-    canvas = [pin if pin >= 0 else next(tokens) for pin in request.pins]
-    return _candidate(model.tokenizer, found, 0, Result(canvases=[canvas]))
+    cells = [*model.tokenizer.encode(free_text), *([model.tokenizer.special.pad] * filler)]
+    row = _rows(found)[0]
+    _take(found, row, [*cells, *found.after][:12], model.tokenizer.control_ids)
+    return row, _texts(model.tokenizer, found, row)[0]
 
 
 def test_filler_closes_a_gap(model: dgemma.Model) -> None:
-    found = candidate(model, "hey", filler=True)
-    assert (found.text, found.closed) == ("hey", True)
-    assert not candidate(model, "hey").closed
+    row, text = read(model, "hey", filler=True)
+    assert (text, row.closed, row.lost) == ("hey", [True], 0)
+    assert read(model, "hey")[0].closed == [False]
+
+
+def test_text_behind_the_end_of_a_gap_is_left_out_and_counted(model: dgemma.Model) -> None:
+    found = gap(model, "a", "z" * 30, widths=[5])
+    row, special = _rows(found)[0], model.tokenizer.special
+    _take(found, row, [*model.tokenizer.encode("ab"), special.eos, *model.tokenizer.encode("cd")], model.tokenizer.control_ids)
+    assert (_texts(model.tokenizer, found, row), row.closed, row.lost) == (["ab"], [True], 2)
 
 
 def test_what_was_held_back_is_not_repeated(model: dgemma.Model) -> None:
-    assert candidate(model, " b", held=" ").text == "b"
-    assert candidate(model, "bc", held=" ").text == "bc"
-    assert candidate(model, " b", held="  ").text == "b"
+    assert read(model, " b", held=" ")[1] == "b"
+    assert read(model, "bc", held=" ")[1] == "bc"
+    assert read(model, " b", held="  ")[1] == "b"
 
 
 def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(model: dgemma.Model) -> None:
     found = gap(model, "abcdefgh", "uvwxyz" * 4, widths=[3, 6])
     texts = [model.tokenizer.encode("ij"), [], model.tokenizer.encode("longer")]
-    scores = judge(model.engine, found, texts)
+    scores = judge(model.engine, found, [[text] for text in texts])
     after = model.tokenizer.encode("uvwxyz" * 4)[:16]
     for text, score in zip(texts, scores, strict=True):
         ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])
@@ -107,19 +114,55 @@ def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(mo
 
 
 def test_an_empty_gap_is_drawn_once_more_and_said(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = infill._candidate
-    calls: list[int] = []
+    honest, calls = pinned._texts, []
 
-    def first_two_empty(tokenizer, gap, row, result):
+    def first_two_empty(tokenizer, window, row):
         calls.append(row)
-        found = honest(tokenizer, gap, row, result)
-        return dataclasses.replace(found, text="", token_ids=[]) if len(calls) <= 2 else found
+        return [""] if len(calls) <= 2 else honest(tokenizer, window, row)
 
-    monkeypatch.setattr(infill, "_candidate", first_two_empty)
+    monkeypatch.setattr(pinned, "_texts", first_two_empty)
     filling = model.fill("abc", "xyz" * 5, widths=[2, 5], seed=4)
-    assert filling.generation.seed == 5 and filling.generation.notes == [EMPTY_ONCE] and len(calls) == 4
-    monkeypatch.setattr(infill, "_candidate", lambda *args: dataclasses.replace(honest(*args), text="", token_ids=[]))
-    assert model.fill("abc", "xyz" * 5, widths=[2, 5]).generation.notes == [EMPTY_TWICE]
+    assert filling.generation.seed == 5 and filling.generation.notes[:1] == [EMPTY_ONCE] and len(calls) == 4
+    monkeypatch.setattr(pinned, "_texts", lambda *_: [""])
+    assert model.fill("abc", "xyz" * 5, widths=[2, 5]).generation.notes[:1] == [EMPTY_TWICE]
+
+
+@pytest.mark.parametrize("canvas", [1, 2, 7, 12, 64, 256])
+def test_a_gap_wider_than_a_canvas_is_parted(canvas: int) -> None:
+    for width in [*range(1, 4 * canvas), 1000]:
+        front = _front(width, canvas)
+        assert bool(front) == (width > canvas) and all(1 <= cells <= canvas - canvas // 8 for cells in front)
+        assert not front or width - sum(front) == max(1, canvas // 2)
+
+
+def test_a_long_gap_is_settled_by_successive_canvases(model: dgemma.Model) -> None:
+    asked, submit = [], model.engine.submit
+    try:
+        model.engine.submit = lambda request: (asked.append(request), submit(request))[1]
+        filling = model.fill("abcdefghijklmnop", "uvwxyz" * 4, widths=[4, 30], seed=3, max_denoising_steps=3)
+    finally:
+        del model.engine.submit
+    long = [request for request in asked if request.pins.count(-1) != 4]
+    free, tokens = [request.pins.count(-1) for request in long], model.tokenizer.encode("abcdefghijklmnop")
+    assert len(asked) == 1 + len(long)
+    for before, request in zip([0, *free[:-1]], long, strict=True):  # each reads what the canvases before wrote
+        start = [*request.prompt_ids[1:], *request.pins[: request.pins.index(-1)]]
+        assert start[: len(tokens)] == tokens and bool(before) == (len(start) > len(tokens))
+    assert len(free) == 1 or free == [8, 8, 8, 6][: len(free)]  # it may close early
+    assert filling.width in (4, 30) and len(filling.row_steps) == 2
+
+
+def test_other_files_are_read_before_the_prefix(model: dgemma.Model) -> None:
+    def prompt(**more) -> str:
+        request = gap(model, "abcdefgh" * 3, "z", widths=[4], **more).first()[0]
+        return model.tokenizer.decode([*request.prompt_ids, *(pin for pin in request.pins[: request.pins.index(-1)])])
+
+    files = [("one.py", "x = 1\n"), ("two.py", "y = 2")]
+    assert prompt(extra=files) == "# one.py\nx = 1\n\n# two.py\ny = 2\n\n" + "abcdefgh" * 3
+    assert prompt(extra=files, context=30) == " two.py\ny = 2\n\n" + ("abcdefgh" * 3)[-15:]
+    assert prompt(extra=files, context=0) == "" and prompt(extra=(), context=30) == "abcdefgh" * 3
+    with pytest.raises(UsageError, match="extra holds"):
+        prompt(extra=["one.py"])
 
 
 def test_a_gap_is_filled_and_watched(model: dgemma.Model) -> None:
@@ -135,10 +178,10 @@ def test_a_gap_is_filled_and_watched(model: dgemma.Model) -> None:
 
 
 def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
-    with pytest.raises(UsageError, match="gap of 13 tokens"):
-        model.fill("a", "b", widths=[13])
-    for widths in ([], [2.5], [True], "ab", 5):
-        with pytest.raises(UsageError, match="widths|does not fit"):
+    with pytest.raises(UsageError, match="gap of 513 tokens leaves the model's positions; at most 498 fit"):
+        model.fill("a", "b", widths=[513])
+    for widths in ([], [2.5], [True], [0], "ab", 5):
+        with pytest.raises(UsageError, match="widths"):
             model.fill("a", "b", widths=widths)
     with pytest.raises(UsageError, match="context is -1"):
         model.stream_fill("a", "b", context=-1)
@@ -146,4 +189,4 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
         model.fill("a", "b", eos_token_id=3)
     with pytest.raises(UsageError, match="nothing around the gap"):
         model.fill("", "")
-    assert default_widths(64) == [8, 16, 32]
+    assert default_widths(64) == [8, 16, 32] and default_widths(64, 12) == [8, 12] and default_widths(64, 100) == [8, 16, 32, 100]

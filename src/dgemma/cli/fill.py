@@ -1,30 +1,27 @@
 """`dgemma fill FILE`: the text that belongs at a marker, generated in place.
 
 The file is cut and spliced as bytes: what stands around the marker comes back as it was, line ends, BOM and missing
-final newline included, whatever the model was shown. Trap: the model knows "\\n" alone, so it is shown that, and
-what it writes gets the file's own line ends.
+final newline included, whatever the model was shown (files.py). Trap: a marker that stands twice is a mistake, not two gaps.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import ResourceError, UsageError
+from ..errors import UsageError
 from ..tasks.events import Draft, Filling
-from .flags import MAX_FILE_BYTES, Asked, asking, check, decode, from_stdin, read_file
+from .files import as_in_file, check_writable, read, replace, seen
+from .flags import Asked, asking, check, decode
 from .picture import STYLES, plain
 from .run import open_model, screen_for, tell
 from .screen import note, stdout_is_terminal, summary, terminal, write_json, write_out
 
 MARKER = "<fill>"
-_BOM = "\ufeff"
 
 
 @asking(without=("eos_token_id", "ignore_after_end", "warmup"))  # a gap is closed by its filler, not by end tokens
@@ -33,6 +30,7 @@ def command(
     marker: Annotated[str, typer.Option(help="The text that stands where the gap is.")] = MARKER,
     only_gap: Annotated[bool, typer.Option("--only-gap", help="Print what belongs in the gap, not the file.")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write the file, print nothing.")] = False,
+    context_file: Annotated[list[str] | None, typer.Option("--context-file", help="A file that is read first; repeatable.")] = None,
     *,
     asked: Asked,
 ) -> None:
@@ -43,12 +41,13 @@ def command(
     path = None if file == "-" else Path(file)
     if in_place and path is None:
         raise UsageError("--in-place needs a file; what is piped in has no place")
-    data = _read(path, name)
+    data = read(path, name)
     if in_place and path is not None:
-        _check_writable(path, name)
+        check_writable(path, name)
     prefix, suffix = cut(data, os.fsencode(marker), name)
+    extra = [_extra(other) for other in context_file or ()]
     steps = check(asked).max_denoising_steps
-    filling = _generate(seen(prefix), seen(suffix), asked, steps)
+    filling = _generate(seen(prefix), seen(suffix), extra, asked, steps)
     gap = as_in_file(filling.text, data)
     if in_place and path is not None:
         replace(path, data, prefix + gap + suffix)
@@ -60,13 +59,20 @@ def command(
         _print_file(prefix, filling.text, suffix) if stdout_is_terminal() else write_out(prefix + gap + suffix)
 
 
-def _generate(prefix: str, suffix: str, asked: Asked, steps: int) -> Filling:
+def _extra(file: str) -> tuple[str, str]:
+    """A file that is context alone, as its name and its text."""
+    data = read(Path(file), f"'{file}'")
+    decode(data, f"'{file}'")
+    return plain(Path(file).name), seen(data)
+
+
+def _generate(prefix: str, suffix: str, extra: list[tuple[str, str]], asked: Asked, steps: int) -> Filling:
     model = open_model(asked)
     from ..tasks.infill import default_widths  # late: torch
 
     widths = default_widths(asked.sampler.get("canvas_width") or model.config.canvas_length, asked.max_tokens)
     rows = [f"gap {width} of {'/'.join(map(str, widths))}" for width in widths]
-    events = model.stream_fill(prefix, suffix, asked.seed, widths=widths, **asked.sampler)
+    events = model.stream_fill(prefix, suffix, asked.seed, widths=widths, extra=extra, **asked.sampler)
     filling: Any = None
     with screen_for(model, asked, steps, rows=rows) as screen:
         for event in events:
@@ -92,14 +98,6 @@ def _report(filling: Filling, passes: int) -> None:
     note(summary(filling.generation, passes, ended))
 
 
-def _read(path: Path | None, name: str) -> bytes:
-    if path is not None:
-        return read_file(path, name)
-    if len(data := from_stdin(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
-        raise UsageError(f"{name} has more than {MAX_FILE_BYTES} bytes; max_file_bytes is {MAX_FILE_BYTES}")
-    return data
-
-
 def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:
     """The bytes before and after the marker. Raises UsageError unless it stands there once, beside some UTF-8 text."""
     decode(data, name)
@@ -118,18 +116,6 @@ def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:
     return prefix, suffix
 
 
-def seen(part: bytes) -> str:
-    """Text as the model is shown it: without a byte order mark, and with plain line ends."""
-    return part.decode("utf-8").removeprefix(_BOM).replace("\r\n", "\n")
-
-
-def as_in_file(text: str, data: bytes) -> bytes:
-    """Generated text as UTF-8, with the line ends that most lines of the file have."""
-    if 2 * data.count(b"\r\n") > data.count(b"\n"):
-        text = text.replace("\r\n", "\n").replace("\n", "\r\n")
-    return text.encode("utf-8", "replace")
-
-
 def _print_file(prefix: bytes, gap: str, suffix: bytes) -> None:
     """The whole file on a terminal, the gap in the colour of what was accepted."""
     from rich.text import Text
@@ -138,35 +124,3 @@ def _print_file(prefix: bytes, gap: str, suffix: bytes) -> None:
     text.append(plain(gap), STYLES["accepted"])
     text.append(plain(seen(suffix)))
     terminal(sys.stdout).print(text, soft_wrap=True, end="" if text.plain.endswith("\n") else "\n")
-
-
-def _check_writable(path: Path, name: str) -> None:
-    """Say before the work is done that its result could not be written."""
-    target = path.resolve()
-    if not (os.access(target, os.W_OK) and os.access(target.parent, os.W_OK)):
-        raise UsageError(f"{name} cannot be replaced: it or its folder is not writable")
-
-
-def replace(path: Path, expected: bytes, data: bytes) -> None:
-    """Put `data` in a file's place at once, its mode kept; a link keeps pointing to it.
-
-    Raises UsageError when the file is not what it was (`expected`), ResourceError when there is no room.
-    """
-    target = path.resolve()
-    if _read(target, f"'{path}'") != expected:
-        raise UsageError(f"'{path}' was changed while its gap was being filled; nothing was written")
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".dgemma-fill-", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        shutil.copymode(target, temporary)
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise ResourceError(f"'{path}' could not be written: {error.strerror}; it is as it was") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

@@ -24,6 +24,7 @@ VERBS = {
     "run": "Continue a text, or answer a prompt.",
     "chat": "Talk with a model, turn by turn.",
     "fill": "Fill the gap at the marker in a file.",
+    "edit": "Change a file in place: shows the difference and asks.",
     "serve": "Answer requests over HTTP, in the dialects that tools speak.",
     "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",

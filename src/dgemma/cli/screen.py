@@ -39,6 +39,10 @@ def stdout_is_terminal() -> bool:
     return _is_terminal(sys.stdout)
 
 
+def stderr_is_terminal() -> bool:
+    return _is_terminal(sys.stderr)
+
+
 def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
@@ -116,6 +120,9 @@ class Screen:
             if self._fresh:  # fewer came than before: some candidates are done
                 self._expected = len(self._fresh)
                 self._draw()
+            if self._last and draft.canvas != self._last[0]:  # another canvas, of all candidates
+                self._drafts.clear()
+                self._expected = len(self._rows)
             self._last = step
             self.passes += 1
         self._drafts[draft.row] = draft

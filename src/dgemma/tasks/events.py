@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from ..text.calls import ToolCall
+from ..text.lines import unified_diff
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class Draft:
     entropy: list[float]  # nats
     token_ids: list[int]  # the argmax canvas
     row: int = 0  # which candidate, where a task tries several at once
+
+    def of_canvas(self, canvas: int, row: int | None = None) -> Draft:
+        """The same draft under another number, and as another candidate's."""
+        return dataclasses.replace(self, canvas=canvas, row=self.row if row is None else row)
 
 
 @dataclass(frozen=True)
@@ -98,3 +104,35 @@ class Filling:
     def to_dict(self) -> dict:
         return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
                 "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, **self.generation.to_dict()}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """A span of a document that has settled."""
+
+    start: int  # characters of the document as it was
+    end: int
+    before: str
+    after: str
+    closed: bool  # as of Filling
+
+    def to_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A document, changed in place: `text` is `document` with every change's `after` where its `before` stood."""
+
+    document: str
+    text: str
+    changes: list[Change]
+    generation: Generation  # of all windows together
+
+    def diff(self, name: str = "document") -> str:
+        """The change as a unified diff of a file called `name`; empty where nothing changed."""
+        return unified_diff(self.document, self.text, name)
+
+    def to_dict(self, name: str = "document") -> dict:
+        changes = [change.to_dict() for change in self.changes]
+        return {**self.generation.to_dict(), "text": self.text, "diff": self.diff(name), "changes": changes}

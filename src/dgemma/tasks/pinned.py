@@ -1,0 +1,278 @@
+"""Text settled in place: canvases of given text with holes in it, tried at several widths, the best row taken.
+
+Infill is a window with one hole, an edit a series of windows with some. What stands before the canvas is prompt, the text around
+the holes is pinned, what follows is seen as far as the canvas reaches. Nobody knows a hole's true length: rows of several widths
+run in one batch, and a hole may be closed early by a control token. The best row is the one that the causal pass finds likeliest
+per token, read together with what follows; the denoiser's own figure, at its last temperature, is near 0 for whatever
+stands. A hole wider than a canvas is settled by successive canvases: those before the last see nothing behind it.
+
+Refuses to know documents: only a hole's own text comes back, and whoever asked splices it into bytes that were never decoded.
+
+Trap, the seams: " x" is one token, so given text that ends in a space leaves the model to begin with a rare lone "x". Trailing
+blanks of a line, and a line break with nothing after it, are held back from what is pinned and taken off the front of
+what comes back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..config import DenoiseConfig
+from ..engine.engine import Engine
+from ..engine.requests import CommitRecord, Request, StepRecord
+from ..kernels.vocab import soft_capped_logits
+from ..text.tokenizer import Tokenizer
+from .events import Draft
+from .generate import EMPTY_ONCE, EMPTY_TWICE, Stopwatch, draft, refuse_broken
+
+LEAD = 8  # an eighth of a canvas repeats the end of what stands before it
+JUDGED = 16  # tokens behind the last hole that a row is judged by, beside its own
+ROWS_OF_LOGITS = 64  # that are looked at at a time: at 262,144 tokens 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Free cells, and the given text up to the next hole."""
+
+    held_back: str  # the end of the text before it, which it is expected to begin with
+    widths: list[int]  # cells, one number for each row
+    behind: list[int]  # tokens up to the next hole; none behind the last
+
+
+@dataclass(frozen=True)
+class Window:
+    """Holes that settle together, ready to run. All but a single hole must fit one canvas."""
+
+    before: list[int]  # all that is read before the first hole
+    fixed: int  # of these, tokens from the start on that no canvas may repeat
+    holes: list[Hole]
+    after: list[int]  # behind the last hole: text, its end and padding, a canvas of them
+    judged: int  # of these, what a row is judged by
+    canvas: int
+    config: DenoiseConfig
+    seed: int
+
+    def first(self) -> list[Request]:
+        """The requests that it begins with, one for each row."""
+        return _requests(self, _rows(self))
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The best row of a window."""
+
+    texts: list[str]  # of each hole
+    closed: list[bool]  # the text ended inside its hole; False: it is exactly as long
+    row: int
+    score: float  # nats per token of the holes and what is judged with them, read by the causal pass
+    token_ids: list[int]
+    steps: list[int]  # one number for each of its canvases
+    row_steps: list[int]  # of every row, all canvases together
+    request: Request  # what it began with
+    notes: list[str]
+
+
+@dataclass
+class _Row:
+    """One row at work."""
+
+    front: list[int]  # cells of the canvases that come before the last
+    widths: list[int]  # cells of each hole in the last one
+    tokens: list[list[int]] = field(default_factory=list)  # of each hole
+    closed: list[bool] = field(default_factory=list)
+    lost: int = 0  # tokens of text behind a control token, which are left out
+    steps: list[int] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def grown(self) -> list[int]:
+        """What its hole has of the canvases before."""
+        return self.tokens[0] if self.tokens else []
+
+
+def lay_out(
+    tokenizer: Tokenizer, texts: Sequence[str], widths: Sequence[list[int]], *, head: list[int], context: int, end: int,
+    canvas: int, config: DenoiseConfig, seed: int,
+) -> Window:  # fmt: skip
+    """A window of the given `texts` around its holes, one more than there are holes, whose `widths` are the rows'.
+
+    head: ids that the prompt opens with; context: tokens of the first text that are read before the hole;
+    end: the token that a text which ends inside the canvas is followed by, with padding, as in training.
+    """
+    kept, held = zip(*map(hold_back, texts[:-1]), strict=True)
+    # 12 characters a token is more than code has: enough to cut long files before encoding them
+    before = tokenizer.encode(kept[0][-12 * (context + canvas) :])[-context:] if context else []
+    after = tokenizer.encode(texts[-1][: 12 * canvas])
+    if len(after) < canvas:  # long blanks: what was cut off must not look like the end of the text
+        after = tokenizer.encode(texts[-1])
+    between = [*map(tokenizer.encode, kept[1:]), []]
+    holes = [Hole(*parts) for parts in zip(held, widths, between, strict=True)]
+    tail = [*after, end, *[tokenizer.special.need("pad")] * canvas][: canvas + JUDGED]
+    judged = min(JUDGED, len(after) + 1)  # not the padding behind the end
+    free = config.replace(eos_token_id=None)
+    return Window([*head, *before], len(head), holes, tail, judged, canvas, free, seed)
+
+
+def hold_back(text: str) -> tuple[str, str]:
+    """Split off what a hole's first token would swallow: blanks after text, or a line break with no indentation."""
+    stripped = text.rstrip(" \t")
+    blanks = text[len(stripped) :]
+    if blanks and not stripped.endswith("\n"):
+        return stripped, blanks
+    if not blanks and stripped.endswith("\n"):
+        body = stripped.rstrip("\n")
+        return body, stripped[len(body) :]
+    return text, ""
+
+
+def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch) -> Iterator[Draft | Settled]:
+    """Run all rows in one batch: Drafts of every row, then the best one.
+
+    Where every row comes back empty, they are drawn once more with the next seed, and a note says so. Raises NumericsError
+    where the logits are not finite.
+    """
+    notes = []
+    for attempt in range(2):
+        if attempt:
+            window = dataclasses.replace(window, seed=(window.seed + 1) % 2**63)
+        rows = yield from _run(engine, tokenizer, window, clock)
+        texts = [_texts(tokenizer, window, row) for row in rows]
+        if any(map(any, texts)):
+            break
+        notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
+    scores = judge(engine, window, [row.tokens for row in rows])
+    best = max(range(len(rows)), key=lambda at: (any(texts[at]), scores[at]))
+    won = rows[best]
+    if won.lost:
+        notes.append(f"{won.lost} tokens behind the end of a gap were left out: it was closed inside its text")
+    yield Settled(
+        texts[best], won.closed, best, scores[best], [token for tokens in won.tokens for token in tokens], won.steps,
+        [sum(row.steps) for row in rows], window.first()[best], notes,
+    )  # fmt: skip
+
+
+def _run(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch) -> Generator[Draft, None, list[_Row]]:
+    """Every canvas of every row; rows of more canvases than others go on alone."""
+    rows, number = _rows(window), 0
+    control = tokenizer.control_ids
+    while active := [at for at, row in enumerate(rows) if not row.done]:
+        asked = _requests(window, [rows[at] for at in active])
+        for record in engine.run(asked):
+            at = active[record.request]
+            if isinstance(record, StepRecord):
+                clock.drafted()
+                yield draft(record, tokenizer, asked[record.request]).of_canvas(number, at)
+            elif isinstance(record, CommitRecord):
+                refuse_broken(record)
+                lead = next(place for place, pin in enumerate(asked[record.request].pins or ()) if pin < 0)
+                _take(window, rows[at], record.canvas_ids[lead:], control)
+                rows[at].steps.append(record.steps)
+        number += 1
+    return rows
+
+
+def _rows(window: Window) -> list[_Row]:
+    rows = []
+    for widths in zip(*(hole.widths for hole in window.holes), strict=True):
+        front = _front(widths[0], window.canvas) if len(widths) == 1 else []
+        rows.append(_Row(front, [widths[0] - sum(front), *widths[1:]]))
+    return rows
+
+
+def _front(width: int, canvas: int) -> list[int]:
+    """The cells of a hole that are settled before its last canvas, which holds half a canvas of it; none where one is enough."""
+    if width <= canvas:
+        return []
+    rest = width - max(1, canvas // 2)
+    count = -(-rest // (canvas - canvas // LEAD))
+    return [rest // count + (place < rest % count) for place in range(count)]
+
+
+def _requests(window: Window, rows: Sequence[_Row]) -> list[Request]:
+    """The next canvas of each row. They begin alike, so that a prompt is read once for all rows."""
+    given = sum(len(hole.behind) for hole in window.holes)
+    cells = [row.front[0] if row.front else sum(row.widths) + given for row in rows]
+    requests = []
+    for row, count in zip(rows, cells, strict=True):
+        before = [*window.before, *row.grown]
+        lead = min(len(before) - window.fixed, window.canvas // LEAD, window.canvas - max(cells))
+        pins = before[len(before) - lead :]
+        if row.front:
+            pins += [-1] * count
+        else:
+            for hole, width in zip(window.holes, row.widths, strict=True):
+                pins += [-1] * width + hole.behind
+            pins += window.after[: window.canvas - len(pins)]
+        config = window.config if len(pins) == window.canvas else window.config.replace(canvas_width=len(pins))
+        prompt = (*before[: len(before) - lead],)
+        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,)))
+    return requests
+
+
+def _take(window: Window, row: _Row, cells: Sequence[int], control: frozenset[int]) -> None:
+    """What a canvas, from its first hole on, adds to its row."""
+    if row.front:
+        tokens, closed, lost = _until_closed(cells, control)
+        row.tokens, row.front = [row.grown + tokens], row.front[1:]
+        row.lost += lost
+        row.closed, row.done = [closed], closed
+        return
+    found, start = [], 0
+    for hole, width in zip(window.holes, row.widths, strict=True):
+        found.append(_until_closed(cells[start : start + width], control))
+        start += width + len(hole.behind)
+    row.tokens = [row.grown + found[0][0], *(tokens for tokens, _, _ in found[1:])]
+    row.closed, row.lost = [closed for _, closed, _ in found], row.lost + sum(lost for _, _, lost in found)
+    row.done = True
+
+
+def _until_closed(cells: Sequence[int], control: frozenset[int]) -> tuple[list[int], bool, int]:
+    """The tokens of a hole, whether a control token closed it, and how many tokens of text stand behind that one."""
+    end = next((place for place, token in enumerate(cells) if token in control), len(cells))
+    return [*cells[:end]], end < len(cells), sum(token not in control for token in cells[end:])
+
+
+def _texts(tokenizer: Tokenizer, window: Window, row: _Row) -> list[str]:
+    texts = []
+    for hole, tokens in zip(window.holes, row.tokens, strict=True):
+        text = tokenizer.decode(tokens)
+        texts.append(text[len(os.path.commonprefix([hole.held_back, text])) :])
+    return texts
+
+
+def judge(engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+    """Mean log-probability, in nats, of each row under the causal pass: its holes' tokens, what is given between and behind them."""
+    texts = []
+    for tokens in rows:
+        inside = [token for own, hole in zip(tokens, window.holes, strict=True) for token in (*own, *hole.behind)]
+        texts.append([*inside, *window.after[: window.judged]])
+    return [nats.mean().item() for nats in log_probs(engine, window.before, texts)]
+
+
+@torch.inference_mode()
+def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each."""
+    net, chunk = engine.model, engine.config.prefill_chunk
+    read = engine.read(before[:-1])
+    kv = [read.copy() for _ in texts]
+    ids = torch.zeros((len(texts), max(map(len, texts))), dtype=torch.int64)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor([before[-1], *text[:-1]])
+    found: list[list[Tensor]] = [[] for _ in texts]
+    for start in range(0, ids.shape[1], chunk):
+        part = ids[:, start : start + chunk].to(net.device)
+        counts = [min(max(len(text) - start, 0), part.shape[1]) for text in texts]
+        hidden = net.encode(part, kv, counts)
+        for row, (text, count) in enumerate(zip(texts, counts, strict=True)):
+            for first in range(0, count, ROWS_OF_LOGITS):
+                stop = min(count, first + ROWS_OF_LOGITS)
+                logits = soft_capped_logits(hidden[row, first:stop], net.table, net.config.final_logit_softcapping)
+                own = torch.tensor(text[start + first : start + stop], device=net.device)
+                found[row].append(logits.log_softmax(-1).gather(-1, own[:, None])[:, 0])
+    return [torch.cat(parts) for parts in found]
