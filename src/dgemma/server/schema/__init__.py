@@ -5,6 +5,6 @@ A new dialect is one module with ROUTES, a tuple of app.Task and app.Page, and a
 
 from __future__ import annotations
 
-from . import openai, own
+from . import canvas, openai, own
 
-ROUTES = (*openai.ROUTES, *own.ROUTES)
+ROUTES = (*openai.ROUTES, *canvas.ROUTES, *own.ROUTES)

@@ -1,0 +1,81 @@
+"""Our own event stream: played back, the differences are the drafts, and the end is the Python call's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+import dgemma
+from dgemma.tasks.events import Draft
+
+Client = Callable[..., TestClient]
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for part in text.split("\n\n"):
+        if part and not part.startswith(":"):
+            name, data = part.split("\n", 1)
+            found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def played(steps: list[dict[str, Any]]) -> list[tuple[int, int, int, list[int]]]:
+    """(row, canvas, step, ids) of each step, from the differences alone."""
+    shown: dict[tuple[int, int], list[int]] = {}
+    frames = []
+    for step in steps:
+        ids = shown.setdefault((step["row"], step["canvas"]), [-1] * step["width"])
+        for token in step["tokens"]:
+            ids[token["at"]] = token["id"]
+        frames.append((step["row"], step["canvas"], step["step"], [*ids]))
+    return frames
+
+
+def drafts(stream: Any) -> list[Draft]:
+    return [event for event in stream if isinstance(event, Draft)]
+
+
+def test_steps_played_back_are_the_drafts(client: Client, model: dgemma.Model) -> None:
+    want = drafts(model.stream("abc", 30, 4))
+    told = events(client().post("/v1/canvas", json={"task": "complete", "prompt": "abc", "max_tokens": 30, "seed": 4}).text)
+    steps = [data for name, data in told if name == "step"]
+    assert played(steps) == [(0, draft.canvas, draft.step, draft.token_ids) for draft in want]
+    assert [step["accepted"] for step in steps] == [[at for at, on in enumerate(draft.accepted) if on] for draft in want]
+    assert sum(len(step["tokens"]) for step in steps) < sum(step["width"] for step in steps)
+    name, done = told[-1]
+    assert name == "done" and done["text"] == model.generate("abc", 30, 4).text and done["usage"]["steps"] == len(steps)
+    assert "".join(data["text"] for name, data in told if name == "commit") == done["text"]
+    assert [step["start"] for step in steps] == [12 * draft.canvas for draft in want]
+
+
+def test_rows_of_an_infill_keep_apart_and_pins_are_told(client: Client, model: dgemma.Model) -> None:
+    body = {"task": "infill", "prefix": "def f():\n", "suffix": "\nx = 1\n", "seed": 2, "widths": [2, 4]}
+    told = events(client().post("/v1/canvas", json=body).text)
+    want = drafts(model.stream_fill("def f():\n", "\nx = 1\n", 2, widths=[2, 4]))
+    steps = [data for name, data in told if name == "step"]
+    assert sorted(played(steps)) == sorted((d.row, d.canvas, d.step, d.token_ids) for d in want)
+    assert {len(step["pinned"]) for step in steps if "pinned" in step} == {10, 8}
+    assert told[-1][1]["text"] == model.fill("def f():\n", "\nx = 1\n", 2, widths=[2, 4]).text
+
+
+def test_a_chat_is_told_by_channel(client: Client, model: dgemma.Model) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    told = events(client().post("/v1/canvas", json={"task": "chat", "messages": messages, "max_tokens": 24, "seed": 1}).text)
+    assert told[-1][1]["text"] == model.chat(messages, 24, 1).content and told[-1][1]["thought"] == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "parameter"),
+    [
+        ({"task": "sing"}, "task"), ({}, "task"), ({"task": "chat"}, "messages"), ({"task": "complete", "prompt": "a", "suffix": "b"}, "suffix"),
+        ({"task": "infill"}, None), ({"task": "complete", "prompt": "a", "top_k": 3}, "top_k"),
+    ],
+)  # fmt: skip
+def test_fields_of_another_task_are_named(client: Client, body: dict[str, Any], parameter: str | None) -> None:
+    reply = client().post("/v1/canvas", json=body)
+    assert reply.status_code == 400 and reply.json()["error"]["param"] == parameter, reply.text

@@ -1,0 +1,174 @@
+"""Safe by default: who may ask, by which name, from which page, with how much. Each refusal has its status and the dialect's shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from dgemma.errors import UsageError
+from dgemma.server.app import Page, Task
+from dgemma.server.schema import ROUTES
+from dgemma.server.settings import KEY_VARIABLE, ServerConfig, read_keys
+
+Client = Callable[..., TestClient]
+COMPLETE = "/v1/completions"
+OPEN = {"/health"}
+
+
+def test_every_route_is_denied_without_a_key_but_for_the_open_ones(client: Client) -> None:
+    asking = client(keys=("right",))
+    routes = asking.app.routes
+    assert len(routes) == len(ROUTES) and all(isinstance(route, Route) for route in routes)
+    for route in routes:
+        path = route.path.replace("{name:path}", "x")
+        for method in sorted(route.methods | {"GET", "POST", "PUT", "DELETE", "OPTIONS"}):
+            reply = asking.request(method, path)
+            assert (reply.status_code == 401) == (route.path not in OPEN), (method, path, reply.status_code)
+    assert asking.get("/nowhere").status_code == 401
+    assert {route.path for route in ROUTES if route.access == "open"} <= OPEN
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401), ({"authorization": "Bearer right"}, 200), ({"authorization": "bearer second"}, 200), ({"x-api-key": "right"}, 200),
+        ({"authorization": "Bearer wrong"}, 401), ({"authorization": "Bearer "}, 401), ({"authorization": "Basic right"}, 401),
+        ({"x-api-key": "righ"}, 401), ({"x-api-key": "rightt"}, 401), ({"authorization": "Bearer wrong", "x-api-key": "right"}, 401),
+    ],
+)  # fmt: skip
+def test_keys(client: Client, headers: dict[str, str], status: int) -> None:
+    reply = client(keys=("right", "second")).get("/v1/models", headers=headers)
+    assert reply.status_code == status
+    assert status == 200 or (reply.headers["www-authenticate"] == "Bearer" and reply.json()["error"]["type"] == "authentication_error")
+
+
+def test_beyond_loopback_only_with_a_key() -> None:
+    for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
+        with pytest.raises(UsageError, match="takes a key"):
+            ServerConfig(host=host)
+        ServerConfig(host=host, keys=("k",))
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
+        ServerConfig(host=host)
+    ServerConfig(host="0.0.0.0", uds="/tmp/socket")
+    with pytest.raises(UsageError, match="no name"):
+        ServerConfig(allow_origins=("*",))
+
+
+def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "one, two,one")
+    path = tmp_path / "keys"
+    path.write_text("# who\nthree\n\n  four  \n")
+    assert read_keys(path) == ("one", "two", "three", "four")
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert read_keys(None) == ()
+    for text, message in (("# none\n", "holds no key"), ("two words\n", "printable ASCII")):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_keys(path)
+    with pytest.raises(UsageError, match="No such file"):
+        read_keys(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("localhost:8256", 200), ("127.0.0.1:1", 200), ("[::1]:8256", 200), ("box.lan:8256", 200),
+        ("evil.example", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421), ("", 421), ("10.0.0.1", 421),
+        ("evil@localhost", 421), ("localhost/x", 421), ("[", 421),
+    ],
+)  # fmt: skip
+def test_hosts(client: Client, host: str, status: int) -> None:
+    assert client(allow_hosts=("box.lan",)).get("/health", headers={"host": host}).status_code == status
+
+
+def test_pages_of_others_may_not_ask_and_get_no_leave_to(client: Client) -> None:
+    asking = client(allow_origins=("https://good.example",))
+    for method, path in (("GET", "/health"), ("POST", COMPLETE), ("OPTIONS", COMPLETE)):
+        for origin in ("https://evil.example", "null", "http://localhost:1"):
+            reply = asking.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
+            assert reply.status_code == 403 and not [name for name in reply.headers if name.startswith("access-control")]
+    good = {"origin": "https://good.example", "access-control-request-method": "POST"}
+    assert asking.options(COMPLETE, headers=good).status_code == 204
+    assert asking.get("/health", headers=good).headers["access-control-allow-origin"] == "https://good.example"
+    assert asking.get("/health", headers={"origin": "http://localhost"}).status_code == 200  # our own page
+    assert "access-control-allow-origin" not in asking.get("/health").headers
+
+
+def nested(depth: int) -> str:
+    return '{"prompt": ' + "[" * depth + "]" * depth + "}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ({"content": b"x" * 2000}, 413), ({"content": iter([b"x" * 600] * 3)}, 413), ({"content": b"{"}, 400), ({"content": b"[]"}, 400),
+        ({"content": b'{"prompt": "\xff"}'}, 400), ({"content": b""}, 400), ({"content": nested(70)}, 400), ({"content": nested(400)}, 400),
+        ({"content": '{"prompt": NaN}'}, 400), ({"content": '{"prompt": "\\ud800"}'}, 400),
+        ({"json": {"prompt": "x" * 900, "max_tokens": 2}}, 400), ({"headers": {"a": "b" * 5000}}, 431),
+        ({"headers": {f"h{n}": "b" for n in range(40)}}, 431), ({"params": {"q": "x" * 500}}, 414),
+    ],
+)  # fmt: skip
+def test_each_limit_has_its_status(client: Client, arguments: dict[str, Any], status: int) -> None:
+    limits = {"max_body": 1000, "max_headers": 30, "max_header_bytes": 4000, "max_target": 300, "max_prompt_tokens": 50}
+    reply = client(**limits).post(COMPLETE, **arguments)
+    assert reply.status_code == status and reply.json()["error"]["message"], reply.text
+
+
+def test_what_is_deeply_nested_is_refused_before_it_hurts(client: Client) -> None:
+    assert client().post(COMPLETE, content=nested(200_000)).status_code == 400
+
+
+def test_no_error_holds_what_was_said(client: Client) -> None:
+    canary = "canary7781"
+    bodies = [
+        {"prompt": canary, "max_tokens": 0}, {"prompt": {canary: 1}}, {"prompt": [[canary]]}, {"prompt": canary, "seed": -1},
+        {"prompt": canary, "suffix": canary, "canvas_width": 999},
+    ]  # fmt: skip
+    for body in bodies:
+        reply = client().post(COMPLETE, json=body)
+        assert reply.status_code == 400 and canary not in reply.text
+    for messages in ([{"role": "user", "content": [{"type": "image_url", "image_url": canary}]}], [{"role": "user", "content": {"x": canary}}]):
+        reply = client().post("/v1/chat/completions", json={"messages": messages})
+        assert reply.status_code == 400 and canary not in reply.text
+
+
+def test_a_bug_is_told_by_its_kind_alone(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    said = "canary" + "7781"  # in two, because the log shows lines of source
+
+    def breaks(*asked: Any) -> Any:
+        raise KeyError(said)
+
+    def shape(refusal: Any) -> Any:
+        return {"error": refusal.message}
+
+    asking = client(routes=(Page("/page", breaks, shape), Task("/task", dict, breaks, shape)))
+    for reply in (asking.get("/page"), asking.post("/task", json={})):
+        assert reply.status_code == 500 and "KeyError" in reply.text and said not in reply.text
+    assert "KeyError" in caplog.text and "breaks" in caplog.text and said not in caplog.text
+
+
+def test_the_document_describes_every_route(client: Client) -> None:
+    document = client(keys=("k",)).get("/openapi.json", headers={"x-api-key": "k"}).json()
+    assert len(document["paths"]) == len(ROUTES)
+    for route in ROUTES:
+        (operation,) = document["paths"][route.path.replace(":path", "")].values()
+        assert ("security" in operation) == (route.access == "key")
+        if route.body is not None:
+            name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            assert document["components"]["schemas"][name]["properties"]
+
+
+def test_metrics_count_what_was_done(client: Client) -> None:
+    asking = client()
+    asking.post(COMPLETE, json={"prompt": "canary7781", "max_tokens": 24, "seed": 0})
+    asking.post(COMPLETE, json={"prompt": "canary7781", "nope": 1})
+    text = asking.get("/metrics").text
+    assert 'dgemma_requests_total{route="/v1/completions",status="200"} 1.0' in text
+    assert 'dgemma_requests_total{route="/v1/completions",status="400"} 1.0' in text
+    assert "dgemma_canvases_total 2.0" in text and "dgemma_tokens_total 24.0" in text and "dgemma_requests_open 0.0" in text
+    assert "canary" not in text
