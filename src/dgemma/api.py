@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .config import MAX_PROMPT_CHARACTERS, DenoiseConfig, EngineConfig, ModelConfig
+from .config import DenoiseConfig, EngineConfig, ModelConfig
 from .config.sizes import parse_bytes
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
@@ -21,10 +21,12 @@ from .kernels.vocab import soft_capped_logits, weigh
 from .model.dgemma import DiffusionGemma
 from .model.load import load as load_model
 from .tasks import chat as chat_task
+from .tasks import decide as decide_task
 from .tasks import edit as edit_task
 from .tasks import generate as generate_task
 from .tasks import infill as infill_task
-from .tasks.events import Change, Committed, Draft, Edit, Filling, Generation, Reply
+from .tasks.events import Change, Committed, Decisions, Draft, Edit, Filling, Generation, Reply
+from .tasks.limits import characters, check_length, check_text
 from .text.tokenizer import Tokenizer
 from .weights.headers import READABLE
 from .weights.locate import locate
@@ -118,7 +120,7 @@ class Model:
         self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any
     ) -> Iterator[Draft | Committed | Generation]:
         """generate(), watched: a Draft per step, a Committed per canvas, the Generation last."""
-        _check_text("the prompt", text)
+        check_text("the prompt", text)
         if not text:
             raise UsageError("the prompt is empty; give at least one character")
         ids = (self.tokenizer.special.need("bos"), *self.tokenizer.encode(text))
@@ -143,7 +145,7 @@ class Model:
         tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         """chat(), watched. The Generation's text still holds thoughts; `chat.reply` splits its ids."""
-        _check_length("the conversation", _characters(messages))
+        check_length("the conversation", characters(messages))
         ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
@@ -166,12 +168,12 @@ class Model:
         extra: Sequence[tuple[str, str]] = (), **sampler: Any,
     ) -> Iterator[Draft | Filling]:  # fmt: skip
         """fill(), watched: Drafts of every width's row, the Filling last."""
-        _check_text("the prefix", prefix)
-        _check_text("the suffix", suffix)
+        check_text("the prefix", prefix)
+        check_text("the suffix", suffix)
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
         config = self._settings(sampler, "eos_token_id", "ignore_after_end")
-        _check_length("the context files", _characters(extra))
+        check_length("the context files", characters(extra))
         gap = infill_task.prepare(
             self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context, extra=extra
         )
@@ -195,14 +197,29 @@ class Model:
         context: int | None = None, **sampler: Any,
     ) -> Iterator[Draft | Change | Edit]:  # fmt: skip
         """edit(), watched: Drafts of every row, a Change as soon as a span has settled, the Edit last."""
-        _check_text("the document", document)
+        check_text("the document", document)
         if instruction is not None:
-            _check_text("the instruction", instruction)
+            check_text("the instruction", instruction)
         plan = edit_task.prepare(
             self.engine, self.tokenizer, document, instruction, spans, chat=self.chat_tuned, seed=seed, context=context,
             config=self._settings(sampler, "eos_token_id", "ignore_after_end"),
         )  # fmt: skip
         return edit_task.stream(self.engine, self.tokenizer, plan)
+
+    def decide(
+        self, state: Any, questions: Mapping[str, Mapping[str, Any]], instructions: Any = None, steps: int = 1, seed: int = 0
+    ) -> Decisions:
+        """Answer typed questions about a state with the probabilities of their labels; no text is generated.
+
+        questions: by id, {"type": "choice" | "score" | "noul", "instructions": ..., "criteria": ...} (tasks/questions.py); state and
+        instructions are text or JSON. One step is one pass over all canvases; more let a canvas settle further.
+        """
+        self._check_ready()
+        check_length("the state, its questions and instructions", characters([state, questions, instructions]))
+        sheet = decide_task.prepare(
+            self.engine, self.tokenizer, state, questions, instructions, chat=self.chat_tuned, steps=steps, seed=seed
+        )
+        return decide_task.decide(self.engine, sheet, steps, seed)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0,
@@ -311,28 +328,6 @@ def _last(events: Iterator[Any]) -> Any:
     for last in events:
         pass
     return last
-
-
-def _check_text(name: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise UsageError(f"{name} is {type(text).__name__}, not text")
-    _check_length(name, len(text))
-
-
-def _check_length(name: str, characters: int) -> None:
-    if characters > MAX_PROMPT_CHARACTERS:
-        raise UsageError(f"{name} has {characters} characters; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")
-
-
-def _characters(value: Any) -> int:
-    """The length of all texts in a structure of lists and dicts."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return 0
-    return sum(map(_characters, value))
 
 
 def _rows(name: str, values: Any) -> list[Any]:

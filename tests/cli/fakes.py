@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dgemma.config import DenoiseConfig
-from dgemma.tasks.events import Change, Committed, Draft, Edit, Filling, Generation
+from dgemma.tasks.events import Change, Committed, Decision, Decisions, Draft, Edit, Filling, Generation
 from tests.helpers import byte_tokenizer, tiny_raw
 
 
@@ -65,6 +65,11 @@ class FakeModel:
         for change in reversed(changes):
             text = document[: change.start] + change.after + document[change.end :]
         yield Edit(document, text, changes, generation(self.gap))
+
+    def decide(self, state: str, questions: Any, instructions: Any = None, **more: Any) -> Decisions:
+        self.asked.append(("decide", state, questions, instructions, more))
+        answer = Decision("choice", {"a": 0.75, "b": 0.25}, 0.5, choice="a")
+        return Decisions({"answer": answer}, 7, more["steps"], more["seed"], 0.01)
 
     def ids_of(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are written out between bars: "|channel|thought"."""

@@ -1,4 +1,5 @@
-"""No pinned byte ever changes: 500 random infills and edits, on a tiny random model and on the shipped one.
+"""No pinned byte ever changes: 520 random infills and edits, on a tiny random model and on the shipped one
+(60 of them where `slow` tests are left out).
 
 Looked at from three sides: the canvas of every draft and of every commit holds its pins, what is pinned are the document's own bytes, and
 the result is the document outside its gaps.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dgemma
@@ -19,8 +20,8 @@ from dgemma.engine.requests import CommitRecord, Record, Request, StepRecord
 from tests.helpers import tiny_checkpoint
 
 CODE = "def area(r):\n    return 3.14 * r ** 2\n\n\nclass Größe:\n\tname = '漢字😀'\n    \n"
-PIECES = st.sampled_from([*CODE.split(" "), "\r\n", "\n", " ", "    ", "\t", "é", "é", "😀", "\x00", "<pad>", "<turn|>", CODE])
-DOCUMENTS = st.lists(PIECES, min_size=1, max_size=12).map(" ".join).filter(str.strip)
+PIECES = st.sampled_from([*CODE.split(" "), "\r\n", "\n", " ", "    ", "\t", "é", "é", "😀", "\x00", "<pad>", "<turn|>"])
+DOCUMENTS = st.lists(PIECES, min_size=1, max_size=6).map(" ".join).filter(str.strip)
 
 
 @pytest.fixture(scope="module", params=["tiny", "shipped"])
@@ -69,9 +70,7 @@ def given_text(model: dgemma.Model, request: Request) -> list[bytes]:
     return [b"".join(map(model.tokenizer.token_bytes, run)) for run in runs if run]
 
 
-@settings(max_examples=125, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(DOCUMENTS, st.data())
-def test_an_infill_keeps_both_sides(model: dgemma.Model, document: str, data: st.DataObject) -> None:
+def an_infill_keeps_both_sides(model: dgemma.Model, document: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(document)))
     end = data.draw(st.integers(start, len(document) - (start == 0)))
     prefix, suffix = document[:start], document[end:]
@@ -85,9 +84,7 @@ def test_an_infill_keeps_both_sides(model: dgemma.Model, document: str, data: st
         assert not more or suffix.encode().startswith(more[0]) and len(more) == 1
 
 
-@settings(max_examples=125, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(DOCUMENTS, st.data())
-def test_an_edit_keeps_what_is_outside_its_spans(model: dgemma.Model, document: str, data: st.DataObject) -> None:
+def an_edit_keeps_what_is_outside_its_spans(model: dgemma.Model, document: str, data: st.DataObject) -> None:
     raw = (data.draw(st.sampled_from(["", "\ufeff"])) + document).encode()
     text = seen(raw)
     places = sorted(data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=6, unique=True)))
@@ -105,7 +102,29 @@ def test_an_edit_keeps_what_is_outside_its_spans(model: dgemma.Model, document: 
         place = made.index(after, place) + len(after)
     assert seen(made).replace("\r", "") == edit.text.replace("\r", "") or "\r" in text
     assert made.startswith(raw[: len(raw) - len(raw.lstrip(b"\xef\xbb\xbf"))])
-    known = text.encode() + edit.text.encode()
-    for request in watched.requests:
-        assert all(run in known for run in given_text(model, request))
+    for request in watched.requests:  # behind a hole stands the document; before it also what another canvas wrote
+        assert all(run in text.encode() for run in given_text(model, request)[request.pins[0] >= 0 :])
     assert watched.pinned or len(document) < 4
+
+
+PROPERTIES = [an_infill_keeps_both_sides, an_edit_keeps_what_is_outside_its_spans]
+
+
+def hold(model: dgemma.Model, keeps, examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(DOCUMENTS, st.data())
+    def check(document: str, data: st.DataObject) -> None:
+        keeps(model, document, data)
+
+    check()
+
+
+@pytest.mark.parametrize("keeps", PROPERTIES)
+def test_pins_hold(model: dgemma.Model, keeps) -> None:
+    hold(model, keeps, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", PROPERTIES)
+def test_pins_hold_five_hundred_times(model: dgemma.Model, keeps) -> None:
+    hold(model, keeps, 130)

@@ -38,6 +38,7 @@ SAMPLER_HELP = {
     "canvas_width": "Tokens per canvas, at most the checkpoint's own.",
     "ignore_after_end": "Let a canvas stand whatever still moves behind its end token.",
 }
+SAMPLER = {*SAMPLER_HELP, "preset"}
 NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
 ALIASES = {"max_denoising_steps": ("--steps",)}
 MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
@@ -82,7 +83,8 @@ def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
     """Field name -> annotated option type, for every sampler setting that a request may change."""
     hints, options = get_type_hints(DenoiseConfig), {}
     text = f"One of {', '.join(PRESETS)}; the other settings go before it. All but exact cost quality."
-    options["preset"] = Annotated[str | None, typer.Option("--preset", help=text)]
+    if "preset" not in without:
+        options["preset"] = Annotated[str | None, typer.Option("--preset", help=text)]
     for field in dataclasses.fields(DenoiseConfig):
         if field.name in NO_FLAG or field.name in without:
             continue

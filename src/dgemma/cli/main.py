@@ -25,6 +25,7 @@ VERBS = {
     "chat": "Talk with a model, turn by turn.",
     "fill": "Fill the gap at the marker in a file.",
     "edit": "Change a file in place: shows the difference and asks.",
+    "decide": "Answer typed questions about a text with probabilities.",
     "serve": "Answer requests over HTTP, in the dialects that tools speak.",
     "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",

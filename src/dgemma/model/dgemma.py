@@ -150,9 +150,12 @@ class DiffusionGemma(nn.Module):
 
     def embedded(self, ids: Tensor) -> Tensor:
         """E[ids] * sqrt(D), the factor rounded to the weight dtype as in the reference."""
+        return self.rows(ids) * _rounded(self.config.embedding_scale, self.dtype)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of the embedding, [..., D]: for a head that asks for some tokens alone."""
         weight = self.embed.weight
-        rows = lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
-        return rows * _rounded(self.config.embedding_scale, self.dtype)
+        return lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
 
 
 @functools.cache

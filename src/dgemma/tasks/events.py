@@ -136,3 +136,36 @@ class Edit:
     def to_dict(self, name: str = "document") -> dict:
         changes = [change.to_dict() for change in self.changes]
         return {**self.generation.to_dict(), "text": self.text, "diff": self.diff(name), "changes": changes}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The answer to one typed question; of `choice`, `score` and `noul` the one of its type is there."""
+
+    type: str  # "choice", "score" or "noul"
+    probabilities: dict[str, float]  # of every label (a score's levels by number, yes and no), adding up to 1
+    confidence: float  # 0 where all labels are equally likely, 1 where one is certain
+    choice: str | None = None  # the likeliest label
+    score: float | None = None  # the expected level, from 0
+    noul: float | None = None  # the probability of yes
+    legend: dict[str, str] | None = None  # a score's levels
+
+    def to_dict(self) -> dict:
+        names = ("type", self.type, "legend", "probabilities", "confidence")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """All answers of a request, by the questions' ids."""
+
+    answers: dict[str, Decision]
+    prompt_tokens: int  # read, what all questions share counted once
+    steps: int  # denoising passes; 0 where no question had two possible answers
+    seed: int
+    seconds: float
+
+    def to_dict(self) -> dict:
+        usage = {"input_tokens": self.prompt_tokens, "output_tokens": 0, "steps": self.steps}
+        answers = {name: answer.to_dict() for name, answer in self.answers.items()}
+        return {"answers": answers, "usage": usage, "seed": self.seed, "seconds": self.seconds}
