@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from dgemma.kernels.attention import attention
+from dgemma.kernels import attention as op
+from dgemma.kernels.attention import attention, scored
 from dgemma.kernels.matmul import gated_mlp
 from dgemma.kernels.moe import choose, experts, router_probabilities
 from dgemma.kernels.norm import add_norm, rms_norm
@@ -79,6 +80,25 @@ def test_attention_against_a_loop() -> None:
     assert not is_close(attention(q, k, v), want, "float64")
     causal = attention(q, k[:, :, :3], v[:, :, :3], causal=True)
     assert_close(causal, attention(q, k[:, :, :3], v[:, :, :3], torch.ones(3, 3).tril().bool()), "float64")
+
+
+@pytest.mark.parametrize("most", [1, 60, 61, 1 << 25])
+@pytest.mark.parametrize("shape", [(7, 9), (1, 9), (2, 1, 7, 9), None], ids=str)
+def test_scores_in_pieces_are_the_fused_kernel(most: int, shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "SCORES", most)
+    q, k, v = normal(2, 6, 7, 4), normal(2, 3, 12, 4)[:, :, 3:], normal(2, 3, 9, 4)
+    visible = None
+    if shape:
+        visible = torch.rand(shape, generator=DRAW) > 0.4
+        visible[..., 0] = True
+    want = attention(q, k, v, visible)
+    assert_close(scored(q, k, v, visible), want, "float64")
+    assert not is_close(scored(q, k.flip(1), v, visible), want, "float64")  # a twin whose heads see another group
+    half = [tensor.bfloat16() for tensor in (q, k, v)]
+    exact = scored(*(tensor.double() for tensor in half), visible)
+    assert scored(*half, visible).dtype == torch.bfloat16
+    assert_close(scored(*half, visible), exact, "bfloat16")
+
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:

@@ -3,9 +3,8 @@
 Arithmetic on a ModelConfig: reads no data, and loads torch only to ask for CUDA cards. Weights and K/V are exact;
 the work of a pass is an upper estimate for plain torch operations, for a request alone on a CPU 1.1-1.5 times what was counted
 (tests/weights/test_plan.py), and up to 2 where the vocabulary's tensors are most: p is there twice only while rows come and go.
-Trap: no fast kernel of torch's takes masks or a head dim of 512 with grouped heads on CUDA, so a layer makes its scores (chunk x context,
-per head) and repeats K and V per query head, both in float32: 5 GB at 32k tokens of the published model. The CPU kernel makes neither
-(measured), nor does attention in Triton.
+Trap: on a card plain attention makes scores, a piece of bounded size at a time, beside K or V once more in float32 (kernels/attention.py:
+0.5 GB at 32k tokens of the published model); the kernel of torch's for CPUs makes neither (measured), nor does attention in Triton.
 """
 
 from __future__ import annotations
@@ -28,7 +27,8 @@ RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a 
 SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too
 BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
 TILE = 128  # of these, those whose sum is kept
-PIECES = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
+PIECES = {"cpu": 1 << 19, "cuda": 1 << 23}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
+SCORES = 1 << 25  # of attention on a card that exist at a time (kernels/attention.py)
 DECODING = 16  # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product): counted 2 to 16
 Formats = Mapping[str, Format]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
 
@@ -188,13 +188,16 @@ def _flows(head_dim: int, size: int) -> bool:
 def _attention_bytes(
     layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int, scored: bool
 ) -> int:
-    """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, they and their softmax for
-    one sequence's rows, and per query head K and V repeated and in float32, and K times the scale (counted on a CPU)."""
-    heads, wide = config.num_attention_heads, max(size, 4)  # the fallback kernel computes in float32
+    """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, a piece of them with its
+    softmax, its queries, mask and result, and K or V of all heads in the scores' kind of number (counted on a CPU)."""
+    heads, wide = config.num_attention_heads, max(size, 4)
     seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
     queries = heads * rows * layer.head_dim
-    scores = heads * seen * (2 * clean + 3 * layer.head_dim) * wide if scored else 0
-    return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size) + scores
+    if scored:
+        scores = min(heads * rows * seen, max(SCORES, heads * seen))
+        copies = layer.num_key_value_heads * seen * layer.head_dim * wide if size < wide else 0
+        return 3 * queries * size + 2 * queries * wide + 2 * scores * wide + scores // heads + copies
+    return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size)
 
 
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
