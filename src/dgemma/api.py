@@ -396,7 +396,10 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout
             return candidate
     if budget is not None:  # layers stream, or the placement says what is missing
         return most
-    raise ResourceError(f"the model needs {plan.total / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB free")
+    raise ResourceError(
+        f"the model needs {plan.total / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB free; "
+        "give memory (--memory SIZE) and layers are read from the files as they are needed"
+    )
 
 
 def _rounds(activations: str | None, device: torch.device) -> tuple[str, ...]:

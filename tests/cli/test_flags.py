@@ -75,6 +75,7 @@ def test_a_verb_can_leave_flags_out() -> None:
         (Asked(seed=2**63), "seed is 9223372036854775808"),
         (Asked(dtype="int8"), "dtype 'int8'"),
         (Asked(device="meta"), "device 'meta'"),
+        (Asked(memory="lots"), "--memory is 'lots'"),
         (Asked(sampler={"max_denoising_steps": 0}), "max_denoising_steps is 0"),
         (Asked(sampler={"t_max": 0.1}), "t_max is 0.1"),
         (Asked(sampler={"entropy_bound": float("nan")}), "entropy_bound is nan"),

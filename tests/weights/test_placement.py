@@ -46,6 +46,12 @@ def test_a_small_card_streams_as_few_layers_as_it_can() -> None:
     assert 10 * GB < found.moved < found.host_bytes and found.moved < found.plan.weight_bytes
 
 
+def test_layers_that_stream_leave_no_room_for_packed_copies() -> None:
+    plan = fit(published(), "bfloat16", 4096, device="cpu", formats=recipe("int4"))
+    found = stream_plan(plan, published(), plan.total)  # the margin alone is missing: the copies cover it
+    assert plan.packed and len(found.streamed) == 1 and found.device_bytes < plan.total - plan.packed
+
+
 def test_of_too_little_all_layers_stream_and_something_is_missing() -> None:
     found = planned(2 * GB)
     assert len(found.streamed) == 30 and found.missing == found.device_bytes + margin(2 * GB) - 2 * GB > 0

@@ -13,6 +13,7 @@ let other row counts round differently, so shares of equal tokens are told, and 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -24,7 +25,6 @@ import torch
 from torch import Tensor
 
 from .. import __version__, api
-from ..config import EngineConfig
 from ..engine.denoise import read_prompts, run
 from ..engine.engine import Engine
 from ..engine.requests import Request, StepRecord, results
@@ -220,7 +220,7 @@ def _speed(section: Section, model: api.Model) -> None:
     rates = roofline.measure(net.device, net.dtype)
     prompt = min(512, model.config.max_position_embeddings - 2 * width)
     (recipe,) = recipes("fixed16", model.config, model.denoise, tokens=width, prompt=prompt)
-    row = measure(net, recipe, rates, EngineConfig())
+    row = measure(net, recipe, rates, model.engine.config)
     section.facts |= {
         "recipe": recipe.name, "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
         "limit": f"{row.limit_ms:.3g} ms ({rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes_per_second / 1e9:,.1f} GB/s)",
@@ -241,7 +241,7 @@ def _request(model: api.Model, length: int, seed: int) -> Request:
 
 def _engine(model: api.Model) -> Engine:
     """One that begins without cached prompts, so that it reads what the plain loop reads."""
-    return Engine(model.net, EngineConfig(prefix_cache=0))
+    return Engine(model.net, dataclasses.replace(model.engine.config, prefix_cache=0))
 
 
 def _tokens(model: api.Model, requests: list[Request]) -> list[list[int]]:

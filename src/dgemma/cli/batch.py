@@ -21,6 +21,7 @@ import typer
 
 from ..errors import DgemmaError, UsageError
 from .flags import Asked, appendable, asking, check, decode, read_file
+from .run import tell
 from .screen import note, stdout_is_terminal
 
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
@@ -55,7 +56,8 @@ def command(
     appendable(target)
     from .. import api
 
-    model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, warmup=asked.warmup)
+    model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, warmup=asked.warmup, memory=asked.memory)
+    tell(model.notes)
     start, tokens, failed, begun = time.monotonic(), 0, 0, len(lines) - len(left)
     with target.open("ab") as out:
         for count, answer in enumerate(answers(model, left, asked.sampler), 1):

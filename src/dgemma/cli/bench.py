@@ -16,7 +16,8 @@ from .. import __version__
 from ..config.formats import Format
 from ..config.formats import recipe as recipe_of
 from ..errors import UsageError
-from .flags import DTYPES, appendable, check_device, decode, read_file
+from .flags import DTYPES, MEMORY, appendable, check_device, decode, read_file
+from .run import tell
 from .screen import note, write_out
 
 HEADS = {
@@ -45,6 +46,7 @@ def command(
     most: Annotated[int, typer.Option(help="Most requests at once of 'load'.", min=1, max=256)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
+    memory: MEMORY = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.", min=1)] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Run each recipe once more: where a step goes.")] = False,
     save: Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")] = None,
@@ -58,6 +60,8 @@ def command(
     for name in wanted:
         if name not in NAMES:
             raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
+    if shape and memory:
+        raise UsageError("--shape makes weights on the device, whole; --memory is for a model")
     if shape and model:
         raise UsageError("--shape makes a model of its own; leave --model out")
     if format and not shape:
@@ -67,13 +71,13 @@ def command(
     if "real" in wanted and prompts is None:
         raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
     texts = _texts(prompts) if prompts else []
-    check_device(device)
+    check_device(device, memory)
     if plot and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot draws an SVG; give '{plot}' a name that ends in .svg")
     for path in filter(None, (save, plot)):
         appendable(path)
     formats = recipe_of(format or "bf16")
-    rows = _measure(wanted, model, shape, formats, texts, tokens, prompt, longest, most, device, dtype, threads, profile, not as_json)
+    rows = _measure(wanted, model, shape, formats, texts, tokens, prompt, longest, most, device, dtype, memory, threads, profile, not as_json)
     if not rows:
         raise UsageError("no prompt of 'long' fits this model; choose another recipe")
     if save:
@@ -86,7 +90,7 @@ def command(
 
 def _measure(
     wanted: list[str], model: str | None, shape: str | None, formats: dict[str, Format], texts: list[str], tokens: int, prompt: int, longest: int,
-    most: int, device: str | None, dtype: str | None, threads: int | None, profiled: bool, say: bool,
+    most: int, device: str | None, dtype: str | None, memory: str | None, threads: int | None, profiled: bool, say: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     import torch
 
@@ -105,9 +109,11 @@ def _measure(
         target = api.choose_device(device)
         kind = getattr(torch, dtype or ("bfloat16" if target.type == "cuda" else "float32"))
         net, denoise, prompts = shapes.random_model(config, target, kind, formats=formats), DenoiseConfig(), []
+        engine = EngineConfig()
     else:
-        loaded = api.load(model, device, dtype)
-        net, denoise = loaded.net, loaded.denoise
+        loaded = api.load(model, device, dtype, memory=memory)
+        net, denoise, engine = loaded.net, loaded.denoise, loaded.engine.config
+        tell(loaded.notes if say else ())
         bos = loaded.tokenizer.special.need("bos") if texts else 0
         prompts = [[bos, *loaded.tokenizer.encode(text)] for text in texts]
     machine = roofline.measure(net.device, net.dtype)
@@ -123,12 +129,12 @@ def _measure(
             name, net.config, denoise, prompts=prompts, longest=longest, most=most, tokens=tokens, prompt=prompt
         )
         for one in asked:
-            found = dataclasses.asdict(measure(net, one, machine, EngineConfig()))
+            found = dataclasses.asdict(measure(net, one, machine, engine))
             rows.append(_about(net, shape or model or "shipped", machine) | found)
             if say:
                 write_out("  ".join(f"{_number(found[key]):>{_width(key)}}" for key in HEADS) + "\n")
             if profiled:
-                rows[-1]["profile"] = [dataclasses.asdict(part) for part in profile(net, one, machine, EngineConfig())]
+                rows[-1]["profile"] = [dataclasses.asdict(part) for part in profile(net, one, machine, engine)]
                 if say:
                     write_out(_breakdown(rows[-1]["profile"]))
     return rows

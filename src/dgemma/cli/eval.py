@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import NumericsError, UsageError
-from .flags import check_device, decode, read_file, text_model
+from .flags import MEMORY, check_device, decode, read_file, text_model
+from .run import tell
 from .screen import stdout_is_terminal, write_out
 
 
@@ -20,15 +21,16 @@ def command(
     samples: Annotated[int, typer.Option(help="Noise levels per canvas; the error falls with its root.", min=2)] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0, max=2**40)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
+    memory: MEMORY = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Score text: exact next-token bits/byte of the causal pass, and the diffusion's upper bound with its error."""
     texts = _read(files)
-    check_device(device)
+    check_device(device, memory)
     text_model(model)
     rows: dict[str, Any] = {}
     lines: list[str] = []  # a terminal gets each as it comes, a pipe all of them or none
-    for name, found in scores(texts, model, samples, seed, device):
+    for name, found in scores(texts, model, samples, seed, device, memory):
         if not all(math.isfinite(number) for number in _numbers(found).values()):
             raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
         rows[name] = found
@@ -47,12 +49,13 @@ def command(
     write_out("".join(lines))
 
 
-def scores(texts: dict[str, str], model: str | None, samples: int, seed: int, device: str | None = None):
+def scores(texts: dict[str, str], model: str | None, samples: int, seed: int, device: str | None = None, memory: str | None = None):
     """(name, Score) for each text under a checkpoint, one after another."""
     from .. import api
     from ..train.evaluate import Special, score
 
-    loaded = api.load(model, device)
+    loaded = api.load(model, device, memory=memory)
+    tell(loaded.notes)
     special = loaded.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
     for place, (name, text) in enumerate(texts.items()):

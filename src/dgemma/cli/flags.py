@@ -22,6 +22,7 @@ import typer
 from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig
 from ..config.reader import shown
 from ..config.settings import PRESETS
+from ..config.sizes import parse_bytes
 from ..errors import ConfigError, UsageError
 from ..weights.locate import locate
 from ..weights.source import Source, source
@@ -54,6 +55,7 @@ class Asked:
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
+    memory: str | None = None
     seed: int = 0
     max_tokens: int | None = None
     warmup: int = 0
@@ -62,6 +64,9 @@ class Asked:
     sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+MEMORY = Annotated[
+    str | None, typer.Option(help="Use no more of the device than this, 8GB or 8GiB; layers stream where the model needs more.")
+]
 _SHARED: dict[str, Any] = {
     "model": Annotated[
         str | None, typer.Option("--model", "-m", help="A folder, .gguf file or hub name; the shipped model if left out.")
@@ -71,6 +76,7 @@ _SHARED: dict[str, Any] = {
         str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: a CUDA card where there is one.")
     ],
     "dtype": Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")],
+    "memory": MEMORY,
     "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
     "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
     "warmup": Annotated[int, typer.Option(help="Prepare steps of up to so many requests at once before the first.", min=0, max=64)],
@@ -144,7 +150,7 @@ def check(asked: Asked) -> DenoiseConfig:
         raise UsageError(f"seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
     if asked.dtype is not None and asked.dtype not in DTYPES:
         raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
-    check_device(asked.device)
+    check_device(asked.device, asked.memory)
     found = text_model(asked.model, asked.revision)
     config = found.config()
     denoise = found.denoise(config).replace(**asked.sampler)
@@ -159,10 +165,12 @@ def check(asked: Asked) -> DenoiseConfig:
     return denoise
 
 
-def check_device(device: str | None) -> None:
-    """Raise UsageError for anything but cpu and cuda; torch knows more names than this package runs on."""
+def check_device(device: str | None, memory: str | None = None) -> None:
+    """Raise UsageError for anything but cpu and cuda (torch knows more names than this package runs on), and for what is no size."""
     if device is not None and not _DEVICE.fullmatch(device):
         raise UsageError(f"device '{device}' is not known; use cpu, cuda, cuda:1 ...")
+    if memory is not None:
+        parse_bytes(memory, "--memory")
 
 
 def text_model(name: str | None, revision: str | None = None) -> Source:

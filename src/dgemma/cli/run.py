@@ -58,8 +58,9 @@ def open_model(asked: Asked) -> Model:
         from .. import api  # late: this is where torch comes in
 
         return api.load(
-            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress, warmup=asked.warmup
-        )
+            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress, warmup=asked.warmup,
+            memory=asked.memory,
+        )  # fmt: skip
 
 
 def tell(notes: Sequence[str]) -> None:

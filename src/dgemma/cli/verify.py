@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import NumericsError
-from .flags import DTYPES, check_device
+from .flags import DTYPES, MEMORY, check_device
 from .screen import stdout_is_terminal, write_out
 
 
@@ -20,16 +20,17 @@ def command(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
+    memory: MEMORY = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Check a model on this machine: against the reference, its cache, its kernels, its speed (exit code 6: it fails)."""
-    check_device(device)
+    check_device(device, memory)
     from .. import api
     from ..bench.report import lines
     from ..bench.verify import verify
 
     sections, told = [], []
-    for section in verify(api.load(model, device, dtype), context):
+    for section in verify(api.load(model, device, dtype, memory=memory), context):
         sections.append(section)
         told.append("\n".join(lines(section)) + "\n")
         if stdout_is_terminal() and not as_json:  # a pipe gets the whole report or nothing

@@ -62,12 +62,13 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     """On a CPU, in float32 or bfloat16 (where its processor has products for it): weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
     From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
-    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there.
+    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is short then, and the embedding
+    has no copies.
     """
     if model.device.type != "cpu" or not can_pack(model.dtype):
         return model
     table = model.embed.weight
-    copies = 0 if isinstance(table, QuantTensor) else copies_of_table(table.numel(), count_parameters(model))
+    copies = 0 if away or isinstance(table, QuantTensor) else copies_of_table(table.numel(), count_parameters(model))
     for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [model.self_conditioning]:
         for module in place.modules():
             if isinstance(module, Linear | Experts):

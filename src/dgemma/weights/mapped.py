@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ResourceError
-from ..kernels.formats import QuantTensor, Weight, codec
+from ..kernels.formats import QuantTensor, Weight
 from .headers import TensorInfo
 from .layout import Layout, Stored
-from .reader import DTYPES, Progress, assign, finite
-from .unpack import unpack
+from .reader import DTYPES, Progress, assign, finite, matrix
 
 COPIED = ("gptq", "gptq_v2", "awq")  # layouts that are turned over: they would be copies, not views
 Mappable = Weight | list[tuple[QuantTensor, QuantTensor]] | list[QuantTensor]
@@ -101,24 +100,9 @@ def mapped(stored: Stored, maps: Maps) -> Mappable:
         if not finite(whole):
             raise CheckpointError(f"{info.file}: tensor '{info.name}' holds NaN or infinite values")
         return whole
-    found = [_matrix(stored, fields, maps) for fields in stored.matrices]
-    if len(found) == 1:
-        parts = {name: part.unflatten(0, stored.shape[:-1]) for name, part in found[0].parts.items()}
+    read = [matrix(stored, fields, {leaf: maps.view(info) for leaf, info in fields.items()}) for fields in stored.matrices]
+    if len(read) == 1:
+        parts = {name: part.unflatten(0, stored.shape[:-1]) for name, part in read[0].items()}
         return QuantTensor(stored.format, stored.shape, parts)
+    found = [QuantTensor(stored.format, (len(parts["codes"]), stored.shape[-1]), parts) for parts in read]
     return list(zip(found[::2], found[1::2], strict=True)) if len(found) == 2 * stored.shape[0] else found
-
-
-def _matrix(stored: Stored, fields: dict[str, TensorInfo], maps: Maps) -> QuantTensor:
-    rows = 1
-    for size in stored.shape[:-1]:
-        rows *= size
-    shape = (rows // len(stored.matrices), stored.shape[-1])
-    try:
-        parts = unpack(stored.scheme, shape, {leaf: maps.view(info) for leaf, info in fields.items()})
-        fault = codec(stored.format).check(parts)
-    except ValueError as error:
-        fault = str(error)
-    if fault is not None:
-        info = next(iter(fields.values()))
-        raise CheckpointError(f"{info.file}: tensor '{info.name.rpartition('.')[0]}' is damaged: {fault}; fetch it again")
-    return QuantTensor(stored.format, shape, parts)

@@ -9,7 +9,7 @@ budget allows:
            each layer in one piece, for which torch takes the next power of two
     CPU    they are read from mapped files, whose pages the system may drop, so they count as nothing; matrices that are in no format
            are laid out for their layer's time only: a layer's worth in the dtype of the products, and its largest matrix
-           once more where the file has another
+           once more where the file has another; the embedding has no packed copies, which are for speed
     moved  = the bytes of the layers that stream, once in each pass, whoever shares it
 
 Arithmetic only. Trap: on a card layers take turns in two buffers, so their number is even; and layers differ in size, so which of
@@ -121,7 +121,7 @@ def _streaming(
 ) -> Placement:
     size, formats = BYTES[plan.dtype], plan.formats
     away = [target for number in streamed for target in layers[number]]
-    stays = plan.total - sum(held_bytes(target, size, formats) for target in away)
+    stays = plan.total - plan.packed - sum(held_bytes(target, size, formats) for target in away)
     if plan.device == "cpu":
         moved = sum(_in_file(target, formats, stored) for target in away)
         buffer = max(_laid_out(layers[number], size, formats, stored) for number in streamed)
