@@ -1,6 +1,6 @@
 """Less memory than weights, on a CPU: a model whose layers are read from its files, under an enforced limit, beside the same in memory.
 
-    python benchmarks/streaming.py [--shape 1b] [--formats int4,fp8] [--folder DIR] [--steps 6]
+    python benchmarks/streaming.py [--shape 1b] [--formats int4,fp8] [--folder DIR] [--steps 6] [--canvas 256]
 
 Writes a random checkpoint of the shape (once, into --folder), puts it into each format with `dgemma quantize`, and runs the same
 request in processes of their own: once in memory, twice with `memory=` half of the weights' bytes: with the files in the system's cache,
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "streaming.csv"
-PROMPT, DTYPE = 256, "bfloat16"
+DTYPE = "bfloat16"
 
 
 def status(name: str) -> int:
@@ -40,7 +40,7 @@ def drop(folder: Path) -> None:
         os.close(handle)
 
 
-def child(folder: Path, memory: int, steps: int, cold: bool) -> dict[str, object]:
+def child(folder: Path, memory: int, steps: int, canvas: int, cold: bool) -> dict[str, object]:
     """One run in this process. memory 0: everything in memory, no limit."""
     import torch
 
@@ -57,10 +57,10 @@ def child(folder: Path, memory: int, steps: int, cold: bool) -> dict[str, object
     began = time.perf_counter()
     model = dgemma.load(folder, "cpu", DTYPE, memory=memory or None)
     loaded = time.perf_counter() - began
-    config = DenoiseConfig(max_denoising_steps=steps, eos_token_id=None, confidence_threshold=1e-9)
-    prompt = torch.randint(0, model.config.vocab_size, (PROMPT,), generator=torch.Generator().manual_seed(1)).tolist()
+    config = DenoiseConfig(max_denoising_steps=steps, eos_token_id=None, confidence_threshold=1e-9, canvas_width=canvas)
+    prompt = torch.randint(0, model.config.vocab_size, (canvas,), generator=torch.Generator().manual_seed(1)).tolist()
     engine = Engine(model.net, EngineConfig(memory=model.engine.slots.budget))
-    ticket, times, most, tokens = engine.submit(Request(tuple(prompt), 256, 0, config)), [], 0, []
+    ticket, times, most, tokens = engine.submit(Request(tuple(prompt), canvas, 0, config)), [], 0, []
     while not engine.idle:
         if cold:
             drop(folder)
@@ -79,9 +79,10 @@ def child(folder: Path, memory: int, steps: int, cold: bool) -> dict[str, object
     }  # fmt: skip
 
 
-def run(folder: Path, memory: int, steps: int, cold: bool = False) -> dict[str, object]:
+def run(folder: Path, memory: int, steps: int, canvas: int, cold: bool = False) -> dict[str, object]:
     """`child` in a process of its own."""
-    call = [sys.executable, __file__, "--child", str(folder), "--memory", str(memory), "--steps", str(steps), *(["--cold"] if cold else [])]
+    call = [sys.executable, __file__, "--child", str(folder), "--memory", str(memory), "--steps", str(steps), "--canvas", str(canvas)]
+    call += ["--cold"] if cold else []
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(call)} failed:\n{done.stderr[-2000:]}")
@@ -122,12 +123,13 @@ def main() -> None:
     parser.add_argument("--formats", default="int4,fp8")
     parser.add_argument("--folder", type=Path, default=Path("streaming-models"))
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--canvas", type=int, default=256, help="tokens of the prompt, and of the canvas")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps(child(options.child, options.memory, options.steps, options.cold)))
+        print(json.dumps(child(options.child, options.memory, options.steps, options.canvas, options.cold)))
         return
     from about import append, commit, machine
 
@@ -136,14 +138,14 @@ def main() -> None:
     for name in formats:
         folder = options.folder / f"{options.shape}-{name}"
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        resident = run(folder, 0, options.steps)
+        resident = run(folder, 0, options.steps, options.canvas)
         for label, found in (
-            ("in memory", resident), ("streams, cached", run(folder, weights // 2, options.steps)),
-            ("streams, cold", run(folder, weights // 2, options.steps, cold=True)),
+            ("in memory", resident), ("streams, cached", run(folder, weights // 2, options.steps, options.canvas)),
+            ("streams, cold", run(folder, weights // 2, options.steps, options.canvas, cold=True)),
         ):  # fmt: skip
             row = {
                 "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "shape": options.shape,
-                "format": name, "dtype": DTYPE, "run": label, "weights_mb": round(weights / 1e6),
+                "format": name, "dtype": DTYPE, "canvas": options.canvas, "run": label, "weights_mb": round(weights / 1e6),
                 "limit_mb": "" if label == "in memory" else round(weights / 2e6), "anonymous_mb": round(found["anonymous"] / 1e6),
                 "mapped_mb": round(found["mapped"] / 1e6), "layers": found["layers"], "load_s": round(found["load_s"], 1),
                 "step_ms": round(found["step_ms"], 1), "times": round(found["step_ms"] / resident["step_ms"], 3),

@@ -47,7 +47,7 @@ def test_layers_that_stream_give_the_same_text(kind: str, dtype: str, few: Path)
     tight = dgemma.load(folder, "cpu", dtype, memory=int(0.95 * most))
     assert tight.net.layers.arrivals is not None and any("layers are read" in note for note in tight.notes)
     assert text(tight) == want
-    assert tight.engine.slots.budget < enough.engine.slots.budget * 1.2
+    assert tight.engine.slots.budget < enough.engine.slots.budget * 1.3  # what the embedding's copies leave is theirs
 
 
 def test_too_little_memory_is_refused_with_the_numbers(few: Path) -> None:
