@@ -3,12 +3,15 @@
 #
 #     benchmarks/gpu.sh [FOLDER]
 #
-# Rows (bench_gpu_torch.csv, bench_gpu_triton.csv, step_gpu.csv) and logs (gpu_logs/) go to FOLDER, default benchmarks/results.
+# Rows (bench_gpu_torch.csv, bench_gpu_triton.csv, step_gpu.csv, memory_gpu.csv) and logs (gpu_logs/) go to FOLDER, default
+# benchmarks/results.
 #
 # First whether it is right (Triton's tests compiled on the card, `dgemma verify`), then how fast (bench of the published shape with
-# and without Triton's forms, the oracle in turn with our engine). Each step has a limit, and none begins beyond the budget; one that
-# fails loses nothing of the others. PYTHON names the interpreter, BUDGET the seconds, DGEMMA_COMMIT the commit where there is no git.
-# DRY=1 tries every command line on a CPU with small sizes. Trap: a step that is stopped has its table in its log, not in the CSV.
+# Triton's forms in 16 bits, fp8, nvfp4 and int4, one after the other, and without them; the oracle in turn with our engine), what
+# the planner said beside what was allocated, and layers that stream. Each step has a limit, and none begins beyond the budget; one that
+# fails loses nothing of the others; what can be left out stands last. PYTHON names the interpreter, BUDGET the seconds, DGEMMA_COMMIT
+# the commit where there is no git. DRY=1 tries every command line on a CPU with small sizes. Trap: a step that is stopped has its
+# table in its log, not in the CSV.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -32,13 +35,15 @@ SHAPE=(--shape diffusiongemma-26b)
 LONG=(--longest 16384)
 LOAD=(--most 8)
 STEP=(--rounds 1)
+MEMORY=(--memory 8GB)
 if [ "$DRY" = 1 ]; then
     DEVICE=cpu
     TESTS+=(-k bf16)
     CHECK=(--context 64)
-    SHAPE=(--threads 1 --tokens 64 --prompt 64)
+    SHAPE=(--shape 100m --threads 1 --tokens 64 --prompt 64)
     LONG=(--longest 1024)
     LOAD=(--most 2)
+    MEMORY=(--device cpu --folder src/dgemma/embedded --memory 100MB --prompt 64)
     STEP=(--rounds 1 --shape 100m --dtype float32 --steps 2 --prompt 32 --tokens 256 --no-compiled)
 fi
 
@@ -71,21 +76,27 @@ fi
 MAIN=("$PYTHON" -m dgemma.cli.main)
 TORCH=(--device "$DEVICE" --save "$OUT/bench_gpu_torch.csv") # apart: a row does not say which forms ran
 TRITON=(--device "$DEVICE" --save "$OUT/bench_gpu_triton.csv")
-step tests 120 env DGEMMA_TEST_DEVICE=$DEVICE \
+FAST=(env DGEMMA_KERNELS=triton)
+step tests 100 env DGEMMA_TEST_DEVICE=$DEVICE \
     "$PYTHON" -m pytest -W default -p no:cacheprovider --tb=short "${TESTS[@]}"
-step verify 60 "${MAIN[@]}" verify --device "$DEVICE" "${CHECK[@]}"
-step verify_float32 60 "${MAIN[@]}" verify --device "$DEVICE" --dtype float32 "${CHECK[@]}"
-step bench_torch 80 "${MAIN[@]}" bench "${SHAPE[@]}" -r fixed16 -r short -r long "${LONG[@]}" "${TORCH[@]}"
-step bench_triton 80 env DGEMMA_KERNELS=triton "${MAIN[@]}" bench "${SHAPE[@]}" -r fixed16 -r short -r long "${LONG[@]}" "${TRITON[@]}"
-step step_gpu 120 env DGEMMA_KERNELS=triton "$PYTHON" benchmarks/step_gpu.py --device "$DEVICE" "${STEP[@]}" --results "$OUT/step_gpu.csv"
-step load_triton 60 env DGEMMA_KERNELS=triton "${MAIN[@]}" bench "${SHAPE[@]}" -r load "${LOAD[@]}" "${TRITON[@]}"
-step load_torch 60 "${MAIN[@]}" bench "${SHAPE[@]}" -r load "${LOAD[@]}" "${TORCH[@]}"
+step verify 40 "${MAIN[@]}" verify --device "$DEVICE" "${CHECK[@]}"
+step verify_float32 40 "${MAIN[@]}" verify --device "$DEVICE" --dtype float32 "${CHECK[@]}"
+for form in bf16 fp8 int4 nvfp4; do # each makes its own model
+    step "bench_$form" 40 "${FAST[@]}" "${MAIN[@]}" bench "${SHAPE[@]}" --format $form -r fixed16 "${TRITON[@]}"
+done
+step more_triton 60 "${FAST[@]}" "${MAIN[@]}" bench "${SHAPE[@]}" -r short -r long "${LONG[@]}" "${TRITON[@]}"
+step load_triton 50 "${FAST[@]}" "${MAIN[@]}" bench "${SHAPE[@]}" -r load "${LOAD[@]}" "${TRITON[@]}"
+step memory 70 "${FAST[@]}" "$PYTHON" benchmarks/memory_gpu.py "${MEMORY[@]}" --results "$OUT/memory_gpu.csv"
+step step_gpu 110 "${FAST[@]}" "$PYTHON" benchmarks/step_gpu.py --device "$DEVICE" "${STEP[@]}" --results "$OUT/step_gpu.csv"
+step bench_torch 50 "${MAIN[@]}" bench "${SHAPE[@]}" -r fixed16 -r short "${TORCH[@]}"
+step load_int4 50 "${FAST[@]}" "${MAIN[@]}" bench "${SHAPE[@]}" --format int4 -r load "${LOAD[@]}" "${TRITON[@]}"
 
 {
     echo
     echo "== summary, commit $DGEMMA_COMMIT, ${SECONDS} s"
     printf '%s\n' "${DONE[@]}"
-    for name in tests verify verify_float32 bench_torch bench_triton load_torch load_triton step_gpu; do
+    for log in "${DONE[@]}"; do
+        name=${log%%:*}
         [ -s "$LOGS/$name.log" ] || continue
         echo "-- $name"
         case $name in

@@ -1,10 +1,10 @@
 """Compile the Triton kernels ahead of time for every architecture, without a card, and say what each one needs.
 
-    python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--json] [--brief]
+    python benchmarks/kernels_aot.py [--arch 80 86 89 90 100 120 121] [--only REGEX] [--json] [--brief]
 
 Per kernel and architecture: registers, bytes of stack (spills), shared memory, conversions of FP8 numbers, loads of single 8- and
 16-bit elements, and which tensor instruction was chosen, read from the machine code by the tools in Triton's own wheel. Rows go to
-benchmarks/results/kernels_aot.csv. Trap: it must run without TRITON_INTERPRET, which turns kernels into Python functions.
+benchmarks/results/kernels_aot.csv; with --only or --arch they take the place of the old ones, and the others stay. Trap: it must run without TRITON_INTERPRET, which turns kernels into Python functions.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ def of_weights(architecture: int, brief: bool = False) -> list[Kernel]:
     """Experts and dense products with weights in few bits, for one architecture; brief: one block size of each."""
     found = []
     for weights in (one for one in WEIGHTS if architecture in one.cards):
-        found += [kernel for rows in ((16,) if brief else (16, 32, 64)) for kernel in experts_of(weights, rows)]
+        usual = operands_triton.rows_of(16, 2, not weights.rounded, architecture // 10)  # of a step's 256 rows
+        found += [kernel for rows in ((usual,) if brief else (16, 32, 64)) for kernel in experts_of(weights, rows)]
     for weights in (one for one in (*WEIGHTS, *([] if brief else SCARCE)) if architecture in one.cards):
         shapes = [(16, 0), (16, 64), (64, 0), (64, 64), (128, 0)]  # 128: a prompt
         if weights.x == "fp32":
@@ -257,10 +258,19 @@ def resources(kernel: Kernel, architecture: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def table(architectures: list[int], brief: bool) -> Iterator[dict[str, Any]]:
+def table(architectures: list[int], brief: bool, only: str) -> Iterator[dict[str, Any]]:
     for architecture in architectures:
         for kernel in kernels() + of_weights(architecture, brief):
-            yield resources(kernel, architecture)
+            if re.search(only, kernel.name):
+                yield resources(kernel, architecture)
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the file, these instead of those of the same kernels; kernels that are no more are left out."""
+    kept = list(csv.DictReader(RESULTS.read_text().splitlines())) if RESULTS.exists() else []
+    found = {(row["arch"], row["kernel"]): row for row in [*kept, *rows]}
+    every = ((f"sm_{arch}", kernel.name) for arch in ARCHITECTURES for kernel in kernels() + of_weights(arch))
+    return [found[key] for key in every if key in found]
 
 
 def main() -> None:
@@ -268,15 +278,17 @@ def main() -> None:
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--json", action="store_true", help="print the rows, and keep the file as it is")
     parser.add_argument("--brief", action="store_true", help="of weights in few bits only one block size each")
+    parser.add_argument("--only", metavar="REGEX", default="", help="kernels whose names it is found in")
     options = parser.parse_args()
-    rows = list(table(options.arch, options.brief))
+    rows = list(table(options.arch, options.brief, options.only))
     if options.json:
         json.dump(rows, sys.stdout)
         return
+    every = merged(rows)
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(every)
     for row in rows:
         print("  ".join(str(value) for value in row.values()))
 

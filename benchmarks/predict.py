@@ -2,7 +2,8 @@
 
     python benchmarks/predict.py
 
-One canvas of 256 rows after 2,048 tokens, bf16. The limit of an operation is its work (bench/roofline.py) over the card's
+One canvas of 256 rows after 2,048 tokens, in bf16 and with weights in fp8, nvfp4 and int4 as `dgemma bench --format` makes them
+(activations rounded where the card multiplies the format as such). The limit of an operation is its work (bench/roofline.py) over the card's
 published rates. The prediction adds what the compiled kernels say: registers and shared memory (how many blocks share a
 multiprocessor), and the instructions inside and outside the loop of products, read from the machine code (how long a block holds
 the schedulers). What neither says is a constant below, published or assumed. Rows go to benchmarks/results/predicted.csv,
@@ -27,6 +28,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -37,15 +39,23 @@ import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 
-from dgemma.bench.roofline import work_by_operation
+from dgemma.bench.roofline import Weights, work_by_operation
 from dgemma.bench.shapes import shape
 from dgemma.config import DenoiseConfig, EngineConfig, LayerConfig, ModelConfig
+from dgemma.config.formats import PLAIN, recipe
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request
-from dgemma.model.build import build_random
+from dgemma.kernels import matmul_triton
+from dgemma.kernels.operands_triton import rows_of
+from dgemma.model.build import assign, build_random, quantise, weight_of
+from dgemma.weights.names import expected_tensors
 
 RESULTS = Path(__file__).parent / "results" / "predicted.csv"
 CANVAS, CONTEXT = 256, 2048
+FORMATS = (PLAIN, "fp8", "nvfp4", "int4")  # nvfp4, int4: the experts; fp8: experts, attention and dense MLP
+# how many times as fast as bf16 a card multiplies a format as such, float32 sums, dense: the same papers; Triton 3.6 has no FP4 for sm_121
+NATIVE = {("fp8", 89): 2.0, ("fp8", 90): 2.0, ("fp8", 120): 2.0, ("fp8", 121): 2.0, ("nvfp4", 120): 8.0}
+OPERATION = {"attention": "projections", "dense": "dense MLP"}  # of roofline.py, for groups of weights/names.py
 REST, NO_GRAPH = "everything else", "launches without a graph"
 
 # Published for Triton's fused MoE at these expert shapes on an H200 (419.6 us a layer); assumed for every other reading of weights.
@@ -63,7 +73,7 @@ class Card(NamedTuple):
     """Published figures; a tensor rate is dense bf16 with float32 sums."""
 
     name: str
-    arch: int  # whose machine code is read
+    generation: int  # sm_...
     gb_per_second: float
     tflops: float
     processors: int
@@ -71,6 +81,11 @@ class Card(NamedTuple):
     warps: int  # that one multiprocessor holds
     shared_kib: int  # of one multiprocessor
     gib: int
+
+    @property
+    def arch(self) -> int:
+        """Whose machine code is read."""
+        return 120 if self.generation == 121 else self.generation
 
 
 # H100, H200: NVIDIA's H100 white paper and the data sheets of the SXM cards. RTX: the white papers of GA102, Ada and RTX Blackwell,
@@ -83,7 +98,7 @@ CARDS = (
     Card("RTX 5090", 120, 1792, 209.5, 170, 2.407, 48, 100, 32),
     Card("RTX 4090", 89, 1008, 165.2, 128, 2.52, 48, 100, 24),
     Card("RTX 3090", 86, 936, 71.0, 82, 1.695, 48, 100, 24),
-    Card("DGX Spark", 120, 273, 62.0, 48, 2.52, 48, 100, 128),
+    Card("DGX Spark", 121, 273, 62.0, 48, 2.52, 48, 100, 128),
 )
 
 
@@ -113,35 +128,67 @@ class Code(NamedTuple):
     stages: int
 
 
-def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel]) -> list[Use]:
+def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, card: Card) -> list[Use]:
     """The Triton kernels of a step that do most of the work, in the shapes they are launched with; the rest counts as small."""
-    hidden, vocab, layers = config.hidden_size, config.vocab_size, len(config.layers)
-
-    def product(name: str, rows: str, columns: str, depth: str, times: int = 2) -> tuple[dict[str, int], float]:
-        sizes = kernels[name].constants
-        return sizes, float(times * sizes[rows] * sizes[columns] * sizes[depth])
-
-    tile, one = product("vocab tiles, 128 rows", "ROWS", "TOKENS", "DEPTH")
-    tiles = math.ceil(vocab / tile["TOKENS"])
+    hidden, vocab = config.hidden_size, config.vocab_size
+    tile = kernels["vocab tiles, 128 rows"].constants
+    blocks = math.ceil(CANVAS / tile["ROWS"]) * math.ceil(vocab / tile["TOKENS"])
+    one = 2.0 * tile["ROWS"] * tile["TOKENS"] * tile["DEPTH"]
     found = [
-        Use("head", "vocab tiles, 128 rows", 1, -(-CANVAS // tile["ROWS"]) * tiles, -(-hidden // tile["DEPTH"]), one, 1.0),
+        Use("head", "vocab tiles, 128 rows", 1, blocks, math.ceil(hidden / tile["DEPTH"]), one, 1.0),
         Use("head", "vocab rescale", 1, CANVAS * 16, 0, 0.0, 0.0, early=True),
         Use("head", "vocab rows", 1, CANVAS, 0, 0.0, 0.0),
     ]
-    inner = config.moe_intermediate_size
-    for name, columns, depth, share in (("inner", 2 * inner, hidden, 2 / 3), ("outer", hidden, inner, 1 / 3)):
-        name = f"experts {name}, 16 rows"
-        tile, one = product(name, "ROWS", "COLS", "DEEP")
-        blocks = expert_blocks(CANVAS, config.top_k_experts, config.num_experts, tile["ROWS"]) * math.ceil(columns / tile["COLS"])
-        found.append(Use("experts", name, layers, blocks, math.ceil(depth / tile["DEEP"]), one, share))
+    found += of_experts(config, kernels, form, card)
+    for operation in ("attention", "dense"):
+        if operation in recipe(form):
+            found += of_products(config, kernels, operation, form, card)
     every = sum(cached(config, layer) for layer in config.layers)
     for layer, count in Counter(config.layers).items():
         name = f"attention, head {layer.head_dim}"
-        tile, one = product(name, "ROWS", "KEYS", "width", 4)
+        tile = kernels[name].constants
         blocks = layer.num_key_value_heads * math.ceil(CANVAS / (tile["ROWS"] // tile["group"]))
         trips, share = math.ceil(seen(config, layer) / tile["KEYS"]), count * cached(config, layer) / every
+        one = 4.0 * tile["ROWS"] * tile["KEYS"] * tile["width"]
         found.append(Use("attention", name, count, blocks, trips, one, share, chained=True))
     return found
+
+
+def kind_of(form: str, card: Card) -> str:
+    """A format in the names of kernels_aot.py's kernels, on this card."""
+    return "" if form == PLAIN else f"{form} x {form}" if (form, card.generation) in NATIVE else form
+
+
+def of_experts(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, card: Card) -> Iterator[Use]:
+    kind, experts, inner, hidden = kind_of(form, card), config.num_experts, config.moe_intermediate_size, config.hidden_size
+    rows = rows_of(CANVAS * config.top_k_experts / experts, 2, kind == form, card.generation // 10)
+    for name, columns, depth, share in (("inner", 2 * inner, hidden, 2 / 3), ("outer", hidden, inner, 1 / 3)):
+        name = f"{kernels_aot.named(f'experts {name}', kind)}, {rows} rows"
+        blocks = expert_blocks(CANVAS, config.top_k_experts, experts, rows)
+        yield product("experts", kernels[name], len(config.layers), blocks, columns, depth, share)
+
+
+def of_products(
+    config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], group: str, form: str, card: Card
+) -> Iterator[Use]:
+    """The dense products of a group of weights, one for each shape; blocks of 64 rows, cut finer where they are few."""
+    shapes = [target.shape for target in expected_tensors(config).values() if target.group == group and len(target.shape) == 2]
+    every = sum(outs * depth for outs, depth in shapes)
+    for (outs, depth), count in Counter(shapes).items():
+        blocks = math.ceil(CANVAS / 64)
+        columns = 128 if blocks * math.ceil(outs / 128) >= matmul_triton.FULL else 64
+        kernel = kernels[f"product {kind_of(form, card)}, 64 x {columns}"]
+        yield product(OPERATION[group], kernel, count, blocks, outs, depth, count * outs * depth / every)
+
+
+def product(
+    operation: str, kernel: kernels_aot.Kernel, launches: int, blocks: int, columns: int, depth: int, share: float
+) -> Use:
+    """blocks: of rows; columns, depth: of the weight."""
+    tile = kernel.constants
+    trip = 2.0 * tile["ROWS"] * tile["COLS"] * tile["DEEP"]
+    blocks *= math.ceil(columns / tile["COLS"])
+    return Use(operation, kernel.name, launches, blocks, math.ceil(depth / tile["DEEP"]), trip, share)
 
 
 def seen(config: ModelConfig, layer: LayerConfig) -> int:
@@ -199,8 +246,8 @@ def resident(code: Code, card: Card) -> int:
     return max(1, min(by_registers, by_shared, card.warps // code.warps, 32))
 
 
-def on_card(use: Use, code: Code, card: Card) -> float:
-    """Seconds that one launch holds the multiprocessors, whatever the memory does.
+def on_card(use: Use, code: Code, card: Card, faster: float = 1.0) -> float:
+    """Seconds that one launch holds the multiprocessors, whatever the memory does. faster: its products, than bf16's.
 
     A block cannot go faster than its own trips follow each other, nor all blocks of a multiprocessor than its tensor units and its
     four schedulers can serve together. Blocks beyond what it holds at once wait for the next wave.
@@ -208,7 +255,7 @@ def on_card(use: Use, code: Code, card: Card) -> float:
     clock = card.ghz * 1e9
     if use.early:
         return use.blocks / (STARTS * clock)
-    rate = card.tflops * 1e12 / card.processors / clock * TENSOR * (SYNC if card.arch == 90 and code.tensor == "HMMA" else 1.0)
+    rate = faster * card.tflops * 1e12 / card.processors / clock * TENSOR * (SYNC if card.arch == 90 and code.tensor == "HMMA" else 1.0)
     turn = code.warps / 4 / ISSUE  # clocks in which the schedulers issue one instruction of every warp of a block
     unrolled = bool(use.trips) and not code.inside
     inside = (code.outside / use.trips if unrolled else code.inside) * turn
@@ -223,30 +270,31 @@ def on_card(use: Use, code: Code, card: Card) -> float:
 
 
 def predict(
-    card: Card, config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], launches: Counter[str]
+    card: Card, config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, launches: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """A row per kernel, per operation of a library's products, per kind of overhead: the least and the predicted ms of a step."""
-    own = uses(config, kernels)
+    own = uses(config, kernels, form, card)
     memory, tensor = card.gb_per_second * 1e9, card.tflops * 1e12
+    few = {"experts", *(OPERATION[group] for group in recipe(form) if group in OPERATION)} if form != PLAIN else set()
 
     def row(operation: str, kernel: str, count: int | str, least: float, taken: float, why: str) -> dict[str, Any]:
         return {
-            "card": card.name, "status": "predicted", "operation": operation, "kernel": kernel, "launches": count,
+            "card": card.name, "format": form, "status": "predicted", "operation": operation, "kernel": kernel, "launches": count,
             "limit_ms": round(1e3 * least, 3), "predicted_ms": round(1e3 * taken, 3), "bound_by": why,
         }  # fmt: skip
 
-    for operation, flops, size in works(config):
+    for operation, flops, size in works(config, form):
         named = [use for use in own if use.operation == operation]
+        faster = NATIVE.get((form, card.generation), 1.0) if operation in few else 1.0
         if not named:
             by_bytes, by_flops = size / memory / BANDWIDTH, flops / tensor / TENSOR
             least, why = max(flops / tensor, size / memory), "bytes" if by_bytes > by_flops else "products"
             yield row(operation, "library products", "", least, max(by_bytes, by_flops), why)
-        for use in named:
+        done = [use.flops * use.trips * use.blocks * use.launches for use in named]
+        for use, part in zip(named, done, strict=True):
             code = compiled(kernels[use.kernel], card.arch)
-            done = {u.kernel: u.flops * u.trips * u.blocks * u.launches for u in named}
-            part = done[use.kernel] / sum(done.values())
-            least = max(part * flops / tensor, use.share * size / memory)
-            by_bytes, by_blocks = use.share * size / memory / BANDWIDTH, use.launches * on_card(use, code, card)
+            least = max(part / sum(done) * flops / tensor / faster, use.share * size / memory)
+            by_bytes, by_blocks = use.share * size / memory / BANDWIDTH, use.launches * on_card(use, code, card, faster)
             why = f"blocks: {code.inside} + {code.outside} instructions, {resident(code, card)} at once on a multiprocessor"
             why = "bytes" if by_bytes > by_blocks else "starts of blocks" if use.early else why
             yield row(operation, use.kernel, use.launches, least, max(by_bytes, by_blocks), why)
@@ -257,24 +305,37 @@ def predict(
     yield row(REST, NO_GRAPH, every, 0.0, every * LAUNCH, "launches")
 
 
-def works(config: ModelConfig) -> Iterator[tuple[str, float, float]]:
+def weights_of(config: ModelConfig, form: str) -> Weights:
+    """Bytes per weight, scales included, of the groups that a format's recipe names."""
+    formats, held, elements = recipe(form), Counter(), Counter()
+    for target in expected_tensors(config).values():
+        if target.group in formats and len(target.shape) > 1:
+            held[target.group] += formats[target.group].nbytes(target.shape)
+            elements[target.group] += math.prod(target.shape)
+    return {group: held[group] / elements[group] for group in held}
+
+
+def works(config: ModelConfig, form: str = PLAIN) -> Iterator[tuple[str, float, float]]:
     """(operation, FLOPs, bytes) of the step. The vocabulary's table is read by the head and by p @ E; roofline.py counts it once."""
-    for operation, work in work_by_operation(config, 2, 0, CANVAS, CANVAS, CONTEXT, 1):
+    for operation, work in work_by_operation(config, 2, 0, CANVAS, CANVAS, CONTEXT, 1, weights_of(config, form)):
         again = 2.0 * config.vocab_size * config.hidden_size if operation == "expected embedding" else 0.0
         yield operation, work.flops, work.bytes + again
 
 
-def count_launches() -> Counter[str]:
-    """Kernels of one step of the 26B shape without a graph: counted on small models, and carried on to its 25 and 5 layers."""
+def count_launches(form: str, native: bool) -> Counter[str]:
+    """Kernels of one step of the 26B shape without a graph: counted on small models, and carried on to its 25 and 5 layers.
+
+    native: on a card that multiplies the format as such, so activations are rounded.
+    """
     environment = os.environ | {"TRITON_INTERPRET": "1", "DGEMMA_KERNELS": "triton"}
-    call = [sys.executable, __file__, "--count"]
+    call = [sys.executable, __file__, "--count", form, *(["--native"] if native else [])]
     told = subprocess.run(call, stdout=subprocess.PIPE, check=True, env=environment).stdout
     one, sliding, full = map(Counter, json.loads(told))
     names = {*one, *sliding, *full}
     return Counter({name: one[name] + 24 * (sliding[name] - one[name]) + 4 * (full[name] - one[name]) for name in names})
 
 
-def launches_of(kinds: str) -> Counter[str]:
+def launches_of(kinds: str, form: str, native: bool) -> Counter[str]:
     """In the interpreter's process: what one step with self-conditioning launches, on a small model of these layers."""
     from triton.runtime.interpreter import GridExecutor
 
@@ -282,11 +343,15 @@ def launches_of(kinds: str) -> Counter[str]:
         "model_type": "diffusion_gemma_text", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 32,
         "num_hidden_layers": len(kinds), "layer_types": [{"S": "sliding_attention", "F": "full_attention"}[kind] for kind in kinds],
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 32,
-        "num_global_key_value_heads": 1, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16,
+        "num_global_key_value_heads": 1, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32,
         "sliding_window": 16, "max_position_embeddings": 512,
     }  # fmt: skip
     config = ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 16, "text_config": text}, "counted")
-    engine = Engine(build_random(config, dtype=torch.bfloat16), EngineConfig(prefix_cache=0))
+    model = quantise(build_random(config, dtype=torch.bfloat16), recipe(form))
+    for target in expected_tensors(config).values():
+        if native and target.group in recipe(form) and len(target.shape) > 1:
+            assign(model, target.model_name, replace(weight_of(model, target.model_name), rounded=True))
+    engine = Engine(model, EngineConfig(prefix_cache=0))
     engine.submit(Request((1, 2, 3), 16, 0, DenoiseConfig(eos_token_id=None, max_denoising_steps=8, confidence_threshold=1e-9)))
     for _ in range(2):
         engine.advance()
@@ -317,50 +382,70 @@ class Counting(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def total(rows: Sequence[dict[str, Any]], card: Card, column: str, graph: bool = True, operation: str = "") -> float:
-    """ms of a column on a card: of one operation, or of all."""
-    own = (row for row in rows if row["card"] == card.name and operation in ("", row["operation"]))
+def total(rows: Sequence[dict[str, Any]], column: str, graph: bool = True, **where: str) -> float:
+    """ms of a column of the rows whose card, format or operation is that."""
+    own = (row for row in rows if all(row[name] == value for name, value in where.items()))
     return sum(row[column] for row in own if not (graph and row["kernel"] == NO_GRAPH))
 
 
-def report(rows: Sequence[dict[str, Any]], launches: Counter[str], config: ModelConfig) -> Iterator[str]:
-    """The tables of docs/numbers.md."""
-    weights = sum(size for operation, _, size in works(config) if operation not in ("attention", "expected embedding")) / 2**30
-    yield f"{sum(launches.values())} launches a step; about {weights:.0f} GiB of weights\n"
-    yield "| card | holds it | limit, ms | predicted, with a graph | of the limit | predicted, without |"
-    yield "|---|---|---|---|---|---|"
+def report(rows: Sequence[dict[str, Any]], config: ModelConfig) -> Iterator[str]:
+    """The tables of docs/numbers.md: every card and format; one card by operation; what is lost where."""
+    gib = {
+        form: sum(size for name, _, size in works(config, form) if name not in ("attention", "expected embedding")) / 2**30
+        for form in FORMATS
+    }
+    yield "| limit / predicted, ms (captured) | " + " | ".join(f"{form}, {gib[form]:.0f} GiB" for form in FORMATS) + " |"
+    yield "|---" * (len(FORMATS) + 1) + "|"
     for card in CARDS:
-        least, graph = total(rows, card, "limit_ms"), total(rows, card, "predicted_ms")
-        eager = total(rows, card, "predicted_ms", graph=False)
-        fits = "yes" if card.gib > weights else "no"
-        yield f"| {card.name} | {fits} | {least:.1f} | {graph:.1f} | {least / graph:.0%} | {eager:.1f} |"
-    yield "\n| limit / predicted, ms | " + " | ".join(card.name for card in CARDS) + " |"
-    yield "|---" * (len(CARDS) + 1) + "|"
-    operations = list(dict.fromkeys(row["operation"] for row in rows))
-    for operation in operations:
-        cells = ((total(rows, card, column, operation=operation) for column in ("limit_ms", "predicted_ms")) for card in CARDS)
-        yield f"| {operation} | " + " | ".join(f"{least:.2f} / {taken:.2f}" for least, taken in cells) + " |"
+        cells = []
+        for form in FORMATS:
+            least, taken = (total(rows, column, card=card.name, format=form) for column in ("limit_ms", "predicted_ms"))
+            cells.append(f"{least:.1f} / {taken:.1f}, {least / taken:.0%}" + ("" if card.gib > gib[form] else " (too large)"))
+        yield f"| {card.name} | " + " | ".join(cells) + " |"
+    for card in (CARDS[0], CARDS[2]):
+        yield f"\n| {card.name}, limit / predicted, ms | " + " | ".join(FORMATS) + " |"
+        yield "|---" * (len(FORMATS) + 1) + "|"
+        operations = list(dict.fromkeys(row["operation"] for row in rows))
+        for name in operations:
+            where = {"card": card.name, "operation": name}
+            cells = [[total(rows, c, **where, format=form) for c in ("limit_ms", "predicted_ms")] for form in FORMATS]
+            yield f"| {name} | " + " | ".join(f"{least:.2f} / {taken:.2f}" for least, taken in cells) + " |"
     yield ""
     for card in CARDS:
-        taken, least = ({n: total(rows, card, c, operation=n) for n in operations} for c in ("predicted_ms", "limit_ms"))
-        lost = {name: taken[name] - least[name] for name in operations}
-        yield f"{card.name}: " + ", ".join(f"{name} {lost[name]:.1f} ms" for name in sorted(lost, key=lost.get, reverse=True)[:3])
+        for form in FORMATS:
+            where = {"card": card.name, "format": form}
+            lost = {
+                name: total(rows, "predicted_ms", **where, operation=name) - total(rows, "limit_ms", **where, operation=name)
+                for name in operations
+            }
+            most = sorted(lost, key=lost.get, reverse=True)[:3]
+            eager = total(rows, "predicted_ms", graph=False, **where)
+            yield f"{card.name}, {form}: " + ", ".join(f"{name} {lost[name]:.1f} ms" for name in most) + f"; uncaptured {eager:.1f} ms"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", action="store_true", help=argparse.SUPPRESS)
-    if parser.parse_args().count:
-        json.dump([launches_of(kinds) for kinds in ("SF", "SSF", "SFF")], sys.stdout)
+    parser.add_argument("--count", metavar="FORMAT", help=argparse.SUPPRESS)
+    parser.add_argument("--native", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.count:
+        json.dump([launches_of(kinds, options.count, options.native) for kinds in ("SF", "SSF", "SFF")], sys.stdout)
         return
-    config, launches = shape("diffusiongemma-26b"), count_launches()
-    kernels = {kernel.name: kernel for kernel in kernels_aot.kernels()}
-    rows = [row for card in CARDS for row in predict(card, config, kernels, launches)]
+    config = shape("diffusiongemma-26b")
+    plain = {kernel.name: kernel for kernel in kernels_aot.kernels()}
+    kinds = {(form, (form, card.generation) in NATIVE) for form in FORMATS for card in CARDS}
+    launches = {kind: count_launches(*kind) for kind in sorted(kinds)}
+    rows: list[dict[str, Any]] = []
+    for card in CARDS:
+        kernels = plain | {kernel.name: kernel for kernel in kernels_aot.of_weights(card.arch)}
+        for form in FORMATS:
+            rows += predict(card, config, kernels, form, launches[form, (form, card.generation) in NATIVE])
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print("\n".join(report(rows, launches, config)))
+    print("launches a step:", {f"{form}{' x ' + form if native else ''}": sum(n.values()) for (form, native), n in launches.items()})
+    print("\n".join(report(rows, config)))
 
 
 if __name__ == "__main__":

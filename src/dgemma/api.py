@@ -16,7 +16,7 @@ from .engine.denoise import read_prompts
 from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
 from .errors import NumericsError, ResourceError, UsageError
-from .kernels.select import wants_triton
+from .kernels.select import multiplies, wants_triton
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.dgemma import DiffusionGemma
 from .model.load import load as load_model
@@ -64,7 +64,7 @@ def load(
     target = choose_device(device)
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     kind = _dtype(dtype, target, layout, budget)
-    rounds = _rounds(activations, target)
+    rounds = rounded_formats(activations, target)
     if trainable and (name := next((name for name, stored in layout.text.items() if stored.format is not None), None)):
         raise UsageError(f"{found.place}: '{name}' is in few bits, which cannot be trained; load a checkpoint of 16 or 32 bits")
     place, engine = None, EngineConfig()
@@ -402,7 +402,7 @@ def _dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout
     )
 
 
-def _rounds(activations: str | None, device: torch.device) -> tuple[str, ...]:
+def rounded_formats(activations: str | None, device: torch.device) -> tuple[str, ...]:
     """The formats whose products round what they multiply with, where a checkpoint declares it."""
     if activations not in (None, "rounded", "16bit"):
         raise UsageError(f"activations '{activations}' is not known; use rounded or 16bit, or leave it out")
@@ -410,5 +410,5 @@ def _rounds(activations: str | None, device: torch.device) -> tuple[str, ...]:
         return ("fp8", "nvfp4") if activations == "rounded" else ()
     if device.type != "cuda" or not wants_triton():
         return ()
-    generation = torch.cuda.get_device_capability(device)
-    return tuple(name for name, least in (("fp8", (8, 9)), ("nvfp4", (10, 0))) if generation >= least)
+    capability = torch.cuda.get_device_capability(device)
+    return tuple(name for name in ("fp8", "nvfp4") if multiplies(name, capability))

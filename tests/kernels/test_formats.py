@@ -167,6 +167,13 @@ def test_codes_that_are_no_numbers_are_seen(name: str) -> None:
     assert "NaN" in codec(weight.format).check(weight.parts)
 
 
+def test_group_scales_with_a_sign_are_refused() -> None:
+    weight = quantise(normal(4, 64), Format("nvfp4"))
+    assert nvfp4.check(weight.parts) is None
+    weight.parts["scales"].view(torch.uint8)[1, 1] |= 0x80
+    assert "negative" in nvfp4.check(weight.parts)
+
+
 @pytest.mark.parametrize("form", BLOCKED, ids=lambda form: form.name)
 def test_block_scales_that_are_no_numbers_are_seen(form: Format) -> None:
     weight = blocks(form, (2, 512))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 pytest.importorskip("triton")
 
 from dgemma.config.formats import Format  # noqa: E402
-from dgemma.kernels import fp8, matmul, matmul_triton, nvfp4, operands_triton, rounding_triton  # noqa: E402
+from dgemma.kernels import fp8, matmul, matmul_triton, nvfp4, operands_triton, rounding_triton, select  # noqa: E402
 from dgemma.kernels.formats import QuantTensor, product, quantise  # noqa: E402
 from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 
@@ -24,6 +24,9 @@ FORMATS = [
 ]  # fmt: skip
 NAMES = [f"{form.name}-{form.group}{'z' if form.zeros else ''}-{form.scale}" for form in FORMATS]
 ROUNDED = [Format("fp8"), Format("nvfp4")]
+CARDS = {
+    (8, 0): [], (8, 6): [], (8, 9): ["fp8"], (9, 0): ["fp8"], (10, 0): ["fp8", "nvfp4"], (12, 0): ["fp8", "nvfp4"], (12, 1): ["fp8"],
+}  # fmt: skip
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -151,6 +154,8 @@ def run_ptx(text: str, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     for line in (part.strip(" {}\n") for part in text.split(";")):
         if found := re.fullmatch(r"mov\.b32 (\w+), (0x\w+)", line):
             names[found[1]] = np.uint32(int(found[2], 16))
+        elif found := re.fullmatch(r"lop3\.b32 (\w+), (\S+), (0x\w+), (0x\w+), 0xEA", line):
+            names[found[1]] = (names[found[2]] & np.uint32(int(found[3], 16))) | np.uint32(int(found[4], 16))
         elif found := re.fullmatch(r"fma\.rn\.(bf16|f16)x2 (\w+), (\S+), (\S+), (\S+)", line):
             kind, halves = found[1], []
             for shift in (0, 16):
@@ -159,7 +164,7 @@ def run_ptx(text: str, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarr
                 halves.append(_rounded(a * b + c, kind).astype(np.uint32))  # exact in float64 for these numbers
             names[found[2]] = halves[0] | (halves[1] << 16)
         else:
-            assert line in ("", ".reg .b32 t, none, one, middle", "mov.b32 {$0, $1}, t"), line
+            assert line in ("", ".reg .b32 t, none, one, middle, code", "mov.b32 {$0, $1}, t"), line
     return (names["t"] & 0xFFFF).astype(np.uint16), (names["t"] >> 16).astype(np.uint16)
 
 
@@ -230,3 +235,16 @@ def test_linear_sends_only_what_is_taken(inputs: int, fast: bool, monkeypatch: p
     monkeypatch.setattr(matmul_triton, "product", lambda x, weight: calls.append(x.shape) or true(x, weight))
     assert_close(matmul.linear(x, weight), want)
     assert calls == ([(6, inputs)] if fast else [])
+
+
+def test_which_cards_multiply_a_format_as_such() -> None:
+    found = {card: [name for name in ("fp8", "nvfp4", "int4", "int8") if select.multiplies(name, card)] for card in CARDS}
+    assert found == CARDS
+
+
+@pytest.mark.parametrize(("each", "decoded", "generation", "rows"), [
+    (4, True, 9, 16), (16, True, 9, 32), (16, False, 9, 16), (16, True, 12, 16), (30, True, 12, 32), (60, True, 10, 64),
+])  # fmt: skip
+def test_blocks_hold_more_rows_where_decoding_is_dear(each: int, decoded: bool, generation: int, rows: int) -> None:
+    assert operands_triton.rows_of(each, 2, decoded, generation) == rows
+    assert operands_triton.rows_of(each, 4, decoded, generation) == 16  # float32

@@ -6,7 +6,8 @@ dtype or number format, one tensor at a time, so that no second copy is ever hel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -58,15 +59,20 @@ def shape(name: str) -> ModelConfig:
 @torch.no_grad()
 def random_model(
     config: ModelConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 0, formats: Mapping[str, Format] = {},
+    rounds: Collection[str] = (),
 ) -> DiffusionGemma:  # fmt: skip
-    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1; groups of tensors in number formats."""
+    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1; groups of tensors in number formats.
+
+    rounds: formats whose products round what they multiply with, as published files of them declare.
+    """
     model = build(config, "meta", dtype)
     generator = torch.Generator(device).manual_seed(seed)
     for target in expected_tensors(config).values():
         if len(target.shape) == 1:
             weight: Weight = torch.ones(target.shape, dtype=dtype, device=device)
         elif target.group in formats:
-            weight = _random(formats[target.group], target.shape, device, generator)
+            few = _random(formats[target.group], target.shape, device, generator)
+            weight = replace(few, rounded=few.format.name in rounds)
         else:
             weight = torch.empty(target.shape, dtype=dtype, device=device)
             weight.normal_(0.0, target.shape[-1] ** -0.5, generator=generator)

@@ -108,7 +108,8 @@ def _measure(
         config = shapes.shape(shape)
         target = api.choose_device(device)
         kind = getattr(torch, dtype or ("bfloat16" if target.type == "cuda" else "float32"))
-        net, denoise, prompts = shapes.random_model(config, target, kind, formats=formats), DenoiseConfig(), []
+        rounds = api.rounded_formats(None, target)  # as a published checkpoint of the format would run
+        net, denoise, prompts = shapes.random_model(config, target, kind, formats=formats, rounds=rounds), DenoiseConfig(), []
         engine = EngineConfig()
     else:
         loaded = api.load(model, device, dtype, memory=memory)

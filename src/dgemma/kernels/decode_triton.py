@@ -7,10 +7,10 @@
 
 Bytes of codes are read in runs along the inputs and put together to 32-bit words, which is nothing to do on a card. A word's
 codes are taken out two at a time, one into each half of a register: of 8 codes 0 and 4, then 1 and 5, and so on, which takes
-two shifts and two masks (neighbours would take more), and the columns of x are put in the same order (`_arranged`). Bits in the
-places of a bfloat16's (float16's) are the number times a power of two. No FP8 type appears in `_sums`, so that cards without
-FP8 (sm_80, sm_86) run the same code. With 16 rows a weight costs 3.5 (fp8), 3.9 (int4) or 4.4 (nvfp4) instructions of the inner
-loop, all of its loads, products and addresses counted (read from sm_90's machine code, tiles of 128 x 128).
+a shift or two and a mask or two (neighbours would take more), and the columns of x are put in the same order (`_arranged`). Bits
+in the places of a bfloat16's (float16's) are the number times a power of two. No FP8 type appears in `_sums`, so that cards without
+FP8 (sm_80, sm_86) run the same code. With 32 rows a weight costs 3.7 (int4), 4.0 (fp8) or 4.6 (nvfp4) instructions of the inner
+loop, all of its loads, products and addresses counted (read from sm_90's machine code, 128 x 64 of the weight at a time).
 
 Traps: what is summed for nvfp4 is the product times 2^-8, taken back with the row's scale: a group's scale times the 2^126 that
 e2m1 needs would leave bfloat16. Groups' scales are read without their sign: they have none. The interpreter knows no inline
@@ -29,16 +29,19 @@ from .norm_triton import rounded
 def _packed(kind: str, *steps: str) -> tl.constexpr:
     """PTX that works on two numbers of `kind` in a register at once, each step a multiplication and an addition, and gives both.
 
-    Rounded once a step, as the reference rounds: a product is a step that adds -0, a sum one that multiplies with 1.
+    Rounded once a step, as the reference rounds: a product is a step that adds -0, a sum one that multiplies with 1. `code` is
+    the lowest four bits of each half of $2 as the mantissas of `base`: one instruction here, two if Triton writes it.
     """
-    one, middle = ("0x3F803F80", "0xC308C308") if kind == "bf16" else ("0x3C003C00", "0xE408E408")  # -(128 + 8), -(1024 + 8)
-    names = f".reg .b32 t, none, one, middle; mov.b32 none, 0x80008000; mov.b32 one, {one}; mov.b32 middle, {middle};"
-    return tl.constexpr(f"{{ {names} {' '.join(f'fma.rn.{kind}x2 t, {step};' for step in steps)} mov.b32 {{$0, $1}}, t; }}")
+    one, base, middle = ("0x3F803F80", "0x43004300", "0xC308C308") if kind == "bf16" else ("0x3C003C00", "0x64006400", "0xE408E408")
+    text = f".reg .b32 t, none, one, middle, code; mov.b32 none, 0x80008000; mov.b32 one, {one}; mov.b32 middle, {middle};"
+    if "code" in steps[0]:
+        text += f" lop3.b32 code, $2, 0x000F000F, {base}, 0xEA;"  # (a & b) | c
+    return tl.constexpr(f"{{ {text} {' '.join(f'fma.rn.{kind}x2 t, {step};' for step in steps)} mov.b32 {{$0, $1}}, t; }}")
 
 
 TIMES_BF16, TIMES_F16 = (_packed(kind, "$2, $3, none") for kind in ("bf16", "f16"))
-LESS_EIGHT_BF16, LESS_EIGHT_F16 = (_packed(kind, "$2, one, middle", "t, $3, none") for kind in ("bf16", "f16"))
-LESS_ZERO_BF16, LESS_ZERO_F16 = (_packed(kind, "$2, one, $4", "t, $3, none") for kind in ("bf16", "f16"))
+LESS_EIGHT_BF16, LESS_EIGHT_F16 = (_packed(kind, "code, one, middle", "t, $3, none") for kind in ("bf16", "f16"))
+LESS_ZERO_BF16, LESS_ZERO_F16 = (_packed(kind, "code, one, $4", "t, $3, none") for kind in ("bf16", "f16"))
 
 
 @triton.jit
@@ -100,9 +103,9 @@ def _per_word(groups, COLS: tl.constexpr, GROUPS: tl.constexpr, WORDS: tl.conste
 
 @triton.jit
 def _fourth(word, NUMBER: tl.constexpr, NAME: tl.constexpr, HALF: tl.constexpr):
-    """Codes NUMBER and NUMBER + 4 of a word of eight, in the places of a 16-bit number's bits."""
-    if NAME == "int4":  # the mantissas of 128 (1024)
-        bits = ((word >> (4 * NUMBER)) & 0x000F000F) | (0x64006400 if HALF == tl.float16 else 0x43004300)
+    """Codes NUMBER and NUMBER + 4 of a word of eight: int4 in the lowest bits of each half, e2m1 in the places of a 16-bit number's."""
+    if NAME == "int4":
+        bits = word >> (4 * NUMBER)
     else:  # e2m1: times 2^-126 (2^-14)
         up: tl.constexpr = (9 if HALF == tl.float16 else 6) - 4 * NUMBER
         size = (word << up) if up >= 0 else (word >> -up)
@@ -127,6 +130,8 @@ def _numbers(
     if PACKED:
         numbers = _times(bits, scale, zero, NAME, ZEROS, HALF)
     else:
+        if NAME == "int4":  # mantissas of 128 (1024)
+            bits = (bits & 0x000F000F) | (0x64006400 if HALF == tl.float16 else 0x43004300)
         exact = _halves(bits, HALF)
         if NAME == "int4":
             exact = exact - (zero[:, :, None] if ZEROS else 1032.0 if HALF == tl.float16 else 136.0)

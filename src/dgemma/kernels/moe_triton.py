@@ -5,8 +5,8 @@
     _outer     weight * down_e @ inner, written where the (row, choice) stands; a row's choices are added up in their order
 
 Weights are plain or in few bits; what happens to codes and scales is in decode_triton.py.
-With 256 rows and top-8 of 128 experts a block holds 16 rows on average, and nearly every expert is read once: the products are
-bound by the weights' bytes, so blocks are low and wide. Same contract as moe.py, which is the reference. Sums over a row's
+With 256 rows and top-8 of 128 experts an expert has 16 rows on average, and nearly every one is read: the products are bound by
+the weights' bytes, or by the work of decoding them, so blocks are low and wide. Same contract as moe.py, which is the reference. Sums over a row's
 choices are no atomics: their order is fixed, so a request's bits do not depend on the run.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .decode_triton import products
 from .formats import Weight
-from .operands_triton import operands, takes
+from .operands_triton import operands, rows_for, takes
 from .router_triton import route
 
 __all__ = ["experts", "takes"]
@@ -101,7 +101,7 @@ def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, index: Te
     """See moe.experts: x [N, D], gate_up [E, 2F, D], down [E, D, F], weights and index [N, k] -> [N, D]. Both `takes` takes."""
     top_k, count = index.shape[1], len(gate_up)
     width, depth = x.shape[1], down.shape[2]
-    rows = 16 if index.numel() <= 24 * count or x.element_size() == 4 else 32 if index.numel() <= 48 * count else 64
+    rows = rows_for(index.numel() / count, x, gate_up)
     routing = route(index, count, rows)
     inner = torch.empty((index.numel(), depth), dtype=x.dtype, device=x.device)
     out = torch.empty((index.numel(), width), dtype=x.dtype, device=x.device)

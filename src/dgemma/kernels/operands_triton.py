@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import select
 from .formats import QuantTensor, Weight, codec
 from .rounding_triton import to_fp8, to_nvfp4
 
@@ -30,7 +31,7 @@ def shape_of(name: str, is_rounded: bool, rows: int, size: int, group: int = 0) 
     elif name == "plain":
         cols, deep, warps, stages = 64, 64, 4, 4
     else:
-        turn, deep = rows > 32, 64 if rows > 16 else 256 if group > 64 else 128
+        turn, deep = rows > 16, 64 if rows > 16 else 256 if group > 64 else 128
     return {"COLS": cols, "DEEP": deep, "TURN": turn, "num_warps": warps, "num_stages": stages}
 
 
@@ -48,14 +49,25 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def multiplies(name: str, like: Tensor) -> bool:
-    """Whether a tensor's card multiplies a format as such, and Triton knows how: FP8 from sm_89 on, FP4 on sm_100 and sm_120.
+    """Whether a tensor's card multiplies a format as such (select.py). The interpreter multiplies everything."""
+    return not like.is_cuda or select.multiplies(name, _capability(like.device))
 
-    Triton 3.6 has no FP4 product for sm_121. The interpreter multiplies everything.
+
+def rows_of(each: float, size: int, decoded: bool, generation: int) -> int:
+    """Rows of a block of an expert that has `each` rows on average, numbers of `size` bytes. generation: of the card, 9 for sm_90.
+
+    A block decodes its part of the weight anew, which on sm_90 and sm_100, whose memory and tensor units are fast, costs more than
+    rows that are empty: of 16 rows on average, two fifths of the experts would make two blocks of 16. Elsewhere products cost more.
     """
-    if not like.is_cuda:
-        return True
-    capability = _capability(like.device)
-    return capability >= (8, 9) if name == "fp8" else capability[0] == 10 or capability == (12, 0)
+    if size == 4:
+        return 16
+    return 16 if each <= (12 if decoded and generation in (9, 10) else 24) else 32 if each <= 48 else 64
+
+
+def rows_for(each: float, x: Tensor, weight: Weight) -> int:
+    """`rows_of` for x and a weight [E, O, I]."""
+    decoded = isinstance(weight, QuantTensor) and not (weight.rounded and multiplies(weight.format.name, x))
+    return rows_of(each, x.element_size(), decoded, _capability(x.device)[0] if x.is_cuda else 9)
 
 
 def operands(x: Tensor, weight: Weight, rows: int) -> tuple[dict[str, Tensor | None], dict[str, Any]]:

@@ -40,6 +40,14 @@ def _module(name: str) -> ModuleType | None:
         return None
 
 
+def multiplies(name: str, capability: tuple[int, int]) -> bool:
+    """Whether cards of a CUDA capability multiply a number format as such, and Triton 3.6 knows how.
+
+    FP8 from sm_89 on, FP4 on sm_100 and sm_120: it has no FP4 product for sm_121.
+    """
+    return capability >= (8, 9) if name == "fp8" else name == "nvfp4" and (capability[0] == 10 or capability == (12, 0))
+
+
 def fuse(on: bool = True) -> None:
     """Run every `fusable` function in its compiled form (needs a C++ compiler on CPU, Triton on CUDA)."""
     global _fused
