@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakSet
@@ -185,15 +185,25 @@ async def _run(service: Service, task: Task, request: Request) -> Response:
 
 
 async def _whole(service: Service, running: Running) -> Any:
-    start, first = time.monotonic(), True
-    async with aclosing(running.events()) as events:
-        async for index, event in events:
-            if first:
-                service.metrics.first.observe(time.monotonic() - start)
-                first = False
-            for _ in running.job.answer.take(index, event):
-                pass
-    return running.job.answer.whole()
+    answer, tell = running.job.answer, _first(service)
+    running.start()
+    while (found := await running.event()) is not None:
+        tell()
+        for _ in answer.take(*found):
+            pass
+    return answer.whole()
+
+
+def _first(service: Service) -> Callable[[], None]:
+    """What is called with every event, and measures the time until the first."""
+    start, told = time.monotonic(), []
+
+    def tell() -> None:
+        if not told:
+            told.append(True)
+            service.metrics.first.observe(time.monotonic() - start)
+
+    return tell
 
 
 async def _gone(request: Request) -> None:
@@ -224,56 +234,51 @@ class Streaming(Response):
             self.leave()
 
     async def _send(self, send: Send) -> None:
-        answer, begun = self.running.job.answer, False
-
-        async def begin() -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                headers = [(b"content-type", answer.media.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-                for chunk in answer.begin():
-                    await _chunk(send, chunk)
-
+        """What is refused before anything was said has a status of its own; afterwards it is the stream's last word."""
+        answer = self.running.job.answer
+        chunks = self._chunks()
         try:
-            async with asyncio.timeout(self.service.config.request_timeout), aclosing(self._events(begin, send)) as events:
-                async for index, event in events:
-                    await begin()
-                    for chunk in answer.take(index, event):
-                        await _chunk(send, chunk)
-            for chunk in answer.end():
+            first = await anext(chunks)
+        except Refusal as refusal:
+            await _refuse(refusal, self.shape)({"type": "http"}, _nothing, send)
+            return
+        headers = [(b"content-type", answer.media.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            for chunk in (*answer.begin(), first):
                 await _chunk(send, chunk)
-        except Exception as error:
-            refusal = _too_late(self.service.config) if isinstance(error, TimeoutError) else unexpected(error)
-            if not begun:
-                response = _refuse(refusal, self.shape)
-                await response({"type": "http"}, _nothing, send)
-                return
+            async for chunk in chunks:
+                await _chunk(send, chunk)
+        except Refusal as refusal:
             for chunk in answer.broken(refusal):
                 await _chunk(send, chunk)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _events(self, begin: Callable[[], Awaitable[None]], send: Send) -> AsyncIterator[tuple[int, Any]]:
-        """The job's events; while it is silent, the line is kept alive."""
-        start, first = time.monotonic(), True
-        async with aclosing(self.running.events()) as events:
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """All but the beginning of the stream, pings where it is silent. Raises Refusal, whatever goes wrong."""
+        running, answer, tell = self.running, self.running.job.answer, _first(self.service)
+        end = time.monotonic() + self.service.config.request_timeout
+        try:
+            running.start()
             while True:
-                coming = asyncio.ensure_future(anext(events, None))
+                left = end - time.monotonic()
+                if left <= 0:
+                    raise _too_late(self.service.config)
                 try:
-                    while not (await asyncio.wait({coming}, timeout=PING_SECONDS))[0]:
-                        if self.running.job.answer.media == MEDIA:
-                            await begin()
-                            await _chunk(send, PING)
-                finally:
-                    if not coming.done():
-                        coming.cancel()
-                if (found := coming.result()) is None:
-                    return
-                if first:
-                    self.service.metrics.first.observe(time.monotonic() - start)
-                    first = False
-                yield found
-
+                    found = await running.event(min(left, PING_SECONDS))
+                except TimeoutError:
+                    if answer.media == MEDIA and left > PING_SECONDS:
+                        yield PING
+                    continue
+                if found is None:
+                    break
+                tell()
+                for chunk in answer.take(*found):
+                    yield chunk
+            for chunk in answer.end():
+                yield chunk
+        except Exception as error:
+            raise unexpected(error) from None
 
 async def _chunk(send: Send, chunk: bytes) -> None:
     await send({"type": "http.response.body", "body": chunk, "more_body": True})

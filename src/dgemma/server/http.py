@@ -45,7 +45,7 @@ def listen(config: ServerConfig) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
-        found.listen(512)
+        found.listen(2048)
     except OSError as error:
         found.close()
         hint = "another program listens there; --port names another one" if error.errno == 98 else error.strerror
@@ -58,17 +58,16 @@ def _listen_at(path: Path) -> socket.socket:
     found = socket.socket(socket.AF_UNIX)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            if found.connect_ex(str(path)) == 0:
-                raise UsageError(f"'{path}' cannot be listened at: another program listens there")
+            with socket.socket(socket.AF_UNIX) as asking:
+                if asking.connect_ex(str(path)) == 0:
+                    raise OSError("another program listens there")
             path.unlink()
-            found.close()
-            found = socket.socket(socket.AF_UNIX)
         mask = os.umask(0o177)
         try:
             found.bind(str(path))
         finally:
             os.umask(mask)
-        found.listen(512)
+        found.listen(2048)
     except OSError as error:
         found.close()
         raise UsageError(f"'{path}' cannot be listened at: {error.strerror or error}") from None

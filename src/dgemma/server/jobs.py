@@ -2,7 +2,7 @@
 
     Call       one generator of api.Model: its method and arguments
     Answer     what a dialect makes of the events: chunks of a stream, or one whole body
-    Running    a job at work, seen from the event loop: `async for` gives its events
+    Running    a job at work, seen from the event loop
 
 Each call runs on a thread of its own (worker.py says why). Refuses to know HTTP. Trap: a client that reads slowly must not hold
 up the model, so events wait here without bound but for drafts, of which then only the newest is kept.
@@ -15,7 +15,7 @@ import copy
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -90,7 +90,7 @@ def refusal_of(error: DgemmaError) -> Refusal:
 
 @dataclass(eq=False)
 class Running:
-    """A job at work. Iterate once; `close` ends what is left of it, its slots are free before the next pass."""
+    """A job at work: `start` it, ask for each `event`; `close` ends what is left of it, its slots are free before the next pass."""
 
     model: Any  # api.Model
     worker: Worker
@@ -100,46 +100,51 @@ class Running:
     max_prompt_tokens: int | None = None
     _events: deque[tuple[int, Any]] = field(default_factory=deque)
     _fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    _left: int = 0  # calls that go on
     _remotes: list[Remote] = field(default_factory=list)
 
-    async def events(self) -> AsyncIterator[tuple[int, Any]]:
-        """(call, event) of all calls as they come. Raises Refusal for the first one that fails."""
-        loop, left = asyncio.get_running_loop(), len(self.job.calls)
+    def start(self) -> None:
+        """Begin all calls. On the event loop."""
+        loop = asyncio.get_running_loop()
+        self._left = len(self.job.calls)
         for index, call in enumerate(self.job.calls):
-            remote = Remote(self.worker, self.salt, self.max_prompt_tokens)
-            self._remotes.append(remote)
+            self._remotes.append(remote := Remote(self.worker, self.salt, self.max_prompt_tokens))
             self.threads.submit(self._run, loop, index, call, remote)
-        try:
-            while left:
-                while not self._events:
-                    self._fresh.clear()
+
+    async def event(self, patience: float | None = None) -> tuple[int, Any] | None:
+        """The next event and the call that it is of; None after the last one of all calls.
+
+        Raises Refusal where a call fails, TimeoutError after `patience` seconds of silence, after which one may ask again.
+        """
+        while self._left:
+            while not self._events:
+                self._fresh.clear()
+                async with asyncio.timeout(patience):
                     await self._fresh.wait()
-                index, event = self._events.popleft()
-                if isinstance(event, Refusal):
-                    raise event
-                if event is None:
-                    left -= 1
-                else:
-                    yield index, event
-        finally:
-            self.close()
+            await asyncio.sleep(0)  # events may come faster than they are sent: others have their turn
+            index, event = self._events.popleft()
+            if isinstance(event, Refusal):
+                raise event
+            if event is not None:
+                return index, event
+            self._left -= 1
+        return None
 
     def close(self) -> None:
         for remote in self._remotes:
             remote.close()
 
     def end(self, refusal: Refusal) -> None:
-        """Close, and tell whoever iterates why. On the event loop."""
+        """Close, and tell whoever asks why. On the event loop."""
         self.close()
         self._put(0, refusal)
 
     def _run(self, loop: asyncio.AbstractEventLoop, index: int, call: Call, remote: Remote) -> None:
         """On the call's own thread."""
         try:
-            last: Any = None
             for event in _begin(self.model, remote, call):
                 loop.call_soon_threadsafe(self._put, index, event)
-            loop.call_soon_threadsafe(self._put, index, last)
+            loop.call_soon_threadsafe(self._put, index, None)
         except Cancelled:
             pass
         except Exception as error:

@@ -1,0 +1,237 @@
+"""Over real sockets: slow, silent and vanishing clients, the end of the process, a Unix socket, and OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+import dgemma
+from dgemma.engine.engine import Engine
+from dgemma.errors import UsageError
+from dgemma.server.app import create_app
+from dgemma.server.http import listen, server
+from dgemma.server.settings import ServerConfig
+
+LONG = {"prompt": "abc", "max_tokens": 480, "stream": True, "diffusing": True, "seed": 0}
+
+
+class Live:
+    """A service on a thread, at a port of its own."""
+
+    def __init__(self, model: Any, **settings: Any):
+        self.config = ServerConfig(**{"port": 0} | settings)
+        self.socket = listen(self.config)
+        self.address = self.socket.getsockname()
+        ready = threading.Event()
+        self.app = create_app(model, self.config)
+        self.server = server(self.app, ready.set)
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+        self.thread.start()
+        assert ready.wait(20)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.address[1]}"
+
+    @property
+    def open(self) -> int:
+        return self.app.state.service.admission.open
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        found = socket.create_connection(self.address)
+        found.settimeout(20)
+        found.sendall(data)
+        return found
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def live(fresh: dgemma.Model) -> Iterator[Callable[..., Live]]:
+    begun: list[Live] = []
+
+    def start(**settings: Any) -> Live:
+        begun.append(Live(fresh, **settings))
+        return begun[-1]
+
+    yield start
+    for one in begun:
+        one.stop()
+
+
+def head(path: str, body: bytes = b"", more: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+def rest(found: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    parts = []
+    try:
+        with found:
+            while part := found.recv(65536):
+                parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def eventually(holds: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_silent_connections_and_heads_that_trickle_in_are_cut(live: Callable[..., Live]) -> None:
+    at = live(header_timeout=0.3)
+    silent, trickling = at.connect(), at.connect(b"POST /v1/completions HTTP/1.1\r\nhos")
+    assert rest(silent) == b""
+    assert rest(trickling).startswith(b"HTTP/1.1 408 ")
+    assert httpx.get(f"{at.url}/health").status_code == 200
+
+
+def test_a_head_that_grows_for_ever_and_one_that_is_none(live: Callable[..., Live]) -> None:
+    at = live()
+    growing = at.connect(b"GET /health HTTP/1.1\r\n")
+    growing.sendall(b"x: " + b"a" * 70_000)
+    assert rest(growing).startswith(b"HTTP/1.1 431 ")
+    assert rest(at.connect(b"\x16\x03\x01 hello\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> None:
+    at = live(body_timeout=0.3)
+    slow = at.connect(b'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"prompt"')
+    assert rest(slow).startswith(b"HTTP/1.1 408 ")
+    assert at.open == 0
+
+
+def test_a_client_that_leaves_frees_its_slot(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    at = live()
+    for body in (LONG, LONG | {"stream": False}):
+        leaving = at.connect(head("/v1/completions", json.dumps(body).encode()))
+        eventually(lambda: fresh.engine.passes and fresh.engine.slots.taken)
+        leaving.close()
+        eventually(lambda: not fresh.engine.slots.taken and at.open == 0)
+
+
+def test_who_does_not_read_is_cut_and_slows_nobody(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uvicorn.protocols.http.flow_control.HIGH_WATER_LIMIT", 1024)
+    at = live(write_timeout=0.5)
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(at.address)
+    body = json.dumps(LONG | {"n": 16, "max_tokens": 400}).encode()
+    deaf.sendall(head("/v1/completions", body))
+    eventually(lambda: at.open == 16)
+    for connection in at.server.server_state.connections:  # a small buffer stands for a long answer
+        connection.transport.set_write_buffer_limits(2048)
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    assert httpx.post(f"{at.url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=20).status_code == 200
+    eventually(lambda: at.open == 0)
+    eventually(lambda: not at.server.server_state.connections)
+    deaf.close()
+
+
+def test_a_full_service_says_when_to_come_again(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    fresh.engine = Engine(fresh.net, type(fresh.engine.config)(max_slots=1))
+    at = live(max_queue=0)
+    with httpx.stream("POST", f"{at.url}/v1/completions", json=LONG, timeout=20) as first:
+        pieces = first.iter_text()  # dropped, it would close the stream
+        next(pieces)
+        refused = httpx.post(f"{at.url}/v1/completions", json=LONG)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_an_answer_out_of_time_ends_with_an_error(live: Callable[..., Live]) -> None:
+    at = live(request_timeout=0.2)
+    late = httpx.post(f"{at.url}/v1/completions", json=LONG | {"stream": False, "max_tokens": 504}, timeout=20)
+    assert late.status_code == 503 and "longer than 0.2 seconds" in late.text
+    text = httpx.post(f"{at.url}/v1/completions", json=LONG | {"max_tokens": 504}, timeout=20).text
+    assert "longer than 0.2 seconds" in text.split("\n\n")[-2] and "[DONE]" not in text
+    eventually(lambda: at.open == 0)
+
+
+def test_a_unix_socket_is_for_its_user_and_replaced_when_dead(tmp_path: Path, live: Callable[..., Live]) -> None:
+    path = tmp_path / "socket"
+    at = live(uds=str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as client:
+        assert client.get("/health").json() == {"status": "ok"}
+    with pytest.raises(UsageError, match="another program"):
+        listen(at.config)
+    at.stop()
+    listen(at.config).close()
+
+
+def test_what_cannot_be_listened_at_is_one_line(tmp_path: Path) -> None:
+    with listen(ServerConfig(port=0)) as taken:
+        for config, message in (
+            (ServerConfig(port=taken.getsockname()[1]), "another program listens there"),
+            (ServerConfig(host="no.such.host.invalid", keys=("k",)), "is no address"),
+            (ServerConfig(uds=str(tmp_path / "no" / "where")), "No such file"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                listen(config)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
+    """SIGTERM lets what runs finish and refuses what comes; Ctrl-C ends it with an error."""
+    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if " answers at " in line)
+        url = line.partition(" answers at ")[2].split()[0]
+        with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=30) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            waiting = httpx.Client(base_url=url)
+            process.send_signal(number)
+            if number == signal.SIGTERM:
+                eventually(lambda: waiting.get("/health").status_code == 503)
+                refused = waiting.post("/v1/completions", json=LONG)
+                assert refused.status_code == 503 and "retry-after" in refused.headers
+            last = [line for line in lines if line][-1]
+            assert (last == "data: [DONE]") == (number == signal.SIGTERM), last
+            waiting.close()
+        assert process.wait(20) == code
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    at = live(keys=("sk-test",))
+    with openai.OpenAI(base_url=f"{at.url}/v1", api_key="sk-test", max_retries=0) as client:
+        assert [card.id for card in client.models.list()] == ["dgemma"]
+        messages: Any = [{"role": "user", "content": "hi"}]
+        want = fresh.chat(messages, 24, 7)
+        whole = client.chat.completions.create(model="dgemma", messages=messages, seed=7, max_tokens=24)
+        assert whole.choices[0].message.content == want.content and whole.usage is not None
+        stream = client.chat.completions.create(
+            model="dgemma", messages=messages, seed=7, max_tokens=24, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [*stream]
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == want.content
+        assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+        text = client.completions.create(model="dgemma", prompt="abc", suffix="xyz", seed=1, max_tokens=3)
+        assert text.choices[0].text == fresh.fill("abc", "xyz", 1, widths=[1, 3]).text
+        with pytest.raises(openai.BadRequestError, match="nope"):
+            client.completions.create(model="dgemma", prompt="a", extra_body={"nope": 1})
+    with openai.OpenAI(base_url=f"{at.url}/v1", api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+        client.models.list()
