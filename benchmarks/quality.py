@@ -18,7 +18,9 @@ import datetime
 import gzip
 import lzma
 import random
+import statistics
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,22 +70,27 @@ def parses(text: str) -> bool:
     return True
 
 
+def fill_one(model: dgemma.Model, case: Case, **sampler) -> dict[str, float]:
+    """What became of one gap; steps_per_canvas is the mean over its widths."""
+    filled = model.fill(case.prefix, case.suffix, **sampler)
+    return {
+        "exact": float(filled.text == case.line),
+        "parses": float(parses(case.prefix + filled.text + case.suffix)),
+        "parses_empty": float(parses(case.prefix + case.suffix)),
+        "steps_per_canvas": sum(filled.row_steps) / len(filled.row_steps),
+        "passes": float(max(filled.row_steps)),
+        "seconds_per_gap": filled.generation.seconds,
+    }
+
+
 def fill_table(model: dgemma.Model, gaps: list[Case], **sampler) -> dict[str, float]:
     """Shares and averages over the gaps."""
-    exact = sound = nothing = steps = passes = seconds = 0.0
-    for case in gaps:
-        filled = model.fill(case.prefix, case.suffix, **sampler)
-        exact += filled.text == case.line
-        sound += parses(case.prefix + filled.text + case.suffix)
-        nothing += parses(case.prefix + case.suffix)
-        steps += sum(filled.row_steps) / len(filled.row_steps)
-        passes += max(filled.row_steps)
-        seconds += filled.generation.seconds
-    count = len(gaps)
-    return {
-        "gaps": count, "exact": exact / count, "parses": sound / count, "parses_empty": nothing / count,
-        "steps_per_canvas": steps / count, "passes": passes / count, "seconds_per_gap": seconds / count,
-    }  # fmt: skip
+    return averages([fill_one(model, case, **sampler) for case in gaps])
+
+
+def averages(filled: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Of what `fill_one` found for each gap."""
+    return {"gaps": len(filled)} | {name: statistics.mean(one[name] for one in filled) for name in filled[0]}
 
 
 def compressors(train: dict[str, str], held_out: dict[str, str]) -> dict[str, float]:
@@ -102,7 +109,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    corpus = load()
+    corpus, model = load(), dgemma.load(options.model)
     held_out = corpus.held_out
     row: dict[str, object] = {
         "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(),
@@ -111,13 +118,13 @@ def main() -> None:
     if options.files:
         some = dict(sorted(held_out.items())[: options.files])
         total = None
-        for _, found in scores(some, options.model, options.samples, options.seed):
+        for _, found in scores(model, some, options.samples, options.seed):
             total = found if total is None else total + found
         row |= {"files": len(some), "bytes": total.text_bytes, "next_token": round(total.next_token, 4),
                 "bound": round(total.bound, 4), "bound_error": round(total.bound_error, 4)}  # fmt: skip
         row |= {name: round(value, 4) for name, value in compressors(corpus.train, some).items()}
     if options.gaps:
-        table = fill_table(dgemma.load(options.model), cases(held_out, options.gaps, options.seed))
+        table = fill_table(model, cases(held_out, options.gaps, options.seed))
         row |= {name: round(value, 4) for name, value in table.items()}
     for name, value in row.items():
         print(f"{name:18} {value}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 
+import dgemma
 from dgemma.config import DenoiseConfig
 from dgemma.config.formats import Format
 from dgemma.engine.denoise import run
@@ -14,7 +16,8 @@ from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, results
 from dgemma.kernels.formats import QuantTensor
 from dgemma.kernels.formats import quantise as quantised
-from dgemma.model.build import build, quantise
+from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.model.build import build, pack, quantise
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.weights.names import expected_tensors
 from dgemma.weights.reader import assign
@@ -30,6 +33,14 @@ MIXES = {
     },
     "int8 table": {"embedding": Format("int8")},
 }  # fmt: skip
+SHIPPED = {
+    "fp8": MIXES["fp8"] | {"self_conditioning": Format("fp8")},
+    "nvfp4": MIXES["nvfp4"],
+    "int4": MIXES["int4"],
+    "int4 in 128, fp8 table": {"experts": Format("int4", 128), "embedding": Format("fp8")},
+    "fp8, int8 table": MIXES["fp8"] | {"embedding": Format("int8")},
+}
+PROMPT = [2, *range(300, 4000, 150)]  # for the shipped model, whose numbers need no sense
 
 
 def config():
@@ -40,11 +51,17 @@ def pair(mix: str, dtype: str = "float64") -> tuple[DiffusionGemma, DiffusionGem
     """The model in few bits, and the one whose weights are what those bits stand for."""
     few, plain = (lively_model(config(), dtype=dtype) for _ in range(2))
     quantise(few, MIXES[mix])
-    for target in expected_tensors(few.config).values():
-        if target.group in MIXES[mix] and len(target.shape) > 1:
-            weight = plain.get_parameter(target.model_name)
-            weight.copy_(quantised(weight, MIXES[mix][target.group]).dequantised(weight.dtype))
-    return few, plain
+    return few, rounded(plain, MIXES[mix])
+
+
+@torch.no_grad()
+def rounded(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionGemma:
+    """Plain weights, in place, that are the numbers which a format has for them."""
+    for target in expected_tensors(model.config).values():
+        if target.group in formats and len(target.shape) > 1:
+            weight = model.get_parameter(target.model_name)
+            weight.copy_(quantised(weight, formats[target.group]).dequantised(weight.dtype))
+    return model
 
 
 def hidden(model: DiffusionGemma) -> torch.Tensor:
@@ -60,6 +77,38 @@ def test_a_pass_is_that_of_the_dequantised_model(mix: str) -> None:
     assert any(isinstance(getattr(module, "gate_up_proj", None), QuantTensor) for module in few.modules()) == ("experts" in MIXES[mix])
     assert_close(hidden(few), hidden(plain), "float64")
     assert not is_close(hidden(few), hidden(lively_model(config(), dtype="float64")), "float64")
+
+
+def shipped(dtype: str) -> DiffusionGemma:
+    return dgemma.load(device="cpu", dtype=dtype, trainable=True).net  # plain weights, which may be replaced
+
+
+def three_passes(model: DiffusionGemma, believed: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Logits [N, V] of a prompt's last tokens, of a first step, and of a second one with the first's belief.
+
+    believed: the first step's logits of another model, which the second step then starts from.
+    """
+    canvas = torch.randint(model.config.vocab_size, (1, model.config.canvas_length), generator=torch.Generator().manual_seed(0))
+    cache = model.new_cache()
+    softcap = model.config.final_logit_softcapping
+    encoded = soft_capped_logits(model.encode(torch.tensor([PROMPT]), [cache])[0], model.table, softcap)
+    first = soft_capped_logits(model.denoise(canvas, [cache])[0], model.table, softcap)
+    p = (believed if believed is not None else first).softmax(-1)[None]
+    canvas[:, ::2] = p.argmax(-1)[:, ::2]
+    second = soft_capped_logits(model.denoise(canvas, [cache], (p.to(model.dtype), p.double().sum(-1)))[0], model.table, softcap)
+    return [encoded, first, second]
+
+
+@pytest.mark.parametrize("mix", SHIPPED)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_shipped_model_in_few_bits_is_its_dequantised_self(mix: str, dtype: str) -> None:
+    """float64: to the last bits; float32, packed as `load` packs it: to float32's own rounding."""
+    few, other = quantise(shipped(dtype), SHIPPED[mix]), shipped(dtype)
+    want = three_passes(rounded(other, SHIPPED[mix]))
+    for got, right in zip(three_passes(pack(few), want[1]), want, strict=True):
+        assert_close(got, right, dtype)
+    for got, wrong in zip(three_passes(few, want[1]), three_passes(shipped(dtype), want[1]), strict=True):
+        assert not is_close(got, wrong, dtype)  # the twin: as it was before rounding
 
 
 @pytest.mark.parametrize("mix", MIXES)

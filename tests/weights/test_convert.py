@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -457,6 +458,7 @@ def test_recipes_by_hand() -> None:
     assert {group: form.name for group, form in mixed.items()} == {
         "experts": "int4", "attention": "fp8", "dense": "fp8", "embedding": "int8",
     }  # fmt: skip
+    assert chosen("int4", ["attention,dense=fp8, embeddings=int8"]) == mixed == chosen("int4", ["embeddings=int8,attention,dense=fp8"])
     assert [group["format"] for group in describe(mixed)["config_groups"].values()] == ["pack-quantized", "float-quantized", "int-quantized"]
 
 
@@ -471,7 +473,9 @@ def test_recipes_by_hand() -> None:
         (("int4", ["experts=bf16"]), "what --format says"),
         (("int4", ["attention"]), "names no precision"),
         (("int4", ["=fp8"]), "names no precision"),
-        (("int4", ["attention,=fp8"]), "no group ''"),
+        (("int4", ["attention,=fp8"]), "names no precision"),
+        (("int4", ["attention=fp8,dense"]), "names no precision"),
+        (("int4", ["attention=fp8,attention=bf16"]), "'attention' twice"),
         (("int4", ["attention=fp8", "attention,dense=bf16"]), "'attention' twice"),
         (("int4", [], 16), "choose 32, 64, 128"),
         (("fp8", [], 32), "only int4 has one"),
@@ -499,7 +503,32 @@ def test_sources_and_targets_that_are_refused(source: Path, tmp_path: Path, monk
     monkeypatch.setattr(partial.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
     with pytest.raises(ResourceError, match="MB are still to be written and 0.00 MB are free"):
         made(source, tmp_path / "again", "int4")
-    assert not (tmp_path / "again").exists()
+    assert not (tmp_path / "again").exists() and not (tmp_path / ".again.partial").exists()
+
+
+def test_a_run_that_fails_keeps_its_whole_shards_and_nothing_else(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up is an error like any other: in the first shard nothing stays, later what is whole does."""
+    write, place, left = ShardFile.write, tmp_path / ".made.partial", [3]
+
+    def failing(self: ShardFile, name: str, piece: Tensor) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, piece)
+
+    monkeypatch.setattr(ShardFile, "write", failing)
+    with pytest.raises(ResourceError, match="No space left on device; make room and give the same command again"):
+        made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
+    assert not place.exists()
+    left[0] = 60
+    with pytest.raises(ResourceError, match="No space left on device; make room and give the same command again"):
+        made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
+    assert vouched(place) and not (tmp_path / "made").exists()
+    monkeypatch.setattr(ShardFile, "write", write)
+    done = made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
+    assert 0 < done.reused < done.shards and not place.exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

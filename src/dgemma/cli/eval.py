@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,10 @@ from ..errors import NumericsError, UsageError
 from .flags import MEMORY, check_device, decode, read_file, text_model
 from .run import tell
 from .screen import stdout_is_terminal, write_out
+
+if TYPE_CHECKING:
+    from ..api import Model
+    from ..train.evaluate import Score
 
 
 def command(
@@ -30,7 +35,11 @@ def command(
     text_model(model)
     rows: dict[str, Any] = {}
     lines: list[str] = []  # a terminal gets each as it comes, a pipe all of them or none
-    for name, found in scores(texts, model, samples, seed, device, memory):
+    from .. import api
+
+    loaded = api.load(model, device, memory=memory)
+    tell(loaded.notes)
+    for name, found in scores(loaded, texts, samples, seed):
         if not all(math.isfinite(number) for number in _numbers(found).values()):
             raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
         rows[name] = found
@@ -49,19 +58,16 @@ def command(
     write_out("".join(lines))
 
 
-def scores(texts: dict[str, str], model: str | None, samples: int, seed: int, device: str | None = None, memory: str | None = None):
-    """(name, Score) for each text under a checkpoint, one after another."""
-    from .. import api
+def scores(model: Model, texts: dict[str, str], samples: int, seed: int) -> Iterator[tuple[str, Score]]:
+    """(name, Score) for each text under a model, one after another."""
     from ..train.evaluate import Special, score
 
-    loaded = api.load(model, device, memory=memory)
-    tell(loaded.notes)
-    special = loaded.tokenizer.special
+    special = model.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
     for place, (name, text) in enumerate(texts.items()):
-        tokens = loaded.tokenizer.encode(text)
+        tokens = model.tokenizer.encode(text)
         own_seed = seed * 1_000_003 + place  # or all files would share their noise, and their errors would add up
-        yield name, score(loaded.net, tokens, len(text.encode()), ids, samples=samples, seed=own_seed)
+        yield name, score(model.net, tokens, len(text.encode()), ids, samples=samples, seed=own_seed)
 
 
 def _read(files: list[Path] | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ what the manifest does not name, or names with another checksum, is made anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import shutil
 import zlib
@@ -81,9 +82,10 @@ def _is_whole(path: Path, entry: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def partial_folder(target: Path, layout: Layout, options: dict[str, Any]) -> Iterator[Partial]:
-    """The work so far on a target, locked against a second run; removed where it is done, kept where it is cut off.
+    """The work so far on a target, locked against a second run; removed where it is done, kept where it is cut off behind a whole shard.
 
-    options: JSON; with the files of `layout` what a run must share to go on. Raises UsageError where it does not.
+    options: JSON; with the files of `layout` what a run must share to go on. Raises UsageError where it does not, ResourceError
+    where the disk fills up.
     """
     partial = Partial(target.parent / f".{target.name}.partial", {"source": _identity(layout), "options": options})
     try:
@@ -99,7 +101,14 @@ def partial_folder(target: Path, layout: Layout, options: dict[str, Any]) -> Ite
                 raise UsageError(f"{target}: is being written by another process; wait for it") from None
         check_target(target)  # another run may just have finished
         partial.go_on()
-        yield partial
+        try:
+            yield partial
+        except BaseException as error:
+            if not partial.whole:  # nothing to go on from: a failed run should not keep a full disk full
+                shutil.rmtree(partial.place, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ResourceError(f"{target.parent}: {error.strerror}; make room and give the same command again") from None
+            raise
         shutil.rmtree(partial.place)
 
 

@@ -42,7 +42,7 @@ LAYOUTS = {"fp8": "float-quantized", "int8": "int-quantized", "int4": "pack-quan
 
 
 def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None) -> dict[str, Format]:
-    """The formats of the groups for --format, every --keep ("attention,dense=fp8") and --group-size; a group without one keeps its
+    """The formats of the groups for --format, every --keep ("attention,dense=fp8,embeddings=int8") and --group-size; a group without one keeps its
     bits. Raises UsageError that names word and fix."""
     if format not in MADE:
         raise UsageError(f"--format {format} is not written; formats: {', '.join(MADE)}")
@@ -54,18 +54,29 @@ def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None)
         formats |= dict.fromkeys(REST, Format("fp8"))
     named: set[str] = set()
     for words in keep:
-        names, separator, precision = words.partition("=")
-        if not separator or not names:
-            raise UsageError(f"--keep {words!r} names no precision; write groups=precision, such as attention,dense=fp8")
-        for word in names.split(","):
-            group = _kept(word.strip(), precision.strip())
+        for word, precision in _choices(words):
+            group = _kept(word, precision)
             if group in named:
-                raise UsageError(f"--keep names '{word.strip()}' twice; name each group once")
+                raise UsageError(f"--keep names '{word}' twice; name each group once")
             named.add(group)
             formats.pop(group, None)
-            if precision.strip() != PLAIN:
-                formats[group] = Format(precision.strip())
+            if precision != PLAIN:
+                formats[group] = Format(precision)
     return formats
+
+
+def _choices(words: str) -> list[tuple[str, str]]:
+    """(group, precision) of "attention,dense=fp8,embeddings=int8": a precision is that of all groups since the one before."""
+    found, names = [], []
+    for part in words.split(","):
+        name, separator, precision = (text.strip() for text in part.partition("="))
+        names.append(name)
+        if separator:
+            found += [(name, precision) for name in names]
+            names = []
+    if names or not all(name and precision for name, precision in found):
+        raise UsageError(f"--keep {words!r} names no precision; write groups=precision, such as attention,dense=fp8")
+    return found
 
 
 def _kept(word: str, precision: str) -> str:
