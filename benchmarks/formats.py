@@ -5,8 +5,8 @@
 Every format is made by `dgemma quantize`, loaded by the ordinary loader and asked the same: all held-out files with the
 same noise, the same gaps with the same seeds. So differences to bf16 are paired, and their standard errors are those of the
 differences: over files (for bits/byte, weighted by bytes) and over gaps. On a CPU the loader computes in float32, in bf16's row
-too, so that only the weights differ. A file or gap is asked of every format before the next one, and what was found is kept in --folder,
-line by line: a run that was cut off goes on, and a row counts what its format and bf16 both have, which it says. Trap:
+too, so that only the weights differ. A file or gap is asked of every format before the next one, and what was found is kept in
+--folder, line by line: a run that was cut off goes on, and a row counts what its format and bf16 both have, which it says. Trap:
 --samples and --characters belong to what is kept; other numbers need another folder.
 """
 
@@ -32,8 +32,8 @@ from quality import averages, cases, fill_one
 
 RESULTS = Path(__file__).parent / "results" / "formats.csv"
 COLUMNS = (
-    "date", "machine", "commit", "format", "bytes", "files", "text_bytes", "next_token", "next_token_change", "next_token_error", "bound",
-    "bound_change", "bound_error", "samples", "gaps", "exact", "parses", "steps_per_canvas", "steps_change", "steps_error",
+    "date", "machine", "commit", "format", "bytes", "files", "text_bytes", "next_token", "next_token_change", "next_token_error",
+    "bound", "bound_change", "bound_error", "samples", "gaps", "exact", "parses", "steps_per_canvas", "steps_change", "steps_error",
 )  # fmt: skip
 BASE = "bf16"
 CALIBRATED = ("--calibrate", "calibration.txt")

@@ -82,7 +82,8 @@ def _is_whole(path: Path, entry: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def partial_folder(target: Path, layout: Layout, options: dict[str, Any]) -> Iterator[Partial]:
-    """The work so far on a target, locked against a second run; removed where it is done, kept where it is cut off behind a whole shard.
+    """The work so far on a target, locked against a second run; removed where it is done, and where it fails
+    before its first whole shard; kept where it is cut off behind one.
 
     options: JSON; with the files of `layout` what a run must share to go on. Raises UsageError where it does not, ResourceError
     where the disk fills up.

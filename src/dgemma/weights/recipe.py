@@ -42,8 +42,8 @@ LAYOUTS = {"fp8": "float-quantized", "int8": "int-quantized", "int4": "pack-quan
 
 
 def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None) -> dict[str, Format]:
-    """The formats of the groups for --format, every --keep ("attention,dense=fp8,embeddings=int8") and --group-size; a group without one keeps its
-    bits. Raises UsageError that names word and fix."""
+    """The formats of the groups for --format, every --keep ("attention,dense=fp8,embeddings=int8") and --group-size; a group
+    without one keeps its bits. Raises UsageError that names word and fix."""
     if format not in MADE:
         raise UsageError(f"--format {format} is not written; formats: {', '.join(MADE)}")
     if group_size is not None and (format != "int4" or group_size not in GROUP_SIZES):
