@@ -63,6 +63,17 @@ def test_rows_of_an_infill_keep_apart_and_pins_are_told(client: Client, model: d
     assert told[-1][1]["text"] == model.fill("def f():\n", "\nx = 1\n", 2, widths=[2, 4]).text
 
 
+def test_an_edit_shows_each_change_and_its_diff(client: Client, model: dgemma.Model) -> None:
+    document = "def area(r):\n    return 3\n\nprint(area(2))\n"
+    want = model.edit(document, "use pi", 3, spans=[(17, 25)])
+    body = {"task": "edit", "document": document, "instruction": "use pi", "spans": [[17, 25]], "seed": 3}
+    told = events(client().post("/v1/canvas", json=body).text)
+    assert [data for name, data in told if name == "change"] == [change.to_dict() for change in want.changes]
+    assert told[-1][0] == "done" and told[-1][1]["text"] == want.text and told[-1][1]["diff"] == want.diff()
+    found = events(client().post("/v1/canvas", json={"task": "edit", "document": document, "instruction": "use pi", "seed": 3}).text)
+    assert found[-1][1]["text"] == model.edit(document, "use pi", 3).text
+
+
 def test_a_chat_is_told_by_channel(client: Client, model: dgemma.Model) -> None:
     messages = [{"role": "user", "content": "hi"}]
     told = events(client().post("/v1/canvas", json={"task": "chat", "messages": messages, "max_tokens": 24, "seed": 1}).text)

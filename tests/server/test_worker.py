@@ -152,6 +152,12 @@ def test_calls_run_on_the_thread_and_their_errors_come_back(worker: Worker) -> N
     assert remote.read([2, 30, 31]).length == 3
 
 
+def test_what_nobody_watches_is_told_by_commits_alone(worker: Worker, model: dgemma.Model) -> None:
+    seen = [*Remote(worker, watched=False).run([request(31, max_tokens=36)])]
+    commits = [record for record in Engine(model.net).run([request(31, max_tokens=36)]) if isinstance(record, CommitRecord)]
+    assert seen[1:] == commits and (seen[0].canvas, seen[0].step) == (0, 1) and len(commits) == 3
+
+
 def test_limits_of_the_service_hold_beside_the_engines(worker: Worker) -> None:
     remote = Remote(worker, max_prompt_tokens=3)
     with pytest.raises(UsageError, match="max_prompt_tokens is 3"):

@@ -32,6 +32,7 @@ class Answer(Protocol):
     """One request's reply in a dialect. Events of a call end with its result (Generation, Filling, Edit ...)."""
 
     media: str  # of the stream
+    watched: bool  # whether it tells of drafts; of one that does not only the first comes, for the clock
 
     def begin(self) -> Iterable[bytes]:
         """What a stream opens with."""
@@ -106,9 +107,9 @@ class Running:
     def start(self) -> None:
         """Begin all calls. On the event loop."""
         loop = asyncio.get_running_loop()
-        self._left = len(self.job.calls)
+        self._left, watched = len(self.job.calls), self.job.stream and self.job.answer.watched
         for index, call in enumerate(self.job.calls):
-            self._remotes.append(remote := Remote(self.worker, self.salt, self.max_prompt_tokens))
+            self._remotes.append(remote := Remote(self.worker, self.salt, self.max_prompt_tokens, watched))
             self.threads.submit(self._run, loop, index, call, remote)
 
     async def event(self, patience: float | None = None) -> tuple[int, Any] | None:

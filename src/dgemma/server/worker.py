@@ -44,6 +44,7 @@ class Batch:
 
     requests: Sequence[Request]
     box: SimpleQueue[Any] = field(default_factory=SimpleQueue)  # lists of records, or the exception that ends it
+    watched: bool = True  # False: of its steps only the first is told, so that no thread wakes for what nobody looks at
     closed: bool = False
 
 
@@ -170,8 +171,10 @@ class Worker:
         known = entry.commits
         if record.canvas >= len(known):
             self._observe(record)
-            known += [record.token_ids] if isinstance(record, CommitRecord) else []
-            return True
+            if isinstance(record, CommitRecord):
+                known.append(record.token_ids)
+                return True
+            return entry.batch.watched or (record.canvas, record.step) == (0, 1)
         if isinstance(record, CommitRecord) and record.token_ids != known[record.canvas]:
             self._fail(entry.batch, WorkerError("this answer could not be continued after a failed pass; ask again"))
         return False
@@ -210,11 +213,11 @@ class Worker:
 class Remote:
     """The engine, as a request's thread sees it: tasks get this in place of `Model.engine`."""
 
-    def __init__(self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None):
-        self._worker, self._salt, self._most = worker, salt, max_prompt_tokens
+    def __init__(self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None, watched: bool = True):
+        self._worker, self._salt, self._most, self._watched = worker, salt, max_prompt_tokens, watched
         self._batch: Batch | None = None
         self._closed = False
-        self.model, self.config = worker.engine.model, worker.engine.config
+        self.model, self.config, self.slots = worker.engine.model, worker.engine.config, worker.engine.slots
 
     def check(self, request: Request) -> None:
         """Engine.check, and the service's own limit. Raises UsageError or ResourceError."""
@@ -224,7 +227,7 @@ class Remote:
     def run(self, requests: Sequence[Request]) -> Iterator[Record]:
         """Engine.run, by the worker. Raises Cancelled once nobody waits for it any more."""
         salted = [dataclasses.replace(request, salt=self._salt + request.salt) for request in requests]
-        batch = self._batch = Batch(salted)
+        batch = self._batch = Batch(salted, watched=self._watched)
         if self._closed:
             raise Cancelled
         self._worker.submit(batch)

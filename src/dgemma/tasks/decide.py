@@ -129,7 +129,7 @@ def decide(engine: Engine, sheet: Sheet, steps: int, seed: int) -> Decisions:
         most = max(1, min(engine.config.max_slots, engine.slots.spare // need))
         for start in range(0, len(branches), most):
             part = branches[start : start + most]
-            for branch, found in zip(part, _run(engine, part, len(shared), steps, seed), strict=True):
+            for branch, found in zip(part, engine.do(_run, engine, part, len(shared), steps, seed), strict=True):
                 chances[branch.question, branch.path] = found
     answers = {}
     for name, question in sheet.questions.items():

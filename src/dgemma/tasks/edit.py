@@ -72,7 +72,7 @@ def prepare(
     whole_text = (*head, *(tokenizer.encode(document)[:tokens] if spans is not None else tokenizer.encode(document)))
     engine.check(Request(whole_text, canvas, seed, config))  # no window's prompt is longer
     if spans is None:
-        asked = unlikely_lines(engine, tokenizer, document, head)
+        asked = engine.do(unlikely_lines, engine, tokenizer, document, head)
     return Plan(document, asked, head, end, tokens, canvas, config, seed)
 
 

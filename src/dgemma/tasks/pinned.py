@@ -146,7 +146,7 @@ def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatc
         if any(map(any, texts)):
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
-    scores = judge(engine, window, [row.tokens for row in rows])
+    scores = engine.do(judge, engine, window, [row.tokens for row in rows])
     best = max(range(len(rows)), key=lambda at: (any(texts[at]), scores[at]))
     won = rows[best]
     if won.lost:

@@ -55,7 +55,7 @@ METHODS = {"chat": "stream_chat", "complete": "stream", "infill": "stream_fill",
 class CanvasAnswer:
     """The events of one task."""
 
-    media = sse.MEDIA
+    media, watched = sse.MEDIA, True
 
     def __init__(self, service: Service, task: str):
         self.tokenizer, self.task = service.model.tokenizer, task
@@ -134,8 +134,6 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
     given = {name for names in FIELDS.values() for name in names if getattr(body, name) is not None}
     if stray := sorted(given - set(own)):
         raise Refusal(400, f"'{stray[0]}' has no meaning in the task {body.task}; it takes {', '.join(own)}", parameter=stray[0])
-    if not hasattr(service.model, METHODS[body.task]):
-        raise Refusal(400, f"the task {body.task} is not supported yet", parameter="task")
     asked = {name: getattr(body, name) for name in own if name in given} | settings(body) | {"seed": seeds(body.seed, 1)[0]}
     if body.task == "infill":
         asked = {"prefix": "", "suffix": ""} | asked

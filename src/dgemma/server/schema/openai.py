@@ -149,7 +149,7 @@ class _Answer:
         self.id, self.created = f"{self.prefix}{uuid.uuid4().hex}", int(time.time())
         self.results: list[Generation | None] = [None] * count
         self.texts = [""] * count  # told so far, where drafts are told
-        self.diffusing = body.diffusing
+        self.diffusing = self.watched = body.diffusing
         self.usage_wanted = body.stream_options is not None and body.stream_options.include_usage
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
