@@ -38,7 +38,7 @@ def test_bytes_outside_the_changes_stay(data: bytes, cuts: list[int], after: str
     want, place = "", 0
     for start, end in spans:
         want, place = want + text[place:start] + as_in_file(after, data).decode(), end
-    assert made.removeprefix(BOM).replace(b"\r", b"").decode() == (want + text[place:]).replace("\r", "")
+    assert made[len(BOM) * data.startswith(BOM) :].replace(b"\r", b"").decode() == (want + text[place:]).replace("\r", "")
     assert splice(data, []) == data
     kept = [Change(start, end, text[start:end], "\0", True) for start, end in spans]
     rest = splice(data, kept).split(b"\0")

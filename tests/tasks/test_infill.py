@@ -170,6 +170,7 @@ def test_a_gap_is_filled_and_watched(model: dgemma.Model) -> None:
     drafts = [e for e in events if isinstance(e, Draft)]
     filling = events[-1]
     assert isinstance(filling, Filling) and filling.width in (2, 5)
+    assert len(filling.candidates) == 2 and filling.text == filling.candidates[[2, 5].index(filling.width)]
     assert {d.row for d in drafts} == {0, 1} and all(any(d.pinned) for d in drafts)
     for d in drafts:
         held = [t for t, pinned in zip(d.token_ids, d.pinned, strict=True) if pinned]

@@ -98,12 +98,14 @@ class Filling:
     closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
     mean_log_prob: float  # nats per token of the winner and of the suffix behind it, read by the causal pass
-    row_steps: list[int]  # steps of every width's canvas; generation.steps has the winner's
+    row_steps: list[int]  # steps of every width, all of its canvases together; generation.steps has the winner's
     generation: Generation
+    candidates: list[str] = field(default_factory=list)  # the text of every width
 
     def to_dict(self) -> dict:
         return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
-                "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, **self.generation.to_dict()}  # fmt: skip
+                "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, "candidates": self.candidates,
+                **self.generation.to_dict()}  # fmt: skip
 
 
 @dataclass(frozen=True)

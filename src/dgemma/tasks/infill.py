@@ -84,4 +84,5 @@ def stream(engine: Engine, tokenizer: Tokenizer, window: Window) -> Iterator[Dra
         text, closed = event.texts[0], event.closed[0]
         result = Result(event.token_ids, event.steps, "stop" if closed else "length")
         generation = summary(text, result, event.request, clock, event.notes)
-        yield Filling(text, closed, window.holes[0].widths[event.row], event.score, event.row_steps, generation)
+        width, candidates = window.holes[0].widths[event.row], [texts[0] for texts in event.rows]
+        yield Filling(text, closed, width, event.score, event.row_steps, generation, candidates)

@@ -68,6 +68,7 @@ class Settled:
     """The best row of a window."""
 
     texts: list[str]  # of each hole
+    rows: list[list[str]]  # the same of every row
     closed: list[bool]  # the text ended inside its hole; False: it is exactly as long
     row: int
     score: float  # nats per token of the holes and what is judged with them, read by the causal pass
@@ -152,7 +153,7 @@ def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatc
     if won.lost:
         notes.append(f"{won.lost} tokens behind the end of a gap were left out: it was closed inside its text")
     yield Settled(
-        texts[best], won.closed, best, scores[best], [token for tokens in won.tokens for token in tokens], won.steps,
+        texts[best], texts, won.closed, best, scores[best], [token for tokens in won.tokens for token in tokens], won.steps,
         [sum(row.steps) for row in rows], window.first()[best], notes,
     )  # fmt: skip
 
