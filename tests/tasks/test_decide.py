@@ -105,7 +105,7 @@ def test_nothing_is_committed_and_one_pass_is_made(model: dgemma.Model, monkeypa
     monkeypatch.setattr(model.net, "both", lambda *args: (passes.append(len(args[0])), both(*args))[1])
     model.decide(STATE, {"a": ABC, "y": YES}, steps=3)
     assert passes == [passes[0], 0, 0] and passes[0] >= 2
-    monkeypatch.setattr(model.engine, "config", model.engine.config.__class__(max_slots=1))
+    monkeypatch.setattr("dgemma.tasks.decide.ROWS", 1)
     assert len(model.decide(STATE, {"a": ABC, "y": YES}).answers) == 2 and len(passes) == 3 + passes[0]
 
 
@@ -187,3 +187,15 @@ def test_logits_that_are_not_finite_decide_nothing(tmp_path: Path) -> None:
     broken.net.norm.weight.data[0] = float("nan")
     with pytest.raises(NumericsError, match="nothing was decided"):
         broken.decide("x", {"q": {"type": "choice", "criteria": ["a", "b"]}})
+
+
+def test_a_state_that_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another question about it finds it in the prefix cache, and answers as it does without."""
+    folder = tiny_checkpoint(tmp_path / "model", canvas_length=32, max_position_embeddings=2048)
+    model, fresh = dgemma.load(folder, dtype="float64"), dgemma.load(folder, dtype="float64")
+    model.decide(STATE, {"q": ABC})
+    read, encode = [], model.net.encode
+    monkeypatch.setattr(model.net, "encode", lambda ids, *rest: (read.append(ids.shape[1]), encode(ids, *rest))[1])
+    again = model.decide(STATE, {"q": YES}).answers["q"]
+    assert read == []
+    assert again.noul == pytest.approx(fresh.decide(STATE, {"q": YES}).answers["q"].noul, rel=1e-9)

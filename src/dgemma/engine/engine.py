@@ -113,14 +113,24 @@ class Engine:
                 self.cancel(ticket)
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], salt: str = "") -> KVCache:
-        """K and V of some tokens, for whoever wants to look at them with the model; what is cached is not read again."""
+    def read(self, ids: Sequence[int], salt: str = "", keep: bool = False) -> KVCache:
+        """K and V of some tokens, for whoever wants to look at them with the model; what is cached is not read again.
+
+        keep: what is read stays in the prefix cache as a finished request's would, and its reader gets a copy.
+        """
         with self._lock:
             encoded = self.slots.prefixes.open(self.model.new_cache(len(ids)), ids, salt)
-            self.slots.prefixes.close(encoded, keep=False)
-        kv, chunk = encoded.kv, self.config.prefill_chunk
-        for start in range(kv.length, len(ids), chunk):
-            self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
+        try:
+            kv, chunk = encoded.kv, self.config.prefill_chunk
+            for start in range(kv.length, len(ids), chunk):
+                self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
+            encoded.tokens, kv = [*ids], kv.copy() if keep else kv
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            with self._lock:
+                self.slots.prefixes.close(encoded, keep)
         return kv
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:

@@ -244,8 +244,8 @@ class Remote:
             if left:
                 self._worker.cancel(batch)
 
-    def read(self, ids: Sequence[int]) -> Any:
-        return self.do(self._worker.engine.read, ids, self._salt)
+    def read(self, ids: Sequence[int], keep: bool = False) -> Any:
+        return self.do(self._worker.engine.read, ids, self._salt, keep)
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:
         return self._worker.call(self._worker.engine.do, fn, *arguments)

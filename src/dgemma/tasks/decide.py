@@ -7,8 +7,8 @@ come, and a label's probability is the product along its way, so that all labels
 label begins with another, the end of text is one of the tokens.) Sums of -ln p over tokens that were never alternatives would
 compare lengths instead.
 
-All canvases of all questions are one batch; the state is read once, through the prefix cache, and each question's own words
-share the pass of its first step. Further steps are the sampler's own (accept, renoise, self-conditioning) over the labels' tokens.
+The canvases of all questions are one batch; the state is read once, and not at all where the prefix cache has it, and each question's
+own words share the pass of its first step. Further steps are the sampler's own (accept, renoise, self-conditioning) over the labels' tokens.
 Trap: probabilities are at temperature 1; the schedule's temperature only decides what later steps are conditioned on.
 """
 
@@ -37,6 +37,7 @@ from .generate import Stopwatch
 from .questions import Question, content, read_questions
 
 WIDTH = 16  # canvases are a multiple of it, at most the checkpoint's own
+ROWS = 16  # canvases in a pass: each has a copy of the state's keys and values
 Path = tuple[int, ...]
 
 
@@ -59,6 +60,7 @@ class Sheet:
     labels: dict[str, list[Path]]  # of each question: its labels as tokens, all of one length
     branches: list[Branch]
     prompts: list[tuple[int, ...]]
+    shared: tuple[int, ...]  # what all of them begin with, up to the state's end
 
 
 def prepare(
@@ -73,25 +75,30 @@ def prepare(
     head = "" if instructions is None else content(instructions, "instructions").strip()
     special, labels, prompts = tokenizer.special, {}, {}
     end = special.need("end_turn" if chat else "eos")
-    for name, question in asked.items():
-        text = "\n\n".join(part for part in (head, told, question.text()) if part)
+
+    def prompt(*parts: str) -> Path:
+        text = "\n\n".join(part for part in (head, told, *parts) if part)
         if chat:
-            prompts[name] = (*prompt_ids(tokenizer, [{"role": "user", "content": text}], None, False),)
-        else:
-            prompts[name] = (special.need("bos"), *tokenizer.encode(f"{text}\nAnswer:"))
+            return (*prompt_ids(tokenizer, [{"role": "user", "content": text}], None, False),)
+        return (special.need("bos"), *tokenizer.encode(f"{text}\nAnswer:" if parts else text))
+
+    for name, question in asked.items():
+        prompts[name] = prompt(question.text())
         labels[name] = _tokens(tokenizer, [*question.labels], "" if chat else " ", end, name)
     longest, canvas = max(len(found[0]) for found in labels.values()), engine.model.config.canvas_length
     if longest >= canvas:
         raise UsageError(f"a label has {longest} tokens; a canvas of {canvas} holds labels of at most {canvas - 1}")
     width = min(canvas, -(-(longest + 1) // WIDTH) * WIDTH)
-    for prompt in prompts.values():
-        engine.check(Request(prompt, width, seed, DenoiseConfig(canvas_width=width)))
+    for ids in prompts.values():
+        engine.check(Request(ids, width, seed, DenoiseConfig(canvas_width=width)))
     filler = (end, *[special.need("pad")] * width)
     branches = [
         Branch(name, prompts[name], (*path, *[FREE] * len(allowed), *filler)[:width], path, allowed)
         for name, found in labels.items() for path, allowed in _branches(found)
     ]  # fmt: skip
-    return Sheet(asked, labels, branches, [*prompts.values()])
+    # to the state's end and no further, so that another question about it finds it in the cache
+    shared = os.path.commonprefix([prompt(), *(ids[:-1] for ids in prompts.values())])
+    return Sheet(asked, labels, branches, [*prompts.values()], shared)
 
 
 def _tokens(tokenizer: Tokenizer, labels: Sequence[str], before: str, end: int, name: str) -> list[Path]:
@@ -118,19 +125,13 @@ def _branches(labels: Sequence[Path]) -> list[tuple[Path, list[list[int]]]]:
 
 
 def decide(engine: Engine, sheet: Sheet, steps: int, seed: int) -> Decisions:
-    """Answer all questions, as many canvases in a pass as memory has room for. Raises NumericsError."""
+    """Answer all questions. Raises NumericsError."""
     clock = Stopwatch()
-    shared = os.path.commonprefix([prompt[:-1] for prompt in sheet.prompts])
-    branches, chances = sheet.branches, {}
-    if branches:
-        longest = max((branch.prompt for branch in branches), key=len)
-        width = len(branches[0].pins)
-        need = engine.slots.need(Request(longest, width, config=DenoiseConfig(canvas_width=width)))
-        most = max(1, min(engine.config.max_slots, engine.slots.spare // need))
-        for start in range(0, len(branches), most):
-            part = branches[start : start + most]
-            for branch, found in zip(part, engine.do(_run, engine, part, len(shared), steps, seed), strict=True):
-                chances[branch.question, branch.path] = found
+    shared, branches, chances = sheet.shared, sheet.branches, {}
+    for start in range(0, len(branches), ROWS):
+        part = branches[start : start + ROWS]
+        for branch, found in zip(part, engine.do(_run, engine, part, len(shared), steps, seed), strict=True):
+            chances[branch.question, branch.path] = found
     answers = {}
     for name, question in sheet.questions.items():
         shares = [_along(label, chances, name) for label in sheet.labels[name]]
@@ -158,7 +159,7 @@ def _run(engine: Engine, branches: Sequence[Branch], shared: int, steps: int, se
     state = begin(settings, zero, first_noise(settings, zero, pins.shape[1], net.config.vocab_size), pins)
     ids, mask = _alternatives(branches, pins)
     table = net.rows(ids)
-    read = engine.read(branches[0].prompt[:shared])
+    read = engine.read(branches[0].prompt[:shared], keep=True)
     kv = [read.copy() for _ in branches]
     words = [(own, torch.tensor(branch.prompt[shared:], device=net.device)) for own, branch in zip(kv, branches, strict=True)]
     soft = None

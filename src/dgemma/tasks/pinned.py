@@ -258,7 +258,10 @@ def judge(engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]
 
 @torch.inference_mode()
 def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each."""
+    """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each.
+
+    Uses the model by itself: called through `engine.do`.
+    """
     net, chunk = engine.model, engine.config.prefill_chunk
     read = engine.read(before[:-1])
     kv = [read.copy() for _ in texts]
