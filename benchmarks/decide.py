@@ -45,7 +45,7 @@ def main() -> None:
     print(f"state of {len(model.tokenizer.encode(text))} tokens")
     for count in (1, 4, 16):
         asked = {str(number): QUESTIONS[number % 3] for number in range(count)}
-        first = milliseconds(lambda number, asked=asked: model.decide(f"# {number}\n{text}", asked), options.rounds)
+        first = milliseconds(lambda number, asked=asked: model.decide(f"# {len(asked)} {number}\n{text}", asked), options.rounds)
         again = milliseconds(lambda number, asked=asked: model.decide(text, asked, seed=number), options.rounds)
         print(f"{count} questions: {first:.0f} ms, {again:.0f} ms again")
     print(f"generated: {milliseconds(lambda number: model.generate(text, 16, number), options.rounds):.0f} ms")
