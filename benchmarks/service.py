@@ -1,7 +1,8 @@
 """What the service adds to the Python call, and what it does under ten times the load that it lets in.
 
     python benchmarks/service.py                 latency: the same requests in Python and over HTTP, in turn
-    python benchmarks/service.py --overload      a server process of its own, ten clients for every place
+    python benchmarks/service.py --overload      a server process of its own: ten times what it can answer, one after the other,
+                                                 then ten clients for every place in the same instant
 
 Latency: time to the first committed text and to the end; and how long after its step the first draft has reached the client. The service
 runs on threads of this process, so that both sides have one clock. Trap: both ways use the same engine, and its prefix cache would
@@ -109,7 +110,7 @@ def told(values: list[float]) -> str:
 
 
 def overload(slots: int) -> None:
-    """Ten clients for each place, all at once; the server has a process of its own and one core fewer than there are."""
+    """The server has a process of its own and one core fewer than there are; the clients share the machine with it."""
     most = 64 + slots
     command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--max-queue", str(slots), "--warmup", "1"]
     threads = str(max(1, (os.cpu_count() or 2) - 1))
@@ -117,18 +118,38 @@ def overload(slots: int) -> None:
         assert process.stderr is not None
         url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
         address = (url.rpartition(":")[0].removeprefix("http://"), int(url.rpartition(":")[2]))
-        with concurrent.futures.ThreadPoolExecutor(10 * most) as pool:
-            answers = [*pool.map(lambda number: one(address, number), range(10 * most))]
-        text = httpx.get(f"{url}/metrics").text
+        start = time.perf_counter()
+        rate = report("as many as there are places", at_times(address, [0.0] * most)) / (time.perf_counter() - start)
+        flow = [number / (10 * rate) for number in range(round(10 * rate * 15))]
+        report(f"{10 * rate:.0f} a second, ten times what was answered, for 15 s", at_times(address, flow))
+        report("ten for each place in one instant", at_times(address, [0.0] * 10 * most))
+        left = next(line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("dgemma_requests_open "))
         process.terminate()
-        code = process.wait(60)
+        print(f"afterwards {left}; exit code {process.wait(60)}")
+
+
+def at_times(address: tuple[str, int], seconds: list[float]) -> list[tuple[int, float]]:
+    """(status, seconds) of requests that begin so long after now."""
+    start = time.perf_counter()
+
+    def later(number: int) -> tuple[int, float]:
+        time.sleep(max(0.0, start + seconds[number] - time.perf_counter()))
+        return one(address, number)
+
+    with concurrent.futures.ThreadPoolExecutor(min(len(seconds), 700)) as pool:
+        return [*pool.map(later, range(len(seconds)))]
+
+
+def report(name: str, answers: list[tuple[int, float]]) -> int:
+    """Print what became of some requests. -> how many were answered."""
     good = [seconds for status, seconds in answers if status == 200]
     refused = sorted(seconds for status, seconds in answers if status in (429, 503))
-    p95 = refused[int(0.95 * len(refused))] if refused else 0.0
-    print(f"{len(answers)} requests at once, {most} places: {len(good)} answered in at most {max(good):.1f} s, {len(refused)} refused")
-    print(f"refusals, ms: median {1e3 * statistics.median(refused):.1f}, p95 {1e3 * p95:.1f}, most {1e3 * refused[-1]:.1f}")
-    left = next(line for line in text.splitlines() if line.startswith("dgemma_requests_open "))
-    print(f"others: {len(answers) - len(good) - len(refused)}; afterwards {left}; exit code {code}")
+    line = f"{name}: {len(good)} of {len(answers)} answered in at most {max(good):.1f} s, {len(refused)} refused"
+    if refused:
+        p95 = refused[int(0.95 * len(refused))]
+        line += f" in ms: median {1e3 * statistics.median(refused):.1f}, p95 {1e3 * p95:.1f}, most {1e3 * refused[-1]:.1f}"
+    print(f"{line}, others {len(answers) - len(good) - len(refused)}")
+    return len(good)
 
 
 def one(address: tuple[str, int], number: int) -> tuple[int, float]:
