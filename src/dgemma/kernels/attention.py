@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .norm import wide
+from .widen import arithmetic
 
-SCORES = 1 << 25  # that exist at a time, beside their softmax: 128 MB each; a hundred times what keeps a card busy
+SCORES = 1 << 25  # that exist at a time, beside their softmax: 128 MB each
 FLASH = 256  # the largest head dim of the kernel that makes no scores
 
 
@@ -24,12 +25,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, ca
     q [B, H, Q, K]; k, v [B, G, S, K] with G dividing H; visible bool, broadcastable to [B, 1, Q, S]
     (True: may be seen) or None for all; causal: row i sees keys 0..i (only with Q == S). -> [B, H, Q, K].
     """
-    grouped = k.shape[1] != q.shape[1]
+    grouped, kind = k.shape[1] != q.shape[1], arithmetic(q)
     if q.is_cuda and not (visible is None and q.element_size() == 2 and q.shape[-1] <= FLASH):
         if causal:
             visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
         return scored(q, k, v, visible)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=causal, scale=1.0, enable_gqa=grouped)
+    mixed = F.scaled_dot_product_attention(
+        q.to(kind), k.to(kind), v.to(kind), attn_mask=visible, is_causal=causal, scale=1.0, enable_gqa=grouped
+    )
+    return mixed.to(q.dtype)
 
 
 def scored(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:

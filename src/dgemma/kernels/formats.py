@@ -23,6 +23,7 @@ from torch import Tensor
 from ..config.formats import BLOCKS, Format
 from . import fp8, ggml, int4, int8, nvfp4
 from .norm import wide
+from .widen import arithmetic
 
 DTYPES = {
     "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn, "BF16": torch.bfloat16, "F16": torch.float16,
@@ -122,6 +123,7 @@ def product(x: Tensor, weight: QuantTensor, out: Tensor | None = None) -> Tensor
         x = codec(weight.format).rounded(x)
     if out is None:
         out = torch.empty((len(x), len(weight)), dtype=x.dtype, device=x.device)
+    x = x.to(arithmetic(x))
     for own, piece in weight.pieces(_rows(weight)):
         part = F.linear(x, piece.decoded(x.dtype))
         out[:, own] = part if piece.row is None else part * piece.row
@@ -131,8 +133,9 @@ def product(x: Tensor, weight: QuantTensor, out: Tensor | None = None) -> Tensor
 def mixture(p: Tensor, table: QuantTensor) -> Tensor:
     """p [N, V] @ table [V, D] -> [N, D] in p's dtype, summed in float32 (float64)."""
     total = torch.zeros((len(p), table.shape[1]), dtype=wide(p.dtype), device=p.device)
+    kind = arithmetic(p)
     for own, piece in table.pieces(4 * _rows(table)):
-        total += p[:, own] @ piece.dequantised(p.dtype)
+        total += p[:, own].to(kind) @ piece.dequantised(kind)
     return total.to(p.dtype)
 
 

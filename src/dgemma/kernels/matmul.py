@@ -3,7 +3,8 @@
 On a CPU a weight may be **packed**: held in oneDNN's blocked layout, which its kernels read as it is, with activations inside the
 product. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
 expert: 158 and 217 GFLOP/s). A packed tensor is opaque: it can be multiplied with, and nothing else, so whatever trains,
-saves or looks weights up keeps them plain. A weight in few bits (formats.py) is decoded inside its products, on any device.
+saves or looks weights up keeps them plain. A weight in few bits (formats.py) is decoded inside its products, on any device,
+and one in 16 bits is widened inside them where the CPU has no such products (widen.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import widen
 from .formats import QuantTensor, Weight, product
 from .select import fusable, triton_form, wants_triton
 
@@ -51,7 +53,7 @@ def pack_table(weight: Tensor) -> list[Tensor]:
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """x [..., in] @ weight^T -> [..., out]; weight [out, in] plain, packed or in few bits."""
     if not isinstance(weight, QuantTensor):
-        return activated(x, weight, "none") if weight.is_mkldnn else F.linear(x, weight)
+        return activated(x, weight, "none") if weight.is_mkldnn else widen.product(x, weight)
     rows = x.flatten(0, -2)
     fast = triton_form("matmul", x)
     return (fast.product if fast and fast.takes(weight) else product)(rows, weight).unflatten(0, x.shape[:-1])

@@ -80,11 +80,11 @@ def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, in
     hit = [expert for expert, count in enumerate(counts) if count]
     sizes = [counts[expert] for expert in hit]
     grouped = x[order // top_k].split(sizes)
-    gate, up = torch.cat([F.linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
+    gate, up = torch.cat([linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
     inner = gelu_times(gate, up).split(sizes)
     # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
-    chosen = torch.cat([F.linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])[place]
+    chosen = torch.cat([linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])[place]
     return (chosen.unflatten(0, (-1, top_k)) * weights[..., None].to(x.dtype)).sum(1)
 
 

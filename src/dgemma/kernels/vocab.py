@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import widen
 from .formats import QuantTensor, mixture, product
 from .matmul import Table, activated, linear
 from .norm import wide
@@ -99,7 +100,7 @@ def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> 
         product(hidden, embedding, out)
         return
     if isinstance(embedding, Tensor):
-        torch.mm(hidden, embedding.T, out=out)
+        widen.product(hidden, embedding, out)
         return
     hidden, first = hidden / softcap, 0
     for part in embedding:
