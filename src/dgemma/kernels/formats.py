@@ -30,7 +30,7 @@ DTYPES = {
     "F32": torch.float32, "F64": torch.float64,
 }  # fmt: skip
 PIECE = 1 << 19  # elements that are decoded at a time: 1 MB in bfloat16 stays in a core's cache
-PIECE_CUDA = 1 << 23  # 32 MB in float32: some 60 us per operation at 1 TB/s, ten launches; 2^26 took 4 GB of work to mix a table
+PIECE_CUDA = 1 << 23  # 32 MB in float32; 2^26 took 4 GB of work to mix a table
 
 
 @dataclass(frozen=True, eq=False)
