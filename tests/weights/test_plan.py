@@ -16,7 +16,7 @@ from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
 from dgemma.config.formats import Format, recipe
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request
-from dgemma.kernels import attention, formats, matmul, vocab
+from dgemma.kernels import attention, formats, matmul, vocab, widen
 from dgemma.model.build import build, build_random, pack, quantise
 from dgemma.weights import plan
 from dgemma.weights.names import expected_tensors
@@ -73,7 +73,8 @@ def test_what_fits_is_what_one_expects():
     assert short.fits(short.total + RESERVE) and not short.fits(short.total + RESERVE - 1)
 
 
-def test_the_step_is_at_least_its_largest_arrays():
+def test_the_step_is_at_least_its_largest_arrays(monkeypatch):
+    monkeypatch.setattr(plan, "halves_are_slow", lambda: False)
     # the probabilities of two steps of a 256-token canvas over 262,144 tokens
     assert fit(published(), "bfloat16", 4096).work > 256 * 262_144 * (2 + 2)
     on_card, on_host = (fit(published(), "bfloat16", 131_072, device=device).work for device in ("cuda", "cpu"))
@@ -135,6 +136,7 @@ def test_a_twin_that_forgets_a_part_is_rejected(name: str, part: str, monkeypatc
 
 
 def test_the_kernels_figures_are_those_of_the_kernels() -> None:
+    assert plan.WIDENED == widen.PIECE
     assert plan.BLOCKS == {"cpu": vocab.BLOCK, "cuda": vocab.BLOCK_CUDA} and plan.TILE == vocab.TILE
     assert [f"torch.{name}" for name in plan.PACKED] == [str(dtype) for dtype in matmul.PACKED]
 

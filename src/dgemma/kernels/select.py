@@ -12,7 +12,9 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import platform
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +25,17 @@ _fused = False
 
 def wants_triton() -> bool:
     return os.environ.get(CHOICE) == "triton"
+
+
+@functools.cache
+def halves_are_slow() -> bool:
+    """Whether this CPU multiplies 16-bit numbers slower than 32-bit ones, as x86 without AVX-512 does (an upper guess where it does not say)."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        return " avx512bw" not in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
 
 
 def triton_form(name: str, tensor: Any) -> ModuleType | None:

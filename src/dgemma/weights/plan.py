@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import LayerConfig, ModelConfig
 from ..config.formats import Format
-from ..kernels.select import wants_triton
+from ..kernels.select import halves_are_slow, wants_triton
 from .names import GROUPS, Target, expected_tensors
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -27,6 +27,7 @@ RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a 
 SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too
 BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
 TILE = 128  # of these, those whose sum is kept
+WIDENED = 1 << 18  # of a 16-bit matrix that are widened at a time on such CPUs (kernels/widen.py)
 PIECES = {"cpu": 1 << 19, "cuda": 1 << 23}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
 SCORES = 1 << 25  # of attention on a card that exist at a time (kernels/attention.py)
 DECODING = 16  # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product): counted 2 to 16
@@ -176,7 +177,9 @@ def _layer_bytes(config: ModelConfig, clean: int, rows: int, context: int, size:
         _attention_bytes(layer, config, clean, rows, context, size, cuda and not (fast and _flows(layer.head_dim, size)))
         for layer in config.layers
     )
-    mlp = _mlp_bytes(config, rows, size)
+    if not cuda:
+        widest = max(widest, *(_widened_heads(layer, config, clean, rows, context, size) for layer in config.layers))
+    mlp = max(_mlp_bytes(config, rows, size), 0 if cuda else _widened_bytes(config, rows, size))
     return masks + 8 * rows * config.hidden_size * size + (widest + mlp if cuda else max(widest, mlp))
 
 
@@ -200,11 +203,29 @@ def _attention_bytes(
     return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size)
 
 
+def _widens(size: int) -> bool:
+    """Whether products on this CPU turn numbers of so many bytes into float32 (kernels/widen.py)."""
+    return size == 2 and halves_are_slow()
+
+
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
     """Experts: rows gathered, their outputs, these sorted back and weighted, beside gate, up and inner; the dense MLP: gate, up,
     the activation and the product."""
     routed = rows * config.top_k_experts * (4 * config.hidden_size + 3 * config.moe_intermediate_size)
     return max(routed, rows * 4 * config.intermediate_size) * size
+
+
+def _widened_heads(layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int) -> int:
+    """Queries, keys, values, mask and result of attention in float32, beside what they were."""
+    seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
+    heads = 2 * config.num_attention_heads * rows + 2 * layer.num_key_value_heads * seen
+    return (4 + size) * heads * layer.head_dim + 4 * clean * seen if _widens(size) else 0
+
+
+def _widened_bytes(config: ModelConfig, rows: int, size: int) -> int:
+    """A piece of a matrix in float32, and of the dense MLP the gate, up, and up in float32."""
+    piece = min(WIDENED, config.hidden_size * config.intermediate_size)
+    return 4 * piece + 8 * rows * config.intermediate_size if _widens(size) else 0
 
 
 def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
@@ -224,7 +245,8 @@ def _decoding_bytes(config: ModelConfig, rows: int, size: int, formats: Formats,
         outputs, inputs = target.shape[-2:]
         table = target.group == "embedding"
         if table or not fast:
-            most = max(most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost)
+            wider = 4 * rows * inputs if not cuda and _widens(size) else 0
+            most = max(most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost + wider)
         if target.group != "experts" and format.name in ("fp8", "nvfp4"):
             rounding = max(rounding, rows * inputs * cost)
     return most + rounding
