@@ -139,10 +139,8 @@ def main() -> None:
         folder = options.folder / f"{options.shape}-{name}"
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         resident = run(folder, 0, options.steps, options.canvas)
-        for label, found in (
-            ("in memory", resident), ("streams, cached", run(folder, weights // 2, options.steps, options.canvas)),
-            ("streams, cold", run(folder, weights // 2, options.steps, options.canvas, cold=True)),
-        ):  # fmt: skip
+        for label in ("in memory", "streams, cached", "streams, cold"):
+            found = resident if label == "in memory" else run(folder, weights // 2, options.steps, options.canvas, "cold" in label)
             row = {
                 "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "shape": options.shape,
                 "format": name, "dtype": DTYPE, "canvas": options.canvas, "run": label, "weights_mb": round(weights / 1e6),
