@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -85,13 +86,27 @@ def _keep_memory() -> None:
 
     By default the 1-2 MB tensors of a step come fresh from the kernel at every operation, zeroed page by page: 0.6 ms each.
     """
+    _tell_malloc(most_on_the_heap=1 << 25, kept=1 << 29)  # the most it takes
+
+
+def give_back_memory() -> None:
+    """Ask glibc to give back what is freed, now and from now on, where memory is shorter than weights.
+
+    By default it raises its own threshold as large blocks are freed: of a 1.1 B model in FP8 under half of its bytes it held 300 MB that nobody
+    used, and 260 with a threshold of 1 MB, above one expert's matrix.
+    """
+    _tell_malloc(most_on_the_heap=1 << 18, kept=1 << 23)
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _tell_malloc(most_on_the_heap: int, kept: int) -> None:
+    """Bytes of the largest block that does not come from the system on its own, and of free memory at the heap's end that stays."""
     trim_threshold, mmap_threshold = -1, -3
-    try:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library
-        return
-    mallopt(mmap_threshold, 1 << 25)  # the most it takes
-    mallopt(trim_threshold, 1 << 29)
+        mallopt(mmap_threshold, most_on_the_heap)
+        mallopt(trim_threshold, kept)
 
 
 def weight_of(model: DiffusionGemma, name: str) -> Any:
