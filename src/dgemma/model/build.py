@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -89,15 +89,16 @@ def _keep_memory() -> None:
     _tell_malloc(most_on_the_heap=1 << 25, kept=1 << 29)  # the most it takes
 
 
-def give_back_memory() -> None:
-    """Ask glibc to give back what is freed, now and from now on, where memory is shorter than weights.
+@contextlib.contextmanager
+def gives_back_memory() -> Iterator[None]:
+    """Load with glibc giving back what is freed; afterwards it keeps what a step frees, but less than for a model in memory.
 
-    By default it raises its own threshold as large blocks are freed: of a 1.1 B model in FP8 under half of its bytes it held 300 MB that nobody
-    used, and 260 with a threshold of 1 MB, above one expert's matrix.
+    By default it raises its own threshold as large blocks are freed: loading a 1.1 B model in FP8 under half of its bytes left 300 MB that nobody
+    used (260 with a threshold of 1 MB, above one expert's matrix). Steps under the low threshold took three times as long (INT4).
     """
     _tell_malloc(most_on_the_heap=1 << 18, kept=1 << 23)
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    yield
+    _tell_malloc(most_on_the_heap=1 << 25, kept=1 << 27)
 
 
 def _tell_malloc(most_on_the_heap: int, kept: int) -> None:

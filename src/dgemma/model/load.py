@@ -7,6 +7,7 @@ one order: what stays is read and packed, what passes is pinned or mapped, then 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 
 import torch
 
@@ -17,7 +18,7 @@ from ..weights.mapped import Maps, map_into
 from ..weights.names import expected_tensors
 from ..weights.placement import STREAMED, Placement
 from ..weights.reader import load_into
-from .build import build, give_back_memory, pack
+from .build import build, gives_back_memory, pack
 from .dgemma import DiffusionGemma
 from .streaming import Carried, Mapped
 
@@ -35,13 +36,12 @@ def load(
     model = build(layout.config, "meta", dtype)
     away = _matrices(model, placement.streamed) if placement else {}
     names = [name for streamed in away.values() for name in streamed]
-    if away and device.type == "cpu":
-        give_back_memory()  # before anything is read: what the heap once holds is taken from it again
-    notes = load_into(model, layout, device, dtype, progress, rounds, [name for name in layout.text if name not in names])
-    if not trainable:
-        pack(model, away)
-    if away:
-        notes.append(_stream(model, layout, away, device, placement, progress, rounds))
+    with gives_back_memory() if away and device.type == "cpu" else nullcontext():
+        notes = load_into(model, layout, device, dtype, progress, rounds, [name for name in layout.text if name not in names])
+        if not trainable:
+            pack(model, away)
+        if away:
+            notes.append(_stream(model, layout, away, device, placement, progress, rounds))
     return model, notes
 
 
