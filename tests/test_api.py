@@ -63,7 +63,11 @@ def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
         ({"confidence_threshold": 0}, "confidence_threshold"),
         ({"canvas_width": 13}, "canvas_width 13"),
         ({"eos_token_id": (1, 280)}, "eos_token_id 280"),
-        ({"temperature": 1.0}, "unknown sampler setting 'temperature'"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"heat": 1.0}, "unknown sampler setting 'heat'"),
+        ({"top_p": 2}, "top_p is 2"),
+        ({"stop": [""]}, "stop string"),
+        ({"bad_words": ["x"], "regex": "a"}, "together"),
     ],
 )
 def test_bad_requests_are_refused_by_name(model: dgemma.Model, arguments: dict, message: str) -> None:

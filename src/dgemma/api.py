@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import DenoiseConfig, EngineConfig, ModelConfig
+from .config import DenoiseConfig, EngineConfig, ModelConfig, Rules
 from .config.sizes import parse_bytes
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
@@ -27,6 +27,7 @@ from .tasks import generate as generate_task
 from .tasks import infill as infill_task
 from .tasks.events import Change, Committed, Decisions, Draft, Edit, Filling, Generation, Reply
 from .tasks.limits import characters, check_length, check_text
+from .tasks.terms import Terms
 from .text.tokenizer import Tokenizer
 from .weights.headers import READABLE
 from .weights.locate import locate
@@ -87,9 +88,13 @@ class Model:
     """A loaded checkpoint. Text methods need its tokenizer; the `_ids` and `_logits` methods do not.
 
     Sampler settings may be given to every method by name: max_denoising_steps, t_min, t_max, entropy_bound,
-    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width, ignore_after_end; preset
-    names several at once ("early", "cool", "bold": fewer steps for less quality). What is not given comes from the checkpoint's
-    generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
+    stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width, ignore_after_end, temperature;
+    preset names several at once ("early", "cool", "bold": fewer steps for less quality). What is not given comes from the
+    checkpoint's generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
+
+    generate, stream and chat also take the terms of an answer by name (docs/sampling.md): stop, bad_words, banned_tokens, logit_bias,
+    presence_penalty, frequency_penalty, repetition_penalty, top_k, top_p, min_p, min_tokens, logprobs, top_logprobs, and its
+    form: json_schema, regex or grammar (Lark). generate_ids takes those that know no text.
     """
 
     def __init__(
@@ -149,7 +154,8 @@ class Model:
         ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
-        return self._stream(tuple(ids), max_tokens, seed, sampler, chat_task.turn_starts(self.tokenizer, ids))
+        marks = chat_task.turn_starts(self.tokenizer, ids)
+        return self._stream(tuple(ids), max_tokens, seed, sampler, marks, channels=True, thinking=thinking, tools=bool(tools))
 
     def fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -234,7 +240,8 @@ class Model:
         canvases = _canvases(canvas_ids)
         if max_tokens is None and canvases:
             max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
-        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, canvases)
+        terms = Terms(Rules.take(sampler))
+        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, terms, canvases)
         result = results(self.engine.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
@@ -305,14 +312,19 @@ class Model:
         return config
 
     def _stream(
-        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = ()
-    ) -> Iterator[Draft | Committed | Generation]:
-        request = self._request(ids, max_tokens, seed, sampler, narrow=True, marks=marks)
+        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = (), *,
+        channels: bool = False, thinking: bool = False, tools: bool = False,
+    ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
+        ends = self.denoise.replace(eos_token_id=sampler.get("eos_token_id", self.denoise.eos_token_id)).eos_token_id
+        terms = Terms.take(sampler, self.tokenizer, ends or (), thinking, tools)
+        request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
-        return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None)
+        return generate_task.stream(
+            self.engine, self.tokenizer, request, max_tokens is None, stops=terms.stop, channels=channels, may_be_empty=terms.form
+        )
 
     def _request(
-        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any],
+        self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], terms: Terms,
         canvas_ids: tuple[tuple[int, ...], ...] = (), narrow: bool = False, marks: tuple[int, ...] = (),
     ) -> Request:  # fmt: skip
         """narrow: an answer that is shorter than a canvas gets one of its own width, where none was asked for."""
@@ -320,7 +332,7 @@ class Model:
         length = config.max_new_tokens if max_tokens is None else max_tokens
         if narrow and config.canvas_width is None and whole(length) and 0 < length <= self.config.canvas_length // 2:
             config = config.replace(canvas_width=min(self.config.canvas_length, -(-length // NARROWEST) * NARROWEST))
-        return Request(ids, length, seed, config, canvas_ids, marks=marks)
+        return Request(ids, length, seed, config, canvas_ids, marks=marks, rules=terms.rules, grammar=terms.grammar)
 
 
 def _last(events: Iterator[Any]) -> Any:

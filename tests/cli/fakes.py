@@ -12,6 +12,7 @@ from typing import Any
 
 from dgemma.config import DenoiseConfig
 from dgemma.tasks.events import Change, Committed, Decision, Decisions, Draft, Edit, Filling, Generation
+from dgemma.tasks.voices import Voices
 from tests.helpers import byte_tokenizer, tiny_raw
 
 
@@ -80,6 +81,7 @@ class FakeModel:
 
     def _events(self):
         ids: list[int] = []
+        voices = Voices(self.tokenizer)
         for number, text in enumerate(self.texts):
             yield draft("zz", canvas=number, step=1)
             yield draft("az", canvas=number, step=2)
@@ -87,7 +89,8 @@ class FakeModel:
                 self._fail()
             new = self.ids_of(text)
             ids += new
-            yield Committed(number, self.tokenizer.decode(new), new, 2)
+            parts = voices.feed(new) + (voices.finish() if number == len(self.texts) - 1 else [])
+            yield Committed(number, self.tokenizer.decode(new), new, 2, parts)
         whole = self.tokenizer.decode(ids)
         yield generation(whole, token_ids=ids, steps=[2] * len(self.texts), notes=["cut at 256 tokens"])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dgemma.cli.main import main
 from dgemma.errors import NumericsError
-from dgemma.tasks.chat import Voices
+from dgemma.tasks.voices import Voices
 from dgemma.text.channels import split
 
 from .fakes import FakeModel, Terminal, pipe_in, remains

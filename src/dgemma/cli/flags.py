@@ -38,6 +38,7 @@ SAMPLER_HELP = {
     "eos_token_id": "Token ids that end the answer, separated by commas, or 'none'.",
     "canvas_width": "Tokens per canvas, at most the checkpoint's own.",
     "ignore_after_end": "Let a canvas stand whatever still moves behind its end token.",
+    "temperature": "Multiplies t_min and t_max; 0 takes the likeliest token wherever one is accepted.",
 }
 SAMPLER = {*SAMPLER_HELP, "preset"}
 NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing

@@ -1,8 +1,7 @@
 """`dgemma run PROMPT`: one prompt, one answer. A chat turn where the checkpoint is chat-tuned, else a continuation.
 
 Everything that can be refused is refused before torch is loaded. What opens a model and watches an answer is here for
-`chat` and `fill` too. Trap: the events of a chat turn carry thoughts among the text, so their ids are split by channel
-again here, canvas by canvas; only the content may reach stdout.
+`chat` and `fill` too. Trap: the events of a chat turn carry thoughts among the text; only the parts that are content may reach stdout.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
     """Continue a text, shown as it settles."""
     events = model.stream(text, asked.max_tokens, asked.seed, **asked.sampler)
     with screen_for(model, asked, steps, echo=text) as screen:
-        generation = _watch(events, screen, lambda event: [("content", event.text)])
+        generation = _watch(events, screen)
     tell(model.notes)
     report(generation, screen.passes, asked, generation.text)
     return generation
@@ -95,11 +94,8 @@ def converse(
     from ..tasks.chat import Voices, reply
 
     events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.sampler)
-    voices = Voices(model.tokenizer)
     with screen_for(model, asked, steps) as screen:
-        generation = _watch(events, screen, lambda event: voices.feed(event.token_ids))
-        for channel, text in voices.finish():
-            screen.say(text, channel)
+        generation = _watch(events, screen)
     tell(notes)
     answer = reply(model.tokenizer, generation)
     for text in answer.malformed:
@@ -108,13 +104,13 @@ def converse(
     return answer
 
 
-def _watch(events: Iterable[Any], screen: Screen, parts: Any) -> Generation:
+def _watch(events: Iterable[Any], screen: Screen) -> Generation:
     result = None
     for event in events:
         if isinstance(event, Draft):
             screen.draft(event)
         elif isinstance(event, Committed):
-            screen.committed(len(event.token_ids), event.steps, parts(event))
+            screen.committed(len(event.token_ids), event.steps, event.parts)
         else:
             result = event
     assert isinstance(result, Generation)

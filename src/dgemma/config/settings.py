@@ -44,6 +44,7 @@ class DenoiseConfig:
     canvas_width: int | None = None  # None: the checkpoint's canvas_length
     max_new_tokens: int = 256  # the checkpoint's default length; a request's max_tokens wins
     ignore_after_end: bool = False  # a canvas may stand whatever still moves behind its end token; no published setting
+    temperature: float = 1.0  # multiplies t_min and t_max; 0: the schedule as it is, and the likeliest token instead of a sample
 
     def __post_init__(self) -> None:
         _check(self)
@@ -70,7 +71,7 @@ class DenoiseConfig:
     def to_dict(self) -> dict[str, Any]:
         """The `generation_config.json` that Transformers and this reader accept for the same settings."""
         raw = dataclasses.asdict(self)
-        for name in ("canvas_width", "ignore_after_end"):
+        for name in ("canvas_width", "ignore_after_end", "temperature"):
             raw.pop(name)
         for name in ("t_min", "t_max", "confidence_threshold"):
             raw[name] = float(raw[name])
@@ -173,6 +174,9 @@ def _check(config: DenoiseConfig) -> None:
     # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
     lowest = max(config.t_min, 1e-30)
     need(_number(config.t_max, lowest, 1e30), "t_max", f"a number from 1e-30 to 1e30, not below t_min {config.t_min}")
+    heat = config.temperature
+    need(_number(heat, 0, 1e30), "temperature", "a number, at least 0")
+    need(heat == 0 or 1e-30 <= heat * config.t_max <= 1e30, "temperature", f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30")
     need(_number(config.entropy_bound, 0), "entropy_bound", "a number of nats, at least 0")
     above_zero = _number(config.confidence_threshold, 0) and config.confidence_threshold > 0
     need(above_zero, "confidence_threshold", "a number of nats above 0")

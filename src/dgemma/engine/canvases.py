@@ -13,8 +13,9 @@ from torch import Tensor
 from ..kernels.vocab import CanvasStats, head
 from ..model.dgemma import DiffusionGemma, Previous
 from ..sampling.pins import FREE
-from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step
+from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step, take
 from .requests import CommitRecord, Request, StepRecord
+from .rules import Ruler
 
 
 def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: Sequence[int]) -> CanvasState:
@@ -40,11 +41,27 @@ def look(model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tenso
     return head(hidden, model.table, softcap, inverse_temperature(state), draws(state), p=memory)
 
 
+def look_by_rules(model: DiffusionGemma, hidden: Tensor, state: CanvasState, rulers: Sequence[Ruler | None]) -> CanvasStats:
+    """`look` where some rows have rules: these one by one, the others together through the fused head. Rows that are done wait."""
+    parts: list[CanvasStats] = [None] * len(rulers)  # type: ignore[list-item]
+    for row, ruler in enumerate(rulers):
+        if ruler is not None:
+            own = torch.tensor([row], device=hidden.device)
+            parts[row] = ruler.stats(model, hidden[own], take(state, own))
+    if free := [row for row, ruler in enumerate(rulers) if ruler is None]:
+        rows = torch.tensor(free, device=hidden.device)
+        stats = look(model, hidden[rows], take(state, rows))
+        for place, row in enumerate(free):
+            parts[row] = CanvasStats(*(field[place : place + 1] for field in stats))
+    return parts[0] if len(parts) == 1 else CanvasStats(*map(torch.cat, zip(*parts, strict=True)))
+
+
 def advance(
-    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None, rulers: Sequence[Ruler | None] = ()
 ) -> tuple[CanvasState, Previous, Tensor]:
     """One step of every canvas from hidden [B, C, D]. -> the next state, what was believed, and what is `told` of it."""
-    stats = look(model, hidden, state, spent)
+    ruled = any(ruler is not None for ruler in rulers)
+    stats = look_by_rules(model, hidden, state, rulers) if ruled else look(model, hidden, state, spent)
     after = step(stats, state, model.config.vocab_size)
     return after, (stats.p, stats.row_sum), told(state, after)
 
@@ -67,7 +84,7 @@ def step_records(names: Sequence[int], told: Tensor) -> Iterator[StepRecord]:
 
 
 def commit_records(
-    names: Sequence[int], requests: Sequence[Request], left: Sequence[int], state: CanvasState
+    names: Sequence[int], requests: Sequence[Request], left: Sequence[int], state: CanvasState, rulers: Sequence[Ruler | None] = ()
 ) -> list[CommitRecord]:
     """What each finished canvas adds to its answer, of which `left` tokens may come: cut at the first end token."""
     finite = torch.isfinite(state.entropy).all(-1).tolist()
@@ -81,5 +98,12 @@ def commit_records(
             tokens, reason = tokens[: left[i]], "length"
         if not finite[i]:
             tokens, reason = [], "error"
-        commits.append(CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason))
+        ruler = rulers[i] if rulers else None
+        if ruler is None:
+            commits.append(CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason))
+            continue
+        ruler.commit(tokens)
+        commits.append(
+            CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason, ruler.log_probs(len(tokens)), ruler.failed)
+        )
     return commits

@@ -1,4 +1,4 @@
-"""A deck: the canvases of one width that are being decided, each at a step of its own.
+"""A deck: the canvases of one width that are being decided, each at a step of its own, either all with rules or all without.
 
 Rows come and go between steps. While nobody does, the state and the last step's probabilities are handed on as they are,
 without a copy; a row that begins a canvas has no beliefs yet and is conditioned on nothing.
@@ -64,7 +64,8 @@ class Deck:
 
     def step(self, hidden: Tensor) -> Tensor:
         """One step of every canvas from hidden [B, C, D]. -> what is told of it."""
-        state, previous, told = advance(self.model, hidden, self.state, spent=self.previous and self.previous[0])
+        spent, rulers = self.previous and self.previous[0], [slot.ruler for slot in self.slots]
+        state, previous, told = advance(self.model, hidden, self.state, spent, rulers)
         self.goes_on(state, previous)
         return told
 
@@ -84,8 +85,9 @@ class Deck:
     def _commit(self, done: list[int]) -> Iterator[tuple[Slot, Record]]:
         slots, stood = [self.slots[row] for row in done], take(self.state, self._index(done))
         records = commit_records(
-            [slot.ticket for slot in slots], [slot.request for slot in slots], [slot.left for slot in slots], stood
-        )
+            [slot.ticket for slot in slots], [slot.request for slot in slots], [slot.left for slot in slots], stood,
+            [slot.ruler for slot in slots],
+        )  # fmt: skip
         goes_on = [i for i, record in enumerate(records) if record.finish_reason is None]
         for i in goes_on:
             slots[i].commit(records[i].canvas_ids)

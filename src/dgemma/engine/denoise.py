@@ -5,7 +5,7 @@
         begin with noise, pins in place
         until it stands or runs out of steps:
             hidden = denoise(canvas, K/V, what the last step believed)
-            stats  = head(hidden)             argmax, sample, entropy, p        (both: canvases.advance)
+            stats  = head(hidden)             argmax, sample, entropy, p; under a request's rules (both: canvases.advance)
             state  = step(stats, state)       accept, renoise, hold pins, test
         commit the argmax canvas              its tokens join the answer, and are encoded for the next canvas
 
@@ -26,6 +26,7 @@ from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .canvases import advance, begin_canvases, commit_records, step_records
 from .requests import Record, Request
+from .rules import ruler_of
 
 
 @torch.inference_mode()
@@ -43,14 +44,15 @@ def run(
     most = max(-(-request.max_tokens // width) for request in requests) * width
     kv = read_prompts(model, [request.prompt_ids for request in requests], config.prefill_chunk, most)
     rows, left, number = list(range(len(requests))), [request.max_tokens for request in requests], 0
+    rulers = [ruler_of(request) for request in requests]
     while rows:
-        asked = [requests[row] for row in rows]
+        asked, ruling = [requests[row] for row in rows], [rulers[row] for row in rows]
         state, previous = begin_canvases(model, asked, [number] * len(rows)), None
         while not state.done.all():
             hidden = model.denoise(state.canvas, kv, previous, state.pins)
-            state, previous, told = advance(model, hidden, state, spent=previous and previous[0])
+            state, previous, told = advance(model, hidden, state, spent=previous and previous[0], rulers=ruling)
             yield from step_records(rows, told)
-        commits = commit_records(rows, asked, [left[row] for row in rows], state)
+        commits = commit_records(rows, asked, [left[row] for row in rows], state, ruling)
         yield from commits
         for commit in commits:
             left[commit.request] -= len(commit.token_ids)

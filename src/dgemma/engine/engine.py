@@ -54,7 +54,7 @@ class Engine:
     def __init__(self, model: DiffusionGemma, config: EngineConfig = EngineConfig()):
         self.model, self.config = model, config
         self.slots = Slots(model, config)
-        self.decks: dict[int, Deck] = {}  # by canvas width
+        self.decks: dict[tuple[int, bool], Deck] = {}  # by canvas width, and whether its rows have rules
         self.graphs = Graphs(model) if can_capture(model) else None
         self.passes, self.last = 0, Load(0, 0, 0, 0, 0)
         self._waiting: deque[Slot] = deque()
@@ -166,8 +166,8 @@ class Engine:
             readers = self._readers()
             for slot in self.slots.taken:
                 if slot.unread == slot.reading and not slot.on_deck:
-                    width = slot.request.width(self.model.config)
-                    self.decks.setdefault(width, Deck(self.model)).join(slot)
+                    kind = slot.request.width(self.model.config), slot.request.ruled
+                    self.decks.setdefault(kind, Deck(self.model)).join(slot)
             if self.slots.taken:
                 self._pass(readers)
 
@@ -182,7 +182,7 @@ class Engine:
     def _pass(self, readers: list[Slot]) -> None:
         decks = [deck for deck in self.decks.values() if deck.slots]
         load = self._load(readers, decks)
-        if self.graphs and not readers and len(decks) == 1:
+        if self.graphs and not readers and len(decks) == 1 and not decks[0].slots[0].request.ruled:
             told = [self.graphs.step(decks[0])]
         else:
             clean = [(slot.kv, torch.tensor(slot.fresh(), device=self.model.device)) for slot in readers]

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..config import DenoiseConfig, ModelConfig
+from ..config import DenoiseConfig, ModelConfig, Rules
 from ..errors import LengthError, UsageError
+from .grammar import Grammar
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,18 @@ class Request:
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
     salt: str = ""  # only requests of the same salt share what was read of their prompts
     marks: tuple[int, ...] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
+    rules: Rules = Rules()
+    grammar: Grammar | None = None  # what the answer may be
+
+    @property
+    def ruled(self) -> bool:
+        """Whether somebody has to look at its logits; all others never leave the fused head."""
+        return bool(self.rules) or self.grammar is not None
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The ids that end the answer."""
+        return tuple(self.config.eos_token_id or ())
 
     def width(self, model: ModelConfig) -> int:
         """Tokens per canvas: the request's own, that of its starting canvas, or the checkpoint's."""
@@ -65,6 +78,7 @@ class Request:
                 raise UsageError(f"pins has {len(self.pins)} cells; this request's canvases have {width}")
             _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
         self._check_marks()
+        self._check_rules(model.vocab_size)
 
     def _check_marks(self) -> None:
         last = -1
@@ -73,6 +87,22 @@ class Request:
                 most = len(self.prompt_ids) - 1
                 raise UsageError(f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last")
             last = place
+
+
+    def _check_rules(self, vocab_size: int) -> None:
+        self.rules.check(vocab_size)
+        if self.rules.min_tokens > self.max_tokens:
+            raise UsageError(f"min_tokens {self.rules.min_tokens} exceeds max_tokens {self.max_tokens}")
+        if self.rules.min_tokens and not self.ends:
+            raise UsageError("min_tokens holds end tokens back, and this request has none; leave one of the two out")
+        if self.grammar is None:
+            return
+        if not self.ends:
+            raise UsageError("an answer of a given form needs an end token; leave eos_token_id out")
+        if self.rules.min_tokens:
+            raise UsageError("min_tokens and a given form contradict each other; let the form say how long an answer is")
+        if self.pins is not None:
+            raise UsageError("pins and a given form cannot be asked for together")
 
 
 def whole(value: object) -> bool:
@@ -104,6 +134,15 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
+class LogProbs:
+    """What the model gave one token of the answer, in nats, at temperature 1 in the canvas's last step, before any rule."""
+
+    log_prob: float
+    top_ids: list[int]  # the likeliest tokens, likeliest first
+    top_log_probs: list[float]
+
+
+@dataclass(frozen=True)
 class CommitRecord:
     """A canvas that became text: `token_ids` (end token included, what follows it dropped) join the answer."""
 
@@ -112,7 +151,9 @@ class CommitRecord:
     steps: int
     token_ids: list[int]
     canvas_ids: list[int]  # the whole argmax canvas, C ids
-    finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite); None: goes on
+    finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite, or see `fault`); None: goes on
+    logprobs: tuple[LogProbs, ...] = ()  # of token_ids, where the request asked for them
+    fault: str | None = None  # why no answer of the asked form can come, for a user
 
     def of(self, request: int) -> CommitRecord:
         """The same record under another index."""
@@ -130,6 +171,8 @@ class Result:
     steps: list[int] = field(default_factory=list)  # one number per canvas
     finish_reason: str = "length"
     canvases: list[list[int]] = field(default_factory=list)  # the whole argmax canvases
+    logprobs: list[LogProbs] = field(default_factory=list)  # of token_ids, where they were asked for
+    fault: str | None = None  # why no answer of the asked form came
 
     @property
     def tokens_per_forward(self) -> float:
@@ -140,6 +183,8 @@ class Result:
         self.token_ids.extend(record.token_ids)
         self.steps.append(record.steps)
         self.canvases.append(record.canvas_ids)
+        self.logprobs.extend(record.logprobs)
+        self.fault = record.fault
         if record.finish_reason is not None:
             self.finish_reason = record.finish_reason
 

@@ -8,7 +8,7 @@ engine cannot disagree. A slot that is given back leaves what it read to the pre
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -19,7 +19,9 @@ from ..model.kv import KVCache
 from ..weights.plan import fit, free_on
 from .prefixes import LEAST, Encoded, Prefixes, common
 from .requests import Request
+from .rules import Ruler, ruler_of
 
+UNFUSED = 16  # bytes for each logit of a canvas with rules: logits, a copy, what is sorted, probabilities (float32)
 SHARE_OF_FREE = 0.9  # of a device's free memory, where no budget is set: allocators need some slack
 
 
@@ -36,6 +38,10 @@ class Slot:
     canvas: int = 0  # number of the canvas that is being decided
     memory: int = 0  # bytes it was let in with
     on_deck: bool = False  # its canvas is being decided
+    ruler: Ruler | None = field(init=False)  # its rules at work
+
+    def __post_init__(self) -> None:
+        self.ruler = ruler_of(self.request)
 
     @property
     def kv(self) -> KVCache:
@@ -80,7 +86,8 @@ class Slots:
             self.model.config, self.model.dtype, prompt + -(-request.max_tokens // width) * width, canvas=width,
             prefill_chunk=min(self.config.prefill_chunk, prompt), device=self.model.device.type,
         )  # fmt: skip
-        return plan.kv + plan.work
+        unfused = UNFUSED * width * self.model.config.vocab_size if request.ruled else 0
+        return plan.kv + plan.work + unfused
 
     def check(self, request: Request) -> None:
         """Raise ResourceError for a request that would not fit even alone."""

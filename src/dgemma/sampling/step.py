@@ -23,7 +23,7 @@ from .stopping import counted, mean_entropy, stands, unchanged_steps
 
 
 class Settings(NamedTuple):
-    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids."""
+    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids, bool."""
 
     max_steps: Tensor
     t_min: Tensor
@@ -33,20 +33,25 @@ class Settings(NamedTuple):
     confidence_threshold: Tensor
     seed: Tensor
     end_ids: Tensor  # [B, MOST_END_IDS] int64, -1 where there are fewer, and all -1 where what follows an end counts
+    greedy: Tensor  # [B] bool: an accepted position takes its likeliest token, not a sample
 
     @classmethod
     def of(cls, configs: list[DenoiseConfig], seeds: list[int], device: torch.device) -> Settings:
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(config, name) for config in configs], dtype=dtype, device=device)
 
+        asked = column("temperature", torch.float64)
+        heat = asked.where(asked > 0, 1.0)
         ends = [(*(config.eos_token_id or ()),) if config.ignore_after_end else () for config in configs]
         return cls(
             column("max_denoising_steps", torch.int64),
-            *(column(name, torch.float64) for name in ("t_min", "t_max", "entropy_bound")),
+            *(column(name, torch.float64) * heat for name in ("t_min", "t_max")),
+            column("entropy_bound", torch.float64),
             column("stability_threshold", torch.int64),
             column("confidence_threshold", torch.float64),
             torch.tensor(seeds, dtype=torch.int64, device=device),
             torch.tensor([[*ids] + [-1] * (MOST_END_IDS - len(ids)) for ids in ends], dtype=torch.int64, device=device),
+            asked == 0,
         )
 
 
@@ -100,7 +105,8 @@ def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState
     entropy = stats.entropy.double()
     accepted = accept(entropy, s.entropy_bound, free)
     fresh = noise(s.seed, state.number, state.step + 1, state.canvas.shape[1], vocab_size)
-    canvas = hold(torch.where(accepted, stats.sample, fresh), state.pins)
+    chosen = torch.where(s.greedy[:, None], stats.argmax, stats.sample)
+    canvas = hold(torch.where(accepted, chosen, fresh), state.pins)
     argmax = hold(stats.argmax, state.pins)
     tested = counted(argmax, state.argmax, free, s.end_ids)
     unchanged = unchanged_steps(argmax, state.argmax, tested, state.unchanged)

@@ -35,6 +35,17 @@ class Committed:
     text: str
     token_ids: list[int]
     steps: int
+    parts: list[tuple[str, str]] = field(default_factory=list)  # the text by channel: ("thought" or "content", text)
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """One token of the answer and the likeliest in its place: nats at temperature 1, in its canvas's last step, before any rule."""
+
+    token_id: int
+    text: str
+    log_prob: float
+    top: list[tuple[int, str, float]]  # (id, text, log-probability), likeliest first
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,14 @@ class Generation:
     text: str
     token_ids: list[int]
     steps: list[int]  # per canvas
-    finish_reason: str  # "stop": end token; "length": max_tokens
+    finish_reason: str  # "stop": end token or stop string; "length": max_tokens
     prompt_tokens: int
     seed: int
     seconds: float  # from the request to its last token
     first_draft_seconds: float
     notes: list[str] = field(default_factory=list)
+    stop: str | None = None  # the stop string that ended the text; it is not part of it
+    logprobs: list[TokenLogProbs] | None = None  # one for each of token_ids, where they were asked for
 
     @property
     def canvases(self) -> int:
@@ -70,8 +83,9 @@ class Generation:
     def to_dict(self) -> dict:
         """Everything, for --json."""
         names = ("text", "token_ids", "finish_reason", "prompt_tokens", "canvases", "steps", "steps_per_canvas",
-                 "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+                 "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes", "stop")  # fmt: skip
+        logprobs = {} if self.logprobs is None else {"logprobs": [dataclasses.asdict(one) for one in self.logprobs]}
+        return {name: getattr(self, name) for name in names} | logprobs
 
 
 @dataclass(frozen=True)

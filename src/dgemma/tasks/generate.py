@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, Result, StepRecord
-from ..errors import NumericsError
-from ..text.stream import StreamDecoder
+from ..errors import NumericsError, UsageError
 from ..text.tokenizer import Tokenizer
-from .events import Committed, Draft, Generation
+from .events import Committed, Draft, Generation, TokenLogProbs
+from .voices import Voices
 
 Event = Draft | Committed | Generation
 EMPTY_ONCE = "the first answer was empty; this one was drawn with the next seed"
@@ -19,38 +20,68 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False
-) -> Iterator[Event]:
+    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, *,
+    stops: Sequence[str] = (), channels: bool = False, may_be_empty: bool = False,
+) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
-    An answer without text is drawn once more with the next seed; its canvases are not told, a note says so.
-    `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
-    Raises UsageError for a request that does not fit, NumericsError (and no text) when the logits are not finite.
+    stops: the answer ends before the first of these that its content holds, and its request with it; channels: the content is told
+    from thoughts. An answer without text is drawn once more with the next seed (not where it `may_be_empty`); its canvases are not
+    told, a note says so. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
+    Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
+    when the logits are not finite.
     """
     clock, notes = Stopwatch(), []
     for attempt in range(2):
         request = again(request) if attempt else request
-        decoder, result, text, silent = StreamDecoder(tokenizer), Result(), "", []
-        for record in engine.run([request]):
-            if isinstance(record, StepRecord):
-                clock.drafted()
-                yield draft(record, tokenizer, request)
-                continue
-            refuse_broken(record)
-            result.add(record)
-            piece = decoder.feed(record.token_ids) + (decoder.flush() if record.finish_reason else "")
-            text += piece
-            silent.append(Committed(record.canvas, piece, record.token_ids, record.steps))
-            if text.strip():
-                yield from silent
-                silent = []
-        if text.strip():
+        voices, result, text, silent = Voices(tokenizer, stops, channels), Result(), "", []
+        with closing(engine.run([request])) as records:  # whoever stops pulling cancels the request
+            for record in records:
+                if isinstance(record, StepRecord):
+                    clock.drafted()
+                    yield draft(record, tokenizer, request)
+                    continue
+                refuse_broken(record)
+                result.add(record)
+                before, parts = voices.taken, voices.feed(record.token_ids)
+                if record.finish_reason is not None and voices.stop is None:
+                    parts += voices.finish()
+                piece = "".join(part for _, part in parts)
+                text += piece
+                silent.append(Committed(record.canvas, piece, record.token_ids[: voices.taken - before], record.steps, parts))
+                if text.strip() or voices.calls:
+                    yield from silent
+                    silent = []
+                if voices.stop is not None:
+                    break
+        if text.strip() or voices.calls or may_be_empty:
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
+    _cut(result, voices)
     if default_length and result.finish_reason == "length":
         notes.append(f"cut at {request.max_tokens} tokens, the checkpoint's default; raise max_tokens for more")
-    yield summary(text, result, request, clock, notes)
+    logprobs = told_logprobs(result, tokenizer) if request.rules.logprobs else None
+    yield dataclasses.replace(summary(text, result, request, clock, notes), stop=voices.stop, logprobs=logprobs)
+
+
+def _cut(result: Result, voices: Voices) -> None:
+    """What a stop string ended has the tokens up to it."""
+    if voices.stop is not None:
+        result.finish_reason = "stop"
+    del result.token_ids[voices.taken :], result.logprobs[voices.taken :]
+
+
+def told_logprobs(result: Result, tokenizer: Tokenizer) -> list[TokenLogProbs]:
+    """The log-probabilities of a result with their tokens' texts."""
+
+    def text(token: int) -> str:
+        return tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+    return [
+        TokenLogProbs(token, text(token), one.log_prob, [(i, text(i), x) for i, x in zip(one.top_ids, one.top_log_probs, strict=True)])
+        for token, one in zip(result.token_ids, result.logprobs, strict=True)
+    ]
 
 
 def again(request: Request) -> Request:
@@ -79,6 +110,8 @@ def draft(record: StepRecord, tokenizer: Tokenizer, request: Request) -> Draft:
 
 
 def refuse_broken(record: CommitRecord) -> None:
+    if record.fault is not None:
+        raise UsageError(record.fault)
     if record.finish_reason == "error":
         raise NumericsError(
             "the model's logits are not finite, so no text was made; check the checkpoint with `dgemma doctor`, "

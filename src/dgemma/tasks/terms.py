@@ -1,0 +1,57 @@
+"""The terms of an answer: what a request asks of its tokens, of its text and of its form, read from settings by name.
+
+What clients send beside a prompt (`stop`, `bad_words`, `top_p`, `json_schema`, ...) becomes Rules, a Grammar and stop strings here, or a
+UsageError that names it; what is left are settings of the sampler. docs/sampling.md says what each means on a canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Rules
+from ..engine.grammar import Grammar
+from ..errors import UsageError
+from ..text.stream import StopFinder
+from ..text.tokenizer import Tokenizer
+from .bans import TextBans
+from .structured import form
+
+FORMS = ("json_schema", "regex", "grammar")
+MOST_STOPS = 16
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is asked of one answer."""
+
+    rules: Rules = Rules()
+    grammar: Grammar | None = None
+    stop: tuple[str, ...] = ()
+
+    @property
+    def form(self) -> bool:
+        """Whether its form is asked for, which may be nothing at all."""
+        return self.grammar is not None and not isinstance(self.grammar, TextBans)
+
+    @classmethod
+    def take(cls, settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], thinking: bool = False) -> Terms:
+        """The terms among a request's settings, which are taken out. ends: ids that end its answer; thinking: it may begin with a thought."""
+        rules, stop = Rules.take(settings), settings.pop("stop", None)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        StopFinder(stops)  # refuses what is no text
+        if len(stops) > MOST_STOPS:
+            raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
+        grammar = _grammar(settings, tokenizer, ends, thinking)
+        return cls(rules, grammar, stops)
+
+
+def _grammar(settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], thinking: bool) -> Grammar | None:
+    words = settings.pop("bad_words", None)
+    forms = {name: value for name in FORMS if (value := settings.pop(name, None)) is not None}
+    if len(forms) + bool(words) > 1:
+        raise UsageError(f"{' and '.join([*forms, *['bad_words'] * bool(words)])} cannot be asked for together; choose one")
+    for name, value in forms.items():
+        return form(name, value, tokenizer, ends)
+    return TextBans(words, tokenizer) if words else None

@@ -1,0 +1,66 @@
+"""What of an answer's ids may be shown, as they come: thought and content apart, whole characters only, nothing of a stop string.
+
+Fed the ids of committed canvases in any portions; the parts put together are the answer. Stop strings are looked for in the content
+alone, across canvases too, and what could be the beginning of one waits.
+Trap: of an answer that a stop string cut, the ids go on to the token that completed it; its text does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..text.channels import ChannelSplitter, Span
+from ..text.stream import StopFinder, StreamDecoder
+from ..text.tokenizer import Tokenizer
+
+Part = tuple[str, str]  # "thought" or "content", and its text
+
+
+class Voices:
+    """Splits ids into parts; `stop` is the stop string that ended the answer, once one did. Without channels all is content."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), channels: bool = True):
+        self._splitter = ChannelSplitter(tokenizer) if channels else None
+        self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
+        self._finder = StopFinder(stops)
+        self.taken = 0  # ids that belong to the answer so far
+        self.calls = 0  # tool calls among them
+
+    @property
+    def stop(self) -> str | None:
+        return self._finder.hit
+
+    def feed(self, ids: Iterable[int]) -> list[Part]:
+        """The parts that are certain after these ids; tool calls are left to the reply. After a stop string there are none."""
+        parts: list[Part] = []
+        for token in ids:
+            if self.stop is not None:
+                break
+            self.taken += 1
+            spans = [Span("content", [token])] if self._splitter is None else self._splitter.feed([token])
+            for channel, text in self._read(spans):
+                if parts and parts[-1][0] == channel:
+                    parts[-1] = channel, parts[-1][1] + text
+                else:
+                    parts.append((channel, text))
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What was held back until now."""
+        parts = self._read(self._splitter.finish()) if self._splitter is not None else []
+        for channel, decoder in self._decoders.items():
+            parts.append((channel, self._passed(channel, decoder.flush())))
+        parts.append(("content", self._finder.flush()))
+        return [part for part in parts if part[1]]
+
+    def _read(self, spans: Sequence[Span]) -> list[Part]:
+        parts = []
+        for span in spans:
+            if span.channel == "tool_call":
+                self.calls += 1
+            elif text := self._passed(span.channel, self._decoders[span.channel].feed(span.ids)):
+                parts.append((span.channel, text))
+        return parts
+
+    def _passed(self, channel: str, text: str) -> str:
+        return self._finder.feed(text) if channel == "content" else text
