@@ -27,7 +27,7 @@ from .screen import note, stdout_is_terminal
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 # what a body may hold; the sampler's names are allowed beside these
-FIELDS = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "seed", "tools", "n", "stream"}
+FIELDS = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "seed", "tools", "n", "stream", "response_format", "logprobs"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Line:
     body: dict[str, Any]
 
 
-@asking(without=("as_json", "no_live", "max_tokens", "seed"))
+@asking(without=("as_json", "no_live", "max_tokens", "seed"), terms=True)
 def command(
     source: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch shape.")],
     target: Annotated[Path, typer.Argument(help="Where the answers go; what it holds already is not asked again.")],
@@ -60,7 +60,7 @@ def command(
     tell(model.notes)
     start, tokens, failed, begun = time.monotonic(), 0, 0, len(lines) - len(left)
     with target.open("ab") as out:
-        for count, answer in enumerate(answers(model, left, asked.sampler), 1):
+        for count, answer in enumerate(answers(model, left, asked.settings), 1):
             _append(out, answer)
             usage = answer["response"]["body"].get("usage", {})
             tokens, failed = tokens + usage.get("completion_tokens", 0), failed + (not usage)
@@ -141,12 +141,17 @@ def answers(model: Any, lines: list[Line], sampler: dict[str, Any]) -> Iterator[
 def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[Any], Callable[[Any], dict[str, Any]]]:
     """The request's events, and what makes its answer of the last one. Raises UsageError."""
     body = dict(line.body)
+    from ..tasks.terms import form_asked  # late: it brings torch
+
     own = {name: value for name, value in body.items() if name not in FIELDS}
     if body.get("n", 1) != 1 or body.get("stream", False):
         raise UsageError("a batch answers each request once and whole: leave n and stream out")
     length = body.get("max_completion_tokens", body.get("max_tokens"))
     seed = body.get("seed", 0)
-    settings = sampler | own
+    settings = sampler | own | form_asked(body.get("response_format"))
+    if (logprobs := body.get("logprobs")) is not None:  # completions say how many, chats whether
+        count = line.url == COMPLETION and not isinstance(logprobs, bool)
+        settings |= {"logprobs": True, "top_logprobs": logprobs} if count else {"logprobs": logprobs}
     if line.url == COMPLETION:
         if not isinstance(body.get("prompt"), str):
             raise UsageError("a completion needs a prompt, a text")
@@ -158,7 +163,7 @@ def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[An
 
 
 def _completion(line: Line, last: Any) -> dict[str, Any]:
-    choice = {"index": 0, "text": last.text, "finish_reason": last.finish_reason, "logprobs": None}
+    choice = {"index": 0, "text": last.text, "finish_reason": last.finish_reason, "logprobs": _logprobs(last)}
     return _body(line, "text_completion", choice, last)
 
 
@@ -176,7 +181,19 @@ def _chat(model: Any, line: Line, last: Any) -> dict[str, Any]:
             for place, call in enumerate(parts.tool_calls)
         ]  # fmt: skip
     reason = "tool_calls" if parts.tool_calls else last.finish_reason
-    return _body(line, "chat.completion", {"index": 0, "message": message, "finish_reason": reason}, last)
+    told = _logprobs(last)
+    choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": told and {"content": told}}
+    return _body(line, "chat.completion", choice, last)
+
+
+def _logprobs(last: Any) -> list[dict[str, Any]] | None:
+    """Of each token of the answer, as chat completions tell it."""
+    if last.logprobs is None:
+        return None
+    return [
+        {"token": one.text, "logprob": one.log_prob, "top_logprobs": [{"token": text, "logprob": x} for _, text, x in one.top]}
+        for one in last.logprobs
+    ]
 
 
 def _body(line: Line, kind: str, choice: dict[str, Any], last: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ PROMPT, MORE = "> ", "… "
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
-@asking()
+@asking(terms=True)
 def command(
     system: Annotated[str | None, typer.Option(help="Instructions that come before the conversation.")] = None,
     thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,

@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig
+from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, Rules
 from ..config.reader import shown
 from ..config.settings import PRESETS
 from ..config.sizes import parse_bytes
@@ -63,6 +63,12 @@ class Asked:
     as_json: bool = False
     no_live: bool = False
     sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    terms: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that was given for the answer, for api.Model."""
+        return self.sampler | self.terms
 
 
 MEMORY = Annotated[
@@ -86,6 +92,20 @@ _SHARED: dict[str, Any] = {
 }
 
 
+# Flags for the terms of an answer (tasks/terms.py), by the names that api.Model takes.
+_TERMS: dict[str, Any] = {
+    "stop": Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")],
+    "bad_words": Annotated[list[str] | None, typer.Option("--bad-words", help="A text that must not occur; may be repeated.")],
+    "top_k": Annotated[int | None, typer.Option(help="Only the k likeliest tokens of each position.")],
+    "top_p": Annotated[float | None, typer.Option(help="Only the likeliest tokens of each position that have this mass.")],
+    "min_p": Annotated[float | None, typer.Option(help="Only tokens at least this times as likely as the likeliest.")],
+    "presence_penalty": Annotated[float | None, typer.Option(help="Off the logit of what stands in the answer before.")],
+    "frequency_penalty": Annotated[float | None, typer.Option(help="The same, as often as it stands there.")],
+    "repetition_penalty": Annotated[float | None, typer.Option(help="Factor against what stands in prompt or answer before.")],
+    "min_tokens": Annotated[int | None, typer.Option(help="No end token before so many.")],
+}
+
+
 def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
     """Field name -> annotated option type, for every sampler setting that a request may change."""
     hints, options = get_type_hints(DenoiseConfig), {}
@@ -102,12 +122,13 @@ def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
     return options
 
 
-def asking(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the shared flags: its parameter `asked: Asked` becomes an option per flag, `without` some."""
+def asking(without: Collection[str] = (), terms: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the shared flags: its parameter `asked: Asked` becomes an option per flag, `without` some, with `terms` those of an answer."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         sampler = sampler_options(without)
         shared = {name: kind for name, kind in _SHARED.items() if name not in without}
+        options = sampler | (_TERMS if terms else {})
         defaults = {field.name: field.default for field in dataclasses.fields(Asked) if field.name in shared}
 
         @functools.wraps(verb)
@@ -115,13 +136,14 @@ def asking(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Cal
             settings = {name: given.pop(name) for name in sampler}
             chosen = {name: _ids(value) if name == "eos_token_id" else value
                       for name, value in settings.items() if value is not None}  # fmt: skip
-            asked = Asked(**{name: given.pop(name) for name in shared}, sampler=chosen)
+            wanted = {name: value for name in _TERMS if terms and (value := given.pop(name)) not in (None, [])}
+            asked = Asked(**{name: given.pop(name) for name in shared}, sampler=chosen, terms=wanted)
             verb(**given, asked=asked)
 
         own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "asked"]
         kind = inspect.Parameter.KEYWORD_ONLY
         more = [inspect.Parameter(name, kind, default=defaults.get(name), annotation=option)
-                for name, option in (shared | sampler).items()]  # fmt: skip
+                for name, option in (shared | options).items()]  # fmt: skip
         parameters = [p.replace(kind=kind) for p in own] + more
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -151,6 +173,7 @@ def check(asked: Asked) -> DenoiseConfig:
         raise UsageError(f"seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
     if asked.dtype is not None and asked.dtype not in DTYPES:
         raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
+    Rules.take(dict(asked.terms))
     check_device(asked.device, asked.memory)
     found = text_model(asked.model, asked.revision)
     config = found.config()

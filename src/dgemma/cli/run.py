@@ -6,32 +6,38 @@ Everything that can be refused is refused before torch is loaded. What opens a m
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from ..tasks.events import Committed, Draft, Generation, Reply
-from .flags import Asked, argument, asking, check, read_prompt
+from .flags import Asked, argument, asking, check, decode, read_file, read_prompt
 from .screen import Screen, can_animate, loading, note, stdout_is_terminal, summary, write_json, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
 
 
-@asking(without=("warmup",))  # one request is not warmed up for
+@asking(without=("warmup",), terms=True)  # one request is not warmed up for
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text; left out or '-': what is piped in.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text, even if the model is chat-tuned.")] = False,
     system: Annotated[str | None, typer.Option(help="Instructions that come before a chat turn.")] = None,
     thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,
+    json_schema: Annotated[Path | None, typer.Option(help="Answer in JSON of the schema in this file.")] = None,
+    regex: Annotated[str | None, typer.Option(help="Answer in a text that this regular expression matches whole.")] = None,
+    grammar: Annotated[Path | None, typer.Option(help="Answer in a text of the Lark grammar in this file.")] = None,
     *,
     asked: Asked,
 ) -> None:
     """Continue a text, or answer it as a chat turn where the model is chat-tuned."""
     if raw and (system is not None or thinking):
         raise UsageError("--raw continues a text, so --system and --thinking have no place; leave one side out")
+    asked = dataclasses.replace(asked, terms=asked.terms | _form(json_schema, regex, grammar))
     text = read_prompt(prompt)
     messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
     steps = check(asked).max_denoising_steps
@@ -49,6 +55,13 @@ def command(
     elif not stdout_is_terminal():
         answer = result.content if isinstance(result, Reply) else result.text
         write_out(answer if answer.endswith("\n") else answer + "\n")
+
+
+def _form(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, str]:
+    """The form that was asked for, by the name that api.Model takes."""
+    files = {"json_schema": json_schema, "grammar": grammar}
+    form = {name: decode(read_file(path, f"'{path}'"), f"'{path}'") for name, path in files.items() if path is not None}
+    return form if regex is None else form | {"regex": argument(regex, "--regex")}
 
 
 def open_model(asked: Asked) -> Model:
@@ -78,7 +91,7 @@ def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
 
 def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
     """Continue a text, shown as it settles."""
-    events = model.stream(text, asked.max_tokens, asked.seed, **asked.sampler)
+    events = model.stream(text, asked.max_tokens, asked.seed, **asked.settings)
     with screen_for(model, asked, steps, echo=text) as screen:
         generation = _watch(events, screen)
     tell(model.notes)
@@ -93,7 +106,7 @@ def converse(
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
     from ..tasks.chat import Voices, reply
 
-    events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.sampler)
+    events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.settings)
     with screen_for(model, asked, steps) as screen:
         generation = _watch(events, screen)
     tell(notes)

@@ -9,12 +9,14 @@ from contextlib import closing
 
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, Result, StepRecord
-from ..errors import NumericsError, UsageError
+from ..errors import DgemmaError, NumericsError, UsageError
 from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation, TokenLogProbs
 from .voices import Voices
 
 Event = Draft | Committed | Generation
+MOST_ATTEMPTS = 3  # at an answer whose tool calls cannot be read
+RESETTLED = "tool calls that could not be read, and were settled again"
 EMPTY_ONCE = "the first answer was empty; this one was drawn with the next seed"
 EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
@@ -31,45 +33,87 @@ def stream(
     Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
     when the logits are not finite.
     """
-    clock, notes = Stopwatch(), []
+    clock, notes, asked = Stopwatch(), [], request
     for attempt in range(2):
-        request = again(request) if attempt else request
+        asked = again(asked) if attempt else asked
         voices, result, text, silent = Voices(tokenizer, stops, channels), Result(), "", []
-        with closing(engine.run([request])) as records:  # whoever stops pulling cancels the request
-            for record in records:
-                if isinstance(record, StepRecord):
-                    clock.drafted()
-                    yield draft(record, tokenizer, request)
-                    continue
-                refuse_broken(record)
-                result.add(record)
-                before, parts = voices.taken, voices.feed(record.token_ids)
-                if record.finish_reason is not None and voices.stop is None:
-                    parts += voices.finish()
-                piece = "".join(part for _, part in parts)
-                text += piece
-                silent.append(Committed(record.canvas, piece, record.token_ids[: voices.taken - before], record.steps, parts))
-                if text.strip() or voices.calls:
-                    yield from silent
-                    silent = []
-                if voices.stop is not None:
-                    break
+        for event in _settled(engine, tokenizer, asked, voices, result, clock):
+            if isinstance(event, Draft):
+                yield event
+                continue
+            text += event.text
+            silent.append(event)
+            if text.strip() or voices.calls:
+                yield from silent
+                silent = []
         if text.strip() or voices.calls or may_be_empty:
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
-    _cut(result, voices)
+    if voices.resettled:
+        notes.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
         notes.append(f"cut at {request.max_tokens} tokens, the checkpoint's default; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer) if request.rules.logprobs else None
-    yield dataclasses.replace(summary(text, result, request, clock, notes), stop=voices.stop, logprobs=logprobs)
+    yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
 
 
-def _cut(result: Result, voices: Voices) -> None:
-    """What a stop string ended has the tokens up to it."""
+def _settled(
+    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch
+) -> Iterator[Draft | Committed]:
+    """One request to its end. A tool call that cannot be read is settled anew from its opening on, with the next seeds, at most twice."""
+    first = request
+    for attempt in range(MOST_ATTEMPTS):
+        yield from _run(engine, tokenizer, request, voices, result, clock)
+        if voices.broken is None:
+            break
+        kept = result.token_ids[: voices.broken + 1]
+        request = dataclasses.replace(
+            again(request), prompt_ids=(*first.prompt_ids, *kept), max_tokens=first.max_tokens - len(kept), canvas_ids=(), pins=None
+        )
+        last = attempt == MOST_ATTEMPTS - 1 or not _fits(engine, request)
+        voices.again(last)
+        if last:  # told as it is
+            rest = result.token_ids[voices.taken :]
+            parts = voices.feed(rest) + voices.finish()
+            yield Committed(len(result.steps) - 1, "".join(text for _, text in parts), rest, 0, parts)
+            break
+        voices.resettled += 1
+        result.token_ids, result.logprobs = kept, result.logprobs[: len(kept)]
     if voices.stop is not None:
         result.finish_reason = "stop"
     del result.token_ids[voices.taken :], result.logprobs[voices.taken :]
+
+
+def _fits(engine: Engine, request: Request) -> bool:
+    try:
+        engine.check(request)
+    except DgemmaError:
+        return False
+    return True
+
+
+def _run(
+    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch
+) -> Iterator[Draft | Committed]:
+    """The events of one request, until it ends or nothing behind is wanted of it: that cancels it."""
+    before = len(result.steps)
+    with closing(engine.run([request])) as records:
+        for record in records:
+            if isinstance(record, StepRecord):
+                clock.drafted()
+                event = draft(record, tokenizer, request)
+                yield dataclasses.replace(event, canvas=before + event.canvas) if before else event
+                continue
+            refuse_broken(record)
+            result.add(record)
+            taken, parts = voices.taken, voices.feed(record.token_ids)
+            if record.finish_reason is not None and voices.stop is None and voices.broken is None:
+                parts += voices.finish()
+            text, ids = "".join(part for _, part in parts), record.token_ids[: voices.taken - taken]
+            yield Committed(before + record.canvas, text, ids, record.steps, parts)
+            if voices.stop is not None or voices.broken is not None:
+                return
 
 
 def told_logprobs(result: Result, tokenizer: Tokenizer) -> list[TokenLogProbs]:

@@ -17,6 +17,7 @@ from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
 from .bans import TextBans
 from .structured import form
+from .thoughts import ThoughtFirst
 
 FORMS = ("json_schema", "regex", "grammar")
 MOST_STOPS = 16
@@ -53,5 +54,19 @@ def _grammar(settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int]
     if len(forms) + bool(words) > 1:
         raise UsageError(f"{' and '.join([*forms, *['bad_words'] * bool(words)])} cannot be asked for together; choose one")
     for name, value in forms.items():
-        return form(name, value, tokenizer, ends)
+        found = form(name, value, tokenizer, ends)
+        return ThoughtFirst(found, tokenizer) if thinking else found
     return TextBans(words, tokenizer) if words else None
+
+
+def form_asked(response_format: Any) -> dict[str, Any]:
+    """OpenAI's `response_format` as a setting by name. Raises UsageError for a type that is not known."""
+    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    if response_format is None or kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json_schema": {"type": "object"}}
+    inner = response_format.get("json_schema") if kind == "json_schema" else None
+    if not isinstance(inner, dict) or not isinstance(schema := inner.get("schema", inner), dict):
+        raise UsageError("response_format must be of type text, json_object, or json_schema with a schema")
+    return {"json_schema": schema}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..text.calls import parse_call
 from ..text.channels import ChannelSplitter, Span
 from ..text.stream import StopFinder, StreamDecoder
 from ..text.tokenizer import Tokenizer
@@ -23,8 +24,13 @@ class Voices:
         self._splitter = ChannelSplitter(tokenizer) if channels else None
         self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
         self._finder = StopFinder(stops)
+        self._tokenizer = tokenizer
+        self._settled = False  # whether a call that cannot be read is to be told of
+        self._opener = 0  # where the last call begins
         self.taken = 0  # ids that belong to the answer so far
-        self.calls = 0  # tool calls among them
+        self.calls = 0  # tool calls among them that can be read
+        self.resettled = 0  # how often a call was settled again
+        self.broken: int | None = None  # the place of a call that cannot be read; nothing behind it is told
 
     @property
     def stop(self) -> str | None:
@@ -34,8 +40,10 @@ class Voices:
         """The parts that are certain after these ids; tool calls are left to the reply. After a stop string there are none."""
         parts: list[Part] = []
         for token in ids:
-            if self.stop is not None:
+            if self.stop is not None or self.broken is not None:
                 break
+            if token == self._tokenizer.special.tool_call:
+                self._opener = self.taken
             self.taken += 1
             spans = [Span("content", [token])] if self._splitter is None else self._splitter.feed([token])
             for channel, text in self._read(spans):
@@ -45,9 +53,19 @@ class Voices:
                     parts.append((channel, text))
         return parts
 
+    def again(self, last: bool) -> None:
+        """Go back to behind the opening of the call that cannot be read. last: the next one is told however it comes."""
+        opener, self.broken, self._settled = self.broken, None, last
+        if self._splitter is not None and opener is not None:
+            self._splitter = ChannelSplitter(self._tokenizer)
+            self.taken = opener
+            self.feed([self._tokenizer.special.need("tool_call")])
+
     def finish(self) -> list[Part]:
         """What was held back until now."""
         parts = self._read(self._splitter.finish()) if self._splitter is not None else []
+        if self.broken is not None:
+            return parts
         for channel, decoder in self._decoders.items():
             parts.append((channel, self._passed(channel, decoder.flush())))
         parts.append(("content", self._finder.flush()))
@@ -57,7 +75,11 @@ class Voices:
         parts = []
         for span in spans:
             if span.channel == "tool_call":
-                self.calls += 1
+                if self._settled or parse_call(span.ids, self._tokenizer):
+                    self.calls += 1
+                else:
+                    self.broken = self._opener
+                    break
             elif text := self._passed(span.channel, self._decoders[span.channel].feed(span.ids)):
                 parts.append((span.channel, text))
         return parts

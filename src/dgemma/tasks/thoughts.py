@@ -1,0 +1,70 @@
+"""A form behind a thought: where the model was asked to think, its answer may open with one, and the form holds for what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..engine.grammar import Grammar, Walk
+from ..text.tokenizer import Tokenizer
+
+
+class ThoughtFirst:
+    """A Grammar: perhaps one thought, of any text, and then an answer that `inner` allows."""
+
+    def __init__(self, inner: Grammar, tokenizer: Tokenizer):
+        self.inner = inner
+        self.opening, self.close = tokenizer.special.need("channel"), tokenizer.special.need("end_channel")
+        self.control = tokenizer.control_ids
+        self.inside = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
+        self.inside[[i for i in self.control if i != self.close]] = False
+
+    def begin(self) -> ThoughtWalk:
+        return ThoughtWalk(self, self.inner.begin(), "before")
+
+
+class ThoughtWalk:
+    """A Walk: before the thought, inside it, or behind it."""
+
+    def __init__(self, form: ThoughtFirst, walk: Walk, place: str):
+        self.form, self.walk, self.place = form, walk, place
+
+    @property
+    def ended(self) -> bool:
+        return self.walk.ended
+
+    def copy(self) -> ThoughtWalk:
+        return ThoughtWalk(self.form, self.walk.copy(), self.place)
+
+    def take(self, ids: Sequence[int]) -> int:
+        for count, token in enumerate(ids):
+            if self.place == "before" and token == self.form.opening:
+                self.place = "inside"
+            elif self.place == "inside" and token == self.form.close:
+                self.place = "behind"
+            elif self.place == "inside" and token in self.form.control:
+                return count
+            elif self.place != "inside":
+                taken = self.walk.take(ids[count:])
+                self.place = "behind" if taken else self.place
+                return count + taken
+        return len(ids)
+
+    def forced(self) -> list[int]:
+        return self.walk.forced() if self.place == "behind" else []
+
+    def allowed(self) -> Tensor:
+        if self.place == "inside":
+            return self.form.inside
+        allowed = self.walk.allowed()
+        if self.place == "before":
+            allowed[self.form.opening] = True
+        return allowed
+
+    def closing(self, most: int) -> list[int] | None:
+        way = self.walk.closing(most)
+        if way is None or self.place != "inside":
+            return way
+        return [self.form.close, *way] if len(way) < most else None
