@@ -91,10 +91,7 @@ class Model:
     stability_threshold, confidence_threshold, eos_token_id (None: no end token), canvas_width, ignore_after_end, temperature;
     preset names several at once ("early", "cool", "bold": fewer steps for less quality). What is not given comes from the
     checkpoint's generation_config.json. The same request gives the same tokens; `seed` (default 0) is part of it.
-
-    generate, stream and chat also take the terms of an answer by name (docs/sampling.md): stop, bad_words, banned_tokens, logit_bias,
-    presence_penalty, frequency_penalty, repetition_penalty, top_k, top_p, min_p, min_tokens, logprobs, top_logprobs, and its
-    form: json_schema, regex or grammar (Lark). generate_ids takes those that know no text.
+    So may be the terms of an answer and its form (docs/sampling.md), stop, top_p, json_schema ...; to generate_ids those that know no text.
     """
 
     def __init__(
@@ -315,8 +312,7 @@ class Model:
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = (), *,
         channels: bool = False, thinking: bool = False, tools: bool = False,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
-        ends = self.denoise.replace(eos_token_id=sampler.get("eos_token_id", self.denoise.eos_token_id)).eos_token_id
-        terms = Terms.take(sampler, self.tokenizer, ends or (), thinking, tools)
+        terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools)
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
         return generate_task.stream(

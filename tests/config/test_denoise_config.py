@@ -82,8 +82,8 @@ def test_replace_knows_every_name_and_no_other() -> None:
     assert changed.eos_token_id == (5,) and changed.canvas_width == 8
     assert DenoiseConfig().replace(eos_token_id=[1, 2]).eos_token_id == (1, 2)
     assert DenoiseConfig().replace(eos_token_id=None).eos_token_id is None
-    with pytest.raises(UsageError, match="unknown sampler setting 'temperature'.*t_min"):
-        DenoiseConfig().replace(temperature=1.0)
+    with pytest.raises(UsageError, match="unknown sampler setting 'heat'.*t_min"):
+        DenoiseConfig().replace(heat=1.0)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def by_row(records: Sequence[Record], rows: int) -> list[list[tuple]]:
         fields = dataclasses.asdict(record)
         if "entropy" in fields:
             fields["entropy"] = [round(number, 7) + 0.0 for number in fields["entropy"]]
+        for told in fields.get("logprobs", ()):
+            told["log_prob"] = round(told["log_prob"], 7) + 0.0
+            told["top_log_probs"] = [round(number, 7) + 0.0 for number in told["top_log_probs"]]
         seen[fields.pop("request")].append((type(record).__name__, fields))
     return seen
 

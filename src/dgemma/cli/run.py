@@ -104,7 +104,7 @@ def converse(
     notes: Sequence[str] = (),
 ) -> Reply:  # fmt: skip
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
-    from ..tasks.chat import Voices, reply
+    from ..tasks.chat import reply
 
     events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.settings)
     with screen_for(model, asked, steps) as screen:

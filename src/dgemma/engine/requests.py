@@ -95,14 +95,8 @@ class Request:
             raise UsageError(f"min_tokens {self.rules.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.rules.min_tokens and not self.ends:
             raise UsageError("min_tokens holds end tokens back, and this request has none; leave one of the two out")
-        if self.grammar is None:
-            return
-        if not self.ends:
-            raise UsageError("an answer of a given form needs an end token; leave eos_token_id out")
-        if self.rules.min_tokens:
-            raise UsageError("min_tokens and a given form contradict each other; let the form say how long an answer is")
-        if self.pins is not None:
-            raise UsageError("pins and a given form cannot be asked for together")
+        if self.grammar is not None and self.pins is not None:
+            raise UsageError("pins and a grammar cannot be asked for together")
 
 
 def whole(value: object) -> bool:

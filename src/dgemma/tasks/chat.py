@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from ..text.calls import ToolCall, parse_call
-from ..text.channels import ChannelSplitter, Span, split
-from ..text.stream import StreamDecoder
+from ..text.channels import split
 from ..text.tokenizer import Tokenizer
 from ..text.turns import render
 from .events import Generation, Reply
+from .voices import Voices
+
+__all__ = ["Voices", "end_ids", "prompt_ids", "reply", "turn_starts"]
 
 
 def prompt_ids(
@@ -36,31 +37,3 @@ def end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The tokens that end a model turn here: end of text, end of turn, and a tool's turn to speak."""
     special = tokenizer.special
     return tuple(i for i in (special.eos, special.end_turn, special.tool_response) if i is not None)
-
-
-class Voices:
-    """Splits the ids of a turn into (channel, text) parts as canvases are committed; whole characters only.
-
-    Tool calls are no text: those that were read so far stand in `calls`, in the order written.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._splitter = tokenizer, ChannelSplitter(tokenizer)
-        self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
-        self.calls: list[ToolCall] = []
-
-    def feed(self, ids: Sequence[int]) -> list[tuple[str, str]]:
-        """The parts that are certain after these ids."""
-        return list(self._parts(self._splitter.feed(ids)))
-
-    def finish(self) -> list[tuple[str, str]]:
-        """What was held back until now."""
-        parts = list(self._parts(self._splitter.finish()))
-        return parts + [(channel, text) for channel, decoder in self._decoders.items() if (text := decoder.flush())]
-
-    def _parts(self, spans: Sequence[Span]) -> Iterator[tuple[str, str]]:
-        for span in spans:
-            if span.channel == "tool_call":
-                self.calls += [call] if (call := parse_call(span.ids, self._tokenizer)) else []
-            elif text := self._decoders[span.channel].feed(span.ids):
-                yield span.channel, text

@@ -36,17 +36,17 @@ def stream(
     clock, notes, asked = Stopwatch(), [], request
     for attempt in range(2):
         asked = again(asked) if attempt else asked
-        voices, result, text, silent = Voices(tokenizer, stops, channels), Result(), "", []
+        voices, result, text, silent = Voices(tokenizer, stops, channels, settles=channels), Result(), "", []
         for event in _settled(engine, tokenizer, asked, voices, result, clock):
             if isinstance(event, Draft):
                 yield event
                 continue
             text += event.text
             silent.append(event)
-            if text.strip() or voices.calls:
+            if text.strip() or voices.spoke:
                 yield from silent
                 silent = []
-        if text.strip() or voices.calls or may_be_empty:
+        if text.strip() or voices.spoke or may_be_empty:
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
@@ -62,12 +62,13 @@ def _settled(
     engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch
 ) -> Iterator[Draft | Committed]:
     """One request to its end. A tool call that cannot be read is settled anew from its opening on, with the next seeds, at most twice."""
-    first = request
+    first, lead = request, []
     for attempt in range(MOST_ATTEMPTS):
-        yield from _run(engine, tokenizer, request, voices, result, clock)
+        yield from _run(engine, tokenizer, request, voices, result, clock, lead)
         if voices.broken is None:
             break
         kept = result.token_ids[: voices.broken + 1]
+        lead = kept[-1:]  # whoever splits the committed ids sees the call opened anew
         request = dataclasses.replace(
             again(request), prompt_ids=(*first.prompt_ids, *kept), max_tokens=first.max_tokens - len(kept), canvas_ids=(), pins=None
         )
@@ -76,7 +77,7 @@ def _settled(
         if last:  # told as it is
             rest = result.token_ids[voices.taken :]
             parts = voices.feed(rest) + voices.finish()
-            yield Committed(len(result.steps) - 1, "".join(text for _, text in parts), rest, 0, parts)
+            yield Committed(len(result.steps) - 1, "".join(text for _, text in parts), lead + rest, 0, parts)
             break
         voices.resettled += 1
         result.token_ids, result.logprobs = kept, result.logprobs[: len(kept)]
@@ -94,8 +95,9 @@ def _fits(engine: Engine, request: Request) -> bool:
 
 
 def _run(
-    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch
-) -> Iterator[Draft | Committed]:
+    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
+    lead: list[int],
+) -> Iterator[Draft | Committed]:  # fmt: skip
     """The events of one request, until it ends or nothing behind is wanted of it: that cancels it."""
     before = len(result.steps)
     with closing(engine.run([request])) as records:
@@ -110,7 +112,9 @@ def _run(
             taken, parts = voices.taken, voices.feed(record.token_ids)
             if record.finish_reason is not None and voices.stop is None and voices.broken is None:
                 parts += voices.finish()
-            text, ids = "".join(part for _, part in parts), record.token_ids[: voices.taken - taken]
+            told = voices.taken if voices.broken is None else max(voices.broken, taken)
+            text, ids = "".join(part for _, part in parts), lead + record.token_ids[: told - taken]
+            lead = []
             yield Committed(before + record.canvas, text, ids, record.steps, parts)
             if voices.stop is not None or voices.broken is not None:
                 return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import Rules
+from ..config import DenoiseConfig, Rules
 from ..engine.grammar import Grammar
 from ..errors import UsageError
 from ..text.stream import StopFinder
@@ -37,15 +37,26 @@ class Terms:
         return self.grammar is not None and not isinstance(self.grammar, TextBans)
 
     @classmethod
-    def take(cls, settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], thinking: bool = False) -> Terms:
-        """The terms among a request's settings, which are taken out. ends: ids that end its answer; thinking: it may begin with a thought."""
+    def take(
+        cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False, tools: bool = False
+    ) -> Terms:
+        """The terms among a request's settings, which are taken out. denoise: what holds where nothing is given.
+
+        thinking: the answer may begin with a thought; tools: it may be a call.
+        """
         rules, stop = Rules.take(settings), settings.pop("stop", None)
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         StopFinder(stops)  # refuses what is no text
         if len(stops) > MOST_STOPS:
             raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
+        ends = denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id or ()
         grammar = _grammar(settings, tokenizer, ends, thinking)
-        return cls(rules, grammar, stops)
+        terms = cls(rules, grammar, stops)
+        if rules.min_tokens and terms.form:
+            raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
+        if tools and terms.form:
+            raise UsageError("tools and a form of the answer cannot be asked for together; leave one of the two out")
+        return terms
 
 
 def _grammar(settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], thinking: bool) -> Grammar | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..text.calls import parse_call
+from ..text.calls import ToolCall, parse_call
 from ..text.channels import ChannelSplitter, Span
 from ..text.stream import StopFinder, StreamDecoder
 from ..text.tokenizer import Tokenizer
@@ -18,23 +18,32 @@ Part = tuple[str, str]  # "thought" or "content", and its text
 
 
 class Voices:
-    """Splits ids into parts; `stop` is the stop string that ended the answer, once one did. Without channels all is content."""
+    """Splits ids into parts; `stop` is the stop string that ended the answer, once one did. Without channels all is content.
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), channels: bool = True):
+    settles: whoever feeds them will settle a call that cannot be read once more, so that nothing behind it is told.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), channels: bool = True, settles: bool = False):
         self._splitter = ChannelSplitter(tokenizer) if channels else None
         self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
         self._finder = StopFinder(stops)
         self._tokenizer = tokenizer
-        self._settled = False  # whether a call that cannot be read is to be told of
+        self._settles = settles
         self._opener = 0  # where the last call begins
         self.taken = 0  # ids that belong to the answer so far
-        self.calls = 0  # tool calls among them that can be read
+        self.calls: list[ToolCall] = []  # those that can be read, in the order written
+        self.unread = 0  # those that cannot, where they are told
         self.resettled = 0  # how often a call was settled again
         self.broken: int | None = None  # the place of a call that cannot be read; nothing behind it is told
 
     @property
     def stop(self) -> str | None:
         return self._finder.hit
+
+    @property
+    def spoke(self) -> bool:
+        """Whether there was any call: an answer without text that has one is not empty."""
+        return bool(self.calls or self.unread)
 
     def feed(self, ids: Iterable[int]) -> list[Part]:
         """The parts that are certain after these ids; tool calls are left to the reply. After a stop string there are none."""
@@ -55,7 +64,7 @@ class Voices:
 
     def again(self, last: bool) -> None:
         """Go back to behind the opening of the call that cannot be read. last: the next one is told however it comes."""
-        opener, self.broken, self._settled = self.broken, None, last
+        opener, self.broken, self._settles = self.broken, None, not last
         if self._splitter is not None and opener is not None:
             self._splitter = ChannelSplitter(self._tokenizer)
             self.taken = opener
@@ -75,11 +84,13 @@ class Voices:
         parts = []
         for span in spans:
             if span.channel == "tool_call":
-                if self._settled or parse_call(span.ids, self._tokenizer):
-                    self.calls += 1
-                else:
+                if call := parse_call(span.ids, self._tokenizer):
+                    self.calls.append(call)
+                elif self._settles:
                     self.broken = self._opener
                     break
+                else:
+                    self.unread += 1
             elif text := self._passed(span.channel, self._decoders[span.channel].feed(span.ids)):
                 parts.append((span.channel, text))
         return parts
