@@ -237,8 +237,7 @@ class Model:
         canvases = _canvases(canvas_ids)
         if max_tokens is None and canvases:
             max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
-        terms = Terms(Rules.take(sampler))
-        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, terms, canvases)
+        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, Terms(Rules.take(sampler)), canvases)
         result = results(self.engine.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
@@ -315,9 +314,7 @@ class Model:
         terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools)
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
-        return generate_task.stream(
-            self.engine, self.tokenizer, request, max_tokens is None, stops=terms.stop, channels=channels, may_be_empty=terms.form
-        )
+        return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None, terms.stop, channels, terms.form)
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], terms: Terms,

@@ -31,7 +31,7 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest(
     assert err.splitlines()[:2] == ["note: vision is not used yet", "note: cut at 256 tokens"]
     assert err.splitlines()[2].startswith("7 tokens in 2 canvases, 4 steps (2.0 per canvas), 500 ms per step")
     assert model.asked == [("stream", "say", 9, 4, {"max_denoising_steps": 5})]
-    assert model.loaded == ((folder, None, "float32"), {"revision": None, "warmup": 0})  # type: ignore[attr-defined]
+    assert model.loaded == ((folder, None, "float32"), {"revision": None, "warmup": 0, "memory": None})  # type: ignore[attr-defined]
 
 
 def test_a_final_newline_is_not_doubled_and_bytes_are_kept(

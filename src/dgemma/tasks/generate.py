@@ -22,7 +22,7 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, *,
+    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False,
     stops: Sequence[str] = (), channels: bool = False, may_be_empty: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
