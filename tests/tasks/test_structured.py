@@ -61,6 +61,13 @@ def test_the_twin_without_a_form_does_not_have_it(model: dgemma.Model) -> None:
         json.loads(model.generate("abc", 60).text)
 
 
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(schemas(), st.integers(0, 2**32))
+def test_every_reply_validates_300_times(model: dgemma.Model, schema: dict, seed: int) -> None:
+    jsonschema.validate(json.loads(answer(model, 400, json_schema=schema, seed=seed)), schema)
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(schemas(), st.integers(0, 2**32), st.integers(0, 40))
 def test_every_reply_validates(model: dgemma.Model, schema: dict, seed: int, room: int) -> None:
