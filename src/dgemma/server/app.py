@@ -7,6 +7,7 @@ routes: `Task`s, whose bodies become jobs, and `Page`s, which answer by themselv
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,7 @@ class Page:
     """What is answered without a job. `handle` gives a Response, or what becomes JSON; with `body` it is a POST of that."""
 
     path: str
-    handle: Callable[..., Any]  # (service, request), or (service, body)
+    handle: Callable[..., Any]  # (service, request), or (service, body); may be a coroutine
     shape: Shape
     body: type[Any] | None = None
     reply: type[Any] | None = None
@@ -158,6 +159,8 @@ async def _answer(service: Service, page: Page, request: Request) -> Response:
     if page.body is not None:
         asked = decode(await read_body(request, service.config), page.body, service.config.max_depth)
     answer = page.handle(service, asked)
+    if inspect.isawaitable(answer):
+        answer = await answer
     return answer if isinstance(answer, Response) else _json(answer)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import DgemmaError, LengthError, ResourceError, is_out_of_memory
-from ..tasks.events import Draft
+from ..tasks.events import Decisions, Draft
 from .worker import Cancelled, Remote, Worker
 
 MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
@@ -52,7 +52,7 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Call:
-    """One generator of api.Model, by the name of its method."""
+    """One generator of api.Model, by the name of its method; or `decide`, which has one event."""
 
     method: str
     arguments: dict[str, Any]
@@ -172,7 +172,7 @@ def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
             raise
         notes.append(f"max_tokens {arguments['max_tokens']} was cut to {error.most}, all that the context has room for")
         events = getattr(served, call.method)(**arguments | {"max_tokens": error.most})
-    for event in events:
+    for event in [events] if isinstance(events, Decisions) else events:
         generation = getattr(event, "generation", event)
         if notes and hasattr(generation, "finish_reason"):
             generation.notes.extend(notes)

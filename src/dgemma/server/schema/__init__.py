@@ -5,6 +5,6 @@ A new dialect is one module with ROUTES, a tuple of app.Task and app.Page, and a
 
 from __future__ import annotations
 
-from . import canvas, openai, own
+from . import anthropic, canvas, decisions, gaps, nextedit, openai, own
 
-ROUTES = (*openai.ROUTES, *canvas.ROUTES, *own.ROUTES)
+ROUTES = (*openai.ROUTES, *anthropic.ROUTES, *decisions.ROUTES, *gaps.ROUTES, *nextedit.ROUTES, *canvas.ROUTES, *own.ROUTES)

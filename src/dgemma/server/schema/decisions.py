@@ -1,0 +1,73 @@
+"""Typed decisions, POST /v1/systemone and its alias /v1/decisions: questions about a state, answered with label probabilities.
+
+What a question may be is tasks/questions.py's business, and refused there by the question's name. Nothing is generated, so nothing is streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from ...tasks.events import Decisions
+from .. import sse
+from ..app import Service, Task
+from ..jobs import Call, Job, Refusal
+from .openai import shape
+
+
+class DecisionRequest(msgspec.Struct, forbid_unknown_fields=True):
+    state: Any  # text or JSON
+    questions: dict[str, dict[str, Any]]  # by id: type, instructions, criteria
+    instructions: Any = None
+    model: str | None = None
+    steps: int = 1  # passes over all canvases
+    seed: int = 0
+    user: Any = None  # changes nothing here
+
+
+class DecisionUsage(msgspec.Struct):
+    input_tokens: int
+    output_tokens: int
+    steps: int
+
+
+class DecisionReply(msgspec.Struct):
+    model: str
+    answers: dict[str, dict[str, Any]]  # by id: type, choice | score, legend | noul, probabilities, confidence
+    usage: DecisionUsage
+    seed: int
+    seconds: float
+
+
+class DecisionAnswer:
+    media, watched = sse.MEDIA, False
+
+    def __init__(self, service: Service):
+        self.model = service.config.name
+        self.found: Decisions | None = None
+
+    def take(self, index: int, event: Decisions) -> Iterable[bytes]:
+        self.found = event
+        return ()
+
+    def begin(self) -> Iterable[bytes]:
+        return ()
+
+    def end(self) -> Iterable[bytes]:
+        return ()
+
+    def broken(self, error: Refusal) -> Iterable[bytes]:
+        return ()
+
+    def whole(self) -> DecisionReply:
+        return msgspec.convert({"model": self.model} | self.found.to_dict(), DecisionReply)
+
+
+def decide(service: Service, body: DecisionRequest) -> Job:
+    asked = {name: getattr(body, name) for name in ("state", "questions", "instructions", "steps", "seed")}
+    return Job((Call("decide", asked),), DecisionAnswer(service))
+
+
+ROUTES = tuple(Task(path, DecisionRequest, decide, shape, DecisionReply) for path in ("/v1/systemone", "/v1/decisions"))

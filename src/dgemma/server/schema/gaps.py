@@ -1,0 +1,214 @@
+"""What editors send to have a gap filled: llama-server's /infill, and /v1/fim/completions, the shape of Mistral and Inception.
+
+A gap is told once, when it is closed and the best of its widths is known. Stop strings cut it there. Trap: editors send samplers' settings with every
+gap, because some server has them; those that are not served here are named in a note, and the gap is filled all the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from ...tasks.events import Filling
+from ...tasks.infill import default_widths
+from .. import sse
+from ..app import Service, Task
+from ..jobs import Call, Job, Refusal
+from .openai import StreamOptions, Usage, shape
+from .sampling import ELSEWHERE, OWN, Sampling, settings
+from .turn import Told, drawn, new_id
+
+
+class FimRequest(Sampling, kw_only=True):
+    prompt: str
+    suffix: str | None = None
+    max_tokens: int | None = None
+    random_seed: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    model: str | None = None
+    user: Any = None
+
+
+class FimChoice(msgspec.Struct):
+    index: int
+    text: str
+    message: dict[str, Any]
+    finish_reason: str
+
+
+class FimReply(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[FimChoice]
+    usage: Usage
+    dgemma: Told
+    object: str = "text_completion"
+
+
+class ExtraFile(msgspec.Struct):
+    text: str
+    filename: str = "file"
+    time: Any = None
+
+
+class InfillRequest(Sampling, kw_only=True):
+    """The gap is behind input_prefix and prompt. n_predict: 0 answers with nothing at once; editors warm caches with it."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    input_extra: list[ExtraFile] | None = None
+    prompt: str = ""
+    n_predict: int | None = None
+    stream: bool | None = None
+    response_fields: list[str] | None = None
+    model: str | None = None
+    cache_prompt: Any = None  # these two change nothing here
+    id_slot: Any = None
+    samplers: Any = None  # and these are told as not heeded
+    t_max_prompt_ms: Any = None
+    t_max_predict_ms: Any = None
+    n_indent: Any = None
+    repeat_penalty: Any = None
+
+
+UNHEEDED = ("samplers", "t_max_prompt_ms", "t_max_predict_ms", "n_indent", "repeat_penalty")
+
+
+def cut(text: str, stops: str | Sequence[str] | None) -> tuple[str, str]:
+    """A text up to the first of some strings, and which one that was ("": none)."""
+    found = [(place, stop) for stop in ([stops] if isinstance(stops, str) else stops or ()) if stop and (place := text.find(stop)) >= 0]
+    place, stop = min(found, default=(len(text), ""))
+    return text[:place], stop
+
+
+def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, extra: Sequence[ExtraFile] = ()) -> Call:
+    """The call that fills a gap of at most `longest` tokens."""
+    asked: dict[str, Any] = {}
+    unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
+    for name in (*OWN, *(name for name in ELSEWHERE if name != "stop")):
+        try:
+            asked |= settings(SimpleNamespace(**{name: getattr(body, name, None)}))
+        except Refusal:
+            unheeded.append(name)
+    widths = default_widths(body.canvas_width or service.model.config.canvas_length, longest)
+    asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}
+    asked["extra"] = [(file.filename, file.text) for file in extra]
+    return Call("stream_fill", asked, (f"not heeded: {', '.join(unheeded)}",) if unheeded else ())
+
+
+class _GapAnswer:
+    """What both dialects share: the text up to its stop string, and the figures."""
+
+    media, watched = sse.MEDIA, False
+
+    def __init__(self, service: Service, stops: str | list[str] | None):
+        self.model, self.stops = service.config.name, stops
+        self.text, self.stop, self.result = "", "", None
+
+    def begin(self) -> Iterator[bytes]:
+        yield from ()
+
+    def take(self, index: int, event: Any) -> Iterator[bytes]:
+        if isinstance(event, Filling):
+            self.result = event.generation
+            self.text, self.stop = cut(event.text, self.stops)
+            yield self.piece()
+
+    def piece(self) -> bytes:
+        raise NotImplementedError
+
+    def broken(self, error: Refusal) -> Iterator[bytes]:
+        yield sse.data(shape(error))
+
+    @property
+    def reason(self) -> str:
+        return "stop" if self.stop else self.result.finish_reason
+
+    def told(self) -> Told:
+        return Told(self.result.seed, self.result.notes)
+
+
+class FimAnswer(_GapAnswer):
+    def __init__(self, service: Service, body: FimRequest):
+        super().__init__(service, body.stop)
+        self.id, self.created = new_id("fim-"), int(time.time())
+
+    def chunk(self, text: str, reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": 0, "text": text, "delta": {"role": "assistant", "content": text}, "finish_reason": reason}
+        head = {"id": self.id, "object": "text_completion.chunk", "created": self.created, "model": self.model}
+        return sse.data(head | {"choices": [choice]} | more)
+
+    def piece(self) -> bytes:
+        return self.chunk(self.text)
+
+    def end(self) -> Iterator[bytes]:
+        yield self.chunk("", self.reason, usage=self.usage(), dgemma=self.told())
+        yield sse.DONE
+
+    def usage(self) -> Usage:
+        found, new = self.result, len(self.result.token_ids)
+        return Usage(found.prompt_tokens, new, found.prompt_tokens + new, sum(found.steps), found.canvases)
+
+    def whole(self) -> FimReply:
+        choice = FimChoice(0, self.text, {"role": "assistant", "content": self.text}, self.reason)
+        return FimReply(self.id, self.created, self.model, [choice], self.usage(), self.told())
+
+
+class InfillAnswer(_GapAnswer):
+    def __init__(self, service: Service, body: InfillRequest):
+        super().__init__(service, body.stop)
+        self.fields, self.context = body.response_fields, service.model.config.max_position_embeddings
+
+    def piece(self) -> bytes:
+        return sse.data({"index": 0, "content": self.text, "stop": False})
+
+    def end(self) -> Iterator[bytes]:
+        yield sse.data(self.whole() | ({"content": ""} if not self.fields or "content" in self.fields else {}))
+
+    def whole(self) -> dict[str, Any]:
+        """llama-server's figures. `prompt_ms` is the time to the first draft, `predicted_ms` what followed."""
+        told: dict[str, Any] = {
+            "index": 0, "content": self.text, "stop": True, "model": self.model, "tokens_predicted": 0, "tokens_evaluated": 0,
+            "stop_type": "limit", "stopping_word": self.stop, "truncated": False, "generation_settings": {"n_ctx": self.context},
+        }  # fmt: skip
+        if (found := self.result) is not None:
+            new, first = len(found.token_ids), found.first_draft_seconds
+            rest = max(found.seconds - first, 1e-9)
+            told |= {"tokens_predicted": new, "tokens_evaluated": found.prompt_tokens, "steps": sum(found.steps), "dgemma": self.told()}
+            told["stop_type"] = "word" if self.stop else "eos" if self.reason == "stop" else "limit"
+            told["timings"] = {
+                "prompt_n": found.prompt_tokens, "prompt_ms": 1e3 * first, "prompt_per_second": found.prompt_tokens / max(first, 1e-9),
+                "predicted_n": new, "predicted_ms": 1e3 * rest, "predicted_per_second": new / rest,
+            }  # fmt: skip
+        return told if not self.fields else {name: value for name in self.fields if (value := _at(told, name)) is not None}
+
+
+def _at(told: dict[str, Any], name: str) -> Any:
+    """What a path such as timings/prompt_n leads to."""
+    value: Any = told
+    for part in name.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def fim(service: Service, body: FimRequest) -> Job:
+    body = msgspec.structs.replace(body, seed=body.random_seed if body.seed is None else body.seed)
+    call = gap(service, body, body.prompt, body.suffix or "", body.max_tokens)
+    return Job((call,), FimAnswer(service, body), bool(body.stream))
+
+
+def infill(service: Service, body: InfillRequest) -> Job:
+    seed = None if body.seed == -1 else body.seed  # -1: drawn, as elsewhere
+    body, longest = msgspec.structs.replace(body, seed=seed), body.n_predict if body.n_predict != -1 else None
+    prefix = body.input_prefix + body.prompt
+    calls = () if longest == 0 else (gap(service, body, prefix, body.input_suffix, longest, body.input_extra or ()),)
+    return Job(calls, InfillAnswer(service, body), bool(body.stream))
+
+
+ROUTES = (Task("/infill", InfillRequest, infill, shape), Task("/v1/fim/completions", FimRequest, fim, shape, FimReply))

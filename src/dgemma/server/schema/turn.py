@@ -1,0 +1,89 @@
+"""A chat turn as dialects tell it: what became certain with each event, in order, and the result's figures.
+
+Knows no dialect. Trap: parts come from the ids, never from the text (tasks/chat.py); calls are told behind the text of their canvas.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from ...tasks.chat import Voices
+from ...tasks.events import Committed, Generation
+from ...text.calls import ToolCall
+from ...text.channels import ChannelSplitter, split
+from ..app import Service
+from ..jobs import Refusal
+
+Part = tuple[str, Any]  # ("thought", text), ("content", text) or ("tool_call", ToolCall)
+
+
+class Told(msgspec.Struct):
+    """What we have to say beside a dialect's own fields."""
+
+    seed: int
+    notes: list[str]
+
+
+class Turn:
+    """One answer of the model. `one_call`: what it calls after the first is not told, and a note says so."""
+
+    def __init__(self, service: Service, one_call: bool = False):
+        self.tokenizer, self.one_call = service.model.tokenizer, one_call
+        self.voices, self.told = Voices(self.tokenizer), 0
+        self.result: Generation | None = None
+
+    def take(self, event: Any) -> Iterator[Part]:
+        """The parts that an event makes certain."""
+        if isinstance(event, Committed):
+            yield from self.voices.feed(event.token_ids)
+        elif isinstance(event, Generation):
+            self.result = event
+            yield from self.voices.finish()
+            if split(event.token_ids, self.tokenizer).malformed:
+                event.notes.append("a tool call could not be read and was left out")
+        calls = self.voices.calls[: 1 if self.one_call else None]
+        if isinstance(event, Generation) and len(calls) < len(self.voices.calls):
+            event.notes.append("one call at a time was asked for; further ones were left out")
+        for call in calls[self.told :]:
+            yield "tool_call", call
+        self.told = len(calls)
+
+    @property
+    def thought_tokens(self) -> int:
+        splitter = ChannelSplitter(self.tokenizer)
+        spans = [*splitter.feed(self.result.token_ids), *splitter.finish()]
+        return sum(len(span.ids) for span in spans if span.channel == "thought")
+
+    def notes(self) -> Told:
+        return Told(self.result.seed, self.result.notes)
+
+
+def arguments_of(call: ToolCall) -> str:
+    return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def new_id(prefix: str) -> str:
+    return prefix + uuid.uuid4().hex[:24]
+
+
+def drawn(seed: int | None) -> int:
+    return secrets.randbits(62) if seed is None else seed
+
+
+def joined(content: Any, kinds: Iterable[str], where: str) -> str:
+    """The text of a content that is a text, or a list of parts of these kinds. Raises Refusal for another kind, by its name."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind not in kinds or not isinstance(part.get("text"), str):
+            raise Refusal(400, f"{where}: content of type {kind!r:.40} cannot be read; only text can", parameter=where)
+        texts.append(part["text"])
+    return "\n".join(texts)
