@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.server.schema.anthropic import MessagesAnswer
 from dgemma.tasks.events import Committed, Generation
+from dgemma.tasks.voices import Voices
 from tests.helpers import byte_tokenizer
 from tests.text.test_turns import ids_of
 
@@ -36,10 +37,11 @@ def events(text: str) -> list[dict[str, Any]]:
 
 def fed(answer: Any, *layouts: str) -> Any:
     """An answer that was told canvases of these tokens, and the stream it made of them."""
-    ids = [ids_of(layout) for layout in layouts]
+    ids, voices = [ids_of(layout) for layout in layouts], Voices(byte_tokenizer())
     chunks = [*answer.begin()]
     for canvas, found in enumerate(ids):
-        chunks += answer.take(0, Committed(canvas, "", found, 2))
+        parts = voices.feed(found) + (voices.finish() if canvas + 1 == len(ids) else [])
+        chunks += answer.take(0, Committed(canvas, "", found, 2, parts))
     chunks += answer.take(0, Generation("", sum(ids, []), [2] * len(ids), "stop", 7, 0, 1.0, 0.5))
     return b"".join([*chunks, *answer.end()]).decode()
 

@@ -5,6 +5,9 @@ A new dialect is one module with ROUTES, a tuple of app.Task and app.Page, and a
 
 from __future__ import annotations
 
-from . import anthropic, canvas, decisions, gaps, nextedit, openai, own
+from . import anthropic, canvas, decisions, gaps, nextedit, ollama, openai, own, responses
 
-ROUTES = (*openai.ROUTES, *anthropic.ROUTES, *decisions.ROUTES, *gaps.ROUTES, *nextedit.ROUTES, *canvas.ROUTES, *own.ROUTES)
+ROUTES = (
+    *openai.ROUTES, *responses.ROUTES, *anthropic.ROUTES, *ollama.ROUTES, *gaps.ROUTES, *nextedit.ROUTES, *decisions.ROUTES,
+    *canvas.ROUTES, *own.ROUTES,
+)  # fmt: skip

@@ -1,14 +1,15 @@
 """Anthropic's dialect: messages, and the count of their tokens.
 
-Thoughts, text and calls are content blocks, in the order in which they were committed. Fields of betas are let through, because clients send
-many; what would change the answer and is not served is refused by name. Trap: a stream opens before the prompt was counted, so
-`input_tokens` stand in `message_delta`, and in `message_start` as 0.
+Thoughts, text and calls are content blocks, in the order in which they were committed. Fields of betas are let through, because
+clients send many; what would change the answer and is not served is refused by name. Trap: a stream opens before the prompt was
+counted, so `input_tokens` stand in `message_delta`, and in `message_start` as 0.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .sampling import OWN, settings, unserved
-from .turn import Told, Turn, arguments_of, drawn, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, joined, new_id
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
@@ -69,7 +70,7 @@ class MessagesReply(msgspec.Struct):
     stop_sequence: str | None = None
     role: str = "assistant"
     type: str = "message"
-    dgemma: Told | None = None
+    dgemma: Remarks | None = None
 
 
 class Count(msgspec.Struct):
@@ -138,7 +139,7 @@ class MessagesAnswer:
 
     def end(self) -> Iterator[bytes]:
         yield from self.stop()
-        delta = {"stop_reason": self.reason(), "stop_sequence": None}
+        delta = {"stop_reason": self.reason(), "stop_sequence": self.turn.result.stop}
         yield _event("message_delta", delta=delta, usage=self.usage(), dgemma=self.turn.notes())
         yield _event("message_stop")
 
@@ -148,6 +149,8 @@ class MessagesAnswer:
     def reason(self) -> str:
         if self.open == "tool_call" or self.turn.told:
             return "tool_use"
+        if self.turn.result.stop is not None:
+            return "stop_sequence"
         return "max_tokens" if self.turn.result.finish_reason == "length" else "end_turn"
 
     def usage(self) -> MessagesUsage:
@@ -155,18 +158,24 @@ class MessagesAnswer:
         return MessagesUsage(result.prompt_tokens, len(result.token_ids), sum(result.steps), result.canvases)
 
     def whole(self) -> MessagesReply:
-        return MessagesReply(self.id, self.model, self.blocks, self.reason(), self.usage(), dgemma=self.turn.notes())
+        stop, told = self.turn.result.stop, self.turn.notes()
+        return MessagesReply(self.id, self.model, self.blocks, self.reason(), self.usage(), stop, dgemma=told)
 
 
 def messages(service: Service, body: MessagesRequest) -> Job:
     chosen, own = body.tool_choice or {}, body.dgemma or {}
     if unknown := sorted(set(own) - set(OWN)):
         raise Refusal(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(OWN)}")
-    if body.stop_sequences:
-        raise unserved("stop_sequences")
-    asked = _prompt(body) | settings(body) | own | {"max_tokens": body.max_tokens, "seed": drawn(body.seed)}
+    asked = _prompt(body) | settings(body) | _stops(body.stop_sequences) | own | {"max_tokens": body.max_tokens, "seed": drawn(body.seed)}
     answer = MessagesAnswer(service, bool(chosen.get("disable_parallel_tool_use")))
     return Job((Call("stream_chat", asked),), answer, bool(body.stream))
+
+
+def _stops(stops: list[str] | None) -> dict[str, Any]:
+    try:
+        return settings(SimpleNamespace(stop=stops or None))
+    except Refusal:
+        raise unserved("stop_sequences") from None
 
 
 async def count(service: Service, body: CountRequest) -> Count:
@@ -207,8 +216,8 @@ def _message(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
     for block in blocks:
         kind = block.get("type")
         if kind == "tool_result":
-            text = joined(block.get("content"), ("text",), where)
-            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": f"Error: {text}" if block.get("is_error") else text}
+            text = ("Error: " if block.get("is_error") else "") + joined(block.get("content"), ("text",), where)
+            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
         elif kind == "tool_use":
             calls.append({"id": block.get("id"), "function": {"name": block.get("name"), "arguments": block.get("input")}})
         elif kind == "thinking":

@@ -1,6 +1,7 @@
 """Typed decisions, POST /v1/systemone and its alias /v1/decisions: questions about a state, answered with label probabilities.
 
-What a question may be is tasks/questions.py's business, and refused there by the question's name. Nothing is generated, so nothing is streamed.
+What a question may be is tasks/questions.py's business, and refused there by the question's name. Nothing is generated, so
+nothing is streamed.
 """
 
 from __future__ import annotations

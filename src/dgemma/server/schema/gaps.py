@@ -1,7 +1,7 @@
 """What editors send to have a gap filled: llama-server's /infill, and /v1/fim/completions, the shape of Mistral and Inception.
 
-A gap is told once, when it is closed and the best of its widths is known. Stop strings cut it there. Trap: editors send samplers' settings with every
-gap, because some server has them; those that are not served here are named in a note, and the gap is filled all the same.
+A gap is told once, when it is closed and the best of its widths is known. Stop strings cut it there. Trap: editors send samplers'
+settings with every gap, because some server has them; they are named in a note, and the gap is filled all the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import StreamOptions, Usage, shape
 from .sampling import ELSEWHERE, OWN, Sampling, settings
-from .turn import Told, drawn, new_id
+from .turn import Remarks, drawn, new_id
 
 
 class FimRequest(Sampling, kw_only=True):
@@ -47,7 +47,7 @@ class FimReply(msgspec.Struct):
     model: str
     choices: list[FimChoice]
     usage: Usage
-    dgemma: Told
+    dgemma: Remarks
     object: str = "text_completion"
 
 
@@ -89,13 +89,11 @@ def cut(text: str, stops: str | Sequence[str] | None) -> tuple[str, str]:
 
 def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, extra: Sequence[ExtraFile] = ()) -> Call:
     """The call that fills a gap of at most `longest` tokens."""
-    asked: dict[str, Any] = {}
+    asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
-    for name in (*OWN, *(name for name in ELSEWHERE if name != "stop")):
-        try:
-            asked |= settings(SimpleNamespace(**{name: getattr(body, name, None)}))
-        except Refusal:
-            unheeded.append(name)
+    for name, (_, neutral) in ELSEWHERE.items():
+        value = None if name == "stop" else getattr(body, name, None)
+        unheeded += [name] if value is not None and value not in neutral else []
     widths = default_widths(body.canvas_width or service.model.config.canvas_length, longest)
     asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}
     asked["extra"] = [(file.filename, file.text) for file in extra]
@@ -130,8 +128,8 @@ class _GapAnswer:
     def reason(self) -> str:
         return "stop" if self.stop else self.result.finish_reason
 
-    def told(self) -> Told:
-        return Told(self.result.seed, self.result.notes)
+    def told(self) -> Remarks:
+        return Remarks(self.result.seed, self.result.notes)
 
 
 class FimAnswer(_GapAnswer):

@@ -1,8 +1,8 @@
 """Next edits as Inception's API has them, POST /v1/edit/completions: a file with a marked region, the region as it should be.
 
-The message holds the file between its markers, a region of it, the cursor and what was edited last. The cursor's line (without a cursor: the whole
-region) is free and settles in place, all else is pinned, so nothing outside is ever changed. Trap: an editor cuts the region out of the reply's code
-fence by the empty line before its end, so one stands there always.
+The message holds the file between its markers, a region of it, the cursor and what was edited last. The cursor's line (without a
+cursor: the whole region) is free and settles in place, all else is pinned, so nothing outside is ever changed. Trap: an editor cuts
+the region out of the reply's code fence by the empty line before its end, so one stands there always.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def read_place(text: str) -> Place:
     marked = re.search(rf"<\|{REGION}\|>\n?(.*?)\n?<\|/{REGION}\|>", file, re.DOTALL)
     if marked is None:
         raise Refusal(400, f"the message marks nothing to edit; put it between <|{REGION}|> and <|/{REGION}|>", parameter="messages")
-    before, region, after = (part.replace(CURSOR, "") for part in (file[: marked.start()], marked[1], "\n" + file[marked.end() :].lstrip("\n")))
+    parts = file[: marked.start()], marked[1], "\n" + file[marked.end() :].removeprefix("\n")
+    before, region, after = (part.replace(CURSOR, "") for part in parts)
     start, end = len(before), len(before) + len(region)
     free, cursor = (start, end), marked[1].find(CURSOR)
     if cursor >= 0:

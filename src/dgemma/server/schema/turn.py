@@ -13,18 +13,18 @@ from typing import Any
 
 import msgspec
 
-from ...tasks.chat import Voices
 from ...tasks.events import Committed, Generation
+from ...tasks.voices import Voices
 from ...text.calls import ToolCall
-from ...text.channels import ChannelSplitter, split
+from ...text.channels import ChannelSplitter
 from ..app import Service
 from ..jobs import Refusal
 
 Part = tuple[str, Any]  # ("thought", text), ("content", text) or ("tool_call", ToolCall)
 
 
-class Told(msgspec.Struct):
-    """What we have to say beside a dialect's own fields."""
+class Remarks(msgspec.Struct):
+    """What we have to say of one answer beside a dialect's own fields."""
 
     seed: int
     notes: list[str]
@@ -41,15 +41,16 @@ class Turn:
     def take(self, event: Any) -> Iterator[Part]:
         """The parts that an event makes certain."""
         if isinstance(event, Committed):
-            yield from self.voices.feed(event.token_ids)
+            self.voices.feed(event.token_ids)  # for its calls
+            yield from event.parts
         elif isinstance(event, Generation):
+            self.voices.finish()
             self.result = event
-            yield from self.voices.finish()
-            if split(event.token_ids, self.tokenizer).malformed:
+            if self.voices.unread:
                 event.notes.append("a tool call could not be read and was left out")
+            if self.one_call and len(self.voices.calls) > 1:
+                event.notes.append("one call at a time was asked for; further ones were left out")
         calls = self.voices.calls[: 1 if self.one_call else None]
-        if isinstance(event, Generation) and len(calls) < len(self.voices.calls):
-            event.notes.append("one call at a time was asked for; further ones were left out")
         for call in calls[self.told :]:
             yield "tool_call", call
         self.told = len(calls)
@@ -60,8 +61,8 @@ class Turn:
         spans = [*splitter.feed(self.result.token_ids), *splitter.finish()]
         return sum(len(span.ids) for span in spans if span.channel == "thought")
 
-    def notes(self) -> Told:
-        return Told(self.result.seed, self.result.notes)
+    def notes(self) -> Remarks:
+        return Remarks(self.result.seed, self.result.notes)
 
 
 def arguments_of(call: ToolCall) -> str:

@@ -1,0 +1,211 @@
+"""Ollama's dialect: generate (with a suffix: a gap), chat, tags, version. Streams are lines of JSON, and the default.
+
+A chat-tuned model reads the prompt of `generate` as a user's turn, unless it is `raw`; any other model goes on from it. `options` hold the
+sampler's settings; those of Ollama's runner (num_ctx, num_gpu ...) change nothing here. Trap: an empty prompt asks that the model be loaded, which it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from ... import __version__
+from ...tasks.events import Committed, Filling, Generation
+from ...text.calls import ToolCall
+from ..app import Page, Service, Task
+from ..jobs import Call, Job, Refusal
+from .gaps import cut, gap
+from .sampling import Sampling, settings, unserved
+from .turn import Turn, drawn
+
+MEDIA = "application/x-ndjson"
+
+
+class Options(Sampling, kw_only=True):
+    num_predict: int | None = None  # -1 and -2: the default length
+    repeat_penalty: float | None = None
+    # these change nothing here
+    num_ctx: Any = None
+    num_keep: Any = None
+    num_batch: Any = None
+    num_gpu: Any = None
+    main_gpu: Any = None
+    num_thread: Any = None
+    use_mmap: Any = None
+    use_mlock: Any = None
+    low_vram: Any = None
+    numa: Any = None
+
+
+class OllamaRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    model: str
+    stream: bool = True
+    options: Options | None = None
+    think: bool | str | None = None
+    format: Any = None
+    keep_alive: Any = None  # the model stays
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+
+class GenerateRequest(OllamaRequest, kw_only=True):
+    prompt: str = ""
+    suffix: str | None = None
+    system: str | None = None
+    raw: bool = False
+    template: str | None = None
+    context: list[int] | None = None
+    images: list[Any] | None = None
+
+
+class OllamaChatRequest(OllamaRequest, kw_only=True):
+    messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] | None = None
+
+
+def shape(refusal: Refusal) -> dict[str, Any]:
+    """An error's body."""
+    return {"error": refusal.message}
+
+
+class OllamaAnswer:
+    """The lines of a generation or, where `chat`, of a conversation's turn."""
+
+    media, watched = MEDIA, False
+
+    def __init__(self, service: Service, chat: bool, stops: Any = None):
+        self.model, self.chat, self.stops, self.turn = service.config.name, chat, stops, Turn(service)
+        self.told: dict[str, Any] = {"content": ""}  # put together
+        self.result: Generation | None = None
+
+    def line(self, parts: dict[str, Any], done: bool = False, **more: Any) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+        if self.chat:
+            told = {"message": {"role": "assistant", "content": ""} | parts}
+        else:
+            told = {"response": parts.get("content", "")} | {key: value for key, value in parts.items() if key == "thinking"}
+        return {"model": self.model, "created_at": now} | told | {"done": done} | more
+
+    def begin(self) -> Iterator[bytes]:
+        yield from ()
+
+    def take(self, index: int, event: Any) -> Iterator[bytes]:
+        for parts in self.parts(event):
+            for key, value in parts.items():
+                self.told[key] = self.told[key] + value if key in self.told else value
+            yield _written(self.line(parts))
+
+    def parts(self, event: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(event, Filling):
+            self.result = event.generation
+            yield {"content": cut(event.text, self.stops)[0]}
+        elif isinstance(event, Committed | Generation):
+            self.result = event if isinstance(event, Generation) else None
+            for channel, part in self.turn.take(event):
+                if channel == "tool_call":
+                    yield {"tool_calls": [_call(part)]}
+                else:
+                    yield {"thinking" if channel == "thought" else "content": part}
+
+    def end(self) -> Iterator[bytes]:
+        yield _written(self.line({}, True, **self.figures()))
+
+    def broken(self, error: Refusal) -> Iterator[bytes]:
+        yield _written(shape(error))
+
+    def whole(self) -> dict[str, Any]:
+        return self.line(self.told, True, **self.figures())
+
+    def figures(self) -> dict[str, Any]:
+        """Times in nanoseconds; `prompt_eval_duration` is the time to the first draft, `eval_duration` what followed."""
+        found = self.result
+        if found is None:
+            return {"done_reason": "load"}
+        total, first = round(1e9 * found.seconds), round(1e9 * found.first_draft_seconds)
+        return {
+            "done_reason": found.finish_reason, "total_duration": total, "load_duration": 0, "prompt_eval_count": found.prompt_tokens,
+            "prompt_eval_duration": first, "eval_count": len(found.token_ids), "eval_duration": max(total - first, 0),
+            "steps": sum(found.steps), "canvases": found.canvases, "dgemma": {"seed": found.seed, "notes": found.notes},
+        }  # fmt: skip
+
+
+def _written(line: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"function": {"name": call.name, "arguments": call.arguments}}
+
+
+def generate(service: Service, body: GenerateRequest) -> Job:
+    for name in ("template", "context", "images"):
+        if getattr(body, name):
+            raise unserved(name)
+    options, limit = _options(body)
+    if body.suffix:
+        call = gap(service, options, body.prompt, body.suffix, limit)
+        return Job((call,), OllamaAnswer(service, False, options.stop), body.stream)
+    if not body.prompt:
+        return Job((), OllamaAnswer(service, False), body.stream)
+    asked = settings(options) | {"max_tokens": limit, "seed": drawn(options.seed)}
+    if body.raw or not service.model.chat_tuned:
+        if body.think or body.system:
+            raise Refusal(400, "'system' and 'think' are a chat's; a text that is gone on from has neither", parameter="system")
+        return Job((Call("stream", asked | {"text": body.prompt}),), OllamaAnswer(service, False), body.stream)
+    told = [{"role": "system", "content": body.system}] if body.system else []
+    asked |= {"messages": [*told, {"role": "user", "content": body.prompt}], "thinking": _thinks(body)}
+    return Job((Call("stream_chat", asked),), OllamaAnswer(service, False), body.stream)
+
+
+def chat(service: Service, body: OllamaChatRequest) -> Job:
+    options, limit = _options(body)
+    if not body.messages:
+        return Job((), OllamaAnswer(service, True), body.stream)
+    asked = settings(options) | {"max_tokens": limit, "seed": drawn(options.seed), "tools": body.tools or None, "thinking": _thinks(body)}
+    asked["messages"] = [_message(message, f"messages[{n}]") for n, message in enumerate(body.messages)]
+    return Job((Call("stream_chat", asked),), OllamaAnswer(service, True), body.stream)
+
+
+def _options(body: OllamaRequest) -> tuple[Options, int | None]:
+    """The sampler's settings and the longest answer. Raises Refusal for what is not served."""
+    for name in ("format", "logprobs", "top_logprobs"):
+        if getattr(body, name):
+            raise unserved(name)
+    options = body.options or Options()
+    penalty, limit = options.repeat_penalty, options.num_predict
+    if penalty is not None:
+        options = msgspec.structs.replace(options, repetition_penalty=penalty)
+    return options, None if limit in (-1, -2) else limit
+
+
+def _thinks(body: OllamaRequest) -> bool:
+    return bool(body.think) and body.think != "none"
+
+
+def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A message as text/turns.py reads it."""
+    if message.get("images"):
+        raise Refusal(400, f"{where}: images cannot be read; only text can", parameter="images")
+    told = {key: message.get(key) for key in ("role", "content", "tool_calls", "tool_call_id")}
+    return told | {"name": message.get("tool_name"), "reasoning_content": message.get("thinking")}
+
+
+def tags(service: Service, request: Any) -> dict[str, Any]:
+    name, model = service.config.name, service.model
+    changed = datetime.datetime.fromtimestamp(service.created, datetime.UTC).isoformat()
+    details = {"format": "safetensors", "family": "diffusion_gemma", "families": ["diffusion_gemma"], "parent_model": ""}
+    size = sum(parameter.nbytes for parameter in model.net.parameters())
+    return {"models": [{"name": name, "model": name, "modified_at": changed, "size": size, "digest": "", "details": details}]}
+
+
+def version(service: Service, request: Any) -> dict[str, str]:
+    return {"version": __version__}
+
+
+ROUTES = (
+    Task("/api/generate", GenerateRequest, generate, shape), Task("/api/chat", OllamaChatRequest, chat, shape),
+    Page("/api/tags", tags, shape), Page("/api/version", version, shape),
+)  # fmt: skip
