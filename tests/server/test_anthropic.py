@@ -113,7 +113,7 @@ def test_what_agents_send_is_taken_and_long_answers_are_cut(client: Client) -> N
 @pytest.mark.parametrize(
     ("more", "name"),
     [
-        ({"stop_sequences": ["x"]}, "stop_sequences"), ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"output_config": {"format": {}}, "max_tokens": 0}, "max_tokens"), ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "image"), ({"messages": []}, "messages"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "So"}]}, "assistant"), ({"dgemma": {"nope": 1}}, "dgemma.nope"),
@@ -125,6 +125,16 @@ def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name:
         error = reply.json()
         assert reply.status_code == 400 and error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
         assert name in error["error"]["message"]
+
+
+def test_stops_and_forms(client: Client, model: dgemma.Model) -> None:
+    content = model.chat(ASKED, 24, 5).content
+    body = {"messages": ASKED, "max_tokens": 24, "seed": 5}
+    reply = client().post(PATH, json=body | {"stop_sequences": [content[3:5]]}).json()
+    assert reply["content"][0]["text"] == content[: content.index(content[3:5])]
+    assert (reply["stop_reason"], reply["stop_sequence"]) == ("stop_sequence", content[3:5])
+    form = {"output_config": {"format": {"type": "json_schema", "schema": {"type": "boolean"}}}}
+    assert client().post(PATH, json=body | form).json()["content"][0]["text"] in ("true", "false")
 
 
 def test_its_own_client(client: Client, model: dgemma.Model) -> None:
@@ -139,7 +149,7 @@ def test_its_own_client(client: Client, model: dgemma.Model) -> None:
     reasons = {"length": "max_tokens", "stop": "end_turn"}
     assert final.stop_reason == reasons[want.generation.finish_reason] and final.usage.input_tokens == want.generation.prompt_tokens
     assert talk.messages.count_tokens(model="dgemma", messages=ASKED).input_tokens == want.generation.prompt_tokens
-    with pytest.raises(anthropic.BadRequestError, match="stop_sequences"):
-        talk.messages.create(**asked, stop_sequences=["x"])
+    with pytest.raises(anthropic.BadRequestError, match="tool_choice"):
+        talk.messages.create(**asked, tool_choice={"type": "any"})
     with pytest.raises(anthropic.AuthenticationError):
         talk.with_options(api_key="wrong").messages.create(**asked)

@@ -47,10 +47,10 @@ def test_infill_warms_and_picks_fields(client: Client) -> None:
 
 def test_fim_tells_text_and_delta(client: Client, model: dgemma.Model) -> None:
     want = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3])
-    body = {"model": "codestral", "prompt": "def f():\n", "suffix": "\nx = 1\n", "max_tokens": 3, "random_seed": 4, "temperature": 0.01}
+    body = {"model": "codestral", "prompt": "def f():\n", "suffix": "\nx = 1\n", "max_tokens": 3, "random_seed": 4, "top_p": 0.5}
     reply = client().post(FIM, json=body).json()
     assert reply["choices"][0]["text"] == reply["choices"][0]["message"]["content"] == want.text
-    assert reply["usage"]["steps"] == sum(want.generation.steps) and reply["dgemma"] == {"seed": 4, "notes": ["not heeded: temperature"]}
+    assert reply["usage"]["steps"] == sum(want.generation.steps) and reply["dgemma"] == {"seed": 4, "notes": ["not heeded: top_p"]}
     told = chunks(client().post(FIM, json=body | {"stream": True}).text)
     for pieces in ([part["choices"][0]["text"] for part in told], [part["choices"][0]["delta"]["content"] for part in told]):
         assert "".join(pieces) == want.text

@@ -58,7 +58,7 @@ def test_a_chat_is_pythons_and_thoughts_and_calls_have_their_fields(client: Clie
 @pytest.mark.parametrize(
     ("path", "body", "name"),
     [
-        (GENERATE, {"prompt": "a", "format": "json"}, "format"), (GENERATE, {"prompt": "a", "images": ["x"]}, "images"), (GENERATE, {}, "model"),
+        (GENERATE, {"prompt": "a", "suffix": "b", "format": "json"}, "format"), (GENERATE, {"prompt": "a", "images": ["x"]}, "images"), (GENERATE, {}, "model"),
         (GENERATE, {"prompt": "a", "options": {"mirostat": 2}}, "mirostat"), (CHAT, {"messages": [{"role": "user", "content": "x", "images": ["x"]}]}, "images"),
         (CHAT, {"messages": [{"role": "singer", "content": "x"}]}, "role"), (GENERATE, {"prompt": "a", "nope": 1}, "nope"),
         (GENERATE, {"prompt": "a", "system": "b"}, "system"), (GENERATE, {"prompt": "a", "options": {"num_predict": 0}}, "max_tokens"),
@@ -80,5 +80,6 @@ def test_its_own_client(client: Client, model: dgemma.Model) -> None:
     filled = talk.generate("any", "abc", suffix="xyz", options={"seed": 1, "num_predict": 3})
     assert filled.response == model.fill("abc", "xyz", 1, widths=[1, 3]).text
     assert [found.model for found in talk.list().models] == ["dgemma"]
-    with pytest.raises(ollama.ResponseError, match="format"):
-        talk.chat("any", ASKED, format="json")
+    assert talk.chat("any", ASKED, format={"type": "boolean"}, options=options).message.content in ("true", "false")
+    with pytest.raises(ollama.ResponseError, match="images"):
+        talk.generate("any", "a", images=[b"x"])

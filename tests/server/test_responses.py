@@ -84,7 +84,7 @@ def test_a_history_of_items_reads_as_pythons(client: Client, model: dgemma.Model
     ("more", "name"),
     [
         ({"previous_response_id": "resp_1"}, "previous_response_id"), ({"background": True}, "background"), ({"nope": 1}, "nope"),
-        ({"text": {"format": {"type": "json_schema"}}}, "text.format"), ({"tool_choice": "required"}, "tool_choice"), ({"input": []}, "messages"),
+        ({"text": {"format": {"type": "json_schema"}}}, "json_schema"), ({"tool_choice": "required"}, "tool_choice"), ({"input": []}, "messages"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"), ({"truncation": "auto"}, "truncation"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input_image"), ({"include": ["x"]}, "'x'"),
     ],
@@ -102,5 +102,7 @@ def test_openais_own_client(client: Client, model: dgemma.Model) -> None:
     assert talk.responses.create(**asked).output_text == want.content
     with talk.responses.stream(**asked) as stream:
         assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == want.content
+    form: Any = {"format": {"type": "json_schema", "name": "yes", "schema": {"type": "boolean"}}}
+    assert talk.responses.create(**asked, text=form).output_text in ("true", "false")
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):
         talk.responses.create(**asked, previous_response_id="resp_1")

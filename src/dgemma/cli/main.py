@@ -27,6 +27,7 @@ VERBS = {
     "edit": "Change a file in place: shows the difference and asks.",
     "decide": "Answer typed questions about a text with probabilities.",
     "serve": "Answer requests over HTTP, in the dialects that tools speak.",
+    "launch": "Start a coding client that asks a running service.",
     "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",
     "ls": "List the models on this machine.",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -21,7 +20,7 @@ from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .sampling import OWN, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, form_of, joined, new_id
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
@@ -39,7 +38,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     mcp_servers: list[Any] | None = None
-    output_format: Any = None
+    output_format: dict[str, Any] | None = None
     output_config: dict[str, Any] | None = None
 
 
@@ -166,16 +165,10 @@ def messages(service: Service, body: MessagesRequest) -> Job:
     chosen, own = body.tool_choice or {}, body.dgemma or {}
     if unknown := sorted(set(own) - set(OWN)):
         raise Refusal(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(OWN)}")
-    asked = _prompt(body) | settings(body) | _stops(body.stop_sequences) | own | {"max_tokens": body.max_tokens, "seed": drawn(body.seed)}
+    asked = _prompt(body) | settings(body) | form_of(body.output_format or (body.output_config or {}).get("format")) | own
+    asked |= {"max_tokens": body.max_tokens, "seed": drawn(body.seed), "stop": body.stop_sequences or []}
     answer = MessagesAnswer(service, bool(chosen.get("disable_parallel_tool_use")))
     return Job((Call("stream_chat", asked),), answer, bool(body.stream))
-
-
-def _stops(stops: list[str] | None) -> dict[str, Any]:
-    try:
-        return settings(SimpleNamespace(stop=stops or None))
-    except Refusal:
-        raise unserved("stop_sequences") from None
 
 
 async def count(service: Service, body: CountRequest) -> Count:
@@ -187,11 +180,8 @@ async def count(service: Service, body: CountRequest) -> Count:
 
 def _prompt(body: CountRequest) -> dict[str, Any]:
     """The arguments of a chat that say what is read. Raises Refusal."""
-    for name in ("mcp_servers", "output_format"):
-        if getattr(body, name):
-            raise unserved(name)
-    if (body.output_config or {}).get("format"):
-        raise unserved("output_config.format")
+    if body.mcp_servers:
+        raise unserved("mcp_servers")
     system = joined(body.system, ("text",), "system")
     told = [{"role": "system", "content": system}] if system else []
     for n, message in enumerate(body.messages):

@@ -91,9 +91,13 @@ def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int
     """The call that fills a gap of at most `longest` tokens."""
     asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
-    for name, (_, neutral) in ELSEWHERE.items():
+    for name, (own, neutral) in ELSEWHERE.items():
         value = None if name == "stop" else getattr(body, name, None)
-        unheeded += [name] if value is not None and value not in neutral else []
+        if value is not None and value not in neutral:
+            if own == "temperature":  # of the schedule, which a gap has too
+                asked[own] = value
+            else:
+                unheeded.append(name)
     widths = default_widths(body.canvas_width or service.model.config.canvas_length, longest)
     asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}
     asked["extra"] = [(file.filename, file.text) for file in extra]

@@ -1,7 +1,8 @@
 """Ollama's dialect: generate (with a suffix: a gap), chat, tags, version. Streams are lines of JSON, and the default.
 
-A chat-tuned model reads the prompt of `generate` as a user's turn, unless it is `raw`; any other model goes on from it. `options` hold the
-sampler's settings; those of Ollama's runner (num_ctx, num_gpu ...) change nothing here. Trap: an empty prompt asks that the model be loaded, which it is.
+A chat-tuned model reads the prompt of `generate` as a user's turn, unless it is `raw`; any other model goes on from it. `options`
+hold the sampler's settings; those of Ollama's runner (num_ctx, num_gpu ...) change nothing here. Trap: an empty prompt asks that the
+model be loaded, which it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .gaps import cut, gap
 from .sampling import Sampling, settings, unserved
-from .turn import Turn, drawn
+from .turn import Turn, drawn, form_of
 
 MEDIA = "application/x-ndjson"
 
@@ -146,11 +147,13 @@ def generate(service: Service, body: GenerateRequest) -> Job:
             raise unserved(name)
     options, limit = _options(body)
     if body.suffix:
+        if body.format:
+            raise Refusal(400, "'format' has no meaning in a gap", parameter="format")
         call = gap(service, options, body.prompt, body.suffix, limit)
         return Job((call,), OllamaAnswer(service, False, options.stop), body.stream)
     if not body.prompt:
         return Job((), OllamaAnswer(service, False), body.stream)
-    asked = settings(options) | {"max_tokens": limit, "seed": drawn(options.seed)}
+    asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed)}
     if body.raw or not service.model.chat_tuned:
         if body.think or body.system:
             raise Refusal(400, "'system' and 'think' are a chat's; a text that is gone on from has neither", parameter="system")
@@ -164,14 +167,15 @@ def chat(service: Service, body: OllamaChatRequest) -> Job:
     options, limit = _options(body)
     if not body.messages:
         return Job((), OllamaAnswer(service, True), body.stream)
-    asked = settings(options) | {"max_tokens": limit, "seed": drawn(options.seed), "tools": body.tools or None, "thinking": _thinks(body)}
+    asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
+    asked["tools"] = body.tools or None
     asked["messages"] = [_message(message, f"messages[{n}]") for n, message in enumerate(body.messages)]
     return Job((Call("stream_chat", asked),), OllamaAnswer(service, True), body.stream)
 
 
 def _options(body: OllamaRequest) -> tuple[Options, int | None]:
     """The sampler's settings and the longest answer. Raises Refusal for what is not served."""
-    for name in ("format", "logprobs", "top_logprobs"):
+    for name in ("logprobs", "top_logprobs"):
         if getattr(body, name):
             raise unserved(name)
     options = body.options or Options()
@@ -179,6 +183,11 @@ def _options(body: OllamaRequest) -> tuple[Options, int | None]:
     if penalty is not None:
         options = msgspec.structs.replace(options, repetition_penalty=penalty)
     return options, None if limit in (-1, -2) else limit
+
+
+def _form(given: Any) -> dict[str, Any]:
+    """`format`: "json", or a schema."""
+    return form_of({"type": "json_object"} if given == "json" else {"type": "json_schema", "schema": given} if given else None)
 
 
 def _thinks(body: OllamaRequest) -> bool:

@@ -26,6 +26,7 @@ from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .sampling import Sampling, seeds, settings, unserved
+from .sentinels import marked_gap, without_marks
 
 
 class StreamOptions(msgspec.Struct):
@@ -295,6 +296,8 @@ def chat(service: Service, body: ChatRequest) -> Job:
 
 
 def complete(service: Service, body: CompletionRequest) -> Job:
+    if isinstance(body.prompt, str) and body.suffix is None and (gap := marked_gap(body.prompt)):
+        body = msgspec.structs.replace(body, prompt=gap[0], suffix=gap[1], stop=without_marks(body.stop))
     prompts = _prompts(body)
     count = _count(service, body, len(prompts))
     if body.best_of not in (None, 1, count):

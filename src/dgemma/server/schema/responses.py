@@ -1,8 +1,8 @@
 """OpenAI's responses, POST /v1/responses: what Codex speaks, and nothing else.
 
-Input items become a chat, its parts become output items: reasoning, message, function_call. Nothing is kept between requests: `store` changes
-nothing, and a request that builds on an earlier one is refused. Tools that are no functions are left out, and a note says so. Trap: tools in a namespace
-are called by both names, joined with a dot, by the model alone.
+Input items become a chat, its parts become output items: reasoning, message, function_call. Nothing is kept between requests: `store`
+changes nothing, and a request that builds on an earlier one is refused. Tools that are no functions are left out, and a note says
+so. Trap: tools in a namespace are called by both names, joined with a dot, by the model alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import shape
 from .sampling import Sampling, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, form_of, joined, new_id
 
 TEXT = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
@@ -192,8 +192,6 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
             raise Refusal(400, f"'{name}' is not served: nothing is kept between requests; send the whole input", parameter=name)
     if body.truncation not in (None, "disabled"):
         raise unserved("truncation")
-    if (body.text or {}).get("format", {"type": "text"}).get("type") != "text":
-        raise unserved("text.format")
     if stray := [name for name in body.include or () if name != "reasoning.encrypted_content"]:
         raise Refusal(400, f"'{stray[0]:.60}' cannot be included", parameter="include")
     if body.tool_choice not in (None, "auto", "none"):
@@ -202,7 +200,7 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
     notes = (f"tools of type {', '.join(skipped)} are not served and were left out",) if skipped else ()
     effort = (body.reasoning or {}).get("effort")
     single = msgspec.structs.replace(body, parallel_tool_calls=None)  # served here
-    asked = settings(single) | {"messages": _messages(body), "max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
+    asked = settings(single) | form_of((body.text or {}).get("format")) | {"messages": _messages(body), "max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
     asked |= {"tools": None if body.tool_choice == "none" else tools or None, "thinking": effort not in (None, "none", "minimal")}
     return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))
 

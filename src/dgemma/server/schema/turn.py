@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ...tasks.events import Committed, Generation
+from ...tasks.terms import form_asked
 from ...tasks.voices import Voices
 from ...text.calls import ToolCall
 from ...text.channels import ChannelSplitter
@@ -75,6 +76,11 @@ def new_id(prefix: str) -> str:
 
 def drawn(seed: int | None) -> int:
     return secrets.randbits(62) if seed is None else seed
+
+
+def form_of(given: dict[str, Any] | None) -> dict[str, Any]:
+    """The setting for a form of the answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}. Raises UsageError."""
+    return form_asked(given and given | {"json_schema": {"schema": given.get("schema")}})
 
 
 def joined(content: Any, kinds: Iterable[str], where: str) -> str:
