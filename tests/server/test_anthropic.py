@@ -15,8 +15,10 @@ from dgemma.server.schema.anthropic import MessagesAnswer
 from dgemma.tasks.events import Committed, Generation
 from dgemma.tasks.voices import Voices
 from tests.helpers import byte_tokenizer
+from tests.server.test_http import Live, live
 from tests.text.test_turns import ids_of
 
+__all__ = ["live"]  # a fixture
 Client = Callable[..., TestClient]
 PATH, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 ASKED = [{"role": "user", "content": "hi"}]
@@ -114,7 +116,8 @@ def test_what_agents_send_is_taken_and_long_answers_are_cut(client: Client) -> N
     ("more", "name"),
     [
         ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
-        ({"output_config": {"format": {}}, "max_tokens": 0}, "max_tokens"), ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search"),
+        ({"output_config": {"format": {}}}, "json_schema"), ({"max_tokens": 0}, "max_tokens"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "image"), ({"messages": []}, "messages"),
         ({"messages": [*ASKED, {"role": "assistant", "content": "So"}]}, "assistant"), ({"dgemma": {"nope": 1}}, "dgemma.nope"),
     ],
@@ -137,11 +140,11 @@ def test_stops_and_forms(client: Client, model: dgemma.Model) -> None:
     assert client().post(PATH, json=body | form).json()["content"][0]["text"] in ("true", "false")
 
 
-def test_its_own_client(client: Client, model: dgemma.Model) -> None:
-    http = client(keys=("sk-test",))
+def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    model = fresh
     want = model.chat(ASKED, 24, 7)
     asked: Any = {"model": "dgemma", "messages": ASKED, "max_tokens": 24, "extra_body": {"seed": 7}}
-    talk = anthropic.Anthropic(base_url="http://localhost", api_key="sk-test", http_client=http, max_retries=0)
+    talk = anthropic.Anthropic(base_url=live(keys=("sk-test",)).url, api_key="sk-test", max_retries=0)
     assert talk.messages.create(**asked).content[0].text == want.content
     with talk.messages.stream(**asked) as stream:
         assert "".join(stream.text_stream) == want.content
@@ -153,3 +156,4 @@ def test_its_own_client(client: Client, model: dgemma.Model) -> None:
         talk.messages.create(**asked, tool_choice={"type": "any"})
     with pytest.raises(anthropic.AuthenticationError):
         talk.with_options(api_key="wrong").messages.create(**asked)
+    talk.close()

@@ -58,11 +58,10 @@ def test_fim_tells_text_and_delta(client: Client, model: dgemma.Model) -> None:
 
 
 def test_stop_strings_cut_a_gap(client: Client, model: dgemma.Model) -> None:
-    want = model.fill("def f():\n", "\nx = 1\n", 4, widths=[8])
-    stop = want.text[2:4]
-    body = {"prompt": "def f():\n", "suffix": "\nx = 1\n", "seed": 4, "canvas_width": 12, "max_tokens": 8, "stop": [stop]}
-    text = client().post(FIM, json=body).json()["choices"][0]["text"]
-    assert stop not in text
+    text = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3, 6]).text
+    assert text
+    body = {"prompt": "def f():\n", "suffix": "\nx = 1\n", "seed": 4, "max_tokens": 10**9, "stop": [text[-1]]}
+    assert client().post(FIM, json=body).json()["choices"][0]["text"] == text[: text.index(text[-1])]
     assert cut("abcd", ["d", "bc", ""]) == ("a", "bc") and cut("abcd", None) == ("abcd", "") and cut("abcd", "x") == ("abcd", "")
 
 

@@ -13,6 +13,9 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.server.schema.ollama import OllamaAnswer
 from tests.server.test_anthropic import CALL, Served, fed
+from tests.server.test_http import Live, live
+
+__all__ = ["live"]  # a fixture
 
 Client = Callable[..., TestClient]
 GENERATE, CHAT = "/api/generate", "/api/chat"
@@ -70,9 +73,8 @@ def test_what_is_not_served_is_named(client: Client, path: str, body: dict[str, 
         assert reply.status_code == 400 and list(reply.json()) == ["error"] and name in reply.json()["error"], reply.text
 
 
-def test_its_own_client(client: Client, model: dgemma.Model) -> None:
-    talk = ollama.Client(host="http://localhost")
-    talk._client = client()
+def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    model, talk = fresh, ollama.Client(host=live().url)
     want = model.chat(ASKED, 24, 7)
     options = {"seed": 7, "num_predict": 24}
     assert talk.chat("any", ASKED, options=options).message.content == want.content
@@ -83,3 +85,4 @@ def test_its_own_client(client: Client, model: dgemma.Model) -> None:
     assert talk.chat("any", ASKED, format={"type": "boolean"}, options=options).message.content in ("true", "false")
     with pytest.raises(ollama.ResponseError, match="images"):
         talk.generate("any", "a", images=[b"x"])
+    talk._client.close()

@@ -14,6 +14,9 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.server.schema.responses import ResponsesAnswer, ResponsesRequest
 from tests.server.test_anthropic import CALL, Served, events, fed
+from tests.server.test_http import Live, live
+
+__all__ = ["live"]  # a fixture
 
 Client = Callable[..., TestClient]
 PATH = "/v1/responses"
@@ -29,7 +32,7 @@ def test_a_text_is_what_python_gives_whole_and_streamed(client: Client, model: d
     assert reply["usage"]["input_tokens"] == want.generation.prompt_tokens and reply["usage"]["steps"] == sum(want.generation.steps)
     told = events(client().post(PATH, json=body | {"stream": True}).text)
     assert [event["sequence_number"] for event in told] == [*range(len(told))]
-    assert told[0]["type"] == "response.created" and told[-1]["type"] == "response.incomplete"
+    assert told[0]["type"] == "response.created" and told[0]["response"]["output"] == [] and told[-1]["type"] == "response.incomplete"
     assert "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta") == want.content
     assert told[-1]["response"]["usage"] == reply["usage"] and told[-1]["response"]["output"][0]["content"] == reply["output"][0]["content"]
 
@@ -95,9 +98,10 @@ def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name:
         assert reply.status_code == 400 and name in reply.json()["error"]["message"], reply.text
 
 
-def test_openais_own_client(client: Client, model: dgemma.Model) -> None:
+def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    model = fresh
     want = model.chat([{"role": "user", "content": "hi"}], 24, 7)
-    talk = openai.OpenAI(base_url="http://localhost/v1", api_key="k", http_client=client(keys=("k",)), max_retries=0)
+    talk = openai.OpenAI(base_url=f"{live(keys=('k',)).url}/v1", api_key="k", max_retries=0)
     asked: Any = {"model": "dgemma", "input": "hi", "max_output_tokens": 24, "extra_body": {"seed": 7}}
     assert talk.responses.create(**asked).output_text == want.content
     with talk.responses.stream(**asked) as stream:
@@ -106,3 +110,4 @@ def test_openais_own_client(client: Client, model: dgemma.Model) -> None:
     assert talk.responses.create(**asked, text=form).output_text in ("true", "false")
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):
         talk.responses.create(**asked, previous_response_id="resp_1")
+    talk.close()

@@ -88,7 +88,8 @@ def cut(text: str, stops: str | Sequence[str] | None) -> tuple[str, str]:
 
 
 def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, extra: Sequence[ExtraFile] = ()) -> Call:
-    """The call that fills a gap of at most `longest` tokens."""
+    """The call that fills a gap of at most `longest` tokens, and never of more than half a canvas: what editors give is a bound, and
+    each width that is tried costs them time."""
     asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
     for name, (own, neutral) in ELSEWHERE.items():
@@ -98,7 +99,8 @@ def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int
                 asked[own] = value
             else:
                 unheeded.append(name)
-    widths = default_widths(body.canvas_width or service.model.config.canvas_length, longest)
+    canvas = body.canvas_width or service.model.config.canvas_length
+    widths = default_widths(canvas, None if longest is None else min(longest, max(1, canvas // 2)))
     asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}
     asked["extra"] = [(file.filename, file.text) for file in extra]
     return Call("stream_fill", asked, (f"not heeded: {', '.join(unheeded)}",) if unheeded else ())

@@ -7,7 +7,6 @@ the region out of the reply's code fence by the empty line before its end, so on
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -45,26 +44,29 @@ class Place(msgspec.Struct):
 
 def read_place(text: str) -> Place:
     """What a message marks. Raises Refusal where no region is marked."""
-    file = _between(text, FILE) or text
+    file = _between(text, FILE)[1] or text
     head, path, tail = file.partition("current_file_path:")
     if path and not head.strip():
         file = tail.partition("\n")[2]
-    marked = re.search(rf"<\|{REGION}\|>\n?(.*?)\n?<\|/{REGION}\|>", file, re.DOTALL)
+    before, marked, after = _between(file, REGION)
     if marked is None:
         raise Refusal(400, f"the message marks nothing to edit; put it between <|{REGION}|> and <|/{REGION}|>", parameter="messages")
-    parts = file[: marked.start()], marked[1], "\n" + file[marked.end() :].removeprefix("\n")
-    before, region, after = (part.replace(CURSOR, "") for part in parts)
+    before, region, after = (part.replace(CURSOR, "") for part in (before, marked, after))
     start, end = len(before), len(before) + len(region)
-    free, cursor = (start, end), marked[1].find(CURSOR)
+    free, cursor = (start, end), marked.find(CURSOR)
     if cursor >= 0:
         line = region.find("\n", cursor)
         free = start + region.rfind("\n", 0, cursor) + 1, end if line < 0 else start + line
-    return Place(before + region + after, (start, end), free, (_between(text, HISTORY) or "").strip())
+    return Place(before + region + after, (start, end), free, (_between(text, HISTORY)[1] or "").strip())
 
 
-def _between(text: str, name: str) -> str | None:
-    found = re.search(rf"<\|{name}\|>\n?(.*?)\n?<\|/{name}\|>", text, re.DOTALL)
-    return found[1] if found else None
+def _between(text: str, name: str) -> tuple[str, str | None, str]:
+    """What stands before a mark's line, what is marked (None: nothing), and what follows, with the newline before it."""
+    before, opened, rest = text.partition(f"<|{name}|>")
+    inside, closed, after = rest.partition(f"<|/{name}|>")
+    if not opened or not closed:
+        return text, None, ""
+    return before, inside.removeprefix("\n").removesuffix("\n"), after and "\n" + after.removeprefix("\n")
 
 
 class EditAnswer:

@@ -84,10 +84,10 @@ class ResponsesAnswer:
 
     def __init__(self, service: Service, body: ResponsesRequest, names: dict[str, dict[str, str]]):
         one_call = body.parallel_tool_calls is False
-        self.turn, self.names, self.count = Turn(service, one_call), names, 0
+        self.turn, self.names, self.count = Turn(service, one_call), names, 2
         self.reply = ResponsesReply(
-            new_id("resp_"), int(time.time()), service.config.name, "in_progress", [], instructions=body.instructions, tools=body.tools or [],
-            tool_choice=body.tool_choice or "auto", parallel_tool_calls=not one_call,
+            new_id("resp_"), int(time.time()), service.config.name, "in_progress", [], instructions=body.instructions,
+            tools=body.tools or [], tool_choice=body.tool_choice or "auto", parallel_tool_calls=not one_call,
         )  # fmt: skip
         self.open: str | None = None  # the channel of an item that more text may come to
 
@@ -96,8 +96,10 @@ class ResponsesAnswer:
         return sse.data({"type": f"response.{kind}", "sequence_number": self.count - 1} | data, f"response.{kind}")
 
     def begin(self) -> Iterator[bytes]:
-        yield self.event("created", response=self.reply)
-        yield self.event("in_progress", response=self.reply)
+        """The two events that `count` begins behind: they are asked for when the first of the others is there."""
+        opened = msgspec.structs.replace(self.reply, status="in_progress", output=[])
+        for number, kind in enumerate(("response.created", "response.in_progress")):
+            yield sse.data({"type": kind, "sequence_number": number, "response": opened}, kind)
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         for channel, part in self.turn.take(event):
@@ -142,7 +144,8 @@ class ResponsesAnswer:
 
     def call(self, call: ToolCall) -> Iterator[bytes]:
         arguments, named = arguments_of(call), self.names.get(call.name, {"name": call.name})
-        item = {"id": new_id("fc_"), "type": "function_call", "call_id": new_id("call_"), "arguments": "", "status": "in_progress"} | named
+        item = {"id": new_id("fc_"), "type": "function_call", "call_id": new_id("call_"), "arguments": "", "status": "in_progress"}
+        item |= named
         yield from self.add(item)
         item["arguments"], item["status"] = arguments, "completed"
         yield self.item("function_call_arguments.delta", item_id=item["id"], delta=arguments)
@@ -192,6 +195,8 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
             raise Refusal(400, f"'{name}' is not served: nothing is kept between requests; send the whole input", parameter=name)
     if body.truncation not in (None, "disabled"):
         raise unserved("truncation")
+    if (body.text or {}).get("verbosity") not in (None, "medium"):
+        raise unserved("text.verbosity")
     if stray := [name for name in body.include or () if name != "reasoning.encrypted_content"]:
         raise Refusal(400, f"'{stray[0]:.60}' cannot be included", parameter="include")
     if body.tool_choice not in (None, "auto", "none"):
@@ -200,8 +205,9 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
     notes = (f"tools of type {', '.join(skipped)} are not served and were left out",) if skipped else ()
     effort = (body.reasoning or {}).get("effort")
     single = msgspec.structs.replace(body, parallel_tool_calls=None)  # served here
-    asked = settings(single) | form_of((body.text or {}).get("format")) | {"messages": _messages(body), "max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
-    asked |= {"tools": None if body.tool_choice == "none" else tools or None, "thinking": effort not in (None, "none", "minimal")}
+    asked = settings(single) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
+    asked |= {"messages": _messages(body), "thinking": effort not in (None, "none", "minimal")}
+    asked["tools"] = None if body.tool_choice == "none" else tools or None
     return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))
 
 
@@ -216,7 +222,8 @@ def _tools(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
                 skipped.append(str(one.get("type") if isinstance(one, dict) else type(one).__name__)[:40])
                 continue
             name = _full(space.get("namespace"), one.get("name"))
-            tools.append({"type": "function", "function": {key: one.get(key) for key in ("description", "parameters")} | {"name": name}})
+            function = {"name": name, "description": one.get("description"), "parameters": one.get("parameters")}
+            tools.append({"type": "function", "function": function})
             names[name] = {"name": str(one.get("name"))} | space
     return tools, names, list(dict.fromkeys(skipped))
 

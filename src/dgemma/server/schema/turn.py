@@ -78,9 +78,9 @@ def drawn(seed: int | None) -> int:
     return secrets.randbits(62) if seed is None else seed
 
 
-def form_of(given: dict[str, Any] | None) -> dict[str, Any]:
-    """The setting for a form of the answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}. Raises UsageError."""
-    return form_asked(given and given | {"json_schema": {"schema": given.get("schema")}})
+def form_of(given: Any) -> dict[str, Any]:
+    """The form of an answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}. Raises UsageError."""
+    return form_asked(given | {"json_schema": {"schema": given.get("schema")}} if isinstance(given, dict) else given or None)
 
 
 def joined(content: Any, kinds: Iterable[str], where: str) -> str:
