@@ -19,6 +19,12 @@ pytestmark = pytest.mark.skipif(not can_pack(torch.float32), reason="this torch 
 KINDS = [str(dtype).removeprefix("torch.") for dtype in PACKED if can_pack(dtype)]
 
 
+@pytest.fixture(autouse=True)
+def _pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed products are tested wherever they work."""
+    monkeypatch.setattr(matmul, "lacks_avx512", lambda: False)
+
+
 def normal(*shape: int, seed: int = 0, dtype: str = "float32") -> torch.Tensor:
     draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * shape[-1] ** -0.5
     return draw.to(getattr(torch, dtype))
@@ -78,6 +84,11 @@ def test_a_packed_model_is_the_plain_one() -> None:
         if model is plain:
             want = found
     assert_close(found, want)
+
+
+def test_without_avx512_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "lacks_avx512", lambda: True)
+    assert pack_model(lively_model(tiny_config("SF"))).packed is None
 
 
 def test_what_no_kernel_packs_stays_plain() -> None:

@@ -13,7 +13,7 @@ from dgemma.config.formats import Format
 
 @pytest.fixture(autouse=True)
 def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(widen, "halves_are_slow", lambda: True)
+    monkeypatch.setattr(widen, "lacks_avx512", lambda: True)
     monkeypatch.setattr(widen, "PIECE", 96)  # several pieces, the last one short
 
 

@@ -74,7 +74,7 @@ def test_what_fits_is_what_one_expects():
 
 
 def test_the_step_is_at_least_its_largest_arrays(monkeypatch):
-    monkeypatch.setattr(plan, "halves_are_slow", lambda: False)
+    monkeypatch.setattr(plan, "lacks_avx512", lambda: False)
     # the probabilities of two steps of a 256-token canvas over 262,144 tokens
     assert fit(published(), "bfloat16", 4096).work > 256 * 262_144 * (2 + 2)
     on_card, on_host = (fit(published(), "bfloat16", 131_072, device=device).work for device in ("cuda", "cpu"))
@@ -141,7 +141,9 @@ def test_the_kernels_figures_are_those_of_the_kernels() -> None:
     assert [f"torch.{name}" for name in plan.PACKED] == [str(dtype) for dtype in matmul.PACKED]
 
 
-def test_packed_copies_of_the_embedding_count() -> None:
+def test_packed_copies_of_the_embedding_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (plan, matmul):
+        monkeypatch.setattr(module, "lacks_avx512", lambda: False)
     model = pack(build_random(tiny_config()))
     if model.packed:
         table, columns = model.packed
@@ -213,7 +215,8 @@ def test_four_bits_fit_a_card_of_24_gb(triton: bool) -> None:
     assert not fit(published(), "bfloat16", 32_768, formats=recipe("fp8"), triton=triton).fits(24 * GB)
 
 
-def test_tables_in_few_bits_have_no_packed_copies() -> None:
+def test_tables_in_few_bits_have_no_packed_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "lacks_avx512", lambda: False)
     assert fit(published(), "bfloat16", 4096, device="cpu", formats={"embedding": Format("int8")}).packed == 0
     assert fit(published(), "bfloat16", 4096, device="cpu", formats=recipe("int4")).packed == 262_144 * 2816 * 2
 

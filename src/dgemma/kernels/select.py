@@ -28,8 +28,9 @@ def wants_triton() -> bool:
 
 
 @functools.cache
-def halves_are_slow() -> bool:
-    """Whether this CPU multiplies 16-bit numbers slower than 32-bit ones, as x86 without AVX-512 does (an upper guess where it does not say)."""
+def lacks_avx512() -> bool:
+    """Whether this is an x86 processor without AVX-512 (or one that does not say). There 16-bit products are slower than 32-bit ones
+    (widen.py), and packed weights (matmul.py) no faster than plain ones."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .select import halves_are_slow
+from .select import lacks_avx512
 
 PIECE = 1 << 18  # elements that are widened at a time: 1 MB (2^19: 8 % faster on average, for twice the memory)
 
 
 def arithmetic(x: Tensor) -> torch.dtype:
     """What products with x [...] are computed in: its own dtype, or float32 where that is faster."""
-    return torch.float32 if x.element_size() == 2 and x.device.type == "cpu" and not x.requires_grad and halves_are_slow() else x.dtype
+    return torch.float32 if x.element_size() == 2 and x.device.type == "cpu" and not x.requires_grad and lacks_avx512() else x.dtype
 
 
 def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..config.formats import Format
 from ..kernels.formats import QuantTensor
 from ..kernels.formats import quantise as quantised
-from ..kernels.matmul import can_pack, pack_table
+from ..kernels.matmul import pack_table, should_pack
 from ..kernels.matmul import pack as pack_weight
 from ..weights.names import expected_tensors
 from ..weights.plan import copies_of_table
@@ -60,13 +60,17 @@ def quantise(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionG
 
 
 def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
-    """On a CPU, in float32 or bfloat16 (where its processor has products for it): weights in the layout that products are fastest with (kernels/matmul.py), in place.
+    """On a CPU, in float32 or bfloat16 (where that pays, see should_pack): weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
     From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
     beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is short then, and the embedding
     has no copies.
     """
-    if model.device.type != "cpu" or not can_pack(model.dtype):
+    if model.device.type != "cpu":
+        return model
+    if not away:
+        _keep_memory()
+    if not should_pack(model.dtype):
         return model
     table = model.embed.weight
     copies = 0 if away or isinstance(table, QuantTensor) else copies_of_table(table.numel(), count_parameters(model))
@@ -74,8 +78,6 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
         for module in place.modules():
             if isinstance(module, Linear | Experts):
                 module.pack()
-    if not away:
-        _keep_memory()
     if copies:
         model.packed = pack_table(table), pack_weight(table.T) if copies == 2 else table.T
     return model

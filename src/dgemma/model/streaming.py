@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..kernels.formats import QuantTensor, Weight
-from ..kernels.matmul import can_pack
+from ..kernels.matmul import should_pack
 from ..weights.placement import ALIGNED, BUFFERS
 from .layers import Experts, Linear
 
@@ -170,7 +170,7 @@ class Mapped:
             if isinstance(weight, nn.Parameter):
                 self.replaced.append((module, name, weight))
                 setattr(module, name, nn.Parameter(weight.to(self.dtype), requires_grad=False))
-        if can_pack(self.dtype):
+        if should_pack(self.dtype):
             for module in layer.modules():
                 if isinstance(module, Linear | Experts):
                     module.pack()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..config import LayerConfig, ModelConfig
 from ..config.formats import Format
-from ..kernels.select import halves_are_slow, wants_triton
+from ..kernels.select import lacks_avx512, wants_triton
 from .names import GROUPS, Target, expected_tensors
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -88,7 +88,7 @@ def fit(
     formats = formats or {}
     kv, work = _request(config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton)
     weights, table = weight_bytes(config, BYTES[name], formats), config.vocab_size * config.hidden_size
-    plain = device == "cpu" and name in PACKED and not {"embedding", "embed.weight"} & set(formats)
+    plain = device == "cpu" and name in PACKED and not lacks_avx512() and not {"embedding", "embed.weight"} & set(formats)
     packed = copies_of_table(table, sum(weight_bytes(config, 1).values())) * table * BYTES[name] if plain else 0
     return Plan(name, context_tokens, batch, weights, kv, work, packed, device, formats)
 
@@ -205,7 +205,7 @@ def _attention_bytes(
 
 def _widens(size: int) -> bool:
     """Whether products on this CPU turn numbers of so many bytes into float32 (kernels/widen.py)."""
-    return size == 2 and halves_are_slow()
+    return size == 2 and lacks_avx512()
 
 
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
