@@ -11,13 +11,13 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from dgemma.errors import UsageError
-from dgemma.server.app import Page, Task
-from dgemma.server.schema import ROUTES
+from dgemma.server.app import Page, Task, all_routes
 from dgemma.server.settings import KEY_VARIABLE, ServerConfig, read_keys
 
 Client = Callable[..., TestClient]
 COMPLETE = "/v1/completions"
-OPEN = {"/health"}
+OPEN = {"/health", "/", "/web/{name:path}"}
+ROUTES = all_routes()
 
 
 def test_every_route_is_denied_without_a_key_but_for_the_open_ones(client: Client) -> None:

@@ -101,10 +101,18 @@ class Service:
             running.end(Refusal(503, "the service was stopped", "server_error", retry_after=10))
 
 
+def all_routes() -> tuple[Task | Page, ...]:
+    """Every dialect's, and the page's."""
+    from .page import ROUTES as page
+    from .schema import ROUTES as dialects
+
+    return (*dialects, *page)
+
+
 def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[Task | Page, ...] | None = None) -> Starlette:
-    """The ASGI application of a model. `routes`: the dialects' own, unless a test brings others."""
+    """The ASGI application of a model. `routes`: all there are, unless a test brings others."""
     if routes is None:
-        from .schema import ROUTES as routes
+        routes = all_routes()
     service = Service(model, config, routes)
     table = [_route(service, route) for route in routes]
 

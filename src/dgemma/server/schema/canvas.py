@@ -123,6 +123,8 @@ class CanvasAnswer:
             parts = reply(self.tokenizer, generation)
             calls = [{"name": call.name, "arguments": call.arguments} for call in parts.tool_calls]
             told |= {"text": parts.content, "thought": parts.thought, "tool_calls": calls, "malformed": parts.malformed}
+        if self.task == "infill":
+            told |= {"width": result.width, "closed": result.closed, "candidates": result.candidates}
         if self.task == "edit":
             told["diff"] = result.diff()
         return told

@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from ... import __version__
+from ...config.settings import PRESETS
 from ..app import Page, Service, Task
 from .openai import shape
 
@@ -50,7 +51,7 @@ def props(service: Service, request: Any) -> dict[str, Any]:
         "model": config.name, "version": __version__, "chat_tuned": model.chat_tuned, "notes": model.notes,
         "n_ctx": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
         "total_slots": model.engine.config.max_slots, "max_queue": config.max_queue,
-        "default_generation_settings": model.denoise.to_dict(),
+        "default_generation_settings": model.denoise.to_dict(), "presets": [*PRESETS],
     }  # fmt: skip
 
 
