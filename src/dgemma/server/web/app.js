@@ -138,10 +138,9 @@ function App() {
     }
     event.preventDefault();
   };
-  useEffect(() => {
-    addEventListener("keydown", press);
-    return () => removeEventListener("keydown", press);
-  });
+  const newest = useRef(press);
+  newest.current = press; // an effect of each rendering would come a moment too late for whoever types fast
+  useEffect(() => void addEventListener("keydown", (event) => newest.current(event)), []);
 
   const tab = (name) => html`<button type="button" role="tab" id=${`tab-${name}`} aria-selected=${name === shown} onClick=${() => setTask(name)}>${name}</button>`;
   const mine = run?.task === shown ? run : null;
