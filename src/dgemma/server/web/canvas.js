@@ -73,7 +73,7 @@ export function Canvas({ recording, place, move }) {
     <div class="canvas" role="group" tabindex="0" aria-label=${frame ? `canvas ${frame.canvas + 1}, step ${frame.step}` : "no canvas yet"}>
       ${!frame && html`<p class="empty">${recording ? "waiting for the first step …" : "A canvas of noise settles here, step by step."}</p>`}
       ${before && html`<span class="committed">${before}</span>`}
-      ${frame && html`<${Tokens} recording=${recording} row=${row} at=${at} settled=${recording.done !== null} />`}
+      ${frame && html`<${Tokens} recording=${recording} row=${row} at=${at} settled=${recording.settled(row)} />`}
     </div>
     <div class="scrubber">
       <button type="button" class="icon" disabled=${last < 1} onClick=${start} aria-label=${playing ? "pause" : "replay"}>${playing ? "❚❚" : "▶"}</button>

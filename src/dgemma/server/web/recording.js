@@ -33,6 +33,11 @@ export class Recording {
     return Math.max(0, this.done?.candidates?.indexOf(this.done.text) ?? 0);
   }
 
+  /** Whether what a row shows last became text. Of an edit's candidates the service does not tell which one did. */
+  settled(row) {
+    return this.done !== null && row === this.winner && (this.task !== "edit" || this.rows.size === 1);
+  }
+
   /** Text committed so far. */
   get text() {
     return this.commits.map((commit) => commit.text).join("");
@@ -83,7 +88,7 @@ export class Cursor {
     }
     this.at = at;
     this.canvas = frame.canvas;
-    return this.cells(frame, at === frames.length - 1 && this.recording.done !== null);
+    return this.cells(frame, at === frames.length - 1 && this.recording.settled(this.row));
   }
 
   cells(frame, settled) {
