@@ -161,7 +161,7 @@ class Model:
         """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch; one wider than a
         canvas is settled by successive canvases.
 
-        A gap is closed by its filler, so eos_token_id and ignore_after_end are no settings here; `context`: tokens read before the canvas,
+        A gap is closed by its filler, so eos_token_id, ignore_after_end, min_tokens are no settings here; `context`: tokens read before the canvas,
         of which `extra`, other files as (name, text), take what the prefix leaves and up to half in any case.
         """
         return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler))
@@ -175,11 +175,11 @@ class Model:
         check_text("the suffix", suffix)
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
-        config = self._settings(sampler, "eos_token_id", "ignore_after_end")
         check_length("the context files", characters(extra))
         gap = infill_task.prepare(
-            self.net, self.tokenizer, prefix, suffix, config=config, seed=seed, widths=widths, context=context, extra=extra
-        )
+            self.net, self.tokenizer, prefix, suffix, rules=Rules.take(sampler), seed=seed, widths=widths, context=context, extra=extra,
+            config=self._settings(sampler, "eos_token_id", "ignore_after_end"),
+        )  # fmt: skip
         for request in gap.first():  # now, not at the first event
             self.engine.check(request)
         return infill_task.stream(self.engine, self.tokenizer, gap)

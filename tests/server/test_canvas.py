@@ -84,9 +84,28 @@ def test_a_chat_is_told_by_channel(client: Client, model: dgemma.Model) -> None:
     ("body", "parameter"),
     [
         ({"task": "sing"}, "task"), ({}, "task"), ({"task": "chat"}, "messages"), ({"task": "complete", "prompt": "a", "suffix": "b"}, "suffix"),
-        ({"task": "infill"}, None), ({"task": "complete", "prompt": "a", "top_k": 3}, "top_k"),
+        ({"task": "infill"}, None), ({"task": "edit", "document": "a", "top_k": 3}, "top_k"),
+        ({"task": "infill", "prefix": "a", "stop": "x"}, "stop"), ({"task": "infill", "prefix": "a", "regex": "x"}, "regex"),
+        ({"task": "chat", "messages": [], "top_logprobs": 3}, "top_logprobs"),
     ],
 )  # fmt: skip
 def test_fields_of_another_task_are_named(client: Client, body: dict[str, Any], parameter: str | None) -> None:
     reply = client().post("/v1/canvas", json=body)
     assert reply.status_code == 400 and reply.json()["error"]["param"] == parameter, reply.text
+
+
+def test_terms_of_an_answer_hold_here_too(client: Client, model: dgemma.Model) -> None:
+    messages, asked = [{"role": "user", "content": "hi"}], {"top_k": 2, "stop": "~", "max_tokens": 36, "seed": 1}
+    want = model.chat(messages, logprobs=True, **asked)
+    told = events(client().post("/v1/canvas", json={"task": "chat", "messages": messages, "logprobs": True} | asked).text)
+    commits = [data for name, data in told if name == "commit"]
+    assert "".join(part["text"] for commit in commits for part in commit["parts"]) == want.content == told[-1][1]["text"]
+    scores = [token["logprob"] for commit in commits for token in commit.get("logprobs", ())]
+    assert scores == [one.log_prob for one in want.generation.logprobs or () if one.start is not None] and scores
+    assert want.content != model.chat(messages, 36, 1).content
+
+
+def test_a_gap_takes_rules_of_tokens(client: Client, model: dgemma.Model) -> None:
+    body = {"task": "infill", "prefix": "def f():\n", "suffix": "\nx = 1\n", "seed": 2, "widths": [4], "logit_bias": {"100": 100}}
+    told = events(client().post("/v1/canvas", json=body).text)
+    assert told[-1][1]["text"].strip() == model.tokenizer.decode([100] * 4)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.config import DenoiseConfig
-from dgemma.engine.requests import CommitRecord, Record, Request
+from dgemma.config import DenoiseConfig, Rules
+from dgemma.engine.requests import CommitRecord, LogProbs, Record, Request
 from dgemma.tasks.chat import reply
 from dgemma.tasks.events import Committed, Generation
 from dgemma.tasks.generate import stream
@@ -41,8 +42,16 @@ class Says:
             yield CommitRecord(0, number, 1, part, part, "stop" if last else None)
 
 
-def events(engine: Says, **more) -> tuple[list[Committed], Generation]:
-    request = Request((2, 20), 500, 7, DenoiseConfig())
+class Scores(Says):
+    """The same, with log-probabilities."""
+
+    def run(self, requests: list[Request]) -> Iterator[Record]:
+        for record in super().run(requests):
+            yield dataclasses.replace(record, logprobs=(LogProbs(-1.0, [], []),) * len(record.token_ids))
+
+
+def events(engine: Says, rules: Rules = Rules(), **more) -> tuple[list[Committed], Generation]:
+    request = Request((2, 20), 500, 7, DenoiseConfig(), rules=rules)
     *committed, last = stream(engine, TOKENIZER, request, **more)  # type: ignore[arg-type]
     return committed, last
 
@@ -104,3 +113,16 @@ def test_after_two_more_attempts_it_is_reported() -> None:
 def test_a_reply_that_is_a_call_is_not_empty() -> None:
     engine = Says(CALL)
     assert reply(TOKENIZER, events(engine, channels=True)[1]).tool_calls == [F] and len(engine.asked) == 1
+
+
+@given(st.text("abSé€", min_size=1, max_size=20), st.lists(st.text("abSé", min_size=1, max_size=3), max_size=2), st.integers(1, 9), st.booleans())
+def test_log_probabilities_go_with_the_text_that_was_told(text: str, stops: list[str], width: int, channels: bool) -> None:
+    told, text = [], "x" + text
+    committed, last = events(Scores(text, text, width=width), stops=stops, channels=channels, rules=Rules(logprobs=True))
+    for one in committed:
+        told += one.logprobs
+        data = b"".join(TOKENIZER.token_bytes(token.token_id) for token in told)
+        shown = last.text.encode()[: len(data)]
+        assert data == shown and all(token.start == len(last.text.encode()[:n].decode(errors="ignore")) for n, token in enumerate(told))
+    assert len(last.logprobs or ()) == len(last.token_ids)
+    assert [token for token in last.logprobs or () if token.start is not None] == told and (last.stop or data == last.text.encode())

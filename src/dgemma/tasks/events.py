@@ -36,6 +36,8 @@ class Committed:
     token_ids: list[int]
     steps: int
     parts: list[tuple[str, str]] = field(default_factory=list)  # the text by channel: ("thought" or "content", text)
+    calls: list[ToolCall] = field(default_factory=list)  # tool calls that ended here and can be read
+    logprobs: list[TokenLogProbs] = field(default_factory=list)  # of the tokens that the content among the parts ends
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class TokenLogProbs:
     text: str
     log_prob: float
     top: list[tuple[int, str, float]]  # (id, text, log-probability), likeliest first
+    start: int | None = None  # characters of the content before it; None: it is no part of the content, or a stop string cut it
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from ..engine.engine import Engine
-from ..engine.requests import CommitRecord, Request, Result, StepRecord
+from ..engine.requests import CommitRecord, LogProbs, Request, Result, StepRecord
 from ..errors import DgemmaError, NumericsError, UsageError
 from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation, TokenLogProbs
@@ -54,7 +54,7 @@ def stream(
         notes.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
         notes.append(f"cut at {request.max_tokens} tokens, the checkpoint's default; raise max_tokens for more")
-    logprobs = told_logprobs(result, tokenizer) if request.rules.logprobs else None
+    logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
     yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
 
 
@@ -75,9 +75,11 @@ def _settled(
         last = attempt == MOST_ATTEMPTS - 1 or not _fits(engine, request)
         voices.again(last)
         if last:  # told as it is
-            rest = result.token_ids[voices.taken :]
+            rest, known = result.token_ids[voices.taken :], len(voices.calls)
             parts = voices.feed(rest) + voices.finish()
-            yield Committed(len(result.steps) - 1, "".join(text for _, text in parts), lead + rest, 0, parts)
+            logprobs = told_logprobs(result, tokenizer, voices.told(), voices)
+            text = "".join(text for _, text in parts)
+            yield Committed(len(result.steps) - 1, text, lead + rest, 0, parts, voices.calls[known:], logprobs)
             break
         voices.resettled += 1
         result.token_ids, result.logprobs = kept, result.logprobs[: len(kept)]
@@ -109,27 +111,29 @@ def _run(
                 continue
             refuse_broken(record)
             result.add(record)
-            taken, parts = voices.taken, voices.feed(record.token_ids)
+            taken, known, parts = voices.taken, len(voices.calls), voices.feed(record.token_ids)
             if record.finish_reason is not None and voices.stop is None and voices.broken is None:
                 parts += voices.finish()
             told = voices.taken if voices.broken is None else max(voices.broken, taken)
             text, ids = "".join(part for _, part in parts), lead + record.token_ids[: told - taken]
             lead = []
-            yield Committed(before + record.canvas, text, ids, record.steps, parts)
+            logprobs = told_logprobs(result, tokenizer, voices.told(), voices)
+            yield Committed(before + record.canvas, text, ids, record.steps, parts, voices.calls[known:], logprobs)
             if voices.stop is not None or voices.broken is not None:
                 return
 
 
-def told_logprobs(result: Result, tokenizer: Tokenizer) -> list[TokenLogProbs]:
-    """The log-probabilities of a result with their tokens' texts."""
+def told_logprobs(result: Result, tokenizer: Tokenizer, places: Iterable[int], voices: Voices) -> list[TokenLogProbs]:
+    """The log-probabilities of a result's tokens at some places, with their texts; none where they were not asked for."""
 
     def text(token: int) -> str:
         return tokenizer.token_bytes(token).decode("utf-8", "replace")
 
-    return [
-        TokenLogProbs(token, text(token), one.log_prob, [(i, text(i), x) for i, x in zip(one.top_ids, one.top_log_probs, strict=True)])
-        for token, one in zip(result.token_ids, result.logprobs, strict=True)
-    ]
+    def told(place: int, one: LogProbs) -> TokenLogProbs:
+        token, top = result.token_ids[place], zip(one.top_ids, one.top_log_probs, strict=True)
+        return TokenLogProbs(token, text(token), one.log_prob, [(i, text(i), x) for i, x in top], voices.starts.get(place))
+
+    return [told(place, result.logprobs[place]) for place in places] if result.logprobs else []
 
 
 def again(request: Request) -> Request:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..config import DenoiseConfig
+from ..config import DenoiseConfig, Rules
 from ..engine.engine import Engine
 from ..engine.requests import Result, whole
 from ..errors import UsageError
@@ -33,9 +33,11 @@ def default_widths(canvas: int, longest: int | None = None) -> list[int]:
 
 def prepare(
     net: DiffusionGemma, tokenizer: Tokenizer, prefix: str, suffix: str, *, config: DenoiseConfig, seed: int = 0,
-    widths: Sequence[int] | None = None, context: int | None = None, extra: Extra = (),
+    widths: Sequence[int] | None = None, context: int | None = None, extra: Extra = (), rules: Rules = Rules(),
 ) -> Window:  # fmt: skip
-    """Lay out one gap, a row per width. Raises UsageError for what cannot be a width, a context or a file."""
+    """Lay out one gap, a row per width. Raises UsageError for what cannot be a width, a context, a file or a rule of a gap."""
+    if named := next((name for name in ("min_tokens", "logprobs") if getattr(rules, name)), None):
+        raise UsageError(f"{named} has no meaning for a gap; leave it out")
     canvas = config.canvas_width or net.config.canvas_length
     context = context_tokens(canvas, context)
     widths = default_widths(canvas) if widths is None else widths
@@ -49,7 +51,7 @@ def prepare(
         files = files[max(0, len(files) - room) :]
     window = lay_out(
         tokenizer, [prefix, suffix], [[*widths]], head=[bos, *files], context=context - len(files),
-        end=tokenizer.special.need("eos"), canvas=canvas, config=config, seed=seed,
+        end=tokenizer.special.need("eos"), canvas=canvas, config=config, seed=seed, rules=rules,
     )  # fmt: skip
     if max(widths) > (most := max(canvas, net.config.max_position_embeddings - len(window.before) - canvas)):
         raise UsageError(f"a gap of {max(widths)} tokens leaves the model's positions; at most {most} fit here")

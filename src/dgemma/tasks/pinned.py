@@ -4,7 +4,7 @@ Infill is a window with one hole, an edit a series of windows with some. What st
 the holes is pinned, what follows is seen as far as the canvas reaches. Nobody knows a hole's true length: rows of several widths
 run in one batch, and a hole may be closed early by a control token. The best row is the one that the causal pass finds likeliest
 per token, read together with what follows; the denoiser's own figure, at its last temperature, is near 0 for whatever
-stands. A hole wider than a canvas is settled by successive canvases: those before the last see nothing behind it.
+stands. A hole wider than a canvas is settled by successive canvases: those before the last see nothing behind it, and may not close it.
 
 Refuses to know documents: only a hole's own text comes back, and whoever asked splices it into bytes that were never decoded.
 
@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..config import DenoiseConfig
+from ..config import DenoiseConfig, Rules
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Request, StepRecord
 from ..kernels.vocab import soft_capped_logits
@@ -57,6 +57,8 @@ class Window:
     canvas: int
     config: DenoiseConfig
     seed: int
+    control: tuple[int, ...]  # ids that close a hole
+    rules: Rules = Rules()
 
     def first(self) -> list[Request]:
         """The requests that it begins with, one for each row."""
@@ -99,7 +101,7 @@ class _Row:
 
 def lay_out(
     tokenizer: Tokenizer, texts: Sequence[str], widths: Sequence[list[int]], *, head: list[int], context: int, end: int,
-    canvas: int, config: DenoiseConfig, seed: int,
+    canvas: int, config: DenoiseConfig, seed: int, rules: Rules = Rules(),
 ) -> Window:  # fmt: skip
     """A window of the given `texts` around its holes, one more than there are holes, whose `widths` are the rows'.
 
@@ -117,7 +119,7 @@ def lay_out(
     tail = [*after, end, *[tokenizer.special.need("pad")] * canvas][: canvas + JUDGED]
     judged = min(JUDGED, len(after) + 1)  # not the padding behind the end
     free = config.replace(eos_token_id=None)
-    return Window([*head, *before], len(head), holes, tail, judged, canvas, free, seed)
+    return Window([*head, *before], len(head), holes, tail, judged, canvas, free, seed, (*sorted(tokenizer.control_ids),), rules)
 
 
 def hold_back(text: str) -> tuple[str, str]:
@@ -203,16 +205,17 @@ def _requests(window: Window, rows: Sequence[_Row]) -> list[Request]:
     for row, count in zip(rows, cells, strict=True):
         before = [*window.before, *row.grown]
         lead = min(len(before) - window.fixed, window.canvas // LEAD, window.canvas - max(cells))
-        pins = before[len(before) - lead :]
+        pins, rules = before[len(before) - lead :], window.rules
         if row.front:
             pins += [-1] * count
+            rules = dataclasses.replace(rules, banned_tokens=(*rules.banned_tokens, *window.control))
         else:
             for hole, width in zip(window.holes, row.widths, strict=True):
                 pins += [-1] * width + hole.behind
             pins += window.after[: window.canvas - len(pins)]
         config = window.config if len(pins) == window.canvas else window.config.replace(canvas_width=len(pins))
         prompt = (*before[: len(before) - lead],)
-        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,)))
+        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,), rules=rules))
     return requests
 
 

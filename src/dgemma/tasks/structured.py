@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ MOST_WAYS = 1 << 14  # remembered per answer
 MOST_BYTES = 1 << 20  # of a schema, expression or grammar
 CLOSERS = b"\"}])>'"
 _ENGINES: dict[int, tuple[Tokenizer, _Pieces, Any, Tensor]] = {}  # by tokenizer: see `_engine`
+_MAKING = threading.Lock()  # requests come on threads of their own
 
 
 class Form:
@@ -151,13 +153,22 @@ def form(name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int]) -> Fo
     else:
         if not isinstance(value, str) or not value:
             raise UsageError(f"{name} must be a text of at least one character")
-        text, make = value, library.LLMatcher.grammar_from_regex if name == "regex" else library.LLMatcher.grammar_from_lark
-        source = make(value)
+        text, source = value, library.LLMatcher.grammar_from_regex(value) if name == "regex" else _lark(library, value)
     if len(text) > MOST_BYTES:
         raise UsageError(f"{name} has {len(text)} characters; at most {MOST_BYTES} are read")
     if problem := library.LLMatcher.validate_grammar(source):
         raise UsageError(f"{name} cannot be kept: {_line(problem)}")
     return Form(source, tokenizer, ends)
+
+
+def _lark(library: Any, text: str) -> str:
+    """The Grammar of a text in Lark's notation, or in llama.cpp's (GBNF)."""
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return library.LLMatcher.grammar_from_lark(any_to_lark(text))
+    except Exception as error:  # it raises whatever its reader meets
+        raise UsageError(f"grammar cannot be read: {_line(str(error))}") from None
 
 
 def _schema(value: Any) -> str:
@@ -182,12 +193,13 @@ def _library() -> Any:
 
 def _engine(library: Any, tokenizer: Tokenizer) -> tuple[_Pieces, Any, Tensor]:
     """A vocabulary's tokens, llguidance's view of them, and the order in which its tokens are tried to come to an end."""
-    if id(tokenizer) not in _ENGINES:
-        pieces = _Pieces(tokenizer)
-        vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
-        _ENGINES.clear()
-        _ENGINES[id(tokenizer)] = tokenizer, pieces, vocabulary, _order(pieces.tokens)
-    return _ENGINES[id(tokenizer)][1:]
+    with _MAKING:
+        if id(tokenizer) not in _ENGINES:
+            pieces = _Pieces(tokenizer)
+            vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
+            _ENGINES.clear()
+            _ENGINES[id(tokenizer)] = tokenizer, pieces, vocabulary, _order(pieces.tokens)
+        return _ENGINES[id(tokenizer)][1:]
 
 
 class _Pieces:

@@ -30,6 +30,9 @@ class Voices:
         self._tokenizer = tokenizer
         self._settles = settles
         self._opener = 0  # where the last call begins
+        self._read_characters = self._told = 0  # of the content: decoded, and given out
+        self._untold: list[tuple[int, int, int]] = []  # tokens of the content: place, and where their text starts and ends
+        self.starts: dict[int, int] = {}  # of the tokens whose text was given out, by place: the characters of content before
         self.taken = 0  # ids that belong to the answer so far
         self.calls: list[ToolCall] = []  # those that can be read, in the order written
         self.unread = 0  # those that cannot, where they are told
@@ -77,8 +80,15 @@ class Voices:
             return parts
         for channel, decoder in self._decoders.items():
             parts.append((channel, self._passed(channel, decoder.flush())))
-        parts.append(("content", self._finder.flush()))
+        parts.append(("content", self._given(self._finder.flush())))
         return [part for part in parts if part[1]]
+
+    def told(self) -> list[int]:
+        """The places of the content's tokens that were given out whole since this was last asked; one that a stop string cuts never is."""
+        count = next((n for n, (_, _, end) in enumerate(self._untold) if end > self._told), len(self._untold))
+        told, self._untold = self._untold[:count], self._untold[count:]
+        self.starts.update((place, start) for place, start, _ in told)
+        return [place for place, _, _ in told]
 
     def _read(self, spans: Sequence[Span]) -> list[Part]:
         parts = []
@@ -91,9 +101,21 @@ class Voices:
                     break
                 else:
                     self.unread += 1
-            elif text := self._passed(span.channel, self._decoders[span.channel].feed(span.ids)):
-                parts.append((span.channel, text))
+            else:
+                text = self._decoders[span.channel].feed(span.ids)
+                if span.channel == "content" and not self._tokenizer.control_ids.issuperset(span.ids):
+                    start = self._read_characters  # a token that brings no whole character waits for the next one
+                    self._untold.append((self.taken - 1, start, start + max(1, len(text))))
+                if text := self._passed(span.channel, text):
+                    parts.append((span.channel, text))
         return parts
 
     def _passed(self, channel: str, text: str) -> str:
-        return self._finder.feed(text) if channel == "content" else text
+        if channel != "content":
+            return text
+        self._read_characters += len(text)
+        return self._given(self._finder.feed(text))
+
+    def _given(self, text: str) -> str:
+        self._told += len(text)
+        return text

@@ -16,17 +16,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from ...tasks.chat import Voices, reply
+from ...tasks.chat import reply
 from ...tasks.events import Committed, Draft, Generation
 from ...tasks.infill import default_widths
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import shape
-from .sampling import Sampling, seeds, settings
+from .logprobs import asked_of_chat, of_chat
+from .sampling import ELSEWHERE, Formed, Sampling, form, seeds, settings
 
 
-class CanvasRequest(Sampling, kw_only=True):
+class CanvasRequest(Formed, kw_only=True):
     """`task` and its own fields: chat (messages, tools, thinking), complete (prompt), infill (prefix, suffix, widths), edit
     (document, instruction, spans: pairs of characters)."""
 
@@ -43,12 +44,17 @@ class CanvasRequest(Sampling, kw_only=True):
     document: str | None = None
     instruction: str | None = None
     spans: list[tuple[int, int]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 FIELDS = {
     "chat": ("messages", "tools", "thinking", "max_tokens"), "complete": ("prompt", "max_tokens"),
     "infill": ("prefix", "suffix", "widths", "max_tokens"), "edit": ("document", "instruction", "spans"),
 }  # fmt: skip
+# what has no meaning in a text that settles in place; an edit has no rules of tokens either
+IN_ORDER = (*Formed.__struct_fields__[len(Sampling.__struct_fields__) :], "logprobs", "top_logprobs", "stop", "bad_words", "min_tokens")
+UNRULED = {"infill": IN_ORDER, "edit": (*IN_ORDER, *(name for name in ELSEWHERE if name != "temperature"))}
 METHODS = {"chat": "stream_chat", "complete": "stream", "infill": "stream_fill", "edit": "stream_edit"}
 
 
@@ -61,7 +67,6 @@ class CanvasAnswer:
         self.tokenizer, self.task = service.model.tokenizer, task
         self.shown: dict[int, tuple[int, list[int]]] = {}  # by row: the canvas that was last told of, and its ids
         self.committed = 0  # tokens
-        self.voices = Voices(self.tokenizer)
 
     def begin(self) -> Iterable[bytes]:
         return ()
@@ -82,7 +87,9 @@ class CanvasAnswer:
             self.committed += len(event.token_ids)
             told = {"canvas": event.canvas, "steps": event.steps, "text": event.text}
             if self.task == "chat":
-                told["parts"] = [{"channel": channel, "text": text} for channel, text in self.voices.feed(event.token_ids)]
+                told["parts"] = [{"channel": channel, "text": text} for channel, text in event.parts]
+            if event.logprobs:
+                told["logprobs"] = msgspec.to_builtins(of_chat(self.tokenizer, event.logprobs))["content"]
             yield sse.data(told, "commit")
         elif isinstance(event, Generation) or hasattr(event, "generation"):
             yield sse.data(self.done(event), "done")
@@ -137,6 +144,10 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
     if stray := sorted(given - set(own)):
         raise Refusal(400, f"'{stray[0]}' has no meaning in the task {body.task}; it takes {', '.join(own)}", parameter=stray[0])
     asked = {name: getattr(body, name) for name in own if name in given} | settings(body) | {"seed": seeds(body.seed, 1)[0]}
+    if body.task in ("chat", "complete"):
+        asked |= form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
+    elif stray := next((name for name in UNRULED[body.task] if getattr(body, name, None)), None):
+        raise Refusal(400, f"'{stray}' has no meaning in the task {body.task}; leave it out", parameter=stray)
     if body.task == "infill":
         asked = {"prefix": "", "suffix": ""} | asked
         longest = asked.pop("max_tokens", None)

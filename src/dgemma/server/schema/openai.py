@@ -2,8 +2,8 @@
 
 Text is streamed canvas by canvas, because a token may change until its canvas is committed. With `diffusing` each draft is told too:
 `delta.content` (`text`) is then the whole answer so far, to be put in place of what was shown before. Fields that would change the answer
-and are not served are refused by name; some that change nothing are let through (HARMLESS). Trap: the content of a chat is split
-from the ids, never from the text; see tasks/chat.py.
+and are not served are refused by name; some that change nothing are let through. What may be shown of committed ids the task says
+(tasks/voices.py). Trap: drafts go the same way, or they would tell what a stop string cuts.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import msgspec
 
 from ... import __version__
 from ...tasks.chat import Voices, reply
-from ...tasks.events import Committed, Draft, Filling, Generation
+from ...tasks.events import Committed, Draft, Filling, Generation, TokenLogProbs
 from ...tasks.infill import default_widths
 from ...text.calls import ToolCall
-from ...text.channels import split
+from ...text.stream import StopFinder
 from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
-from .sampling import Sampling, seeds, settings, unserved
+from .logprobs import ChatLogProbs, CompletionLogProbs, asked_of_chat, asked_of_completion, of_chat, of_completion
+from .sampling import Formed, form, seeds, settings, unserved
 from .sentinels import marked_gap, without_marks
 
 
@@ -33,7 +34,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool = False
 
 
-class Request(Sampling, kw_only=True):
+class Request(Formed, kw_only=True):
     """What both kinds of completion may say."""
 
     model: str | None = None
@@ -58,7 +59,6 @@ class ChatRequest(Request, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
     thinking: bool | None = None
@@ -95,14 +95,14 @@ class ChatChoice(msgspec.Struct):
     index: int
     message: Message
     finish_reason: str
-    logprobs: None = None
+    logprobs: ChatLogProbs | None = None
 
 
 class CompletionChoice(msgspec.Struct):
     index: int
     text: str
     finish_reason: str
-    logprobs: None = None
+    logprobs: CompletionLogProbs | None = None
 
 
 class Told(msgspec.Struct):
@@ -143,13 +143,18 @@ class _Answer:
     """What both kinds share: the envelope, the results so far, usage."""
 
     media = sse.MEDIA
-    kind, prefix = "", ""
+    kind, prefix, channels = "", "", True
 
     def __init__(self, service: Service, body: Request, count: int):
         self.model, self.tokenizer = service.config.name, service.model.tokenizer
         self.id, self.created = f"{self.prefix}{uuid.uuid4().hex}", int(time.time())
         self.results: list[Generation | None] = [None] * count
-        self.texts = [""] * count  # told so far, where drafts are told
+        self.ids: list[list[int]] = [[] for _ in range(count)]  # committed
+        self.committed = [""] * count  # the content so far
+        self.drafts = [""] * count  # told last
+        self.stops = [body.stop] if isinstance(body.stop, str) and body.stop else body.stop or []
+        self.logprobs: list[list[TokenLogProbs]] = [[] for _ in range(count)]
+        self.wants_logprobs = body.logprobs is not None and body.logprobs is not False  # a completion's may be 0
         self.diffusing = self.watched = body.diffusing
         self.usage_wanted = body.stream_options is not None and body.stream_options.include_usage
 
@@ -159,6 +164,13 @@ class _Answer:
 
     def begin(self) -> Iterable[bytes]:
         return ()
+
+    def draft(self, index: int, event: Draft) -> str | None:
+        """The whole content with this draft, as far as it may be shown; None where that was told last."""
+        voices, ids = Voices(self.tokenizer, self.stops, self.channels), [*self.ids[index], *event.token_ids]
+        text = "".join(text for channel, text in voices.feed(ids) if channel == "content")
+        told, self.drafts[index] = self.drafts[index], text
+        return None if text == told else text
 
     def end(self) -> Iterator[bytes]:
         if self.usage_wanted:
@@ -189,48 +201,45 @@ class ChatAnswer(_Answer):
     def __init__(self, service: Service, body: ChatRequest, count: int):
         super().__init__(service, body, count)
         self.shared = count
-        self.voices = [Voices(self.tokenizer) for _ in range(count)]
-        self.ids: list[list[int]] = [[] for _ in range(count)]  # committed
         self.called = [0] * count  # calls that were told
 
     def begin(self) -> Iterator[bytes]:
         for index in range(len(self.results)):
             yield self.delta(index, {"role": "assistant", "content": ""})
 
-    def delta(self, index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:
-        return self.chunk([{"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}])
+    def delta(self, index: int, delta: dict[str, Any], reason: str | None = None, found: Any = None) -> bytes:
+        return self.chunk([{"index": index, "delta": delta, "logprobs": found, "finish_reason": reason}])
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         if isinstance(event, Draft):
-            if self.diffusing:
-                yield from self.draft(index, [*self.ids[index], *event.token_ids])
+            text = self.draft(index, event) if self.diffusing else None
+            if text is not None:
+                yield self.delta(index, {"content": text})
         elif isinstance(event, Committed):
             self.ids[index] += event.token_ids
-            yield from self.parts(index, self.voices[index].feed(event.token_ids))
+            self.logprobs[index] += event.logprobs
+            yield from self.parts(index, event)
         else:
             self.results[index] = event
-            yield from self.parts(index, self.voices[index].finish())
-            yield self.delta(index, {}, self.reason(index))
+            last = {"content": self.committed[index]} if self.diffusing and self.committed[index] else {}
+            yield self.delta(index, last, self.reason(index))
 
-    def draft(self, index: int, ids: list[int]) -> Iterator[bytes]:
-        text = split(ids, self.tokenizer).content
-        if text != self.texts[index]:
-            self.texts[index] = text
-            yield self.delta(index, {"content": text})
-
-    def parts(self, index: int, parts: list[tuple[str, str]]) -> Iterator[bytes]:
-        for channel, text in parts:
-            if channel == "thought" or not self.diffusing:
-                yield self.delta(index, {"reasoning_content" if channel == "thought" else "content": text})
-        if self.diffusing:
-            yield from self.draft(index, self.ids[index])
-        calls = self.voices[index].calls
-        for place in range(self.called[index], len(calls)):
-            yield self.delta(index, {"tool_calls": [{"index": place} | _call(calls[place])]})
-        self.called[index] = len(calls)
+    def parts(self, index: int, event: Committed) -> Iterator[bytes]:
+        fresh = self.logprobs[index] if self.diffusing else event.logprobs
+        found = of_chat(self.tokenizer, fresh) if fresh else None
+        for channel, text in event.parts:
+            if channel == "thought":
+                yield self.delta(index, {"reasoning_content": text})
+                continue
+            self.committed[index] += text
+            yield self.delta(index, {"content": self.committed[index] if self.diffusing else text}, found=found)
+            found = found if self.diffusing else None
+        for place, call in enumerate(event.calls, self.called[index]):
+            yield self.delta(index, {"tool_calls": [{"index": place} | _call(call)]})
+        self.called[index] += len(event.calls)
 
     def reason(self, index: int) -> str:
-        return "tool_calls" if self.voices[index].calls else self.results[index].finish_reason
+        return "tool_calls" if self.called[index] else self.results[index].finish_reason
 
     def whole(self) -> ChatReply:
         choices = []
@@ -239,16 +248,17 @@ class ChatAnswer(_Answer):
             result.notes.extend("a tool call could not be read and was left out" for _ in parts.malformed)
             calls = [_call(call) for call in parts.tool_calls] or None
             message = Message("assistant", parts.content or (None if calls else ""), parts.thought or None, calls)
-            choices.append(ChatChoice(index, message, self.reason(index)))
+            found = of_chat(self.tokenizer, self.logprobs[index]) if self.wants_logprobs else None
+            choices.append(ChatChoice(index, message, self.reason(index), found))
         return ChatReply(self.id, self.created, self.model, choices, self.usage(), self.told())
 
 
 class CompletionAnswer(_Answer):
-    kind, prefix = "text_completion", "cmpl-"
+    kind, prefix, channels = "text_completion", "cmpl-", False
 
     def __init__(self, service: Service, body: CompletionRequest, prompts: list[str], copies: int):
         super().__init__(service, body, len(prompts) * copies)
-        self.shared = copies
+        self.shared, self.top_logprobs = copies, body.logprobs or 0
         self.opening = [prompt if body.echo else "" for prompt in prompts for _ in range(copies)]
         self.committed = [*self.opening]
 
@@ -257,40 +267,54 @@ class CompletionAnswer(_Answer):
             if text:
                 yield self.piece(index, text)
 
-    def piece(self, index: int, text: str, reason: str | None = None) -> bytes:
-        return self.chunk([{"index": index, "text": text, "logprobs": None, "finish_reason": reason}])
+    def piece(self, index: int, text: str, reason: str | None = None, fresh: list[TokenLogProbs] | None = None) -> bytes:
+        found = self.found(index, fresh) if fresh else None
+        return self.chunk([{"index": index, "text": text, "logprobs": found, "finish_reason": reason}])
+
+    def found(self, index: int, fresh: list[TokenLogProbs]) -> CompletionLogProbs:
+        return of_completion(fresh, self.top_logprobs, len(self.opening[index]))
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         if isinstance(event, Draft):
-            if self.diffusing and not any(event.pinned):  # of a gap several candidates settle: none is the text yet
-                yield self.piece(index, self.committed[index] + self.tokenizer.decode(event.token_ids))
+            wanted = self.diffusing and not any(event.pinned)  # of a gap several candidates settle: none is the text yet
+            text = self.draft(index, event) if wanted else None
+            if text is not None:
+                yield self.piece(index, self.opening[index] + text)
         elif isinstance(event, Committed):
-            yield from self.add(index, event.text)
+            self.ids[index] += event.token_ids
+            self.logprobs[index] += event.logprobs
+            yield from self.add(index, event.text, event.logprobs)
         else:
             self.results[index] = event.generation if isinstance(event, Filling) else event
             if isinstance(event, Filling):
-                yield from self.add(index, event.text)
+                yield from self.add(index, self.cut(event), [])
             yield self.piece(index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason)
 
-    def add(self, index: int, text: str) -> Iterator[bytes]:
+    def add(self, index: int, text: str, fresh: list[TokenLogProbs]) -> Iterator[bytes]:
         self.committed[index] += text
-        if text:
-            yield self.piece(index, self.committed[index] if self.diffusing else text)
+        if text and self.diffusing:
+            yield self.piece(index, self.committed[index], fresh=self.logprobs[index])
+        elif text:
+            yield self.piece(index, text, fresh=fresh)
+
+    def cut(self, gap: Filling) -> str:
+        """A gap's text up to its stop string."""
+        finder = StopFinder(self.stops)
+        return finder.feed(gap.text) + finder.flush()
 
     def whole(self) -> CompletionReply:
-        choices = [
-            CompletionChoice(index, text, self.results[index].finish_reason) for index, text in enumerate(self.committed)
-        ]
+        choices = []
+        for index, text in enumerate(self.committed):
+            found = self.found(index, self.logprobs[index]) if self.wants_logprobs else None
+            choices.append(CompletionChoice(index, text, self.results[index].finish_reason, found))
         return CompletionReply(self.id, self.created, self.model, choices, self.usage(), self.told())
 
 
 def chat(service: Service, body: ChatRequest) -> Job:
     count = _count(service, body, 1)
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    asked = settings(body) | {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body)}
-    asked["tools"] = _tools(body)
-    if (body.response_format or {}).get("type", "text") != "text":
-        raise unserved("response_format")
+    asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
+    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": _tools(body)}
     calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
     return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
 
@@ -302,8 +326,9 @@ def complete(service: Service, body: CompletionRequest) -> Job:
     count = _count(service, body, len(prompts))
     if body.best_of not in (None, 1, count):
         raise unserved("best_of")
-    asked = settings(body)
+    asked = settings(body) | form(body) | asked_of_completion(body.logprobs, bool(body.suffix))
     if body.suffix:
+        asked.pop("stop", None)  # cut off the gap when it is known
         if not all(isinstance(prompt, str) for prompt in prompts):
             raise Refusal(400, "a suffix needs a prompt of text", parameter="suffix")
         asked["widths"] = default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens)

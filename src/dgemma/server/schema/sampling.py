@@ -1,16 +1,18 @@
-"""What a request may say of sampling: our own settings by their names, and those that other servers know.
+"""What a request may say of sampling and of the answer's form: our own settings by their names, and those that other servers know.
 
-The one table, ELSEWHERE, says which of the latter api.Model takes, and under which name. What it does not take and what would change
-the answer is refused by name; a value that changes nothing is let through. Knows no dialect.
+api.Model takes them by name (docs/sampling.md says what each means), and checks them. Here are only the values that change nothing, the
+fields that would change the answer and are not served, which are refused by name, and the many names of a form. Knows no dialect.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Any
 
 import msgspec
 
+from ...tasks.terms import form_asked
 from ..jobs import Refusal
 
 OWN = (
@@ -20,23 +22,20 @@ OWN = (
 
 # field: (its name in api.Model, or None where it is not served; the values that change nothing)
 ELSEWHERE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
-    "temperature": (None, (1,)),
-    "top_p": (None, (1,)),
-    "top_k": (None, (0, -1)),
-    "min_p": (None, (0,)),
-    "presence_penalty": (None, (0,)),
-    "frequency_penalty": (None, (0,)),
-    "repetition_penalty": (None, (1,)),
-    "logit_bias": (None, ({},)),
-    "stop": (None, ([], "")),
-    "logprobs": (None, (False,)),
-    "top_logprobs": (None, (0,)),
+    "temperature": ("temperature", (1,)),
+    "top_p": ("top_p", (1,)),
+    "top_k": ("top_k", (0, -1)),
+    "min_p": ("min_p", (0,)),
+    "presence_penalty": ("presence_penalty", (0,)),
+    "frequency_penalty": ("frequency_penalty", (0,)),
+    "repetition_penalty": ("repetition_penalty", (1,)),
+    "logit_bias": ("logit_bias", ({},)),
+    "bad_words": ("bad_words", ([],)),
+    "min_tokens": ("min_tokens", (0,)),
+    "stop": ("stop", ([], "")),
     "parallel_tool_calls": (None, (True,)),
     "modalities": (None, (["text"],)),
     "verbosity": (None, ("medium",)),
-    "json_schema": (None, ()),
-    "regex": (None, ()),
-    "grammar": (None, ()),
 }
 
 
@@ -61,7 +60,23 @@ class Sampling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = None
+    min_tokens: int | None = None
     stop: str | list[str] | None = None
+
+
+class Formed(Sampling, kw_only=True):
+    """The form of an answer, by the names that OpenAI, vLLM and llama-server have for it."""
+
+    response_format: dict[str, Any] | None = None
+    json_schema: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | bool | str | None = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    guided_choice: list[str] | None = None
 
 
 def settings(body: Any) -> dict[str, Any]:
@@ -75,6 +90,36 @@ def settings(body: Any) -> dict[str, Any]:
             raise unserved(name)
         found[own] = value
     return found
+
+
+def form(body: Formed) -> dict[str, Any]:
+    """The same of the form that is asked for: none, or one of api.Model's `json_schema`, `regex` and `grammar`."""
+    asked = {"response_format": form_asked(body.response_format)}
+    asked |= {name: {name: value} for name in ("json_schema", "regex", "grammar") if (value := getattr(body, name)) is not None}
+    guided = {name: value for name in GUIDED if (value := getattr(body, f"guided_{name}")) is not None}
+    asked |= {f"guided_{name}": GUIDED[name](value) for name, value in guided.items()}
+    for name, value in (body.structured_outputs or {}).items():
+        if value is not None and name not in GUIDED:
+            raise unserved(f"structured_outputs.{name:.40}")
+        if value is not None:
+            asked[f"structured_outputs.{name}"] = GUIDED[name](value)
+    given = [name for name, value in asked.items() if value]
+    if len(given) > 1:
+        raise Refusal(400, f"{' and '.join(given)} cannot be asked for together; choose one", parameter=given[1])
+    return asked[given[0]] if given else {}
+
+
+def _choice(texts: Any) -> dict[str, Any]:
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
+        raise Refusal(400, "guided_choice must be a list of texts of at least one character each", parameter="guided_choice")
+    return {"regex": "|".join(map(re.escape, texts))}
+
+
+# vLLM's names
+GUIDED = {
+    "json": lambda value: {"json_schema": value}, "regex": lambda value: {"regex": value},
+    "grammar": lambda value: {"grammar": value}, "choice": _choice,
+}  # fmt: skip
 
 
 def unserved(name: str) -> Refusal:
