@@ -18,7 +18,8 @@ from tests.helpers import tiny_checkpoint
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
-    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("served") / "model"))
+    # float64: a prompt that is read from the cache, or beside others, must not round another way
+    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("served") / "model"), dtype="float64")
 
 
 @pytest.fixture
