@@ -233,16 +233,20 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
         assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == whole.usage.total_tokens
         gap = client.completions.create(model="dgemma", prompt="abc", suffix="xyz", seed=1, max_tokens=3)
         assert gap.choices[0].text == fresh.fill("abc", "xyz", 1, widths=[1, 3]).text
-        shape: Any = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
-        form: Any = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": shape}}
-        formed = client.chat.completions.create(
-            model="dgemma", messages=messages, max_tokens=24, response_format=form, logprobs=True, top_logprobs=2, stop=["nowhere"]
-        )
-        text, found = formed.choices[0].message.content or "", formed.choices[0].logprobs
-        assert json.loads(text)["a"] in "xy" and found is not None and len(found.content or ()) == len(text)
-        cut = client.chat.completions.create(model="dgemma", messages=messages, seed=7, max_tokens=24, stop=want.content[3])
-        assert cut.choices[0].message.content == want.content.partition(want.content[3])[0] and cut.choices[0].finish_reason == "stop"
         with pytest.raises(openai.BadRequestError, match="nope"):
             client.completions.create(model="dgemma", prompt="a", extra_body={"nope": 1})
     with openai.OpenAI(base_url=f"{at.url}/v1", api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
         client.models.list()
+
+
+def test_openais_own_client_asks_for_a_form_a_stop_and_log_probabilities(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    shape: Any = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": shape}}
+    with openai.OpenAI(base_url=f"{live().url}/v1", api_key="none", max_retries=0) as client:
+        ask = client.chat.completions.create
+        formed = ask(model="any", messages=messages, max_tokens=24, response_format=form, logprobs=True, top_logprobs=2, stop=["nowhere"])
+        text, found = formed.choices[0].message.content or "", formed.choices[0].logprobs
+        assert json.loads(text)["a"] in "xy" and found is not None and len(found.content or ()) == len(text)
+        cut = ask(model="any", messages=messages, max_tokens=24, response_format=form, stop='"a')
+        assert cut.choices[0].message.content == "{" and cut.choices[0].finish_reason == "stop"
