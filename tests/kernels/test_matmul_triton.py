@@ -102,7 +102,7 @@ def test_rounded_activations(form: Format, dtype: str, native: bool, monkeypatch
         pytest.skip("an older card")
     monkeypatch.setattr(operands_triton, "multiplies", lambda name, like: native)
     weight, x = replace(quantise(normal(150, 192), form), rounded=True), normal(33, 192, seed=1, dtype=getattr(torch, dtype))
-    want = product(x.double(), weight)
+    want = product(x.float(), weight)  # bfloat16 numbers lie on the borders between codes: their scales must be found in the same arithmetic
     assert_close(matmul_triton.product(x, weight), want, LIMITS[dtype])
     if dtype == "float32":
         assert not is_close(matmul_triton.product(x, replace(weight, rounded=False)), want)

@@ -89,5 +89,5 @@ def test_the_public_functions_ask_for_this_form(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("DGEMMA_KERNELS", kernels)
         norm.rms_norm(x, weight, 1e-6)
         norm.add_norm(x, x, weight, 1e-6)
-        norm.rms_norm(x.double(), weight, 1e-6)  # float64 stays with torch
+        norm.rms_norm(x.double(), weight.double(), 1e-6)  # float64 stays with torch
     assert asked == ["rms_norm", "add_norm"]
