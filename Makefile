@@ -22,11 +22,11 @@ demo: install
 # One thread: the models of the tests are tiny, and threads that wait for each other only cost on a busy machine.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -rs -m 'not slow'
 
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -rs
 
 install: $(VENV)/.installed
 

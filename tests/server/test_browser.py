@@ -1,6 +1,6 @@
 """The page in a browser, against the shipped model: what is typed is asked, what settles is shown, nothing else is called.
 
-Needs playwright and a chromium of the system (DGEMMA_CHROMIUM names another one).
+Needs a chromium of the system (DGEMMA_CHROMIUM names another one); without one these tests are skipped.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 import dgemma
 from tests.server.test_http import Live
 
-pytestmark = pytest.mark.slow
-sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = os.environ.get("DGEMMA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
 PATIENCE = 120_000  # ms
@@ -33,8 +32,8 @@ def service() -> Iterator[Live]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
-        pytest.skip("there is no chromium here")
-    with sync_api.sync_playwright() as playwright:
+        pytest.skip("there is no chromium here; apt-get install chromium, or DGEMMA_CHROMIUM=PATH")
+    with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield found
         found.close()
