@@ -102,7 +102,7 @@ def test_json_holds_the_difference_and_changes_nothing(
     assert main(["edit", str(file), "x", "--span", "2", "--json", "-m", folder]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["text"] == "one\nTWO\nthree" and "+TWO\n" in result["diff"] and file.read_bytes() == FILE
-    assert result["changes"] == [{"start": 4, "end": 7, "before": "two", "after": "TWO", "closed": True}]
+    assert result["changes"] == [{"start": 4, "end": 7, "before": "two", "after": "TWO", "closed": True, "row": 0}]
 
 
 def test_what_is_piped_in_is_edited(

@@ -76,13 +76,13 @@ def test_a_chat_streams_and_the_scrubber_moves(page: Any) -> None:
     page.focus("#tab-chat")
     page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('#scrubber').value === '0'")
-    first = canvas(page)
-    assert first != last and page.text_content(".figures dd:nth-child(2) >> nth=1") == "1"
+    page.wait_for_function("text => document.querySelector('.tokens').textContent !== text", arg=last)  # painted a moment after
+    assert page.text_content(".figures dd:nth-child(2) >> nth=1") == "1"
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.querySelector('#scrubber').value === '1'")
     page.keyboard.press("End")
     page.wait_for_function(f"document.querySelector('#scrubber').value === '{steps}'")
-    assert canvas(page) == last
+    page.wait_for_function("text => document.querySelector('.tokens').textContent === text", arg=last)
 
 
 def test_an_infill_keeps_both_sides(page: Any) -> None:
@@ -109,6 +109,9 @@ def test_an_edit_changes_what_is_selected_and_shows_its_diff(page: Any) -> None:
     page.wait_for_selector(".diff, .work > p.empty")
     assert page.text_content(".line.gone code") == "    return 3"
     assert page.text_content(".line.new code").startswith("    return ") and page.locator(".line mark").count() >= 1
+    chosen = page.text_content(".rows [aria-pressed=true]")
+    assert "✓" in chosen and page.text_content(".line.new code mark").strip() in canvas(page)
+    assert page.locator(".tokens .committed").count() and not page.locator(".tokens .accepted").count()
 
 
 def test_escape_ends_the_request(page: Any, service: Live) -> None:

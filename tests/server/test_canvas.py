@@ -69,6 +69,9 @@ def test_an_edit_shows_each_change_and_its_diff(client: Client, model: dgemma.Mo
     body = {"task": "edit", "document": document, "instruction": "use pi", "spans": [[17, 25]], "seed": 3}
     told = events(client().post("/v1/canvas", json=body).text)
     assert [data for name, data in told if name == "change"] == [change.to_dict() for change in want.changes]
+    (change,) = want.changes
+    last = max((step for step in played([data for name, data in told if name == "step"]) if step[0] == change.row), key=lambda step: step[1:3])
+    assert change.row and change.after in model.tokenizer.decode(last[3])
     assert told[-1][0] == "done" and told[-1][1]["text"] == want.text and told[-1][1]["diff"] == want.diff()
     found = events(client().post("/v1/canvas", json={"task": "edit", "document": document, "instruction": "use pi", "seed": 3}).text)
     assert found[-1][1]["text"] == model.edit(document, "use pi", 3).text

@@ -152,7 +152,7 @@ def stream(engine: Engine, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft |
                 won = event
         assert isinstance(won, Settled)
         for span, after, closed, given in zip(spans, won.texts, won.closed, [*between, ""], strict=True):
-            changes.append(Change(*span, plan.document[slice(*span)], after, closed))
+            changes.append(Change(*span, plan.document[slice(*span)], after, closed, won.row))
             yield changes[-1]
             text += after + given
         place, first = spans[-1][1], first or won.request

@@ -134,6 +134,7 @@ class Change:
     before: str
     after: str
     closed: bool  # as of Filling
+    row: int = 0  # the candidate that it is of
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)

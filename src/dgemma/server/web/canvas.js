@@ -66,7 +66,7 @@ export function Canvas({ recording, place, move }) {
   };
   const before = frame ? recording.commits.slice(0, frame.canvas).map((commit) => commit.text).join("") : "";
   const choose = (other) => html`<button type="button" aria-pressed=${other === row} onClick=${() => move({ row: other, at: null })}>
-    candidate ${other + 1}${recording.done?.candidates && other === recording.winner ? " ✓" : ""}</button>`;
+    candidate ${other + 1}${recording.settled(other) ? " ✓" : ""}</button>`;
   return html`<section class="panel" aria-label="canvas">
     <div class="legend" aria-hidden="true">${LEGEND.map((kind) => html`<span class=${kind}>${kind}</span>`)}</div>
     ${rows.length > 1 && html`<div class="rows" role="group" aria-label="candidates">${rows.map(choose)}</div>`}

@@ -28,14 +28,15 @@ export class Recording {
     return this.rows.get(row) ?? [];
   }
 
-  /** The row that won; before that is known, the first. */
+  /** The row that won, of an edit in its last window; before that is known, the first. */
   get winner() {
-    return Math.max(0, this.done?.candidates?.indexOf(this.done.text) ?? 0);
+    if (!this.done) return 0;
+    return this.task === "edit" ? this.changes.at(-1)?.row ?? 0 : Math.max(0, this.done.candidates?.indexOf(this.done.text) ?? 0);
   }
 
-  /** Whether what a row shows last became text. Of an edit's candidates the service does not tell which one did. */
+  /** Whether what a row shows last became text. */
   settled(row) {
-    return this.done !== null && row === this.winner && (this.task !== "edit" || this.rows.size === 1);
+    return this.done !== null && row === this.winner;
   }
 
   /** Text committed so far. */
