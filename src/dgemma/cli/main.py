@@ -28,6 +28,7 @@ VERBS = {
     "decide": "Answer typed questions about a text with probabilities.",
     "serve": "Answer requests over HTTP, in the dialects that tools speak.",
     "launch": "Start a coding client that asks a running service.",
+    "lsp": "Suggest text in an editor as one types, over stdin and stdout.",
     "batch": "Run a file of requests together.",
     "pull": "Fetch a model from the hub.",
     "ls": "List the models on this machine.",

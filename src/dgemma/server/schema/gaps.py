@@ -114,6 +114,7 @@ class _GapAnswer:
     def __init__(self, service: Service, stops: str | list[str] | None):
         self.model, self.stops = service.config.name, stops
         self.text, self.stop, self.result = "", "", None
+        self.candidates: list[str] = []
 
     def begin(self) -> Iterator[bytes]:
         yield from ()
@@ -122,6 +123,7 @@ class _GapAnswer:
         if isinstance(event, Filling):
             self.result = event.generation
             self.text, self.stop = cut(event.text, self.stops)
+            self.candidates = [cut(text, self.stops)[0] for text in event.candidates]
             yield self.piece()
 
     def piece(self) -> bytes:
@@ -185,6 +187,7 @@ class InfillAnswer(_GapAnswer):
             new, first = len(found.token_ids), found.first_draft_seconds
             rest = max(found.seconds - first, 1e-9)
             told |= {"tokens_predicted": new, "tokens_evaluated": found.prompt_tokens, "steps": sum(found.steps), "dgemma": self.told()}
+            told["candidates"] = self.candidates
             told["stop_type"] = "word" if self.stop else "eos" if self.reason == "stop" else "limit"
             told["timings"] = {
                 "prompt_n": found.prompt_tokens, "prompt_ms": 1e3 * first, "prompt_per_second": found.prompt_tokens / max(first, 1e-9),

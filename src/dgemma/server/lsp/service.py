@@ -1,0 +1,90 @@
+"""Gaps filled by a running `dgemma serve`, through its /infill: no model in this process, and no torch.
+
+A gap is a connection of its own, so that closing it is how the service learns that nobody waits. Trap: Python's client gives the
+socket away with the reply; who is to shut it from another thread keeps it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...errors import UsageError
+from .session import Cancelled
+
+PATIENCE = 120.0  # seconds without a byte
+MOST_REPLY = 2**24
+BUSY = (429, 503)
+
+
+class Service:
+    """A Filler. Raises UsageError for what is no address."""
+
+    def __init__(self, url: str, key: str = "", longest: int | None = None, seed: int = 0, **sampler: Any):
+        self.url, self.parts = url.rstrip("/"), urlsplit(url)
+        try:
+            valid = self.parts.scheme in ("http", "https") and bool(self.parts.hostname) and self.parts.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise UsageError(f"'{url}' is no address; it begins with http:// or https://")
+        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.settings = sampler | {"seed": seed} | ({} if longest is None else {"n_predict": longest})
+
+    def __call__(self, prefix: str, suffix: str) -> ServiceGap:
+        return ServiceGap(self, {"input_prefix": prefix, "input_suffix": suffix} | self.settings)
+
+    def connection(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self.parts.scheme == "https" else http.client.HTTPConnection
+        return kind(self.parts.hostname or "", self.parts.port, timeout=PATIENCE)
+
+
+class ServiceGap:
+    """A Gap."""
+
+    def __init__(self, service: Service, body: dict[str, Any]):
+        self._service, self._body = service, body
+        self._socket: socket.socket | None = None
+        self._closed = False
+
+    def texts(self) -> list[str]:
+        service, connection = self._service, self._service.connection()
+        try:
+            connection.connect()
+            self._socket = connection.sock
+            if self._closed:
+                raise Cancelled
+            connection.request("POST", f"{service.parts.path.rstrip('/')}/infill", json.dumps(self._body).encode(), service.headers)
+            reply = connection.getresponse()
+            status, data = reply.status, reply.read(MOST_REPLY)
+        except (OSError, http.client.HTTPException) as error:
+            if self._closed:
+                raise Cancelled from None
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            raise UsageError(f"{service.url} cannot be asked ({reason}); is `dgemma serve` running there?") from None
+        finally:
+            connection.close()
+        return self._read(status, data)
+
+    def _read(self, status: int, data: bytes) -> list[str]:
+        if status in BUSY:  # the next key asks again
+            return []
+        try:
+            told = json.loads(data)
+            if status == 200:
+                return [told["content"], *told.get("candidates", ())]
+            message = told["error"]["message"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            message = f"status {status}, and no answer of /infill"
+        raise UsageError(f"{self._service.url} says: {message}")
+
+    def cancel(self) -> None:
+        self._closed = True
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it has ended by itself
