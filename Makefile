@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help install demo test test-all clean
+.PHONY: help install demo test test-all test-clients clean
 
 help:
 	@sed -n '1p' Makefile | cut -c 3-
@@ -27,6 +27,10 @@ test: $(VENV)/.installed-test
 test-all: export OMP_NUM_THREADS ?= 1
 test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -rs
+
+# Other people's clients against a running service, in environments of their own (.venv-clients).
+test-clients: $(VENV)/.installed-test
+	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh
 
 install: $(VENV)/.installed
 
@@ -46,5 +50,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-clients .pytest_cache .hypothesis dist
 	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

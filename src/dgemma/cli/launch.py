@@ -50,7 +50,9 @@ def opencode(url: str, name: str, key: str) -> Start:
 
 
 def aider(url: str, name: str, key: str) -> Start:
-    return Start(["aider", "--model", f"openai/{name}"], {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key})
+    quiet = {"AIDER_ANALYTICS_DISABLE": "true", "AIDER_CHECK_UPDATE": "false", "AIDER_SHOW_MODEL_WARNINGS": "false"}
+    prices = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else fetched at each start, three tries
+    return Start(["aider", "--model", f"openai/{name}"], {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key} | quiet | prices)
 
 
 CLIENTS: dict[str, Callable[[str, str, str], Start]] = {"codex": codex, "claude": claude, "opencode": opencode, "aider": aider}
