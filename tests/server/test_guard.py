@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 
 from dgemma.errors import UsageError
 from dgemma.server.app import Page, Task, all_routes
+from dgemma.server.auth import Guard
+from dgemma.server.jobs import Refusal
 from dgemma.server.settings import KEY_VARIABLE, ServerConfig, read_keys
 
 Client = Callable[..., TestClient]
@@ -89,7 +91,7 @@ def test_hosts(client: Client, host: str, status: int) -> None:
 def test_pages_of_others_may_not_ask_and_get_no_leave_to(client: Client) -> None:
     asking = client(allow_origins=("https://good.example",))
     for method, path in (("GET", "/health"), ("POST", COMPLETE), ("OPTIONS", COMPLETE)):
-        for origin in ("https://evil.example", "null", "http://localhost:1"):
+        for origin in ("https://evil.example", "null", "http://localhost:1", "http://[", "localhost", "http://localhost/", ""):
             reply = asking.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
             assert reply.status_code == 403 and not [name for name in reply.headers if name.startswith("access-control")]
     good = {"origin": "https://good.example", "access-control-request-method": "POST"}
@@ -108,13 +110,14 @@ def nested(depth: int) -> str:
     [
         ({"content": b"x" * 2000}, 413), ({"content": iter([b"x" * 600] * 3)}, 413), ({"content": b"{"}, 400), ({"content": b"[]"}, 400),
         ({"content": b'{"prompt": "\xff"}'}, 400), ({"content": b""}, 400), ({"content": nested(70)}, 400), ({"content": nested(400)}, 400),
+        ({"content": '{"prompt": [' + "[]," * 300 + "0]}"}, 413), ({"json": {"prompt": "[,{" * 200, "max_tokens": 0}}, 400),
         ({"content": '{"prompt": NaN}'}, 400), ({"content": '{"prompt": "\\ud800"}'}, 400),
         ({"json": {"prompt": "x" * 900, "max_tokens": 2}}, 400), ({"headers": {"a": "b" * 5000}}, 431),
         ({"headers": {f"h{n}": "b" for n in range(40)}}, 431), ({"params": {"q": "x" * 500}}, 414),
     ],
 )  # fmt: skip
 def test_each_limit_has_its_status(client: Client, arguments: dict[str, Any], status: int) -> None:
-    limits = {"max_body": 1000, "max_headers": 30, "max_header_bytes": 4000, "max_target": 300, "max_prompt_tokens": 50}
+    limits = {"max_body": 1000, "max_values": 500, "max_headers": 30, "max_header_bytes": 4000, "max_target": 300, "max_prompt_tokens": 50}
     reply = client(**limits).post(COMPLETE, **arguments)
     assert reply.status_code == status and reply.json()["error"]["message"], reply.text
 
@@ -137,6 +140,17 @@ def test_no_error_holds_what_was_said(client: Client) -> None:
         assert reply.status_code == 400 and canary not in reply.text
 
 
+def test_a_bug_outside_of_a_route_is_told_so_too(client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "canary" + "7781"
+
+    def breaks(*asked: Any) -> Any:
+        raise KeyError(said)
+
+    monkeypatch.setattr(Guard, "tenant", breaks)
+    reply = client().get("/health")
+    assert reply.status_code == 500 and "KeyError" in reply.json()["error"]["message"] and said not in reply.text + caplog.text
+
+
 def test_a_bug_is_told_by_its_kind_alone(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     said = "canary" + "7781"  # in two, because the log shows lines of source
 
@@ -156,11 +170,32 @@ def test_the_document_describes_every_route(client: Client) -> None:
     document = client(keys=("k",)).get("/openapi.json", headers={"x-api-key": "k"}).json()
     assert len(document["paths"]) == len(ROUTES)
     for route in ROUTES:
-        (operation,) = document["paths"][route.path.replace(":path", "")].values()
-        assert ("security" in operation) == (route.access == "key")
+        operation, *head = document["paths"][route.path.replace(":path", "")].values()
+        assert len(head) == (route.body is None) and ("security" in operation) == (route.access == "key") == ("401" in operation["responses"])
+        for status, reply in operation["responses"].items():
+            assert status == "200" or reply["content"]["application/json"]["example"] == route.shape(Refusal(int(status), reply["description"]))
         if route.body is not None:
             name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
             assert document["components"]["schemas"][name]["properties"]
+
+
+def test_every_example_of_the_document_is_answered_as_it_says(client: Client) -> None:
+    asking, asked = client(), 0
+    for path, operations in asking.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            for body in operation.get("requestBody", {"content": {"": {}}})["content"].values():
+                reply = asking.request(method, path.format(name="dgemma" if "models" in path else "app.js"), json=body.get("example"))
+                kind = reply.headers["content-type"].partition(";")[0]
+                assert reply.status_code == 200 and {kind, "*/*"} & {*operation["responses"]["200"].get("content", {kind: 0})}, (path, reply.text)
+                asked += "example" in body
+    assert asked == sum(route.body is not None for route in ROUTES)
+
+
+def test_a_method_that_is_not_answered_says_which_are(client: Client) -> None:
+    reply = client().put(COMPLETE, json={})
+    assert client().post(COMPLETE + "/", json={}).status_code == 404
+    assert reply.status_code == 405 and reply.headers["allow"] == "POST" and reply.json()["error"]["type"] == "invalid_request_error"
+    assert {*client().delete("/health").headers["allow"].split(", ")} == {"GET", "HEAD"}
 
 
 def test_metrics_count_what_was_done(client: Client) -> None:

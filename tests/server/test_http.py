@@ -113,6 +113,8 @@ def test_a_head_that_grows_for_ever_and_one_that_is_none(live: Callable[..., Liv
     growing.sendall(b"x: " + b"a" * 70_000)
     assert rest(growing).startswith(b"HTTP/1.1 431 ")
     assert rest(at.connect(b"\x16\x03\x01 hello\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
+    coded = at.connect(b"POST /infill HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n")
+    assert rest(coded).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> None:

@@ -77,6 +77,10 @@ def test_every_reply_validates(model: dgemma.Model, schema: dict, seed: int, roo
     jsonschema.validate(json.loads(answer(model, need + room, json_schema=schema, seed=seed)), schema)
 
 
+def test_a_schema_that_says_nothing_may_be_written_as_true(model: dgemma.Model) -> None:
+    assert answer(model, 60, json_schema=True, seed=1) == answer(model, 60, json_schema={}, seed=1)
+
+
 def test_what_cannot_be_closed_in_time_is_refused(model: dgemma.Model) -> None:
     with pytest.raises(UsageError, match="cannot be closed within 10 tokens"):
         model.generate("abc", 10, eos_token_id=ENDS, json_schema=PERSON)
@@ -89,6 +93,7 @@ def test_what_cannot_be_closed_in_time_is_refused(model: dgemma.Model) -> None:
         ({"json_schema": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
         ({"json_schema": "{"}, "not JSON"),
         ({"json_schema": [1]}, "must be an object"),
+        ({"json_schema": False}, "nothing fits"),
         ({"regex": "["}, "regex cannot be kept"),
         ({"regex": ""}, "at least one character"),
         ({"grammar": "start: nothing"}, "grammar cannot be kept"),

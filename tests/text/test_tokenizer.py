@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from itertools import pairwise
 
 import pytest
 import tokenizers
@@ -19,6 +22,25 @@ BYTES = byte_tokenizer(merges=[("Ġ", "t"), ("h", "e"), ("Ã", "©")])
 PIECES = gemma_like()
 BOTH = pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "pieces"])
 VARIANTS = ["{}", " {}", "{} ", "\n{}\n", "a{}b", "{0}{0}", "  {}\t", "é{}中", "\u2581{}", "<{}>"]
+
+
+def test_other_threads_run_while_a_long_text_is_encoded():
+    """Or one prompt of a megabyte would hold up everybody who is served by this process."""
+    text, turns, done = "the éa " * 200_000, [], threading.Event()
+
+    def count() -> None:
+        while not done.wait(0.001):
+            turns.append(time.perf_counter())
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    start = time.perf_counter()
+    BYTES.encode(text)
+    end = time.perf_counter()
+    done.set()
+    thread.join()
+    within = [start, *(turn for turn in turns if start < turn < end), end]
+    assert max(later - sooner for sooner, later in pairwise(within)) < 0.5 * (end - start)
 
 
 def library(raw: dict) -> tokenizers.Tokenizer:

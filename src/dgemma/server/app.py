@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from .auth import Guard
 from .jobs import Job, Refusal, Running, unexpected
-from .limits import Admission, decode, read_body
+from .limits import Admission, read
 from .metrics import Metrics
 from .settings import ServerConfig
 from .sse import MEDIA, PING
@@ -45,7 +45,10 @@ class Task:
     body: type[Any]
     begin: Callable[[Service, Any], Job]
     shape: Shape
-    reply: type[Any] | None = None  # for the OpenAPI document
+    reply: type[Any] | None = None  # this and what follows: for the OpenAPI document
+    example: dict[str, Any] | None = None  # a body
+    whole: bool = True  # whether an answer may come in one piece
+    stream: str | None = MEDIA  # the media type of one that does not; None: there is none
     access: Access = "key"
 
 
@@ -58,6 +61,8 @@ class Page:
     shape: Shape
     body: type[Any] | None = None
     reply: type[Any] | None = None
+    example: dict[str, Any] | None = None  # a body
+    media: str = "application/json"
     access: Access = "key"
 
 
@@ -132,12 +137,15 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
         await _refuse(refusal, route.shape if route else routes[0].shape)(scope, receive, send)
 
     async def not_found(request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", 404)
-        text = "there is no such route" if status == 404 else f"{request.method} is not answered here"
-        return _refuse(Refusal(status, text, "not_found_error"), routes[0].shape)
+        if getattr(error, "status_code", 404) == 404:
+            return _refuse(Refusal(404, "there is no such route", "not_found_error"), routes[0].shape)
+        response = _refuse(Refusal(405, f"{request.method} is not answered here"), routes[0].shape)
+        response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
+        return response
 
     guard = Middleware(Guard, config=config, is_open=is_open, denied=denied)
     app = Starlette(routes=table, middleware=[guard], lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
+    app.router.redirect_slashes = False  # a path is a route's or nobody's
     app.state.service = service
     return app
 
@@ -165,7 +173,7 @@ def _route(service: Service, route: Task | Page) -> Route:
 async def _answer(service: Service, page: Page, request: Request) -> Response:
     asked: Any = request
     if page.body is not None:
-        asked = decode(await read_body(request, service.config), page.body, service.config.max_depth)
+        asked = await read(request, page.body, service.config)
     answer = page.handle(service, asked)
     if inspect.isawaitable(answer):
         answer = await answer
@@ -174,7 +182,7 @@ async def _answer(service: Service, page: Page, request: Request) -> Response:
 
 async def _run(service: Service, task: Task, request: Request) -> Response:
     service.admission.enter(0)  # before the body is read: what is full answers at once
-    body = decode(await read_body(request, service.config), task.body, service.config.max_depth)
+    body = await read(request, task.body, service.config)
     job = task.begin(service, body)
     leave = service.admission.enter(len(job.calls))
     running = service.running(job, request.state.tenant)

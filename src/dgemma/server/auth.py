@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .jobs import Refusal
+from .jobs import Refusal, unexpected
 from .settings import ServerConfig, is_loopback
 
 Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
@@ -32,6 +32,20 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        begun: list[Message] = []
+
+        async def sending(message: Message) -> None:
+            begun[:] = [message]
+            await send(message)
+
+        try:
+            await self._let_through(scope, receive, sending)
+        except Exception as error:  # here, because whoever else met it would log its message, which may hold somebody's text
+            refusal = unexpected(error)
+            if not begun:
+                await self.denied(scope, receive, send, refusal)
+
+    async def _let_through(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         try:
             _check_sizes(scope, headers, self.config)
@@ -76,7 +90,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self.config.allow_origins:
             return origin
-        if urlsplit(origin).netloc != headers.get("host", ""):
+        if origin.partition("://")[2] != headers.get("host", ""):
             raise Refusal(403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error")
         return None
 

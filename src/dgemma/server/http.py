@@ -138,7 +138,7 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What h11 could not read. It knows one status more than 400: 431, for too many bytes."""
-        status = getattr(sys.exc_info()[1], "error_status_hint", 400)
+        status = 431 if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431 else 400
         text = f"the head has more than {self.limits.max_header_bytes} bytes" if status == 431 else "this is no HTTP request"
         self._say(status, text)
         self._close_for_sure()
@@ -185,7 +185,7 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
     service: Service = app.state.service
     limits = service.config
     config = uvicorn.Config(
-        app, http=functools.partial(Connection, limits=limits), ws="none", loop="asyncio", lifespan="on", log_config=None,  # type: ignore[arg-type]
+        app, http=functools.partial(Connection, limits=limits), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
         timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -82,4 +82,4 @@ def _answer(request: Request, found: Asset) -> Response:
     return Response(found.body, headers=headers | {"content-type": found.kind})
 
 
-ROUTES = (Page("/", index, shape, access="open"), Page("/web/{name:path}", asset, shape, access="open"))
+ROUTES = (Page("/", index, shape, media="text/html", access="open"), Page("/web/{name:path}", asset, shape, media="*/*", access="open"))

@@ -37,6 +37,7 @@ class ServerConfig:
     max_header_bytes: int = 32 * 2**10
     max_target: int = 4096  # of path and query
     max_depth: int = 64  # of JSON
+    max_values: int = 300_000  # in a body, more than any model here has positions
     header_timeout: float = 10.0  # until a connection has said what it wants
     body_timeout: float = 30.0  # until it has said all of it
     write_timeout: float = 30.0  # that a client may leave its answer unread

@@ -147,15 +147,15 @@ def form(name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int]) -> Fo
     library = _library()
     if not ends:
         raise UsageError(f"{name} needs an end token to end the answer; leave eos_token_id out")
-    if name == "json_schema":
-        text = _schema(value)
-        source = library.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
-    else:
-        if not isinstance(value, str) or not value:
-            raise UsageError(f"{name} must be a text of at least one character")
-        text, source = value, library.LLMatcher.grammar_from_regex(value) if name == "regex" else _lark(library, value)
+    if name != "json_schema" and (not isinstance(value, str) or not value):
+        raise UsageError(f"{name} must be a text of at least one character")
+    text = _schema(value) if name == "json_schema" else value
     if len(text) > MOST_BYTES:
         raise UsageError(f"{name} has {len(text)} characters; at most {MOST_BYTES} are read")
+    if name == "json_schema":
+        source = library.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
+    else:
+        source = library.LLMatcher.grammar_from_regex(text) if name == "regex" else _lark(library, text)
     if problem := library.LLMatcher.validate_grammar(source):
         raise UsageError(f"{name} cannot be kept: {_line(problem)}")
     return Form(source, tokenizer, ends)
@@ -175,11 +175,13 @@ def _schema(value: Any) -> str:
     """A schema's JSON text."""
     try:
         schema = json.loads(value) if isinstance(value, str) else value
-        text = json.dumps(schema, allow_nan=False)
+        text = json.dumps({} if schema is True else schema, allow_nan=False)  # the two mean the same; the library reads objects only
     except (ValueError, TypeError, RecursionError):
         raise UsageError("json_schema is not JSON") from None
     if not isinstance(schema, dict | bool):
         raise UsageError("json_schema must be an object")
+    if schema is False:
+        raise UsageError("json_schema is false, which nothing fits")
     return text
 
 

@@ -226,7 +226,8 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
+SAID = {"messages": [{"role": "user", "content": "Hello"}]}
 ROUTES = (
-    Task("/v1/messages", MessagesRequest, messages, shape, MessagesReply),
-    Page("/v1/messages/count_tokens", count, shape, CountRequest, Count),
+    Task("/v1/messages", MessagesRequest, messages, shape, MessagesReply, SAID | {"max_tokens": 8}),
+    Page("/v1/messages/count_tokens", count, shape, CountRequest, Count, SAID),
 )

@@ -160,4 +160,5 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
     return Job((Call(METHODS[body.task], asked),), CanvasAnswer(service, body.task), stream=True)
 
 
-ROUTES = (Task("/v1/canvas", CanvasRequest, canvas, shape),)
+EXAMPLE = {"task": "infill", "prefix": "def area(r):\n", "suffix": "\n\nprint(area(2))\n", "widths": [4, 8]}
+ROUTES = (Task("/v1/canvas", CanvasRequest, canvas, shape, example=EXAMPLE, whole=False),)

@@ -71,4 +71,8 @@ def decide(service: Service, body: DecisionRequest) -> Job:
     return Job((Call("decide", asked),), DecisionAnswer(service))
 
 
-ROUTES = tuple(Task(path, DecisionRequest, decide, shape, DecisionReply) for path in ("/v1/systemone", "/v1/decisions"))
+QUESTION = {"type": "choice", "instructions": "What is it?", "criteria": ["code", "prose"]}
+EXAMPLE = {"state": "import os", "questions": {"kind": QUESTION}}
+ROUTES = tuple(
+    Task(path, DecisionRequest, decide, shape, DecisionReply, EXAMPLE, stream=None) for path in ("/v1/systemone", "/v1/decisions")
+)

@@ -218,4 +218,7 @@ def infill(service: Service, body: InfillRequest) -> Job:
     return Job(calls, InfillAnswer(service, body), bool(body.stream))
 
 
-ROUTES = (Task("/infill", InfillRequest, infill, shape), Task("/v1/fim/completions", FimRequest, fim, shape, FimReply))
+ROUTES = (
+    Task("/infill", InfillRequest, infill, shape, None, {"input_prefix": "def area(r):\n", "input_suffix": "\n", "n_predict": 8}),
+    Task("/v1/fim/completions", FimRequest, fim, shape, FimReply, {"prompt": "def area(r):\n", "suffix": "\n", "max_tokens": 8}),
+)

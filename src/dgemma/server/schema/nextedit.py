@@ -122,4 +122,5 @@ def edit(service: Service, body: EditRequest) -> Job:
     return Job((Call("stream_edit", asked, notes),), EditAnswer(service, place), bool(body.stream))
 
 
-ROUTES = (Task("/v1/edit/completions", EditRequest, edit, shape, ChatReply),)
+EXAMPLE = {"messages": [{"role": "user", "content": f"<|{REGION}|>\nreturn {CURSOR}3\n<|/{REGION}|>"}]}
+ROUTES = (Task("/v1/edit/completions", EditRequest, edit, shape, ChatReply, EXAMPLE),)

@@ -214,7 +214,9 @@ def version(service: Service, request: Any) -> dict[str, str]:
     return {"version": __version__}
 
 
+SHORT = {"model": "dgemma", "options": {"num_predict": 8}}
 ROUTES = (
-    Task("/api/generate", GenerateRequest, generate, shape), Task("/api/chat", OllamaChatRequest, chat, shape),
+    Task("/api/generate", GenerateRequest, generate, shape, None, SHORT | {"prompt": "def area(r):"}, stream=MEDIA),
+    Task("/api/chat", OllamaChatRequest, chat, shape, None, SHORT | {"messages": [{"role": "user", "content": "Hello"}]}, stream=MEDIA),
     Page("/api/tags", tags, shape), Page("/api/version", version, shape),
 )  # fmt: skip

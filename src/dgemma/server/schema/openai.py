@@ -335,7 +335,7 @@ def complete(service: Service, body: CompletionRequest) -> Job:
     calls = tuple(
         Call(*_completion(prompt, body, asked | {"seed": seed})) for prompt in prompts for seed in seeds(body.seed, count)
     )
-    texts = [prompt if isinstance(prompt, str) else service.model.tokenizer.decode(prompt) for prompt in prompts]
+    texts = [service.model.tokenizer.decode(prompt) if body.echo and not isinstance(prompt, str) else prompt for prompt in prompts]
     return Job(calls, CompletionAnswer(service, body, texts, count), bool(body.stream))
 
 
@@ -403,8 +403,8 @@ def one_model(service: Service, request: Any) -> dict[str, Any]:
 
 
 ROUTES = (
-    Task("/v1/chat/completions", ChatRequest, chat, shape, ChatReply),
-    Task("/v1/completions", CompletionRequest, complete, shape, CompletionReply),
+    Task("/v1/chat/completions", ChatRequest, chat, shape, ChatReply, {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}),
+    Task("/v1/completions", CompletionRequest, complete, shape, CompletionReply, {"prompt": "def area(r):", "max_tokens": 8}),
     Page("/v1/models", models, shape),
     Page("/v1/models/{name:path}", one_model, shape),
 )

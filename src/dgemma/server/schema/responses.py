@@ -263,4 +263,4 @@ def _message(item: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     raise Refusal(400, f"{where}: an item of type {kind!r:.40} cannot be read", parameter=where)
 
 
-ROUTES = (Task("/v1/responses", ResponsesRequest, respond, shape, ResponsesReply),)
+ROUTES = (Task("/v1/responses", ResponsesRequest, respond, shape, ResponsesReply, {"input": "Hello", "max_output_tokens": 8}),)
