@@ -13,6 +13,7 @@ from dgemma.config.formats import Format
 from dgemma.errors import NumericsError, UsageError
 from dgemma.kernels.random import noise
 from dgemma.model.build import quantise
+from dgemma.tasks import decide as decide_task
 from dgemma.tasks.decide import _branches, _tokens, prepare
 from dgemma.tasks.events import Decisions
 from dgemma.tasks.questions import read_questions
@@ -64,6 +65,25 @@ def test_labels_of_one_token_are_the_softmax_of_their_logits(
     assert max(hands.values()) - min(hands.values()) > 1e-3, "all alike: the test shows nothing"
     other = model.decide(STATE, {"q": question}, "Judge.", seed=4).answers["q"]
     assert [*other.probabilities.values()] != pytest.approx([*answer.probabilities.values()], rel=1e-3)
+
+
+def test_the_head_is_run_over_the_labels_alone(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No product with the whole vocabulary, in either of two steps; and 20 questions are two passes a step."""
+    tables, passes, logits, both = [], [], decide_task.soft_capped_logits, model.net.both
+    monkeypatch.setattr(decide_task, "soft_capped_logits", lambda hidden, table, cap: (tables.append(len(table)), logits(hidden, table, cap))[1])
+    monkeypatch.setattr(model.net, "both", lambda *args: (passes.append(len(args[1][0].ids)), both(*args))[1])
+    monkeypatch.setattr(type(model.net), "table", property(lambda net: pytest.fail("the whole head was asked for")))
+    monkeypatch.setattr(model, "chat_tuned", True)
+    model.decide(STATE, {str(number): ABC for number in range(20)}, steps=2)
+    assert tables == [3] * 4 and passes == [16, 16, 4, 4]
+
+
+def test_another_canvas_is_another_softmax(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin of the figures by hand: without the pins behind the answer's cell they are not the same."""
+    monkeypatch.setattr(model, "chat_tuned", True)
+    shares = [*model.decide(STATE, {"q": ABC}, "Judge.", seed=3).answers["q"].probabilities.values()]
+    monkeypatch.setattr(torch, "where", lambda condition, pins, start: start)
+    assert shares != pytest.approx([*by_hand(model, ABC, 3)[0].values()], rel=1e-3)
 
 
 def test_labels_of_several_tokens_are_a_tree(model: dgemma.Model) -> None:

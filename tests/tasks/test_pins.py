@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import dgemma
@@ -110,8 +110,8 @@ def an_edit_keeps_what_is_outside_its_spans(model: dgemma.Model, document: str, 
 PROPERTIES = [an_infill_keeps_both_sides, an_edit_keeps_what_is_outside_its_spans]
 
 
-def hold(model: dgemma.Model, keeps, examples: int) -> None:
-    @settings(max_examples=examples)
+def hold(model: dgemma.Model, keeps, examples: int, **more) -> None:
+    @settings(max_examples=examples, **more)
     @given(DOCUMENTS, st.data())
     def check(document: str, data: st.DataObject) -> None:
         keeps(model, document, data)
@@ -122,6 +122,14 @@ def hold(model: dgemma.Model, keeps, examples: int) -> None:
 @pytest.mark.parametrize("keeps", PROPERTIES)
 def test_pins_hold(model: dgemma.Model, keeps) -> None:
     hold(model, keeps, 15)
+
+
+@pytest.mark.parametrize("keeps", PROPERTIES)
+def test_a_step_that_lets_go_of_a_pin_is_seen(model: dgemma.Model, keeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The twin: cells that are not held again behind a step are caught by either property."""
+    monkeypatch.setattr("dgemma.sampling.step.hold", lambda canvas, pins: canvas)
+    with pytest.raises(AssertionError):
+        hold(model, keeps, 15, phases=[Phase.generate], database=None)
 
 
 @pytest.mark.slow
