@@ -1,6 +1,6 @@
-"""Filling gaps of held-out files: a line, several lines, a span of characters; one width against several (docs/numbers.md).
+"""Filling gaps of held-out files: a line, several lines, a span of characters, a word's end; one width against several (docs/numbers.md).
 
-    python benchmarks/infill.py [--model FOLDER] [--gaps 200] [--kinds line lines span] [--seed 0] [--work FILE] [--seconds N] [--timed]
+    python benchmarks/infill.py [--model FOLDER] [--gaps 200] [--kinds line lines span word] [--seed 0] [--work FILE] [--seconds N] [--timed]
 
 The model is never told how long a gap was: `several` are the default widths in one batch (an eighth, a quarter and a half of
 the canvas), `one` is the half alone, closed by its filler. A row does not depend on who shares its batch, so one run tells both;
@@ -18,6 +18,7 @@ import argparse
 import datetime
 import json
 import random
+import re
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from dgemma.train.corpus import load
 from quality import Case, cases, parses
 
 RESULTS = Path(__file__).parent / "results" / "infill.csv"
-KINDS, WAYS = ("line", "lines", "span"), ("several", "one")
+KINDS, WAYS = ("line", "lines", "span", "word"), ("several", "one")
 MOST_LINES, SHORTEST, LONGEST = 5, 4, 160  # lines of a gap of several; characters of a random span
 FACTS = ("exact", "parses", "parses_empty", "empty", "characters", "steps", "passes", "seconds")
 
@@ -54,6 +55,17 @@ def spans(files: dict[str, str], count: int, seed: int) -> list[Case]:
         start = rng.randrange(len(text) - LONGEST)
         end = start + rng.randint(SHORTEST, LONGEST)
         found.append(Case(path, text[:start], text[start:end], text[end:]))
+    return found
+
+
+def words(files: dict[str, str], count: int, seed: int) -> list[Case]:
+    """What is left of a word (letters and underscores, 4 at least) behind a place inside it: where an editor's cursor stands."""
+    rng, found = random.Random(seed), []
+    texts = [(path, text) for path, text in sorted(files.items()) if len(text) > 4 * LONGEST and parses(text)]
+    for path, text in rng.choices(texts, weights=[len(text) for _, text in texts], k=count):
+        word = rng.choice([*re.finditer(r"[A-Za-z_]{4,}", text)])
+        at = rng.randrange(word.start() + 1, word.end())
+        found.append(Case(path, text[:at], text[at : word.end()], text[word.end() :]))
     return found
 
 
@@ -91,7 +103,7 @@ def main() -> None:
             fact = json.loads(line)
             done[tuple(fact.pop("key"))] = fact
     held_out, end = load().held_out, time.monotonic() + options.seconds
-    model, makers = dgemma.load(options.model), {"line": cases, "lines": several_lines, "span": spans}
+    model, makers = dgemma.load(options.model), {"line": cases, "lines": several_lines, "span": spans, "word": words}
     for kind in options.kinds:
         gaps, fresh, found = makers[kind](held_out, options.gaps, options.seed), False, []
         for number, case in enumerate(gaps):

@@ -21,6 +21,7 @@ def test_good_requests_pass() -> None:
     Request([1, 2], 1, config=DenoiseConfig(canvas_width=1), pins=[5]).check(CONFIG)
     Request((1,) * 9, 6).check(CONFIG, max_prompt_tokens=9)
     Request(**GOOD, marks=(0, 2)).check(CONFIG)
+    Request(**GOOD, only=((5, (47,)), (0, (1, 2))), pins=(-1, 0, 47, -1, -1, -1)).check(CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,11 @@ def test_good_requests_pass() -> None:
         ("max_tokens", {"max_tokens": None}),
         ("max_tokens", {"max_tokens": 510}),
         ("max_tokens", {"max_tokens": 10**30}),
+        ("only", {"only": ((6, (1,)),)}),
+        ("only", {"only": ((0, (1,)), (0, (2,)))}),
+        ("only", {"only": ((1, (1,)),), "pins": (-1, 0, 47, -1, -1, -1)}),
+        ("only", {"only": ((1, (48,)),)}),
+        ("only", {"only": ((1, ()),)}),
         ("seed", {"seed": -1}),
         ("seed", {"seed": 2**63}),
         ("seed", {"seed": 1.5}),

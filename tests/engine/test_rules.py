@@ -35,13 +35,27 @@ def ruled(one: Request, **rules) -> Request:
     return dataclasses.replace(one, rules=Rules(**rules))
 
 
+def test_a_cell_of_the_first_canvas_holds_what_it_may_alone() -> None:
+    plain = request(max_tokens=2 * WIDTH)
+    free = [record.argmax[2] for record in steps([plain])[0] if record.canvas == 0]
+    only = tuple({*range(VOCABULARY)} - {*free})[:5]
+    one = dataclasses.replace(plain, only=((2, only),))
+    first = [record for record in steps([one])[0] if record.canvas == 0]
+    assert {record.argmax[2] for record in first} <= {*only} and not {*free} & {*only}
+    second = [record.argmax[2] for record in steps([one])[0] if record.canvas == 1]
+    assert second and not {*second} <= {*only}
+
+
 def answer(one: Request) -> list[int]:
     return generated([one])[0].token_ids
 
 
 @st.composite
 def some_ruled(draw: st.DrawFn) -> Request:
-    return dataclasses.replace(draw(any_request()), rules=draw(any_rules) if draw(st.booleans()) else Rules())
+    one = draw(any_request())
+    only = ((draw(st.integers(0, one.width(MODEL.config) - 1)), tuple(draw(st.sets(tokens, min_size=1, max_size=4)))),)
+    asked = one.pins is None and draw(st.booleans())
+    return dataclasses.replace(one, rules=draw(any_rules) if draw(st.booleans()) else Rules(), only=only if asked else ())
 
 
 @settings(max_examples=40)

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dgemma
-from dgemma.config import DenoiseConfig
+from dgemma.config import DenoiseConfig, Rules
 from dgemma.errors import UsageError
 from dgemma.tasks.events import Draft, Filling
 from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.tasks import pinned
 from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
 from dgemma.tasks.infill import default_widths, prepare
-from dgemma.tasks.pinned import _front, _rows, _take, _texts, hold_back, judge
-from tests.helpers import tiny_checkpoint
+from dgemma.tasks.pinned import _front, _requests, _rows, _take, _texts, hold_back, judge, lay_out
+from tests.helpers import byte_tokenizer, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,46 @@ def test_the_seam_is_held_back(prefix: str, kept: str, held: str) -> None:
 @given(st.text(alphabet="ab \t\n", max_size=12))
 def test_nothing_is_lost_at_the_seam(prefix: str) -> None:
     assert "".join(hold_back(prefix)) == prefix
+
+
+WORDS = byte_tokenizer([("r", "e"), ("re", "t"), ("u", "r"), ("ret", "ur"), ("é"[0], "a")])
+
+
+@pytest.mark.parametrize(
+    ("text", "begun", "may"),
+    [
+        ("x ret", "ret", ["ret", "retur"]), ("x re", "re", ["re", "ret", "retur"]), ("xu", "u", ["u", "ur"]), ("x retur", "", []), ("x(", "", []),
+        ("ret ", " ", []), ("", "", []), ("é", "", []),
+    ],
+)  # fmt: skip
+def test_a_word_that_was_begun_may_be_any_word_that_begins_so(text: str, begun: str, may: list[str]) -> None:
+    found = lay_out(WORDS, [text, "z"], [[3]], head=[2], context=20, end=1, canvas=12, config=DenoiseConfig(eos_token_id=None), seed=0)
+    hole = found.holes[0]
+    assert (hole.held_back, sorted(map(WORDS.decode, ([token] for token in hole.only)))) == (begun, may)
+    assert WORDS.decode(found.before[1:]) + begun == text
+    row = _rows(found)[0]
+    if may:
+        (request,) = found.first()
+        assert request.only == ((request.pins.index(-1), hole.only),)
+        _take(found, row, WORDS.encode(f"{may[-1]}z")[:3], WORDS.control_ids)
+        assert _texts(WORDS, found, row) == [f"{may[-1]}z".removeprefix(begun)]
+        banned = Rules(banned_tokens=hole.only[1:])
+        assert not lay_out(WORDS, [text, "z"], [[3]], head=[2], context=20, end=1, canvas=12, config=found.config, seed=0, rules=banned).holes[0].only
+
+
+def test_words_that_were_begun_before_several_spans() -> None:
+    """Each hole's first cell is its own, and a hole of several canvases has it in the first one alone."""
+    texts, config = ["x re", "-ret", "z" * 20], DenoiseConfig(eos_token_id=None)
+    found = lay_out(WORDS, texts, [[3], [2]], head=[2], context=20, end=1, canvas=12, config=config, seed=0)
+    (request,) = found.first()
+    free = [cell for cell, pin in enumerate(request.pins) if pin < 0]
+    assert [cell for cell, _ in request.only] == [free[0], free[3]] and [hole.held_back for hole in found.holes] == ["re", "ret"]
+    assert WORDS.decode(pin for pin in request.pins[free[2] + 1 : free[3]]) == "-"
+    wide = lay_out(WORDS, ["x re", "z" * 20], [[30]], head=[2], context=20, end=1, canvas=12, config=config, seed=0)
+    row = _rows(wide)[0]
+    assert _requests(wide, [row])[0].only
+    _take(wide, row, WORDS.encode("ret" + "a" * 20)[: row.front[0]], WORDS.control_ids)
+    assert row.front and not _requests(wide, [row])[0].only
 
 
 def read(model: dgemma.Model, free_text: str, held: str = "", filler: bool = False):

@@ -25,11 +25,12 @@ class Request:
     marks: tuple[int, ...] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
     rules: Rules = Rules()
     grammar: Grammar | None = None  # what the answer may be
+    only: tuple[tuple[int, tuple[int, ...]], ...] = ()  # cells of the first canvas and the tokens that each may hold
 
     @property
     def ruled(self) -> bool:
         """Whether somebody has to look at its logits; all others never leave the fused head."""
-        return bool(self.rules) or self.grammar is not None
+        return bool(self.rules or self.only) or self.grammar is not None
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -77,8 +78,16 @@ class Request:
             if len(self.pins) != width:
                 raise UsageError(f"pins has {len(self.pins)} cells; this request's canvases have {width}")
             _check_ids("pins", [pin for pin in self.pins if pin != -1], model.vocab_size)
+        self._check_only(model.vocab_size, width)
         self._check_marks()
         self._check_rules(model.vocab_size)
+
+    def _check_only(self, vocab_size: int, width: int) -> None:
+        pins, cells = self.pins or (-1,) * width, [cell for cell, _ in self.only]
+        if any(not 0 <= cell < width or pins[cell] != -1 or cells.count(cell) > 1 for cell in cells):
+            raise UsageError(f"only names the cells {cells}; each must be a free one of this request's {width}, named once")
+        for _, ids in self.only:
+            _check_ids("only", ids or (-1,), vocab_size)
 
     def _check_marks(self) -> None:
         last = -1

@@ -65,6 +65,10 @@ class Ruler:
             logits[:, token] += bias
         if self.rules.banned_tokens:
             logits[:, list(self.rules.banned_tokens)] = MASKED
+        for cell, ids in self.request.only if not self.answer else ():
+            allowed = logits[cell, list(ids)]
+            logits[cell] = MASKED
+            logits[cell, list(ids)] = allowed
         if (early := self.rules.min_tokens - len(self.answer)) > 0 and self.request.ends:
             logits[:early, list(self.request.ends)] = MASKED
         # over T, what is masked leaves the range: bring it back

@@ -8,9 +8,10 @@ stands. A hole wider than a canvas is settled by successive canvases: those befo
 
 Refuses to know documents: only a hole's own text comes back, and whoever asked splices it into bytes that were never decoded.
 
-Trap, the seams: " x" is one token, so given text that ends in a space leaves the model to begin with a rare lone "x". Trailing
-blanks of a line, and a line break with nothing after it, are held back from what is pinned and taken off the front of
-what comes back.
+Trap, the seams: " x" and "return" are tokens, so given text that ends in a space, or with "ret", leaves the model to begin with a lone
+"x" or "urn" that it has never read. What a hole's first token would have swallowed is held back from what is pinned, and taken off the
+front of what comes back: trailing blanks of a line, a line break with nothing after it, and the last token of a word, whose place
+may then hold nothing but that token and those which begin with it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Hole:
 
     held_back: str  # the end of the text before it, which it is expected to begin with
     widths: list[int]  # cells, one number for each row
+    only: tuple[int, ...]  # the tokens that may stand first; none: any
     behind: list[int]  # tokens up to the next hole; none behind the last
 
 
@@ -114,8 +116,10 @@ def lay_out(
     after = tokenizer.encode(texts[-1][: 12 * canvas])
     if len(after) < canvas:  # long blanks: what was cut off must not look like the end of the text
         after = tokenizer.encode(texts[-1])
-    between = [*map(tokenizer.encode, kept[1:]), []]
-    holes = [Hole(*parts) for parts in zip(held, widths, between, strict=True)]
+    given = [before, *map(tokenizer.encode, kept[1:])]
+    seams = [_word_begun(tokenizer, rules, *parts) for parts in zip(kept, held, given, strict=True)]
+    between = [*given[1:], []]
+    holes = [Hole(*parts) for parts in zip([seam[0] for seam in seams], widths, [seam[1] for seam in seams], between, strict=True)]
     tail = [*after, end, *[tokenizer.special.need("pad")] * canvas][: canvas + JUDGED]
     judged = min(JUDGED, len(after) + 1)  # not the padding behind the end
     free = config.replace(eos_token_id=None)
@@ -132,6 +136,20 @@ def hold_back(text: str) -> tuple[str, str]:
         body = stripped.rstrip("\n")
         return body, stripped[len(body) :]
     return text, ""
+
+
+def _word_begun(tokenizer: Tokenizer, rules: Rules, kept: str, held: str, tokens: list[int]) -> tuple[str, tuple[int, ...]]:
+    """What is held back before a hole, and what may stand first in it: where a text ends in a word, its last token (taken off `tokens`)
+    or one that begins with it. Where no other does, all stays as it is."""
+    if held or not tokens or not (kept[-1].isalnum() or kept[-1] == "_"):
+        return held, ()
+    piece = tokenizer.token_bytes(tokens[-1])
+    only = tuple(i for i in tokenizer.beginning_with(piece) if i not in rules.banned_tokens)
+    begun = piece.decode(errors="ignore")  # of a part of a character nothing, or less than it is
+    if not begun or begun.encode() != piece or not kept.endswith(begun) or len(only) < 2:
+        return held, ()
+    tokens.pop()
+    return begun, only
 
 
 def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch) -> Iterator[Draft | Settled]:
@@ -205,17 +223,21 @@ def _requests(window: Window, rows: Sequence[_Row]) -> list[Request]:
     for row, count in zip(rows, cells, strict=True):
         before = [*window.before, *row.grown]
         lead = min(len(before) - window.fixed, window.canvas // LEAD, window.canvas - max(cells))
-        pins, rules = before[len(before) - lead :], window.rules
+        pins, rules, only = before[len(before) - lead :], window.rules, []
+        if window.holes[0].only and not row.grown:
+            only.append((lead, window.holes[0].only))
         if row.front:
             pins += [-1] * count
             rules = dataclasses.replace(rules, banned_tokens=(*rules.banned_tokens, *window.control))
         else:
             for hole, width in zip(window.holes, row.widths, strict=True):
+                if hole.only and hole is not window.holes[0]:
+                    only.append((len(pins), hole.only))
                 pins += [-1] * width + hole.behind
             pins += window.after[: window.canvas - len(pins)]
         config = window.config if len(pins) == window.canvas else window.config.replace(canvas_width=len(pins))
         prompt = (*before[: len(before) - lead],)
-        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,), rules=rules))
+        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,), rules=rules, only=(*only,)))
     return requests
 
 
@@ -245,6 +267,10 @@ def _until_closed(cells: Sequence[int], control: frozenset[int]) -> tuple[list[i
 def _texts(tokenizer: Tokenizer, window: Window, row: _Row) -> list[str]:
     texts = []
     for hole, tokens in zip(window.holes, row.tokens, strict=True):
+        if hole.only:
+            text = b"".join(map(tokenizer.token_bytes, tokens)).decode("utf-8", "replace")
+            texts.append(text.removeprefix(hole.held_back))
+            continue
         text = tokenizer.decode(tokens)
         texts.append(text[len(os.path.commonprefix([hole.held_back, text])) :])
     return texts

@@ -10,6 +10,7 @@ Trap: a token may hold half a character, so `decode(a) + decode(b)` is not `deco
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Tokenizer:
     def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary):
         self._engine, self._vocabulary = engine, vocabulary
         self._bytes: dict[int, bytes] = {}  # filled as ids are met: 262,144 tokens at once would cost 0.3 s
+        self._sorted: list[tuple[bytes, int]] | None = None  # all tokens by their bytes, once somebody asks
         self.special = ControlIds(**{name: vocabulary.control.get(text) for name, text in CONTROL_TEXTS.items()})
         self.control_ids = frozenset(vocabulary.control.values())
         self.vocab_size = max(vocabulary.texts) + 1
@@ -118,6 +120,16 @@ class Tokenizer:
                 raise UsageError(f"token id {token_id} is negative")
             found = self._bytes[token_id] = self._vocabulary.bytes_of(token_id)
         return found
+
+    def beginning_with(self, piece: bytes) -> tuple[int, ...]:
+        """The tokens of text whose bytes begin with these."""
+        if self._sorted is None:
+            self._sorted = sorted((self.token_bytes(i), i) for i in range(self.vocab_size) if i not in self.control_ids)
+        start, found = bisect_left(self._sorted, (piece,)), []
+        while start < len(self._sorted) and self._sorted[start][0].startswith(piece):
+            found.append(self._sorted[start][1])
+            start += 1
+        return tuple(found)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token by its text as it stands in the vocabulary, or None."""
