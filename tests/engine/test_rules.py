@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import dgemma.engine.rules
 from dgemma.config import DenoiseConfig, EngineConfig, Rules
+from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import CommitRecord, Request
 from dgemma.engine.rules import Ruler
@@ -37,12 +38,11 @@ def ruled(one: Request, **rules) -> Request:
 
 def test_a_cell_of_the_first_canvas_holds_what_it_may_alone() -> None:
     plain = request(max_tokens=2 * WIDTH)
-    free = [record.argmax[2] for record in steps([plain])[0] if record.canvas == 0]
+    free = [record.argmax[2] for record in steps([*run(MODEL, [plain])]) if record.canvas == 0]
     only = tuple({*range(VOCABULARY)} - {*free})[:5]
     one = dataclasses.replace(plain, only=((2, only),))
-    first = [record for record in steps([one])[0] if record.canvas == 0]
-    assert {record.argmax[2] for record in first} <= {*only} and not {*free} & {*only}
-    second = [record.argmax[2] for record in steps([one])[0] if record.canvas == 1]
+    first, second = ([record.argmax[2] for record in steps([*run(MODEL, [one])]) if record.canvas == number] for number in (0, 1))
+    assert {*first} <= {*only} and not {*free} & {*only}
     assert second and not {*second} <= {*only}
 
 
@@ -68,8 +68,6 @@ def test_the_engine_equals_the_plain_loop_with_and_without_rules(requests: list[
 @settings(max_examples=20)
 @given(st.lists(some_ruled(), min_size=2, max_size=4))
 def test_a_batch_of_the_plain_loop_is_each_request_alone(requests: list[Request]) -> None:
-    from dgemma.engine.denoise import run
-
     got = by_row(list(run(MODEL, requests)), len(requests))
     assert got == plainly(requests)
 
