@@ -8,12 +8,16 @@ tokens by its mass, the other a token inside it, so that no per-token noise is e
 
 Trap: adding float32 masses one by one loses small tails; tile sums keep every partial sum short.
 
+Logits are worked on in bits (times log2 e), because torch's exp2 on a CPU takes a third of its exp's time, and a twentieth where numbers
+underflow, as most of a sure row's do (8 x 65536 float32, Zen 4, 2 threads: 0.09-0.17 ms; exp 0.28-0.41, and 3.2-4.3 beyond -87).
+
 The [canvas, vocabulary] tensor is written once by the product and once more as probabilities; everything else happens to
 a few rows at a time.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,7 +71,7 @@ def head(
     rows, vocab = p.shape[0] * p.shape[1], p.shape[2]
     flat = p.view(rows, vocab)  # the logits at first; each block of rows turns into its probabilities in place
     _products(hidden.flatten(0, 1), embedding, softcap, flat)
-    heat = (softcap * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])[:, None]
+    heat = (softcap / math.log(2) * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])[:, None]
     allowed = None if mask is None else mask.expand(p.shape).reshape(rows, vocab)
     size = max(1, (BLOCK_CUDA if p.is_cuda else BLOCK) // vocab)
     scratch, found = _Scratch(min(size, rows), vocab, p), []
@@ -85,7 +89,7 @@ def head(
 def stats_of(processed: Tensor, uniforms: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> CanvasStats:
     """CanvasStats of processed logits [B, C, V] (consumed: overwritten); uniforms and mask as for `head`."""
     p = torch.empty(processed.shape, dtype=dtype, device=processed.device)
-    x, vocab = processed.reshape(-1, processed.shape[-1]), processed.shape[-1]
+    x, vocab = processed.reshape(-1, processed.shape[-1]).div_(math.log(2)), processed.shape[-1]
     allowed = None if mask is None else mask.expand(processed.shape).reshape(x.shape)
     return _stats(p, *_settle(x, p.view(x.shape), _Scratch(len(x), vocab, p), allowed), uniforms)
 
@@ -117,14 +121,14 @@ class _Scratch:
 
 
 def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Write exp(x - max) to p [R, V], rounded. -> argmax [R], sum of p log p [R], sums of p by tile [R, tiles]; x is consumed."""
+    """Write 2^(x - max) to p [R, V], rounded. -> argmax [R], sum of p log2 p [R], sums of p by tile [R, tiles]; x is consumed."""
     if allowed is not None:
         x.masked_fill_(~allowed, -torch.inf)
     tiles = _tiles(x, -torch.inf)
     top, tile = tiles.amax(-1).max(-1)
     argmax = tile * TILE + tiles[torch.arange(len(x), device=x.device), tile].argmax(-1)
     x.sub_(top[:, None])
-    exact = torch.exp(x, out=p if scratch.exact is None else scratch.exact[: len(x)])
+    exact = torch.exp2(x, out=p if scratch.exact is None else scratch.exact[: len(x)])
     if scratch.exact is not None:
         exact.copy_(p.copy_(exact))  # what counts is what was stored
     if allowed is not None:
@@ -136,7 +140,7 @@ def _stats(p: Tensor, argmax: Tensor, moment: Tensor, masses: Tensor, uniforms: 
     flat, shape = p.view(len(argmax), -1), p.shape[:-1]
     row_sum = masses.sum(-1)
     sample = _inverse_cdf(flat, masses, uniforms.reshape(-1, 2).to(masses.dtype))
-    entropy = row_sum.log() - moment / row_sum
+    entropy = (row_sum.log2() - moment / row_sum) * math.log(2)
     return CanvasStats(argmax.view(shape), sample.view(shape), entropy.view(shape), p, row_sum.view(shape))
 
 
