@@ -23,6 +23,7 @@ KINDS = [str(dtype).removeprefix("torch.") for dtype in PACKED if can_pack(dtype
 def _pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed products are tested wherever they work."""
     monkeypatch.setattr(matmul, "lacks_avx512", lambda: False)
+    monkeypatch.setattr(matmul, "SMALL", 0)
 
 
 def normal(*shape: int, seed: int = 0, dtype: str = "float32") -> torch.Tensor:

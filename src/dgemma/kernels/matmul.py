@@ -20,6 +20,7 @@ from .formats import QuantTensor, Weight, product
 from .select import fusable, lacks_avx512, triton_form, wants_triton
 
 PACKED = (torch.float32, torch.bfloat16)
+SMALL = 1 << 16  # elements of a float32 matrix that stays plain: for few rows a call costs more than laying it out (8 x 256 by 256 x 128: 12 us, packed 24)
 PART = 2048  # rows of a table that are packed together: what 256 rows make of them stays in the cache (65536 at once: 101 ms, so 88)
 Pair = tuple[Weight, Weight]  # gate and up, packed or decoded apart
 Table = Weight | list[Tensor]  # [V, D], or its parts packed
@@ -43,6 +44,11 @@ def can_pack(dtype: torch.dtype) -> bool:
 def should_pack(dtype: torch.dtype) -> bool:
     """Whether packing pays: without AVX-512 packed products run at the plain ones' rate (Zen 3) and each costs 20 us more."""
     return not lacks_avx512() and can_pack(dtype)
+
+
+def pays_packed(weight: Tensor) -> bool:
+    """Whether packing pays for this matrix, on a processor where it pays at all."""
+    return weight.dtype != torch.float32 or weight.numel() > SMALL
 
 
 def pack(weight: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import LayerConfig, ModelConfig
 from ..kernels.formats import QuantTensor
 from ..kernels.heads import heads
-from ..kernels.matmul import gated_mlp, linear, pack
+from ..kernels.matmul import gated_mlp, linear, pack, pays_packed
 from ..kernels.moe import choose_experts, experts
 from ..kernels.norm import add_norm, rms_norm
 
@@ -45,7 +45,7 @@ class Linear(nn.Linear):
         return linear(x, self.weight)
 
     def pack(self) -> None:
-        if not isinstance(self.weight, QuantTensor):
+        if not isinstance(self.weight, QuantTensor) and pays_packed(self.weight):
             self.weight = nn.Parameter(pack(self.weight), requires_grad=False)
 
 
@@ -106,6 +106,8 @@ class Experts(nn.Module):
     def pack(self) -> None:
         """Each expert's matrices packed; the tensors of all experts are given up one after the other."""
         if not isinstance(self.gate_up_proj, nn.Parameter) or not isinstance(self.down_proj, nn.Parameter):
+            return
+        if not pays_packed(self.down_proj[0]):
             return
         pairs = [tuple(pack(half) for half in both.chunk(2)) for both in self.gate_up_proj]
         del self.gate_up_proj
