@@ -4,7 +4,7 @@
 
 The model is never told how long a gap was: `several` are the default widths in one batch (an eighth, a quarter and a half of
 the canvas), `one` is the half alone, closed by its filler. A row does not depend on who shares its batch, so one run tells both;
-`--timed` fills each gap once more with the one width and writes seconds, which mean something only where nothing else runs. A gap counts as exact when its text comes back to the letter, as
+`--timed` fills each gap once more with the one width and writes seconds, which mean something only where nothing else runs. A gap counts as exact when its text comes back to the letter (of a word's end: the word), as
 parsing when the file still compiles; the baseline puts nothing there. Steps are means over every canvas; passes are
 those of the batch, which runs until its slowest row stands.
 
@@ -59,17 +59,23 @@ def spans(files: dict[str, str], count: int, seed: int) -> list[Case]:
 
 
 def words(files: dict[str, str], count: int, seed: int) -> list[Case]:
-    """What is left of a word (letters and underscores, 4 at least) behind a place inside it: where an editor's cursor stands."""
+    """What is left of a line behind a place inside a word of at least 4 letters: where an editor's cursor stands."""
     rng, found = random.Random(seed), []
     texts = [(path, text) for path, text in sorted(files.items()) if len(text) > 4 * LONGEST and parses(text)]
     for path, text in rng.choices(texts, weights=[len(text) for _, text in texts], k=count):
         word = rng.choice([*re.finditer(r"[A-Za-z_]{4,}", text)])
         at = rng.randrange(word.start() + 1, word.end())
-        found.append(Case(path, text[:at], text[at : word.end()], text[word.end() :]))
+        end = text.find("\n", at)
+        found.append(Case(path, text[:at], text[at:end], text[end:]))
     return found
 
 
-def fill(model: dgemma.Model, case: Case, timed: bool) -> dict[str, dict[str, float]]:
+def right(kind: str, text: str, gap: str) -> bool:
+    """Whether a gap counts as exact; of a word's end that is to say whether the word is, whatever the line goes on with."""
+    return text == gap if kind != "word" else re.match("[A-Za-z_]*", text).group() == re.match("[A-Za-z_]*", gap).group()
+
+
+def fill(model: dgemma.Model, kind: str, case: Case, timed: bool) -> dict[str, dict[str, float]]:
     """What became of one gap, by way."""
     widths = default_widths(model.config.canvas_length)
     filled = model.fill(case.prefix, case.suffix, widths=widths)
@@ -78,7 +84,7 @@ def fill(model: dgemma.Model, case: Case, timed: bool) -> dict[str, dict[str, fl
 
     def facts(text: str, steps: list[int], seconds: float) -> dict[str, float]:
         return {
-            "exact": text == case.line, "parses": parses(case.prefix + text + case.suffix), "parses_empty": empty,
+            "exact": right(kind, text, case.line), "parses": parses(case.prefix + text + case.suffix), "parses_empty": empty,
             "empty": not text, "characters": len(case.line), "steps": sum(steps) / len(steps), "passes": max(steps),
             "seconds": seconds if timed else 0.0,
         }  # fmt: skip
@@ -112,7 +118,7 @@ def main() -> None:
                 if time.monotonic() > end:
                     print(f"{kind}: {number} of {len(gaps)}; run the same command to go on")
                     return
-                done[key], fresh = fill(model, case, options.timed), True
+                done[key], fresh = fill(model, kind, case, options.timed), True
                 with options.work.open("a") as file:
                     file.write(json.dumps({"key": key, **done[key]}) + "\n")
             found.append(done[key])
