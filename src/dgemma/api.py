@@ -152,7 +152,7 @@ class Model:
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
         marks = chat_task.turn_starts(self.tokenizer, ids)
-        return self._stream(tuple(ids), max_tokens, seed, sampler, marks, channels=True, thinking=thinking, tools=bool(tools))
+        return self._stream(tuple(ids), max_tokens, seed, sampler, marks, channels=True, thinking=thinking, tools=tools)
 
     def fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -309,7 +309,7 @@ class Model:
 
     def _stream(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = (), *,
-        channels: bool = False, thinking: bool = False, tools: bool = False,
+        channels: bool = False, thinking: bool = False, tools: Sequence[dict[str, Any]] | None = None,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools)
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)

@@ -1,4 +1,4 @@
-"""instructor, which makes answers objects: a schema, whole and as it grows in a stream."""
+"""instructor, which makes answers objects: by a schema, and by a tool that must be called; whole and as they grow in a stream."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class Function(BaseModel):
     kind: Literal["pure", "effect"]
 
 
-client = instructor.from_openai(OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0), mode=instructor.Mode.JSON_SCHEMA)
-asked = {"model": "dgemma", "messages": ASKED, "response_model": Function, "max_retries": 0, "max_tokens": 96, "seed": 3}
-found = client.chat.completions.create(**asked)
-assert isinstance(found, Function) and 0 <= found.arguments <= 9, found
-grown = list(client.chat.completions.create_partial(**asked))
-assert grown and grown[-1].model_dump() == found.model_dump(), grown
+for mode in (instructor.Mode.JSON_SCHEMA, instructor.Mode.TOOLS):
+    client = instructor.from_openai(OpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0), mode=mode)
+    asked = {"model": "dgemma", "messages": ASKED, "response_model": Function, "max_retries": 0, "max_tokens": 96, "seed": 3}
+    found = client.chat.completions.create(**asked)
+    assert isinstance(found, Function) and 0 <= found.arguments <= 9, found
+    grown = list(client.chat.completions.create_partial(**asked))
+    assert grown and grown[-1].model_dump() == found.model_dump(), grown

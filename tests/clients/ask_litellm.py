@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import litellm
 from plain import ASKED, BOUNDS, LOOKUP, URL, told
 
@@ -22,5 +24,10 @@ assert reply.output[0].content[0].text and reply.usage.input_tokens == whole.usa
 gap = litellm.text_completion(model="text-completion-openai/dgemma", prompt="def area(r):\n", suffix="\n\n", **BOUNDS, **HERE)
 assert gap.choices[0].text, gap
 
-offered = litellm.completion("openai/dgemma", ASKED, tools=[LOOKUP], **BOUNDS, **HERE)
-assert offered.usage.prompt_tokens > whole.usage.prompt_tokens and told(tools=[LOOKUP]) == offered.choices[0].message.content, offered
+asked = {"model": "openai/dgemma", "tools": [LOOKUP], **BOUNDS, **HERE}
+turn = litellm.completion(messages=ASKED, tool_choice={"type": "function", "function": {"name": "lookup"}}, **asked).choices[0]
+call = turn.message.tool_calls[0]
+assert turn.finish_reason == "tool_calls" and isinstance(json.loads(call.function.arguments)["name"], str), turn
+result = {"role": "tool", "tool_call_id": call.id, "content": "Remove common leading whitespace."}
+after = litellm.completion(messages=[*ASKED, turn.message.model_dump(), result], **asked)
+assert after.usage.prompt_tokens > whole.usage.prompt_tokens and after.choices[0].message, after

@@ -197,11 +197,12 @@ def test_what_cannot_be_listened_at_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
     """SIGTERM lets what runs finish and refuses what comes; Ctrl-C ends it with an error. Neither says what was asked."""
-    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0"]
+    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0", "--max-tokens", "9"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if " answers at " in line)
         url = line.partition(" answers at ")[2].split()[0]
+        unlimited = httpx.post(f"{url}/v1/completions", json={"prompt": "ab", "min_tokens": 9}, timeout=30)
         with httpx.stream("POST", f"{url}/v1/completions", json=LONG, timeout=30) as stream:
             lines = stream.iter_lines()
             next(lines)
@@ -217,6 +218,7 @@ def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
         assert process.wait(20) == code
         said = process.stderr.read()
         assert "Traceback" not in said and CANARY not in said
+    assert unlimited.json()["usage"]["completion_tokens"] == 9
 
 
 def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:

@@ -146,15 +146,15 @@ def test_log_probabilities_of_a_chat_are_those_of_python(client: Client, model: 
 
 
 def test_log_probabilities_of_a_completion(client: Client) -> None:
-    body = {"prompt": "abc", "max_tokens": 30, "seed": 5, "logprobs": 3, "echo": True, "logit_bias": LETTERS}
+    body = {"prompt": "abc", "max_tokens": 30, "seed": 5, "logprobs": 3, "logit_bias": LETTERS}
     choice = client().post(COMPLETE, json=body).json()["choices"][0]
     told = choice["logprobs"]
     assert len(told["tokens"]) == len(told["token_logprobs"]) == len(told["top_logprobs"]) == len(told["text_offset"]) > 12
     for token, start in zip(told["tokens"], told["text_offset"], strict=True):
         assert choice["text"][start : start + len(token)] == token
-    assert told["text_offset"][0] == 3 and all(1 <= len(top) <= 3 for top in told["top_logprobs"])
+    assert told["text_offset"][0] == 0 and all(1 <= len(top) <= 3 for top in told["top_logprobs"])
     streamed = [chunk["choices"][0]["logprobs"] for chunk in chunks(client().post(COMPLETE, json=body | {"stream": True}).text)]
     assert [one for part in streamed if part for one in part["text_offset"]] == told["text_offset"]
     assert client().post(COMPLETE, json=body | {"logprobs": 0}).json()["choices"][0]["logprobs"]["top_logprobs"] is None
-    refused = client().post(COMPLETE, json=body | {"suffix": "x", "echo": False}).json()["error"]
-    assert refused["param"] == "logprobs"
+    for more, name in (({"suffix": "x"}, "logprobs"), ({"echo": True}, "echo")):
+        assert client().post(COMPLETE, json=body | more).json()["error"]["param"] == name

@@ -32,21 +32,24 @@ class Start:
 
 def claude(url: str, name: str, key: str) -> Start:
     names = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"), name)
-    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    # the header is a line of the prompt that differs between versions and conversations: nothing behind it would be found in the cache
+    quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}
     return Start(["claude"], {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": key} | names | quiet)
 
 
 def codex(url: str, name: str, key: str) -> Start:
     provider = f'{{name="dgemma",base_url="{url}/v1",wire_api="responses",env_key="DGEMMA_KEY"}}'
     settings = [f"model_providers.dgemma={provider}", 'model_provider="dgemma"', f"model={json.dumps(name)}"]
+    settings += ["check_for_update_on_startup=false", "analytics.enabled=false"]
     return Start(["codex", *(part for setting in settings for part in ("-c", setting))], {"DGEMMA_KEY": key})
 
 
 def opencode(url: str, name: str, key: str) -> Start:
     options = {"baseURL": f"{url}/v1", "apiKey": "{env:DGEMMA_KEY}"}
     provider = {"npm": "@ai-sdk/openai-compatible", "name": "dgemma", "options": options, "models": {name: {"name": name}}}
-    config = {"provider": {"dgemma": provider}, "model": f"dgemma/{name}"}
-    return Start(["opencode"], {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "DGEMMA_KEY": key})
+    config = {"provider": {"dgemma": provider}, "model": f"dgemma/{name}", "small_model": f"dgemma/{name}"}
+    quiet = {f"OPENCODE_DISABLE_{what}": "1" for what in ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD")}
+    return Start(["opencode"], {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "DGEMMA_KEY": key} | quiet)
 
 
 def aider(url: str, name: str, key: str) -> Start:

@@ -33,6 +33,9 @@ def command(
         list[str] | None, typer.Option(help="A name by which the service may be called, beside loopback's; repeatable.")
     ] = None,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait beside those at work; more get 429.", min=0)] = 64,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer whose request names no limit; default: the checkpoint's own.", min=1)
+    ] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt.", min=1)] = None,
     request_timeout: Annotated[float, typer.Option(help="Seconds for a whole answer, waiting included.", min=0)] = 600.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that requests at work get after SIGTERM.", min=0)] = 30.0,
@@ -58,7 +61,8 @@ def command(
     found = listen(config)
     with found:
         model = open_model(asked)
-        model.denoise = model.denoise.replace(**asked.sampler)
+        length = {} if max_tokens is None else {"max_new_tokens": max_tokens}
+        model.denoise = model.denoise.replace(**asked.sampler, **length)
         tell(model.notes)
         if serve(create_app(model, config), found, lambda: _say_where(config, found.getsockname())):
             raise typer.Exit(INTERRUPTED)

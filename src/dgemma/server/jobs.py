@@ -170,7 +170,8 @@ def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
     except LengthError as error:
         if error.most < 1:
             raise
-        notes.append(f"max_tokens {arguments['max_tokens']} was cut to {error.most}, all that the context has room for")
+        asked = arguments.get("max_tokens") or "as it is by default"
+        notes.append(f"max_tokens {asked} was cut to {error.most}, all that the context has room for")
         events = getattr(served, call.method)(**arguments | {"max_tokens": error.most})
     for event in [events] if isinstance(events, Decisions) else events:
         generation = getattr(event, "generation", event)

@@ -53,7 +53,7 @@ def stream(
     if voices.resettled:
         notes.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
-        notes.append(f"cut at {request.max_tokens} tokens, the checkpoint's default; raise max_tokens for more")
+        notes.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
     yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
 

@@ -155,7 +155,8 @@ def form(name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int]) -> Fo
     if name == "json_schema":
         source = library.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
     else:
-        source = library.LLMatcher.grammar_from_regex(text) if name == "regex" else _lark(library, text)
+        made = {"regex": library.LLMatcher.grammar_from_regex, "tool_choice": library.LLMatcher.grammar_from_lark}
+        source = made[name](text) if name in made else _lark(library, text)
     if problem := library.LLMatcher.validate_grammar(source):
         raise UsageError(f"{name} cannot be kept: {_line(problem)}")
     return Form(source, tokenizer, ends)

@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
 from .bans import TextBans
+from .called import call_asked
 from .structured import form
 from .thoughts import ThoughtFirst
 
@@ -38,11 +39,12 @@ class Terms:
 
     @classmethod
     def take(
-        cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False, tools: bool = False
-    ) -> Terms:
+        cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False,
+        tools: Sequence[dict[str, Any]] | None = None,
+    ) -> Terms:  # fmt: skip
         """The terms among a request's settings, which are taken out. denoise: what holds where nothing is given.
 
-        thinking: the answer may begin with a thought; tools: it may be a call.
+        thinking: the answer may begin with a thought; tools: it may be a call, or must be one (`tool_choice`).
         """
         rules, stop = Rules.take(settings), settings.pop("stop", None)
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
@@ -56,6 +58,10 @@ class Terms:
             raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
         if tools and terms.form:
             raise UsageError("tools and a form of the answer cannot be asked for together; leave one of the two out")
+        if call := call_asked(settings.pop("tool_choice", None), tools, tokenizer, ends):
+            if grammar:
+                raise UsageError("a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out")
+            return cls(rules, ThoughtFirst(call, tokenizer) if thinking else call, stops)
         return terms
 
 

@@ -20,12 +20,15 @@ from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .sampling import OWN, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, form_of, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, forced, form_of, joined, new_id
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
     500: "api_error", 503: "overloaded_error",
 }  # fmt: skip
+
+
+CHOICES = {"auto": "auto", "none": "none", "any": "required"}
 
 
 class CountRequest(msgspec.Struct, kw_only=True):
@@ -188,12 +191,11 @@ def _prompt(body: CountRequest) -> dict[str, Any]:
         told += _message(message, f"messages[{n}]")
     if body.messages and body.messages[-1].get("role") == "assistant":
         raise Refusal(400, "the last message is the assistant's; an answer cannot be begun for the model", parameter="messages")
-    choice = (body.tool_choice or {"type": "auto"}).get("type")
-    if choice not in ("auto", "none"):
-        raise unserved("tool_choice")
-    tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())] if choice == "auto" else None
+    given = body.tool_choice or {"type": "auto"}
+    choice = CHOICES.get(given.get("type")) or forced(given.get("name") if given.get("type") == "tool" else None)
+    tools = None if choice == "none" else [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
     thinking = (body.thinking or {}).get("type", "disabled") != "disabled"
-    return {"messages": told, "tools": tools or None, "thinking": thinking}
+    return {"messages": told, "tools": tools or None, "tool_choice": choice, "thinking": thinking}
 
 
 def _message(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

@@ -38,10 +38,15 @@ def asked_of_chat(wanted: bool | None, top: int | None) -> dict[str, Any]:
     return {"logprobs": True, "top_logprobs": top or 0} if wanted else {}
 
 
-def asked_of_completion(top: int | None, suffix: bool) -> dict[str, Any]:
-    """What api.Model takes for a completion's `logprobs`, a number of alternatives. A gap has none: several candidates settle."""
+def asked_of_completion(top: int | None, suffix: bool, echo: bool) -> dict[str, Any]:
+    """What api.Model takes for a completion's `logprobs`, a number of alternatives. A gap has none: several candidates settle.
+
+    Nor has a prompt, so that `echo` beside them is refused: whoever adds up those of a prompt would get nothing, and not know it.
+    """
     if top is not None and suffix:
         raise unserved("logprobs")
+    if top is not None and echo:
+        raise Refusal(400, "an echoed prompt has no log-probabilities here; leave out echo, or logprobs", parameter="echo")
     return {} if top is None else {"logprobs": True, "top_logprobs": top}
 
 
@@ -52,8 +57,7 @@ def of_chat(tokenizer: Tokenizer, found: Found) -> ChatLogProbs:
     return ChatLogProbs([told(one.token_id, one.text, one.log_prob) | {"top_logprobs": [told(*top) for top in one.top]} for one in found])
 
 
-def of_completion(found: Found, top: int, opening: int = 0) -> CompletionLogProbs:
-    """opening: characters of the choice's text before the answer."""
+def of_completion(found: Found, top: int) -> CompletionLogProbs:
     best = [{text: log_prob for _, text, log_prob in reversed(one.top)} for one in found] if top else None
-    starts = [opening + (one.start or 0) for one in found]
+    starts = [one.start or 0 for one in found]
     return CompletionLogProbs([one.text for one in found], [one.log_prob for one in found], best, starts)

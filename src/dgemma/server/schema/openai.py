@@ -28,6 +28,7 @@ from ..jobs import Call, Job, Refusal
 from .logprobs import ChatLogProbs, CompletionLogProbs, asked_of_chat, asked_of_completion, of_chat, of_completion
 from .sampling import Formed, form, seeds, settings, unserved
 from .sentinels import marked_gap, without_marks
+from .turn import forced
 
 
 class StreamOptions(msgspec.Struct):
@@ -272,7 +273,7 @@ class CompletionAnswer(_Answer):
         return self.chunk([{"index": index, "text": text, "logprobs": found, "finish_reason": reason}])
 
     def found(self, index: int, fresh: list[TokenLogProbs]) -> CompletionLogProbs:
-        return of_completion(fresh, self.top_logprobs, len(self.opening[index]))
+        return of_completion(fresh, self.top_logprobs)
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         if isinstance(event, Draft):
@@ -314,7 +315,7 @@ def chat(service: Service, body: ChatRequest) -> Job:
     count = _count(service, body, 1)
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
-    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": _tools(body)}
+    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": _tools(body), "tool_choice": _choice(body)}
     calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
     return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
 
@@ -326,7 +327,7 @@ def complete(service: Service, body: CompletionRequest) -> Job:
     count = _count(service, body, len(prompts))
     if body.best_of not in (None, 1, count):
         raise unserved("best_of")
-    asked = settings(body) | form(body) | asked_of_completion(body.logprobs, bool(body.suffix))
+    asked = settings(body) | form(body) | asked_of_completion(body.logprobs, bool(body.suffix), bool(body.echo))
     if body.suffix:
         asked.pop("stop", None)  # cut off the gap when it is known
         if not all(isinstance(prompt, str) for prompt in prompts):
@@ -364,9 +365,15 @@ def _count(service: Service, body: Request, prompts: int) -> int:
 
 
 def _tools(body: ChatRequest) -> list[dict[str, Any]] | None:
-    if body.tool_choice not in (None, "auto", "none"):
-        raise unserved("tool_choice")
     return None if body.tool_choice == "none" else body.tools or None
+
+
+def _choice(body: ChatRequest) -> Any:
+    choice = body.tool_choice
+    if choice in (None, "auto", "none", "required"):
+        return choice
+    function = choice.get("function") if isinstance(choice, dict) else None
+    return forced(function.get("name") if isinstance(function, dict) else None)
 
 
 def _thinks(body: ChatRequest) -> bool:

@@ -19,7 +19,7 @@ from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import shape
 from .sampling import Sampling, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, form_of, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, forced, form_of, joined, new_id
 
 TEXT = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 
@@ -73,7 +73,7 @@ class ResponsesReply(msgspec.Struct):
     dgemma: Remarks | None = None
     instructions: str | None = None
     tools: list[dict[str, Any]] = []
-    tool_choice: str = "auto"
+    tool_choice: Any = "auto"
     parallel_tool_calls: bool = True
     store: bool = False
     object: str = "response"
@@ -199,15 +199,13 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
         raise unserved("text.verbosity")
     if stray := [name for name in body.include or () if name != "reasoning.encrypted_content"]:
         raise Refusal(400, f"'{stray[0]:.60}' cannot be included", parameter="include")
-    if body.tool_choice not in (None, "auto", "none"):
-        raise unserved("tool_choice")
     tools, names, skipped = _tools(body.tools or [])
     notes = (f"tools of type {', '.join(skipped)} are not served and were left out",) if skipped else ()
     effort = (body.reasoning or {}).get("effort")
     single = msgspec.structs.replace(body, parallel_tool_calls=None)  # served here
     asked = settings(single) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
     asked |= {"messages": _messages(body), "thinking": effort not in (None, "none", "minimal")}
-    asked["tools"] = None if body.tool_choice == "none" else tools or None
+    asked |= {"tools": None if body.tool_choice == "none" else tools or None, "tool_choice": _choice(body.tool_choice)}
     return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))
 
 
@@ -226,6 +224,13 @@ def _tools(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str,
             tools.append({"type": "function", "function": function})
             names[name] = {"name": str(one.get("name"))} | space
     return tools, names, list(dict.fromkeys(skipped))
+
+
+def _choice(choice: Any) -> Any:
+    if choice in (None, "auto", "none", "required"):
+        return choice
+    named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str)
+    return forced(_full(choice.get("namespace"), choice["name"]) if named else None)
 
 
 def _full(space: Any, name: Any) -> Any:

@@ -20,6 +20,7 @@ from ...text.calls import ToolCall
 from ...text.channels import ChannelSplitter
 from ..app import Service
 from ..jobs import Refusal
+from .sampling import unserved
 
 Part = tuple[str, Any]  # ("thought", text), ("content", text) or ("tool_call", ToolCall)
 
@@ -68,6 +69,13 @@ class Turn:
 
 def arguments_of(call: ToolCall) -> str:
     return json.dumps(call.arguments, ensure_ascii=False)
+
+
+def forced(name: Any) -> dict[str, Any]:
+    """A choice of one tool, in the shape that api.Model takes. Raises Refusal where none is named."""
+    if not isinstance(name, str):
+        raise unserved("tool_choice")
+    return {"type": "function", "function": {"name": name}}
 
 
 def new_id(prefix: str) -> str:
