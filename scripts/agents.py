@@ -2,9 +2,10 @@
 
     python scripts/agents.py [codex|claude|opencode ...]
 
-Needs npm, which installs them into .agents/. Between client and service stands a relay on loopback: it counts what was asked and answered, and
-puts a stop string into each request, since the shipped model seldom comes to an end by itself. Each client has a home and a
-repository of its own, which are thrown away. Ends with 0 if each client ended with 0 and showed what the service had said.
+Needs npm, which installs them into .agents/. Between client and service stands a relay on loopback that counts what was asked and answered. The
+shipped model is no agent, so the relay asks for one harmless call in the first request that offers tools (the client must run it and
+send its result), and puts a limit and stop strings into the others, since this model seldom comes to an end by itself. Each client has a
+home and a repository of its own, which are thrown away. Ends with 0 if each client ran its call, ended with 0 and showed what the service had said.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ TURNS = {
     "claude": ["-p", "Say hello."],
     "opencode": ["run", "Say hello."],
 }
+CALLED = {"codex": "get_goal", "claude": "Read", "opencode": "glob"}  # they change nothing
 STOPS = {"/v1/messages": "stop_sequences"}  # elsewhere: stop
+MOST = 256  # tokens of an answer
 SECONDS = 240  # for one client
 KEPT = ("content-type", "retry-after")
 DGEMMA = [sys.executable, "-m", "dgemma.cli.main"]
@@ -40,6 +43,7 @@ class Relay(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     service = ""  # host:port
+    call = ""  # of this tool is asked for once
     seen: list[dict[str, Any]] = []
 
     def pass_on(self) -> None:
@@ -48,7 +52,7 @@ class Relay(BaseHTTPRequestHandler):
         self.seen.append(row)
         if self.command == "POST" and isinstance(asked := json.loads(body), dict) and "model" in asked and "count" not in path:
             row |= {"tools": len(asked.get("tools") or ()), "stream": bool(asked.get("stream"))}
-            body = json.dumps(asked | {STOPS.get(path, "stop"): ["\n"]}).encode()
+            body = json.dumps(asked | self.bounds(path, asked, row)).encode()
         start, line = time.monotonic(), http.client.HTTPConnection(self.service, timeout=SECONDS)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "content-length")}
         line.request(self.command, self.path, body or None, headers)
@@ -67,6 +71,16 @@ class Relay(BaseHTTPRequestHandler):
             self.wfile.flush()
         row |= {"status": reply.status, "whole": round(time.monotonic() - start, 1), **figures(text.decode("utf-8", "replace"))}
         self.close_connection = True
+
+    def bounds(self, path: str, asked: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+        """What is put into a request."""
+        limit = {"max_tokens": MOST} if "max_tokens" in asked else {}  # Codex sends none: the service's default holds
+        if not self.call or not row["tools"]:
+            return limit | {STOPS.get(path, "stop"): ["\n", " ", "("]}
+        row["call"], Relay.call = self.call, ""
+        name = {"name": row["call"]}
+        chosen = {"/v1/messages": {"type": "tool"} | name, "/v1/responses": {"type": "function"} | name}
+        return limit | {"tool_choice": chosen.get(path, {"type": "function", "function": name})}
 
     do_GET = do_POST = do_HEAD = pass_on
 
@@ -88,6 +102,7 @@ def figures(text: str) -> dict[str, Any]:
 def turn(client: str, url: str) -> bool:
     """One client's turn; whether it ended well and showed what was said."""
     Relay.seen.clear()
+    Relay.call = CALLED[client]
     with tempfile.TemporaryDirectory() as home:
         work = Path(home) / "work"
         work.mkdir()
@@ -101,8 +116,9 @@ def turn(client: str, url: str) -> bool:
     seconds = time.monotonic() - start
     for row in Relay.seen:
         print(json.dumps(row))
-    said = [row["said"].strip() for row in Relay.seen if row.get("tools")]
-    good = done.returncode == 0 and bool(said) and said[-1] in done.stdout
+    turns = [row for row in Relay.seen if row.get("tools") and row.get("status") == 200]
+    said = turns[-1].get("said", "").strip() if turns else ""
+    good = done.returncode == 0 and len(turns) > 1 and "call" in turns[0] and said in done.stdout
     print(f"{client} {PACKAGES[client].rpartition('@')[2]}: exit {done.returncode} in {seconds:.0f} s, showed {done.stdout.strip()!r:.200}")
     print("passed" if good else "FAILED", flush=True)
     return good
@@ -110,7 +126,7 @@ def turn(client: str, url: str) -> bool:
 
 def main(clients: list[str]) -> int:
     subprocess.run(["npm", "install", "--silent", "--prefix", ROOT / ".agents", *(PACKAGES[name] for name in clients)], check=True)
-    with subprocess.Popen([*DGEMMA, "serve", "--port", "0", "--max-tokens", "256"], stderr=subprocess.PIPE, text=True) as service:
+    with subprocess.Popen([*DGEMMA, "serve", "--port", "0", "--max-tokens", str(MOST)], stderr=subprocess.PIPE, text=True) as service:
         try:
             line = next(line for line in service.stderr if " answers at " in line)
             Relay.service = line.partition(" answers at http://")[2].split()[0]

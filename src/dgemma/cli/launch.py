@@ -32,7 +32,7 @@ class Start:
 
 def claude(url: str, name: str, key: str) -> Start:
     names = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"), name)
-    # the header is a line of the prompt that differs between versions and conversations: nothing behind it would be found in the cache
+    # the header is a line of the prompt that differs between conversations: nothing behind it would be found in the cache
     quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}
     return Start(["claude"], {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": key} | names | quiet)
 
@@ -54,7 +54,7 @@ def opencode(url: str, name: str, key: str) -> Start:
 
 def aider(url: str, name: str, key: str) -> Start:
     quiet = {"AIDER_ANALYTICS_DISABLE": "true", "AIDER_CHECK_UPDATE": "false", "AIDER_SHOW_MODEL_WARNINGS": "false"}
-    prices = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else fetched at each start, three tries
+    prices = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else a network is asked at each start
     return Start(["aider", "--model", f"openai/{name}"], {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key} | quiet | prices)
 
 
