@@ -188,9 +188,9 @@ class Fuzz:
     def __init__(self, address: tuple[str, int], seed: int):
         self.address, self.seed, self.ticks, self.outcome = address, seed, 0, Outcome()
 
-    async def run(self, count: int) -> Outcome:
+    async def run(self, count: int, first: int = 0) -> Outcome:
         document = json.loads(await self.get("/openapi.json"))
-        requests, numbers = Requests(document, self.seed), iter(range(count))
+        requests, numbers = Requests(document, self.seed), iter(range(first, first + count))
         before = await self.state()
         beside = [asyncio.create_task(one) for one in (self.tick(), self.probe())]
         await asyncio.gather(*[self.ask_all(requests, numbers) for _ in range(AT_ONCE)])
@@ -282,16 +282,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first one")
     parser.add_argument("--url", help="a running server at loopback; without it one is started")
     asked = parser.parse_args()
     if asked.url is not None:
-        return bool(fuzz(asked.url, asked.count, asked.seed).faults)
+        return bool(fuzz(asked.url, asked).faults)
     command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
         assert process.stderr is not None
         try:
             url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
-            outcome = fuzz(url, asked.count, asked.seed)
+            outcome = fuzz(url, asked)
         finally:
             process.terminate()
         said = [line for line in process.stderr if "curl" not in line]
@@ -299,11 +300,11 @@ def main() -> int:
     return bool(outcome.faults or said or process.returncode)
 
 
-def fuzz(url: str, count: int, seed: int) -> Outcome:
+def fuzz(url: str, asked: argparse.Namespace) -> Outcome:
     host, _, port = url.removeprefix("http://").rpartition(":")
     start = time.perf_counter()
-    outcome = asyncio.run(Fuzz((host, int(port)), seed).run(count))
-    report(outcome, count, time.perf_counter() - start)
+    outcome = asyncio.run(Fuzz((host, int(port)), asked.seed).run(asked.count, asked.first))
+    report(outcome, asked.count, time.perf_counter() - start)
     return outcome
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,11 +25,14 @@ from ..text.tokenizer import Tokenizer
 PACKAGE = "llguidance"
 TRIES = 32  # random ways to the end, where closing brackets first does not lead there
 LONGEST_WAY = 4096  # tokens
-MOST_WAYS = 1 << 14  # remembered per answer
+MOST_WAYS = 256  # remembered per answer
 MOST_BYTES = 1 << 20  # of a schema, expression or grammar
 CLOSERS = b"\"}])>'"
 _ENGINES: dict[int, tuple[Tokenizer, _Pieces, Any, Tensor]] = {}  # by tokenizer: see `_engine`
 _MAKING = threading.Lock()  # requests come on threads of their own
+
+
+Way = tuple[tuple[int, ...], tuple[int, ...]]  # ids taken, and the ids that end the answer from there
 
 
 class Form:
@@ -41,17 +45,17 @@ class Form:
         self.matcher = library.LLMatcher(self.vocabulary, source, log_level=0)
         if self.matcher.is_error():
             raise UsageError(f"the asked form cannot be kept: {_line(self.matcher.get_error())}")
-        if FormWalk(self, self.matcher, (), {}).closing(LONGEST_WAY) is None:
+        if FormWalk(self, self.matcher, (), deque(maxlen=MOST_WAYS)).closing(LONGEST_WAY) is None:
             raise UsageError(f"the asked form cannot be kept: no text of at most {LONGEST_WAY} tokens was found that has it")
 
     def begin(self) -> FormWalk:
-        return FormWalk(self, self.matcher.deep_copy(), (), {})
+        return FormWalk(self, self.matcher.deep_copy(), (), deque(maxlen=MOST_WAYS))
 
 
 class FormWalk:
     """A Walk: the matcher behind the ids taken."""
 
-    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], ways: dict[tuple[int, ...], list[int]]):
+    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], ways: deque[Way]):
         self.form, self.matcher, self.taken, self.ways = form, matcher, taken, ways
         self.ended = False
 
@@ -100,14 +104,15 @@ class FormWalk:
     def closing(self, most: int) -> list[int] | None:
         if self.ended:
             return []
-        if self.taken not in self.ways:
+        for taken, known in self.ways:
+            gone = len(self.taken) - len(taken)
+            if 0 <= gone < len(known) and self.taken == taken + known[:gone]:
+                way = [*known[gone:]]
+                break
+        else:
             if (way := self._way()) is None:
                 return None
-            if len(self.ways) > MOST_WAYS:
-                self.ways.clear()
-            for place in range(len(way)):
-                self.ways.setdefault(self.taken + tuple(way[:place]), way[place:])
-        way = self.ways[self.taken]
+            self.ways.append((self.taken, (*way,)))
         return way if len(way) <= most else None
 
     def _way(self) -> list[int] | None:
@@ -129,7 +134,7 @@ class FormWalk:
                     ids = [self._nearest(allowed)]
                 elif len(choices := allowed.nonzero()[:, 0]):
                     ids = [int(choices[draw.randrange(len(choices))])]
-            if not ids or walk.take(ids) < len(ids):
+            if not ids or len(way) + len(ids) > most or walk.take(ids) < len(ids):  # what is forced may be of any length
                 return None
             way += ids
         return None
