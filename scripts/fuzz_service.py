@@ -183,10 +183,11 @@ class Outcome:
 
 
 class Fuzz:
-    """Asks the server at `address` (host and port) `count` requests of a seed, and says what was at fault."""
+    """Asks the server at `address` (host and port) requests of a seed, and says what was at fault."""
 
-    def __init__(self, address: tuple[str, int], seed: int):
+    def __init__(self, address: tuple[str, int], seed: int, seconds: float = 3600.0):
         self.address, self.seed, self.ticks, self.outcome = address, seed, 0, Outcome()
+        self.until = time.monotonic() + seconds
 
     async def run(self, count: int, first: int = 0) -> Outcome:
         document = json.loads(await self.get("/openapi.json"))
@@ -231,6 +232,8 @@ class Fuzz:
 
     async def ask_all(self, requests: Requests, numbers: Any) -> None:
         for number in numbers:
+            if time.monotonic() > self.until:
+                return
             asked = requests(number)
             reply, end = await self.exchange(asked)
             statuses = [int(code) for code in re.findall(rb"^HTTP/1\.1 (\d{3}) ", reply, re.MULTILINE)]
@@ -265,8 +268,8 @@ class Fuzz:
             writer.transport.abort()
 
 
-def report(outcome: Outcome, count: int, seconds: float) -> None:
-    print(f"{count} requests in {seconds:.0f} s")
+def report(outcome: Outcome, seconds: float) -> None:
+    print(f"{sum(outcome.counts.values())} requests in {seconds:.0f} s")
     for kind in KINDS:
         found = {status: n for (k, status), n in sorted(outcome.counts.items()) if k == kind}
         print(f"  {kind:8} " + ", ".join(f"{status}: {n}" for status, n in found.items()))
@@ -282,6 +285,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which no more are asked")
     parser.add_argument("--first", type=int, default=0, help="the number of the first one")
     parser.add_argument("--url", help="a running server at loopback; without it one is started")
     asked = parser.parse_args()
@@ -303,8 +307,8 @@ def main() -> int:
 def fuzz(url: str, asked: argparse.Namespace) -> Outcome:
     host, _, port = url.removeprefix("http://").rpartition(":")
     start = time.perf_counter()
-    outcome = asyncio.run(Fuzz((host, int(port)), asked.seed).run(asked.count, asked.first))
-    report(outcome, asked.count, time.perf_counter() - start)
+    outcome = asyncio.run(Fuzz((host, int(port)), asked.seed, asked.seconds).run(asked.count, asked.first))
+    report(outcome, time.perf_counter() - start)
     return outcome
 
 
