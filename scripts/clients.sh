@@ -29,7 +29,8 @@ wait $together
 echo "clients installed in $SECONDS s"
 
 log=$(mktemp)
-"$DGEMMA" serve --port 0 2> "$log" &
+# float64: the same request must give the same answer, whether its prompt was read just now or lies in the cache
+"$DGEMMA" serve --port 0 --dtype float64 2> "$log" &
 server=$!
 trap 'kill $server; wait $server || true; rm -f "$log"' EXIT
 for _ in $(seq 240); do grep -q ' answers at ' "$log" && break; kill -0 $server; sleep 0.5; done
