@@ -3,6 +3,7 @@
     python benchmarks/service.py                 latency: the same requests in Python and over HTTP, in turn
     python benchmarks/service.py --overload      a server process of its own: ten times what it can answer, one after the other,
                                                  then ten clients for every place in the same instant
+    python benchmarks/service.py --beside        the same requests alone, and beside silent, slow, oversize and flooding clients
 
 Latency: time to the first committed text and to the end; and how long after its step the first draft has reached the client. The service
 runs on threads of this process, so that both sides have one clock. Trap: both ways use the same engine, and its prefix cache would
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
 import socket
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import httpx
 
@@ -38,9 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=40)
     parser.add_argument("--overload", action="store_true")
+    parser.add_argument("--beside", action="store_true")
     parser.add_argument("--slots", type=int, default=4, help="requests that are let in, with --overload")
     asked = parser.parse_args()
-    overload(asked.slots) if asked.overload else latency(asked.requests)
+    if asked.overload:
+        overload(asked.slots)
+    elif asked.beside:
+        beside(asked.requests)
+    else:
+        latency(asked.requests)
 
 
 def latency(count: int) -> None:
@@ -109,15 +118,56 @@ def told(values: list[float]) -> str:
     return f"median {statistics.median(values):.1f} (from {min(values):.1f} to {max(values):.1f}, n={len(values)})"
 
 
-def overload(slots: int) -> None:
-    """The server has a process of its own and one core fewer than there are; the clients share the machine with it."""
-    most = 64 + slots
-    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--max-queue", str(slots), "--warmup", "1"]
+@contextlib.contextmanager
+def served(*more: str) -> Iterator[tuple[subprocess.Popen[str], str, tuple[str, int]]]:
+    """A server process, which has one core fewer than there are; the clients share the machine with it. (process, URL, address)."""
+    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--warmup", "1", *more]
     threads = str(max(1, (os.cpu_count() or 2) - 1))
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": threads}) as process:
         assert process.stderr is not None
         url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
-        address = (url.rpartition(":")[0].removeprefix("http://"), int(url.rpartition(":")[2]))
+        yield process, url, (url.rpartition(":")[0].removeprefix("http://"), int(url.rpartition(":")[2]))
+        process.terminate()
+
+
+def beside(count: int) -> None:
+    """Three rounds of each in turn, so that a machine that slows down slows both."""
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+    bad = {
+        "silent": (b"",) * 200, "slow heads": (head,) * 100, "slow bodies": (head + b"content-length: 900\r\n\r\n{",) * 100,
+        "too long": (head + b"content-length: 99999999\r\n\r\n",) * 50, "flooding": (head + b"x: y\r\n" * 20_000,) * 50,
+    }  # fmt: skip
+    with served() as (_, _, address):
+        for number in range(3):
+            report_seconds("alone", [one(address, n)[1] for n in range(count)])
+            clients = [socket.create_connection(address) for data in bad.values() for _ in data]
+            for client, data in zip(clients, [data for group in bad.values() for data in group], strict=True):
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError, ConnectionError):
+                    client.send(data)
+            report_seconds(f"beside {', '.join(f'{len(group)} {name}' for name, group in bad.items())}", [one(address, n)[1] for n in range(count)])
+            time.sleep(12 if number == 2 else 0)  # longer than a head may take
+            print(f"  {sum(map(is_cut, clients))} of {len(clients)} were cut or answered")
+            for client in clients:
+                client.close()
+
+
+def report_seconds(name: str, seconds: list[float]) -> None:
+    print(f"{name}: {told([1e3 * value for value in seconds])} ms")
+
+
+def is_cut(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) is not None
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def overload(slots: int) -> None:
+    most = 64 + slots
+    with served("--max-queue", str(slots)) as (process, url, address):
         start = time.perf_counter()
         rate = report("as many as there are places", at_times(address, [0.0] * most)) / (time.perf_counter() - start)
         flow = [number / (10 * rate) for number in range(round(10 * rate * 15))]
