@@ -158,3 +158,9 @@ def test_log_probabilities_of_a_completion(client: Client) -> None:
     assert client().post(COMPLETE, json=body | {"logprobs": 0}).json()["choices"][0]["logprobs"]["top_logprobs"] is None
     for more, name in (({"suffix": "x"}, "logprobs"), ({"echo": True}, "echo")):
         assert client().post(COMPLETE, json=body | more).json()["error"]["param"] == name
+
+
+def test_a_top_p_that_is_nothing_in_float32_leaves_the_likeliest(client: Client) -> None:
+    body = {"prompt": "abc", "max_tokens": 12, "seed": 3}
+    least, one = (client().post("/v1/completions", json=body | more) for more in ({"top_p": 5e-324}, {"top_k": 1}))
+    assert least.status_code == 200 and least.json()["choices"][0]["text"] == one.json()["choices"][0]["text"]

@@ -122,8 +122,8 @@ class Ruler:
         if rules.top_p < 1.0:
             ordered = processed.sort(dim=-1, descending=True).values
             mass = ordered.softmax(-1)
-            inside = mass.cumsum(-1) - mass < rules.top_p  # the likeliest always is
-            least = ordered.gather(-1, inside.sum(-1, keepdim=True) - 1)
+            inside = mass.cumsum(-1) - mass < rules.top_p  # the likeliest always is: below, too, for a top_p that is 0 in float32
+            least = ordered.gather(-1, inside.sum(-1, keepdim=True).clamp_min(1) - 1)
             processed.masked_fill_(processed < least, MASKED)
         if rules.min_p > 0.0:
             least = processed.amax(-1, keepdim=True) + math.log(rules.min_p)
