@@ -70,5 +70,5 @@ class Writer:
             with self._lock:
                 while left:
                     left = left[self._stream.write(left) :]
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # ValueError: the stream was closed here
             pass
