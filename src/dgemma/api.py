@@ -75,9 +75,9 @@ def load(
             config, kind, target.type, budget, index=target.index, formats=layout.formats, stored=sizes, may_stream=not trainable
         )
         engine = EngineConfig(memory=budget - place.margin - place.device_bytes + place.plan.kv + place.plan.work)
-    net, notes = load_model(layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable)
-    reason = found.why_no_text()
+    reason = found.why_no_text()  # text before weights: a fault is told at once, and what reading it leaves in the heap is used again
     tokenizer = None if reason else Tokenizer.from_json(found.tokenizer_json(), str(found.vocabulary()))
+    net, notes = load_model(layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable)
     model = Model(net, found.denoise(config), tokenizer, found.place, found.is_chat_tuned(), notes, engine, why_no_text=reason)
     if target.type != "meta":
         model.engine.warm(warmup)

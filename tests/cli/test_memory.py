@@ -62,7 +62,7 @@ def test_a_run_says_how_many_layers_stream_and_what_that_costs(capsys: pytest.Ca
     call = ["run", "def f(", "-n", "4", "--steps", "2", "--device", "cpu", "--dtype", "float32", "--memory"]
     assert main([*call, "1GB"]) == 0
     whole = capsys.readouterr()
-    assert main([*call, str(3 * size)]) == 0
+    assert main([*call, str(4 * size)]) == 0
     tight = capsys.readouterr()
     assert tight.out == whole.out and "layers are read" in tight.err and "in every step" in tight.err
     assert "layers are read" not in whole.err

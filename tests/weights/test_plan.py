@@ -292,6 +292,7 @@ def test_what_flows_in_triton_is_what_it_takes() -> None:
 
 def test_the_margin_of_a_small_memory_is_small() -> None:
     assert margin(64 * GIB, "cpu") == margin(64 * GIB) == margin(GIB) == RESERVE and margin(GIB, "cpu") == GIB // 8
+    assert margin(400 * 2**20, "cpu") == 96 * 2**20 and margin(4000, "cpu") == 1000
     small = fit(tiny_config(), "float32", 100, device="cpu")
     assert small.fits(GIB) and not dataclasses.replace(small, device="cuda").fits(GIB)
 

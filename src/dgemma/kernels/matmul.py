@@ -23,7 +23,7 @@ PACKED = (torch.float32, torch.bfloat16)
 SMALL = 1 << 16  # elements of a float32 matrix that stays plain: for few rows a call costs more than laying it out (8 x 256 by 256 x 128: 12 us, packed 24)
 PART = 2048  # rows of a table that are packed together: what 256 rows make of them stays in the cache (65536 at once: 101 ms, so 88)
 Pair = tuple[Weight, Weight]  # gate and up, packed or decoded apart
-Table = Weight | list[Tensor]  # [V, D], or its parts packed
+Table = Weight | list[Tensor]  # [V, D], or its parts, packed now or by `laid_out`
 
 
 @functools.cache
@@ -59,6 +59,11 @@ def pack(weight: Tensor) -> Tensor:
 def pack_table(weight: Tensor) -> list[Tensor]:
     """weight [V, D], which is multiplied with in parts, packed."""
     return [pack(part) for part in weight.split(PART)]
+
+
+def laid_out(part: Tensor) -> Tensor:
+    """A part of a table as it is multiplied with: packed before, or now, for the time of one product."""
+    return part if part.is_mkldnn else pack(part)
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import widen
 from .formats import QuantTensor, mixture, product
-from .matmul import Table, activated, linear
+from .matmul import Table, activated, laid_out, linear
 from .norm import wide
 from .select import triton_form
 
@@ -47,8 +47,8 @@ class CanvasStats(NamedTuple):
 
 def soft_capped_logits(hidden: Tensor, embedding: Table, softcap: float) -> Tensor:
     """softcap * tanh(hidden @ embedding^T / softcap), [..., V] float32 (float64 for float64 weights)."""
-    parts = embedding if isinstance(embedding, list) else [embedding]
-    logits = torch.cat([linear(hidden, part) for part in parts], dim=-1)
+    packed = isinstance(embedding, list)
+    logits = torch.cat([linear(hidden, laid_out(part)) for part in embedding], dim=-1) if packed else linear(hidden, embedding)
     return (logits.to(wide(logits.dtype)) / softcap).tanh_().mul_(softcap)
 
 
@@ -108,7 +108,7 @@ def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> 
         return
     hidden, first = hidden / softcap, 0
     for part in embedding:
-        out[:, first : first + len(part)] = activated(hidden, part, "tanh")
+        out[:, first : first + len(part)] = activated(hidden, laid_out(part), "tanh")
         first += len(part)
 
 

@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..config.formats import Format
 from ..kernels.formats import QuantTensor
 from ..kernels.formats import quantise as quantised
-from ..kernels.matmul import pack_table, should_pack
+from ..kernels.matmul import PART, pack_table, should_pack
 from ..kernels.matmul import pack as pack_weight
 from ..weights.names import expected_tensors
 from ..weights.plan import copies_of_table
@@ -63,8 +63,8 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     """On a CPU, in float32 or bfloat16 (where that pays, see should_pack): weights in the layout that products are fastest with (kernels/matmul.py), in place.
 
     From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
-    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is short then, and the embedding
-    has no copies.
+    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is short then, and the
+    embedding is packed for the time of a product, so that tokens are those of a model in memory.
     """
     if model.device.type != "cpu":
         return model
@@ -73,13 +73,16 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     if not should_pack(model.dtype):
         return model
     table = model.embed.weight
-    copies = 0 if away or isinstance(table, QuantTensor) else copies_of_table(table.numel(), count_parameters(model))
     for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [model.self_conditioning]:
         for module in place.modules():
             if isinstance(module, Linear | Experts):
                 module.pack()
-    if copies:
-        model.packed = pack_table(table), pack_weight(table.T) if copies == 2 else table.T
+    if not isinstance(table, QuantTensor):
+        turned = copies_of_table(model.config) == 2
+        if away:
+            model.packed = list(table.split(PART)), None if turned else table.T
+        else:
+            model.packed = pack_table(table), pack_weight(table.T) if turned else table.T
     return model
 
 

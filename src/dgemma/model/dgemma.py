@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig
 from ..kernels.formats import QuantTensor, Weight, lookup
-from ..kernels.matmul import Table
+from ..kernels.matmul import Table, pack
 from ..kernels.norm import rms_norm
 from ..kernels.vocab import soft_embedding
 from .kv import KVCache
-from .layers import GatedMLP, Norm
+from .layers import Embedding, GatedMLP, Norm
 from .passes import Pass, Span
 from .stack import Context, Stack
 
@@ -53,11 +53,11 @@ class DiffusionGemma(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.self_conditioning = SelfConditioning(config)
         self.layers = Stack(config)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.packed: tuple[Table, Tensor] | None = None  # `table` and `columns` of a packed model, see build.pack
+        self.packed: tuple[Table, Tensor | None] | None = None  # `table` and `columns` (None: packed when asked for), see build.pack
 
     @property
     def table(self) -> Table:
@@ -68,7 +68,9 @@ class DiffusionGemma(nn.Module):
     def columns(self) -> Weight:
         """The embedding as self-conditioning mixes it: turned, [D, V], but as it is where it is in few bits."""
         weight = self.embed.weight
-        return self.packed[1] if self.packed else weight if isinstance(weight, QuantTensor) else weight.T
+        if self.packed:
+            return pack(weight.T) if self.packed[1] is None else self.packed[1]
+        return weight if isinstance(weight, QuantTensor) else weight.T
 
     @property
     def dtype(self) -> torch.dtype:

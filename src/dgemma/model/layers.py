@@ -35,7 +35,19 @@ class Norm(nn.Module):
         return add_norm(residual, x, self.weight, self.eps)
 
 
-class Linear(nn.Linear):
+class Unfilled:
+    """A module of torch's whose weight is left as it comes: a loader fills it. On the meta device torch's own first draw would
+    import its compiler, 74 MB of Python that nobody uses and a second or more of every start."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+class Embedding(Unfilled, nn.Embedding):
+    pass
+
+
+class Linear(Unfilled, nn.Linear):
     """A projection without bias, whose weight may be packed (kernels/matmul.py) or in few bits (kernels/formats.py)."""
 
     def __init__(self, inputs: int, outputs: int):
@@ -79,12 +91,16 @@ class GatedMLP(nn.Module):
         return gated_mlp(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
 
 
+class Scores(Unfilled, nn.Linear):
+    """A projection that is never packed, because its product is tiny, and never streams."""
+
+
 class Router(nn.Module):
     """Chooses experts from the raw residual, not from the normalised state the experts read."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.proj = nn.Linear(config.hidden_size, config.num_experts, bias=False)  # never packed: its product is tiny
+        self.proj = Scores(config.hidden_size, config.num_experts, bias=False)
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
         self.top_k, self.eps = config.top_k_experts, config.rms_norm_eps

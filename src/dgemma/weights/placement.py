@@ -9,7 +9,8 @@ budget allows:
            each layer in one piece, for which torch takes the next power of two
     CPU    they are read from mapped files, whose pages the system may drop, so they count as nothing; matrices that are in no format
            are laid out for their layer's time only: a layer's worth in the dtype of the products, and its largest matrix
-           once more where the file has another; the embedding has no packed copies, which are for speed
+           once more where the file has another; of the embedding a product packs a part at a time, and all of it where it is turned for
+           p @ E (plan.copies_of_table)
     moved  = the bytes of the layers that stream, once in each pass, whoever shares it
 
 Arithmetic only. Trap: on a card layers take turns in two buffers, so their number is even; and layers differ in size, so which of
@@ -125,7 +126,8 @@ def _streaming(
     if plan.device == "cpu":
         moved = sum(_in_file(target, formats, stored) for target in away)
         buffer = max(_laid_out(layers[number], size, formats, stored) for number in streamed)
-        return Placement(plan, memory, streamed, stays + buffer, moved, moved)
+        turned = max(0, plan.packed - plan.weights["embedding"])
+        return Placement(plan, memory, streamed, stays + buffer + turned, moved, moved)
     runs = [_run(layers[number], size, formats) for number in streamed]
     pinned = sum(1 << (run - 1).bit_length() for run in runs)
     return Placement(plan, memory, streamed, stays + BUFFERS * max(runs), pinned, sum(runs))

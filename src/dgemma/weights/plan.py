@@ -24,7 +24,8 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 PACKED = ("float32", "bfloat16")  # what CPU weights are packed in (kernels/matmul.py)
 GIB = 2**30
 RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's kernels
-SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too
+SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too,
+LEAST = 96 * 2**20  # and no less than this (a quarter of a tiny memory): objects of Python, holes in the heap and oneDNN's code took 65 MB
 BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
 TILE = 128  # of these, those whose sum is kept
 WIDENED = 1 << 18  # of a 16-bit matrix that are widened at a time on such CPUs (kernels/widen.py)
@@ -71,8 +72,8 @@ class Memory:
 
 
 def margin(memory_bytes: int, device: str = "cuda") -> int:
-    """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less."""
-    return min(RESERVE, memory_bytes // SHARE) if device == "cpu" else RESERVE
+    """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less, but 96 MiB or a quarter."""
+    return min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST))) if device == "cpu" else RESERVE
 
 
 def fit(
@@ -89,7 +90,7 @@ def fit(
     kv, work = _request(config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton)
     weights, table = weight_bytes(config, BYTES[name], formats), config.vocab_size * config.hidden_size
     plain = device == "cpu" and name in PACKED and not lacks_avx512() and not {"embedding", "embed.weight"} & set(formats)
-    packed = copies_of_table(table, sum(weight_bytes(config, 1).values())) * table * BYTES[name] if plain else 0
+    packed = copies_of_table(config) * table * BYTES[name] if plain else 0
     return Plan(name, context_tokens, batch, weights, kv, work, packed, device, formats)
 
 
@@ -138,10 +139,10 @@ def divides(config: ModelConfig, formats: Formats) -> bool:
     return all(format.divides(target.shape[-1]) for target, format in _matrices(config, formats))
 
 
-def copies_of_table(table: int, model: int) -> int:
-    """How many packed copies of the embedding pay, by its elements and the model's: the head's, and one turned for p @ E where that is
-    much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1 B: 2 % for 6 %)."""
-    return 2 if 10 * table >= model else 1
+def copies_of_table(config: ModelConfig) -> int:
+    """How many packed copies of the embedding pay, by its share of the model's elements: the head's, and one turned for p @ E where that
+    is much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1 B: 2 % for 6 %)."""
+    return 2 if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()) else 1
 
 
 def weight_bytes(config: ModelConfig, bytes_per_element: int, formats: Formats | None = None) -> dict[str, int]:
@@ -200,7 +201,16 @@ def _attention_bytes(
         scores = min(heads * rows * seen, max(SCORES, heads * seen))
         copies = layer.num_key_value_heads * seen * layer.head_dim * wide if size < wide else 0
         return 3 * queries * size + 2 * queries * wide + 2 * scores * wide + scores // heads + copies
-    return max(queries * (2 * size + 2 * wide), clean * seen * size + 4 * queries * size)
+    fresh = 2 * layer.num_key_value_heads * rows * layer.head_dim * size  # keys and values of the rows
+    mixing = clean * seen * size + 4 * queries * size + _scratch(rows, seen, layer.head_dim, size)
+    return fresh + max(queries * (2 * size + 2 * wide), mixing)
+
+
+def _scratch(rows: int, seen: int, dim: int, size: int) -> int:
+    """What each thread of torch's attention for CPUs keeps: scores of some queries with 512 keys, sums, and of 16 bits the scores again."""
+    queries = 256 if rows >= 768 else 64 if rows >= 192 else 32
+    again = size if size < 4 else 0
+    return (os.cpu_count() or 1) * queries * (min(seen, 512) * (max(size, 4) + again) + (2 + dim) * max(size, 4))
 
 
 def _widens(size: int) -> bool:
