@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dgemma.engine.decks
+import dgemma.engine.slots
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
@@ -238,6 +239,30 @@ def test_admission_is_by_memory() -> None:
     for _ in engine.run(requests):
         assert len(engine.slots.taken) <= 2
     assert by_row(list(engine.run(requests)), 4) == plainly(requests)
+
+
+def test_what_others_take_since_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a budget of its own, a request beside others needs what it takes to be free now; alone it is let in as ever."""
+    engine, need = Engine(MODEL, EngineConfig(prefix_cache=0)), Engine(MODEL, ROOMY).slots.need(request())
+    monkeypatch.setattr(dgemma.engine.slots, "free_on", lambda *_: need // 2)
+    for seed in (1, 2):
+        engine.submit(request(seed=seed))
+    seen = set()
+    while not engine.idle:
+        engine.advance()
+        seen.add(len(engine.slots.taken))
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_an_idle_engine_gives_back_what_the_heap_kept(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    engine, need = Engine(MODEL, ROOMY), Engine(MODEL, ROOMY).slots.need(request())
+    monkeypatch.setattr(dgemma.engine.slots, "trim_memory", lambda: calls.append(len(engine.slots.taken)))
+    monkeypatch.setattr(dgemma.engine.slots, "GIVEN_BACK", 2 * need - 1 if left else 2 * need)
+    for _ in engine.run([request(seed=1), request(seed=2)]):
+        pass
+    assert calls == ([0] if left else [])
 
 
 def test_a_prompt_too_long_for_memory_is_refused_with_what_would_fit() -> None:

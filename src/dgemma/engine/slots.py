@@ -14,6 +14,7 @@ import torch
 
 from ..config import EngineConfig
 from ..errors import ResourceError
+from ..model.build import trim_memory
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from ..weights.plan import fit, free_on
@@ -23,6 +24,7 @@ from .rules import Ruler, ruler_of
 
 UNFUSED = 16  # bytes for each logit of a canvas with rules: logits, a copy, what is sorted, probabilities (float32)
 SHARE_OF_FREE = 0.9  # of a device's free memory, where no budget is set: allocators need some slack
+GIVEN_BACK = 1 << 28  # bytes of requests that have left, after which an idle process returns what its heap kept of them
 
 
 @dataclass(eq=False)
@@ -75,6 +77,8 @@ class Slots:
         self.model, self.config = model, config
         self.taken: list[Slot] = []
         self.budget = config.memory if config.memory is not None else _free(model.device)
+        self.shared = config.memory is None and model.device.type == "cpu"  # others take from this memory after it was counted
+        self.given_back = 0
         share = self.budget // 8 if config.prefix_cache is None else config.prefix_cache
         self.prefixes = Prefixes(share)
 
@@ -111,7 +115,7 @@ class Slots:
             if self._waits_for_another(slot.request):
                 break
             slot.memory = self.need(slot.request)
-            if slot.memory > self.spare:
+            if slot.memory > self.spare or (self.taken and self.shared and slot.memory > _free(self.model.device)):
                 break
             self.prefixes.shrink(self.spare - slot.memory)
             self._open(waiting.popleft())
@@ -143,6 +147,10 @@ class Slots:
         self.taken.remove(slot)
         self.prefixes.room = self.spare
         self.prefixes.close(slot.encoded, keep)
+        slot.encoded, self.given_back = None, self.given_back + slot.memory
+        if not self.taken and self.given_back > GIVEN_BACK:
+            self.given_back = 0
+            trim_memory()
 
     def abandon(self) -> None:
         """Give all slots back and keep nothing of what was read in them."""
