@@ -138,7 +138,7 @@ class Model:
         self, messages: Sequence[dict[str, Any]], max_tokens: int | None = None, seed: int = 0, *,
         tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,
     ) -> Reply:  # fmt: skip
-        """Answer a conversation in OpenAI's message shape; thought, content and tool calls apart."""
+        """Answer a conversation in OpenAI's message shape, as its tools and `tool_choice` are; thought, content and tool calls apart."""
         events = self.stream_chat(messages, max_tokens, seed, tools=tools, thinking=thinking, **sampler)
         return chat_task.reply(self.tokenizer, _last(events))
 
@@ -148,6 +148,7 @@ class Model:
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         """chat(), watched. The Generation's text still holds thoughts; `chat.reply` splits its ids."""
         check_length("the conversation", characters(messages))
+        tools = chat_task.offered(tools, sampler.get("tool_choice"))
         ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
@@ -303,8 +304,7 @@ class Model:
         if sampler.get("eos_token_id") is not None:
             for token in config.eos_token_id or ():
                 if token >= self.config.vocab_size:
-                    last = self.config.vocab_size - 1
-                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {last}")
+                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {self.config.vocab_size - 1}")
         return config
 
     def _stream(

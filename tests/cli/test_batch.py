@@ -9,6 +9,7 @@ import pytest
 
 import dgemma
 from dgemma.cli.main import main
+from tests.helpers import tiny_checkpoint
 
 
 def line(name: str, **body) -> dict:
@@ -40,6 +41,19 @@ def test_answers_are_those_of_each_request_alone(tmp_path: Path, capsys: pytest.
         assert told[name]["status_code"] == 200 and body["choices"][0]["text"] == alone.text
         assert body["usage"]["completion_tokens"] == len(alone.token_ids) and body["dgemma"]["steps"] == alone.steps
     assert told["c"]["body"]["choices"][0]["message"]["role"] == "assistant"
+
+
+def test_a_chat_may_hold_tools_that_it_does_not_offer(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    chats = {"plain": {}, "told": {"tools": tools}, "none": {"tools": tools, "tool_choice": "none"}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    source = write(tmp_path / "in.jsonl", [{"custom_id": name, "url": "/v1/chat/completions", "body": body | more} for name, more in chats.items()])
+    model = tiny_checkpoint(tmp_path / "model")
+    assert main(["batch", str(source), str(tmp_path / "out.jsonl"), "-m", str(model), "--dtype", "float64"]) == 0
+    bodies = {name: answer["body"] for name, answer in read(tmp_path / "out.jsonl").items()}
+    read_tokens = {name: body["usage"]["prompt_tokens"] for name, body in bodies.items()}
+    assert read_tokens["none"] == read_tokens["plain"] < read_tokens["told"]
+    assert bodies["none"]["choices"][0]["message"] == bodies["plain"]["choices"][0]["message"]
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,25 @@ def test_responses(client: Client, choice: Any) -> None:
         assert (item["name"], item.get("namespace")) == (choice["name"], choice.get("namespace"))
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "none"),
+    [
+        ("/v1/chat/completions", {"messages": ASKED, "tools": TOOLS, "max_tokens": 8}, "none"),
+        ("/v1/responses", {"input": ASKED, "tools": RESPONSES_TOOLS, "max_output_tokens": 8}, "none"),
+        ("/v1/messages", {"messages": ASKED, "tools": MESSAGES_TOOLS, "max_tokens": 8}, {"type": "none"}),
+        ("/v1/messages/count_tokens", {"messages": ASKED, "tools": MESSAGES_TOOLS}, {"type": "none"}),
+    ],
+)
+def test_with_none_no_tool_is_in_the_prompt(client: Client, path: str, body: dict[str, Any], none: Any) -> None:
+    def read(asked: dict[str, Any]) -> int:
+        reply = client().post(path, json=asked).json()
+        usage = reply.get("usage", reply)
+        return usage["prompt_tokens"] if "prompt_tokens" in usage else usage["input_tokens"]
+
+    plain = read({name: value for name, value in body.items() if name != "tools"})
+    assert read(body | {"tool_choice": none}) == plain < read(body)
+
+
 @pytest.mark.parametrize("choice", [{"type": "function"}, {"type": "allowed_tools", "mode": "auto", "tools": []}, "sometimes", 3])
 def test_another_choice_is_named(client: Client, choice: Any) -> None:
     for path, field in (("/v1/chat/completions", "messages"), ("/v1/responses", "input")):

@@ -43,6 +43,14 @@ def test_the_twin_that_is_free_does_not_call(model: dgemma.Model) -> None:
         assert not model.chat(ASKED, 40, 1, tools=TOOLS, tool_choice=choice).tool_calls
 
 
+def test_with_none_the_model_is_told_of_no_tool(model: dgemma.Model) -> None:
+    plain, told = model.chat(ASKED, 12, 1), model.chat(ASKED, 12, 1, tools=TOOLS)
+    without = model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none")
+    assert without.generation.token_ids == plain.generation.token_ids and without.generation.prompt_tokens == plain.generation.prompt_tokens
+    assert told.generation.prompt_tokens > plain.generation.prompt_tokens
+    assert model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none", regex="a{2}").content == "aa"  # a form has no tools beside it
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

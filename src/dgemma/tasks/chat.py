@@ -11,7 +11,12 @@ from ..text.turns import render
 from .events import Generation, Reply
 from .voices import Voices
 
-__all__ = ["Voices", "end_ids", "prompt_ids", "reply", "turn_starts"]
+__all__ = ["Voices", "end_ids", "offered", "prompt_ids", "reply", "turn_starts"]
+
+
+def offered(tools: Sequence[dict[str, Any]] | None, choice: Any) -> Sequence[dict[str, Any]] | None:
+    """The tools that the model is told of: with the `tool_choice` "none" it is told of none."""
+    return None if choice == "none" else tools or None
 
 
 def prompt_ids(

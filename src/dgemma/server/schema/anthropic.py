@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ...tasks.chat import prompt_ids
+from ...tasks.chat import offered, prompt_ids
 from ...tasks.events import Generation
 from ...tasks.limits import characters, check_length
 from .. import sse
@@ -177,7 +177,8 @@ def messages(service: Service, body: MessagesRequest) -> Job:
 async def count(service: Service, body: CountRequest) -> Count:
     asked = _prompt(body)
     check_length("the conversation", characters(asked["messages"]))
-    ids = await asyncio.to_thread(prompt_ids, service.model.tokenizer, asked["messages"], asked["tools"], asked["thinking"])
+    tools = offered(asked["tools"], asked["tool_choice"])
+    ids = await asyncio.to_thread(prompt_ids, service.model.tokenizer, asked["messages"], tools, asked["thinking"])
     return Count(len(ids))
 
 
@@ -193,9 +194,9 @@ def _prompt(body: CountRequest) -> dict[str, Any]:
         raise Refusal(400, "the last message is the assistant's; an answer cannot be begun for the model", parameter="messages")
     given = body.tool_choice or {"type": "auto"}
     choice = CHOICES.get(given.get("type")) or forced(given.get("name") if given.get("type") == "tool" else None)
-    tools = None if choice == "none" else [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
+    tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
     thinking = (body.thinking or {}).get("type", "disabled") != "disabled"
-    return {"messages": told, "tools": tools or None, "tool_choice": choice, "thinking": thinking}
+    return {"messages": told, "tools": tools, "tool_choice": choice, "thinking": thinking}
 
 
 def _message(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

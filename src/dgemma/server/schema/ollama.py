@@ -168,8 +168,7 @@ def chat(service: Service, body: OllamaChatRequest) -> Job:
     if not body.messages:
         return Job((), OllamaAnswer(service, True), body.stream)
     asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
-    asked["tools"] = body.tools or None
-    asked["messages"] = [_message(message, f"messages[{n}]") for n, message in enumerate(body.messages)]
+    asked |= {"tools": body.tools, "messages": [_message(message, f"messages[{n}]") for n, message in enumerate(body.messages)]}
     return Job((Call("stream_chat", asked),), OllamaAnswer(service, True), body.stream)
 
 

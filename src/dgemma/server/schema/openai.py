@@ -315,7 +315,7 @@ def chat(service: Service, body: ChatRequest) -> Job:
     count = _count(service, body, 1)
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
-    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": _tools(body), "tool_choice": _choice(body)}
+    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": body.tools, "tool_choice": _choice(body)}
     calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
     return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
 
@@ -362,10 +362,6 @@ def _count(service: Service, body: Request, prompts: int) -> int:
     if not 1 <= count or count * prompts > most:
         raise Refusal(400, f"{count * prompts} answers were asked for; from 1 to {most} may be", parameter="n")
     return count
-
-
-def _tools(body: ChatRequest) -> list[dict[str, Any]] | None:
-    return None if body.tool_choice == "none" else body.tools or None
 
 
 def _choice(body: ChatRequest) -> Any:

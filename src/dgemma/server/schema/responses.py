@@ -205,7 +205,7 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
     single = msgspec.structs.replace(body, parallel_tool_calls=None)  # served here
     asked = settings(single) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
     asked |= {"messages": _messages(body), "thinking": effort not in (None, "none", "minimal")}
-    asked |= {"tools": None if body.tool_choice == "none" else tools or None, "tool_choice": _choice(body.tool_choice)}
+    asked |= {"tools": tools, "tool_choice": _choice(body.tool_choice)}
     return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))
 
 
