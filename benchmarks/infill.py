@@ -8,8 +8,9 @@ the canvas), `one` is the half alone, closed by its filler. A row does not depen
 parsing when the file still compiles; the baseline puts nothing there. Steps are means over every canvas; passes are
 those of the batch, which runs until its slowest row stands.
 
-Results of single gaps are kept in --work, one JSON object a line, and the same command goes on where it was left (after --seconds, or a
-kill); when a kind is complete its rows go to benchmarks/results/infill.csv.
+Results of single gaps are kept in --work (default: benchmarks/results/infill.jsonl, which git ignores), one JSON object a line, and the same
+command goes on where it was left (after --seconds, or a kill) as long as the commit is the same; when a kind is complete its rows go to
+benchmarks/results/infill.csv.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--gaps", type=int, default=200)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=Path("infill.jsonl"))
+    parser.add_argument("--work", type=Path, default=RESULTS.with_suffix(".jsonl"))
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--timed", action="store_true")
     options = parser.parse_args()
@@ -110,10 +111,11 @@ def main() -> None:
             done[tuple(fact.pop("key"))] = fact
     held_out, end = load().held_out, time.monotonic() + options.seconds
     model, makers = dgemma.load(options.model), {"line": cases, "lines": several_lines, "span": spans, "word": words}
+    built = commit()
     for kind in options.kinds:
         gaps, fresh, found = makers[kind](held_out, options.gaps, options.seed), False, []
         for number, case in enumerate(gaps):
-            key = (options.model or "shipped", kind, options.seed, len(gaps), number, options.timed)
+            key = (options.model or "shipped", built, kind, options.seed, len(gaps), number, options.timed)
             if key not in done:
                 if time.monotonic() > end:
                     print(f"{kind}: {number} of {len(gaps)}; run the same command to go on")
@@ -123,7 +125,7 @@ def main() -> None:
                     file.write(json.dumps({"key": key, **done[key]}) + "\n")
             found.append(done[key])
         for way in WAYS if fresh else ():
-            row = {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "model": key[0],
+            row = {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": built, "model": key[0],
                    "gap": kind, "widths": way, "gaps": len(found)}  # fmt: skip
             row |= {name: round(sum(fact[way][name] for fact in found) / len(found), 4) for name in FACTS}
             row["seconds"] = row["seconds"] if options.timed else ""
