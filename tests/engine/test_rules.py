@@ -22,6 +22,7 @@ from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.sampling.step import Settings, begin
 from tests.engine.test_denoise import MODEL, VOCABULARY, WIDTH, any_request, by_row, commits, generated, request, steps
 from tests.engine.test_engine import ROOMY, plainly
+from tests.weights.test_plan import most_bytes
 
 tokens = st.integers(0, VOCABULARY - 1)
 any_rules = st.builds(
@@ -130,6 +131,13 @@ def test_penalties_are_those_written_out(seed: int, first_step: bool) -> None:
     want = naive_penalties(logits, rules, prompt, given_, draft, {0, 3})
     ruler._penalise(logits, torch.tensor(draft))
     assert torch.allclose(logits, want, atol=1e-12)
+
+
+def test_penalties_of_a_long_answer_make_no_table_of_it() -> None:
+    ruler = Ruler(Request((1, 2, 3), 50_000, rules=Rules(presence_penalty=0.5)))
+    ruler.commit([place % 1000 for place in range(40_000)])
+    logits, draft = torch.zeros((4, 1000)), torch.arange(4)
+    assert most_bytes(lambda: ruler._penalise(logits, draft)) < 40 * 40_000
 
 
 def restricted(logits: torch.Tensor, **rules) -> list[list[int]]:

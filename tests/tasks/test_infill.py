@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -224,10 +225,21 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
     for widths in ([], [2.5], [True], [0], "ab", 5):
         with pytest.raises(UsageError, match="widths"):
             model.fill("a", "b", widths=widths)
+    with pytest.raises(UsageError, match="widths holds 17 gap widths; at most 16"):
+        model.stream_fill("a", "b", widths=[1] * 17)
+    assert len(gap(model, "a", "b", widths=[1] * 16).first()) == 16
     with pytest.raises(UsageError, match="context is -1"):
         model.stream_fill("a", "b", context=-1)
     with pytest.raises(UsageError, match="eos_token_id changes nothing"):
         model.fill("a", "b", eos_token_id=3)
     with pytest.raises(UsageError, match="nothing around the gap"):
         model.fill("", "")
+    for width in (13, 10**7, 2**31, 2**63 - 1):  # asked for before a canvas of them is laid out
+        tracemalloc.start()
+        try:
+            with pytest.raises(UsageError, match=f"canvas_width {width} exceeds"):
+                model.stream_fill("a", "b", canvas_width=width)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
     assert default_widths(64) == [8, 16, 32] and default_widths(64, 12) == [8, 12] and default_widths(64, 100) == [8, 16, 32, 100]

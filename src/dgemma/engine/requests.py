@@ -52,8 +52,7 @@ class Request:
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
         if width < 1:
             raise UsageError("a starting canvas is empty; canvas_ids must hold at least one token per canvas")
-        if width > model.canvas_length:
-            raise UsageError(f"canvas_width {width} exceeds the checkpoint's canvas_length {model.canvas_length}")
+        check_width(width, model)
         if not self.prompt_ids:
             raise UsageError("the prompt is empty; give at least one token")
         _check_ids("prompt_ids", self.prompt_ids, model.vocab_size)
@@ -97,7 +96,6 @@ class Request:
                 raise UsageError(f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last")
             last = place
 
-
     def _check_rules(self, vocab_size: int) -> None:
         self.rules.check(vocab_size)
         if self.rules.min_tokens > self.max_tokens:
@@ -106,6 +104,12 @@ class Request:
             raise UsageError("min_tokens holds end tokens back, and this request has none; leave one of the two out")
         if self.grammar is not None and self.pins is not None:
             raise UsageError("pins and a grammar cannot be asked for together")
+
+
+def check_width(width: int, model: ModelConfig) -> None:
+    """Raise UsageError for a wider canvas than the checkpoint has. Whoever lays out cells asks before it does."""
+    if width > model.canvas_length:
+        raise UsageError(f"canvas_width {width} exceeds the checkpoint's canvas_length {model.canvas_length}")
 
 
 def whole(value: object) -> bool:

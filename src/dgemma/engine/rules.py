@@ -105,7 +105,8 @@ class Ruler:
         tokens = torch.cat((prompt, answer, draft)).unique()
         tokens = tokens[~torch.isin(tokens, free)]
         here = (draft[:, None] == tokens).long()
-        counts = here.cumsum(0) - here + torch.isin(tokens, answer) * (answer[:, None] == tokens).sum(0)
+        said = torch.searchsorted(tokens, answer[~torch.isin(answer, free)])  # a table of answer and tokens would be a gigabyte
+        counts = here.cumsum(0) - here + torch.bincount(said, minlength=len(tokens))
         chosen = logits[:, tokens]
         seen = (counts > 0) | torch.isin(tokens, prompt)
         divided = torch.where(chosen > 0, chosen / rules.repetition_penalty, chosen * rules.repetition_penalty)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from ..config import DenoiseConfig, Rules
 from ..engine.engine import Engine
-from ..engine.requests import Result, whole
+from ..engine.requests import Result, check_width, whole
 from ..errors import UsageError
 from ..model.dgemma import DiffusionGemma
 from ..text.tokenizer import Tokenizer
@@ -18,6 +18,7 @@ from .events import Draft, Filling
 from .generate import Stopwatch, summary
 from .pinned import Window, lay_out, settle
 
+MOST_WIDTHS = 16  # each is a row of every pass, and of the last one that judges them
 CONTEXT_CANVASES = 7  # prompt read before the canvas, in canvases: 448 tokens at width 64, 1,792 at 256
 Extra = Sequence[tuple[str, str]]  # other files: their names and texts
 
@@ -39,10 +40,13 @@ def prepare(
     if named := next((name for name in ("min_tokens", "logprobs") if getattr(rules, name)), None):
         raise UsageError(f"{named} has no meaning for a gap; leave it out")
     canvas = config.canvas_width or net.config.canvas_length
+    check_width(canvas, net.config)
     context = context_tokens(canvas, context)
     widths = default_widths(canvas) if widths is None else widths
     if not isinstance(widths, list | tuple) or not widths:
         raise UsageError(f"widths is {widths!r}; give a list of gap widths in tokens")
+    if len(widths) > MOST_WIDTHS:
+        raise UsageError(f"widths holds {len(widths)} gap widths; at most {MOST_WIDTHS} are tried")
     if bad := [width for width in widths if not whole(width) or width < 1]:
         raise UsageError(f"widths holds {bad[0]!r}; a gap takes a whole number of tokens, at least 1")
     bos, files = tokenizer.special.need("bos"), _files(tokenizer, extra, context)
