@@ -137,7 +137,7 @@ def test_penalties_of_a_long_answer_make_no_table_of_it() -> None:
     ruler = Ruler(Request((1, 2, 3), 50_000, rules=Rules(presence_penalty=0.5)))
     ruler.commit([place % 1000 for place in range(40_000)])
     logits, draft = torch.zeros((4, 1000)), torch.arange(4)
-    assert most_bytes(lambda: ruler._penalise(logits, draft)) < 40 * 40_000
+    assert most_bytes(lambda: ruler._penalise(logits, draft)) < 64 * 40_000  # ids and places; a table of both has 1,000 columns
 
 
 def restricted(logits: torch.Tensor, **rules) -> list[list[int]]:
