@@ -17,6 +17,7 @@ from .run import open_model, tell
 from .screen import note
 
 INTERRUPTED = 130
+TURN = 8192  # tokens: a chat-tuned model ends its turns itself, and a checkpoint's own default may be a single canvas
 
 
 @asking(without=("as_json", "no_live", "max_tokens", "seed"))
@@ -34,7 +35,8 @@ def command(
     ] = None,
     max_queue: Annotated[int, typer.Option(help="Requests that may wait beside those at work; more get 429.", min=0)] = 64,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Most tokens of an answer whose request names no limit; default: the checkpoint's own.", min=1)
+        int | None,
+        typer.Option(help=f"Most tokens of an answer whose request names no limit; default: {TURN}; not chat-tuned: the checkpoint's.", min=1),
     ] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt.", min=1)] = None,
     request_timeout: Annotated[float, typer.Option(help="Seconds for a whole answer, waiting included.", min=0)] = 600.0,
@@ -61,8 +63,9 @@ def command(
     found = listen(config)
     with found:
         model = open_model(asked)
-        length = {} if max_tokens is None else {"max_new_tokens": max_tokens}
-        model.denoise = model.denoise.replace(**asked.sampler, **length)
+        own = model.denoise.max_new_tokens
+        length = max_tokens or (max(own, TURN) if model.chat_tuned else own)
+        model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=length)
         tell(model.notes)
         if serve(create_app(model, config), found, lambda: _say_where(config, found.getsockname())):
             raise typer.Exit(INTERRUPTED)

@@ -24,6 +24,7 @@ from ..errors import DgemmaError, LengthError, ResourceError, is_out_of_memory
 from ..tasks.events import Decisions, Draft
 from .worker import Cancelled, Remote, Worker
 
+ANSWERS = ("stream", "stream_ids", "stream_chat")  # methods whose answer has a length
 MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
 log = logging.getLogger("dgemma.server")
 
@@ -161,23 +162,42 @@ class Running:
 
 
 def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
-    """The events of a call. An answer longer than the context is cut to what has room, and a note says so."""
+    """The events of a call. An answer longer than there is room for is cut to what has, and a note says so."""
     served = copy.copy(model)
     served.engine = remote
-    arguments, notes = call.arguments, list(call.notes)
-    try:
-        events = getattr(served, call.method)(**arguments)
-    except LengthError as error:
-        if error.most < 1:
-            raise
-        asked = arguments.get("max_tokens") or "as it is by default"
-        notes.append(f"max_tokens {asked} was cut to {error.most}, all that the context has room for")
-        events = getattr(served, call.method)(**arguments | {"max_tokens": error.most})
+    asked = call.arguments.get("max_tokens")
+    events, cut = _opened(served, call)
     for event in [events] if isinstance(events, Decisions) else events:
         generation = getattr(event, "generation", event)
-        if notes and hasattr(generation, "finish_reason"):
-            generation.notes.extend(notes)
+        if hasattr(generation, "finish_reason"):
+            generation.notes.extend(call.notes)
+            if cut and asked is not None:
+                generation.notes.append(f"max_tokens {asked} was cut to {cut}, all that the context has room for")
+            elif cut and generation.finish_reason == "length":
+                generation.notes.append(f"cut at {cut} tokens, all that there is room for behind this prompt")
         yield event
+
+
+def _opened(served: Any, call: Call) -> tuple[Any, int | None]:
+    """What a call gives, and the length that its answer was cut to.
+
+    A length that was asked for is cut to the context, which is known to whoever asks; one that nobody asked for to memory as well, and is
+    halved for that, down to a canvas.
+    """
+    arguments, cut = call.arguments, None
+    while True:
+        try:
+            return getattr(served, call.method)(**arguments), cut
+        except LengthError as error:
+            if error.most < 1:
+                raise
+            cut = error.most
+        except ResourceError:
+            length = cut or served.denoise.max_new_tokens
+            if call.method not in ANSWERS or call.arguments.get("max_tokens") is not None or length <= served.config.canvas_length:
+                raise
+            cut = max(served.config.canvas_length, length // 2)
+        arguments = call.arguments | {"max_tokens": cut}
 
 
 def unexpected(error: Exception) -> Refusal:
