@@ -124,6 +124,23 @@ def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> Non
     assert at.open == 0
 
 
+def test_bodies_that_are_being_read_have_a_common_limit(live: Callable[..., Live]) -> None:
+    """A second large body is too much beside the first one; small ones are not counted, and the first one's share comes back."""
+    at = live(max_body=300_000, max_bodies=200_000)
+    large = head("/v1/completions", b'{"max_tokens": 0, "prompt": "' + b"a" * 199_000 + b'"}')
+    first = at.connect(large[:-1])
+    eventually(lambda: at.app.state.service.bodies.held > 100_000)
+    for path in ("/v1/completions", "/tokenize"):
+        refused = httpx.post(f"{at.url}{path}", content=b"{" + b" " * 199_000)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5") and "large bodies" in refused.json()["error"]["message"]
+    assert httpx.post(f"{at.url}/v1/completions", json={"prompt": "ab", "max_tokens": 2}, timeout=20).status_code == 200
+    first.sendall(large[-1:])
+    with first:
+        assert first.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert at.app.state.service.bodies.held == 0
+    assert rest(at.connect(large.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))).startswith(b"HTTP/1.1 400 ")
+
+
 def test_a_client_that_leaves_frees_its_slot(live: Callable[..., Live], fresh: dgemma.Model) -> None:
     at = live()
     for body in (LONG, LONG | {"stream": False}):

@@ -26,7 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from .auth import Guard
 from .jobs import Job, Refusal, Running, unexpected
-from .limits import Admission, read
+from .limits import Admission, Bodies, read
 from .metrics import Metrics
 from .settings import ServerConfig
 from .sse import MEDIA, PING
@@ -75,13 +75,14 @@ class Service:
     routes: tuple[Task | Page, ...]
     worker: Worker = field(init=False)
     admission: Admission = field(init=False)
+    bodies: Bodies = field(init=False)
     metrics: Metrics = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
         engine = self.model.engine
         most = engine.config.max_slots + self.config.max_queue
-        self.admission = Admission(most)
+        self.admission, self.bodies = Admission(most), Bodies(self.config.max_bodies)
         self.metrics = Metrics(engine, self.admission)
         self.worker = Worker(engine, self.metrics.observe)
         self.threads = ThreadPoolExecutor(most + self.config.max_choices, "dgemma request")
@@ -171,19 +172,19 @@ def _route(service: Service, route: Task | Page) -> Route:
 
 
 async def _answer(service: Service, page: Page, request: Request) -> Response:
-    asked: Any = request
-    if page.body is not None:
-        asked = await read(request, page.body, service.config)
-    answer = page.handle(service, asked)
-    if inspect.isawaitable(answer):
-        answer = await answer
+    with service.bodies.one() as grow:
+        asked = request if page.body is None else await read(request, page.body, service.config, grow)
+        answer = page.handle(service, asked)
+        if inspect.isawaitable(answer):
+            answer = await answer
     return answer if isinstance(answer, Response) else _json(answer)
 
 
 async def _run(service: Service, task: Task, request: Request) -> Response:
     service.admission.enter(0)  # before the body is read: what is full answers at once
-    body = await read(request, task.body, service.config)
-    job = task.begin(service, body)
+    with service.bodies.one() as grow:
+        body = await read(request, task.body, service.config, grow)
+        job = task.begin(service, body)
     leave = service.admission.enter(len(job.calls))
     running = service.running(job, request.state.tenant)
     if job.stream:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -17,22 +18,46 @@ from starlette.requests import ClientDisconnect, Request
 from .jobs import Refusal
 from .settings import ServerConfig
 
-LARGE = 64 * 2**10  # bytes: below, a thread would cost more than it spares others
+LARGE = 64 * 2**10  # bytes of a body: below, a thread would cost more than it spares others
 STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 CONTAINERS = (dict, list)  # a union made for each value would take five times as long
 
 
-async def read(request: Request, kind: type[Any], config: ServerConfig) -> Any:
+class Bodies:
+    """Bytes of all bodies that are being read and translated. What of one lies within LARGE is free, so that large ones do not shut out others."""
+
+    def __init__(self, most: int):
+        self.most, self.held = most, 0
+
+    @contextmanager
+    def one(self) -> Iterator[Callable[[int], None]]:
+        """What is yielded is told how long a body is so far. It raises Refusal 503 where that is too much for all of them together."""
+        mine = 0
+
+        def grow(length: int) -> None:
+            nonlocal mine
+            fresh = max(0, length - LARGE) - mine
+            if self.held + fresh > self.most:
+                raise Refusal(503, "too many large bodies are being read; try again later", "server_error", retry_after=5)
+            self.held, mine = self.held + fresh, mine + fresh
+
+        try:
+            yield grow
+        finally:
+            self.held -= mine
+
+
+async def read(request: Request, kind: type[Any], config: ServerConfig, grow: Callable[[int], None]) -> Any:
     """The body as the struct of its route. What takes long to read is read on a thread, so that others are heard meanwhile."""
-    body = await read_body(request, config)
+    body = await read_body(request, config, grow)
     _check_values(body, config.max_values)
     if len(body) < LARGE:
         return decode(body, kind, config.max_depth)
     return await asyncio.to_thread(decode, body, kind, config.max_depth)
 
 
-async def read_body(request: Request, config: ServerConfig) -> bytes:
-    """The body. Raises Refusal: 413 for one that is too long, 408 for one that does not come to its end."""
+async def read_body(request: Request, config: ServerConfig, grow: Callable[[int], None]) -> bytes:
+    """The body. Raises Refusal: 413 for one that is too long, 408 for one that does not come to its end, 503 where all are too long together."""
     refused = Refusal(413, f"the body has more than {config.max_body} bytes; max_body is {config.max_body}")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > config.max_body:
@@ -44,6 +69,7 @@ async def read_body(request: Request, config: ServerConfig) -> bytes:
                 length += len(part)
                 if length > config.max_body:
                     raise refused
+                grow(length)
                 parts.append(part)
     except TimeoutError:
         raise Refusal(408, f"the body did not arrive within {config.body_timeout:g} seconds") from None

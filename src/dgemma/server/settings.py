@@ -32,6 +32,7 @@ class ServerConfig:
     max_prompt_tokens: int | None = None  # None: what the model's positions leave
     max_choices: int = 16  # answers to one request
     max_body: int = 8 * 2**20
+    max_bodies: int = 64 * 2**20  # of all that are being read, beyond the first 64 KiB of each
     max_connections: int = 1000
     max_headers: int = 100
     max_header_bytes: int = 32 * 2**10
@@ -48,7 +49,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}; it must be a whole number from 0 to 65535")
-        for name in ("max_queue", "max_choices", "max_body", "max_depth", "request_timeout", "drain_timeout"):
+        for name in ("max_queue", "max_choices", "max_body", "max_bodies", "max_depth", "request_timeout", "drain_timeout"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:

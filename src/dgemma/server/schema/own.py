@@ -128,7 +128,7 @@ ERRORS = {
     408: "a request that did not arrive", 413: "a body that is too long", 414: "a path that is too long",
     421: "a name that is not this service's", 429: "too many requests are open; see Retry-After",
     431: "too many or too long headers", 500: "the model's numbers are not finite, or a bug",
-    503: "shutting down, out of memory or of time, or too many connections; see Retry-After",
+    503: "shutting down, out of memory or of time, or too many connections or large bodies; see Retry-After",
 }  # fmt: skip
 
 ROUTES = (
