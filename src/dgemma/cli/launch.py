@@ -1,7 +1,7 @@
 """`dgemma launch CLIENT`: starts a coding client with the settings that make it ask a running `dgemma serve`, or prints them.
 
-Nothing is written to the client's own files: settings go by its environment and flags. Refuses to start the service, whose model and
-limits are its user's choice. Trap: a key is never printed; what is printed names the variable that holds it.
+Nothing is written to the client's own files: settings go by its environment and flags. How long a conversation may be is asked of the
+service, where it answers. Refuses to start the service, whose model and limits are its user's choice. Trap: a key is never printed; what is printed names the variable that holds it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,17 @@ from ..errors import UsageError
 from .screen import note, write_out
 
 NO_KEY = "none"  # clients insist on one
+OUTPUT = 32_000  # tokens of an answer that OpenCode asks for at most
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a client is to ask. `context`: tokens of a conversation; None where the service does not say."""
+
+    url: str
+    name: str
+    key: str
+    context: int | None = None
 
 
 @dataclass(frozen=True)
@@ -30,35 +41,39 @@ class Start:
     environment: dict[str, str]
 
 
-def claude(url: str, name: str, key: str) -> Start:
-    names = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"), name)
+def claude(at: Served) -> Start:
+    names = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"), at.name)
     # the header is a line of the prompt that differs between conversations: nothing behind it would be found in the cache
     quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}
-    return Start(["claude"], {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": key} | names | quiet)
+    return Start(["claude"], {"ANTHROPIC_BASE_URL": at.url, "ANTHROPIC_AUTH_TOKEN": at.key} | names | quiet)
 
 
-def codex(url: str, name: str, key: str) -> Start:
-    provider = f'{{name="dgemma",base_url="{url}/v1",wire_api="responses",env_key="DGEMMA_KEY"}}'
-    settings = [f"model_providers.dgemma={provider}", 'model_provider="dgemma"', f"model={json.dumps(name)}"]
+def codex(at: Served) -> Start:
+    provider = f'{{name="dgemma",base_url="{at.url}/v1",wire_api="responses",env_key="DGEMMA_KEY"}}'
+    settings = [f"model_providers.dgemma={provider}", 'model_provider="dgemma"', f"model={json.dumps(at.name)}"]
     settings += ["check_for_update_on_startup=false", "analytics.enabled=false"]
-    return Start(["codex", *(part for setting in settings for part in ("-c", setting))], {"DGEMMA_KEY": key})
+    settings += [] if at.context is None else [f"model_context_window={at.context}"]  # else it takes 272,000
+    return Start(["codex", *(part for setting in settings for part in ("-c", setting))], {"DGEMMA_KEY": at.key})
 
 
-def opencode(url: str, name: str, key: str) -> Start:
-    options = {"baseURL": f"{url}/v1", "apiKey": "{env:DGEMMA_KEY}"}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "dgemma", "options": options, "models": {name: {"name": name}}}
-    config = {"provider": {"dgemma": provider}, "model": f"dgemma/{name}", "small_model": f"dgemma/{name}"}
+def opencode(at: Served) -> Start:
+    options = {"baseURL": f"{at.url}/v1", "apiKey": "{env:DGEMMA_KEY}"}
+    model: dict[str, object] = {"name": at.name}
+    if at.context is not None:  # else it takes none, and never makes a conversation shorter
+        model["limit"] = {"context": at.context, "output": min(OUTPUT, at.context // 4)}
+    provider = {"npm": "@ai-sdk/openai-compatible", "name": "dgemma", "options": options, "models": {at.name: model}}
+    config = {"provider": {"dgemma": provider}, "model": f"dgemma/{at.name}", "small_model": f"dgemma/{at.name}"}
     quiet = {f"OPENCODE_DISABLE_{what}": "1" for what in ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD")}
-    return Start(["opencode"], {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "DGEMMA_KEY": key} | quiet)
+    return Start(["opencode"], {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "DGEMMA_KEY": at.key} | quiet)
 
 
-def aider(url: str, name: str, key: str) -> Start:
+def aider(at: Served) -> Start:
     quiet = {"AIDER_ANALYTICS_DISABLE": "true", "AIDER_CHECK_UPDATE": "false", "AIDER_SHOW_MODEL_WARNINGS": "false"}
     prices = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else a network is asked at each start
-    return Start(["aider", "--model", f"openai/{name}"], {"OPENAI_API_BASE": f"{url}/v1", "OPENAI_API_KEY": key} | quiet | prices)
+    return Start(["aider", "--model", f"openai/{at.name}"], {"OPENAI_API_BASE": f"{at.url}/v1", "OPENAI_API_KEY": at.key} | quiet | prices)
 
 
-CLIENTS: dict[str, Callable[[str, str, str], Start]] = {"codex": codex, "claude": claude, "opencode": opencode, "aider": aider}
+CLIENTS: dict[str, Callable[[Served], Start]] = {"codex": codex, "claude": claude, "opencode": opencode, "aider": aider}
 
 
 def command(
@@ -69,14 +84,16 @@ def command(
     show: Annotated[bool, typer.Option("--print", help="Print the settings as shell lines, and start nothing.")] = False,
 ) -> None:
     """Start a coding client against a running service; a key is taken from DGEMMA_API_KEY."""
+    from ..server.lsp.service import Service
     from ..server.settings import KEY_VARIABLE
 
     if client not in CLIENTS:
         raise UsageError(f"there are no settings for '{client}'; known clients: {', '.join(CLIENTS)}")
-    if not url.startswith(("http://", "https://")) or '"' in url:
+    if '"' in url:
         raise UsageError(f"'{url}' is no address; it begins with http:// or https://")
     key = os.environ.get(KEY_VARIABLE, "").partition(",")[0].strip()
-    start = CLIENTS[client](url.rstrip("/"), name, key or NO_KEY)
+    context = Service(url, key).context()
+    start = CLIENTS[client](Served(url.rstrip("/"), name, key or NO_KEY, context))
     line = [*start.command, *(arguments or [])]
     if show:
         write_out(shell_lines(start.environment, line, key, KEY_VARIABLE))
@@ -84,7 +101,7 @@ def command(
     found = shutil.which(line[0])
     if found is None:
         raise UsageError(f"'{line[0]}' is not installed here; with --print its settings are shown all the same")
-    note(f"{client} asks {url}; dgemma serve must be running there")
+    note(f"{client} asks {url}" + ("" if context else "; dgemma serve does not answer there, and must be running"))
     os.execve(found, line, os.environ | start.environment)
 
 

@@ -16,6 +16,7 @@ from ...errors import UsageError
 from .session import Cancelled
 
 PATIENCE = 120.0  # seconds without a byte
+SOON = 2.0  # the same, for what may be done without
 MOST_REPLY = 2**24
 BUSY = (429, 503)
 
@@ -37,9 +38,22 @@ class Service:
     def __call__(self, prefix: str, suffix: str) -> ServiceGap:
         return ServiceGap(self, {"input_prefix": prefix, "input_suffix": suffix} | self.settings)
 
-    def connection(self) -> http.client.HTTPConnection:
+    def connection(self, patience: float = PATIENCE) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self.parts.scheme == "https" else http.client.HTTPConnection
-        return kind(self.parts.hostname or "", self.parts.port, timeout=PATIENCE)
+        return kind(self.parts.hostname or "", self.parts.port, timeout=patience)
+
+    def context(self) -> int | None:
+        """Tokens that a conversation with its model may have; None where nobody says so at once."""
+        connection = self.connection(SOON)
+        try:
+            connection.request("GET", f"{self.parts.path.rstrip('/')}/props", headers=self.headers)
+            told = json.loads(connection.getresponse().read(MOST_REPLY))
+            context = int(told["n_ctx"])
+            return min(context, int(told.get("max_prompt_tokens") or context))
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        finally:
+            connection.close()
 
 
 class ServiceGap:

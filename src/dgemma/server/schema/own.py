@@ -54,7 +54,7 @@ def props(service: Service, request: Any) -> dict[str, Any]:
     return {
         "model": config.name, "version": __version__, "chat_tuned": model.chat_tuned, "notes": model.notes,
         "n_ctx": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
-        "total_slots": model.engine.config.max_slots, "max_queue": config.max_queue,
+        "max_prompt_tokens": config.max_prompt_tokens, "total_slots": model.engine.config.max_slots, "max_queue": config.max_queue,
         "default_generation_settings": model.denoise.to_dict(), "presets": [*PRESETS],
     }  # fmt: skip
 
