@@ -15,7 +15,7 @@ import dgemma.engine.decks
 import dgemma.engine.slots
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
-from dgemma.engine.engine import Engine
+from dgemma.engine.engine import Engine, by_turns
 from dgemma.engine.requests import CommitRecord, Request, StepRecord
 from dgemma.errors import ResourceError, UsageError
 from dgemma.model.stack import Stack
@@ -330,13 +330,30 @@ def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: py
     rows: list[int] = []
     encode = type(MODEL).encode
     monkeypatch.setattr(type(MODEL), "encode", lambda self, ids, kv: (rows.append(ids.shape[1]), encode(self, ids, kv))[1])
-    kv, fresh = engine.read(prompt), MODEL.new_cache()
+    kv, fresh = by_turns(engine, engine.read(prompt)), MODEL.new_cache()
     assert rows == [10] and kv.length == 50
     with torch.inference_mode():
         encode(MODEL, torch.tensor([prompt]), [fresh])
         canvas = torch.arange(WIDTH)[None]
         assert torch.allclose(MODEL.denoise(canvas, [kv]), MODEL.denoise(canvas, [fresh]), atol=1e-12)
     assert not engine.slots.prefixes.live
+
+
+def test_others_have_passes_between_those_of_a_reader() -> None:
+    engine, prompt = Engine(MODEL, EngineConfig(prefill_chunk=16, memory=2**40)), tuple(random.Random(3).choices(range(48), k=50))
+    reading, asked = engine.read(prompt, keep=True), request(prompt[:20])
+    for _ in range(2):
+        assert next(reading) is None and engine.slots.prefixes.live
+        list(engine.run([asked]))
+    assert by_turns(engine, reading).length == 50 and not engine.slots.prefixes.live
+    assert engine.slots.prefixes.known(prompt, "") == 50
+    for broken in (False, True):  # who stops reading leaves nothing behind, also after a pass that failed
+        reading = engine.read(prompt[::-1], keep=True)
+        next(reading)
+        if broken:
+            engine.abandon()
+        reading.close()
+        assert not engine.slots.prefixes.live and not engine.slots.prefixes.known(prompt[::-1], "")
 
 
 def test_warming_up_leaves_nothing_behind() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import dgemma
 from dgemma.config import DenoiseConfig
-from dgemma.engine.engine import Engine
+from dgemma.engine.engine import Engine, by_turns
 from dgemma.engine.requests import CommitRecord, Request, Result, results
 from dgemma.errors import DgemmaError, ResourceError, UsageError
 from dgemma.server.worker import Cancelled, Remote, Worker, WorkerError
@@ -149,7 +149,33 @@ def test_calls_run_on_the_thread_and_their_errors_come_back(worker: Worker) -> N
         worker.call(lambda: 1 // 0)
     remote = Remote(worker)
     assert remote.do(lambda: remote.do(threading.get_ident)) == worker._thread.ident
-    assert remote.read([2, 30, 31]).length == 3
+    assert by_turns(remote, remote.read([2, 30, 31])).length == 3
+
+
+def test_who_makes_passes_of_its_own_takes_turns(worker: Worker) -> None:
+    answered, turns, found = threading.Event(), [], []
+
+    def work(enough: Callable[[], bool]) -> Iterator[None]:
+        for turn in range(100_000):
+            turns.append(turn)
+            if enough():
+                return turn
+            yield
+        pytest.fail("nobody else had a turn")
+
+    def other() -> None:
+        found.extend(in_threads(worker, [request(30)]))
+        answered.set()
+
+    asked = threading.Thread(target=other)
+    asked.start()
+    assert by_turns(Remote(worker), work(answered.is_set)) == turns[-1] > 0
+    asked.join(60)
+    assert isinstance(found[0], Result)
+    remote, before = Remote(worker), len(turns)
+    with pytest.raises(Cancelled):  # nobody is there any more
+        by_turns(remote, work(lambda: remote.close() if len(turns) == before + 3 else None))
+    assert len(turns) == before + 3
 
 
 def test_what_nobody_watches_is_told_by_commits_alone(worker: Worker, model: dgemma.Model) -> None:

@@ -67,6 +67,16 @@ def test_labels_of_one_token_are_the_softmax_of_their_logits(
     assert [*other.probabilities.values()] != pytest.approx([*answer.probabilities.values()], rel=1e-3)
 
 
+def test_every_step_is_a_turn_of_its_own(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that others have passes between, and a client that leaves is not decided for; of a long state every chunk is one as well."""
+    turns, do = [], model.engine.do
+    monkeypatch.setattr(model.engine, "do", lambda *asked: (turns.append(asked), do(*asked))[1])
+    model.decide(STATE, {"q": ABC}, steps=7)
+    assert len(turns) == 7
+    model.decide("abcdefgh" * 150, {"q": ABC})
+    assert len(turns) == 7 + 3  # 1,200 bytes of 512 at a time, the last with the step
+
+
 def test_the_head_is_run_over_the_labels_alone(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """No product with the whole vocabulary, in either of two steps; and 20 questions are two passes a step."""
     tables, passes, logits, both = [], [], decide_task.soft_capped_logits, model.net.both

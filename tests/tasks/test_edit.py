@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dgemma
+from dgemma.engine.engine import by_turns
 from dgemma.errors import UsageError
 from dgemma.tasks.edit import _in_order, _windows, prepare, unlikely_lines, widths_of
 from dgemma.tasks.events import Change, Draft, Edit
@@ -103,14 +104,14 @@ def test_lines_are_opened_where_the_model_finds_them_unlikely(model: dgemma.Mode
     mean = sum(want.values()) / len(want)
     spread = (sum((value - mean) ** 2 for value in want.values()) / len(want)) ** 0.5
     opened = [number for number, value in want.items() if value > mean + spread or value == max(want.values())]
-    found = unlikely_lines(model.engine, model.tokenizer, document, head)
+    found = by_turns(model.engine, unlikely_lines(model.engine, model.tokenizer, document, head))
     assert "\n".join(document[start:end] for start, end in found) == "\n".join(lines[number] for number in opened)
     assert model.edit(document, "do", max_denoising_steps=1).changes[0].before == document[slice(*found[0])]
 
 
 def test_characters_of_many_bytes_do_not_shift_the_lines(model: dgemma.Model) -> None:
     document = "äöü漢字😀\n" * 6 + "zzz"
-    for start, end in unlikely_lines(model.engine, model.tokenizer, document, [model.tokenizer.special.bos]):
+    for start, end in by_turns(model.engine, unlikely_lines(model.engine, model.tokenizer, document, [model.tokenizer.special.bos])):
         assert set(document[start:end].split("\n")) <= {"äöü漢字😀", "zzz"}
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import dgemma
 from dgemma.config import DenoiseConfig, Rules
+from dgemma.engine.engine import by_turns
 from dgemma.errors import UsageError
 from dgemma.tasks.events import Draft, Filling
 from dgemma.kernels.vocab import soft_capped_logits
@@ -144,7 +145,7 @@ def test_what_was_held_back_is_not_repeated(model: dgemma.Model) -> None:
 def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(model: dgemma.Model) -> None:
     found = gap(model, "abcdefgh", "uvwxyz" * 4, widths=[3, 6])
     texts = [model.tokenizer.encode("ij"), [], model.tokenizer.encode("longer")]
-    scores = judge(model.engine, found, [[text] for text in texts])
+    scores = by_turns(model.engine, judge(model.engine, found, [[text] for text in texts]))
     after = model.tokenizer.encode("uvwxyz" * 4)[:16]
     for text, score in zip(texts, scores, strict=True):
         ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -113,8 +113,8 @@ class Engine:
                 self.cancel(ticket)
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], salt: str = "", keep: bool = False) -> KVCache:
-        """K and V of some tokens, for whoever wants to look at them with the model; what is cached is not read again.
+    def read(self, ids: Sequence[int], salt: str = "", keep: bool = False) -> Generator[None, None, KVCache]:
+        """K and V of some tokens, for whoever wants to look at them with the model (see `by_turns`); what is cached is not read again.
 
         keep: what is read stays in the prefix cache as a finished request's would, and its reader gets a copy.
         """
@@ -124,6 +124,8 @@ class Engine:
             kv, chunk = encoded.kv, self.config.prefill_chunk
             for start in range(kv.length, len(ids), chunk):
                 self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
+                if start + chunk < len(ids):
+                    yield
             encoded.tokens, kv = [*ids], kv.copy() if keep else kv
         except BaseException:
             keep = False
@@ -215,3 +217,19 @@ class Engine:
         for deck in self.decks.values():
             deck.leave(slot)
         self.slots.release(slot, keep)
+
+
+def by_turns(engine: Engine, work: Generator[None, None, T]) -> T:
+    """Do what makes passes by itself, one at a time: others have theirs wherever `work` yields, and who has left is not worked for.
+    -> what it returns."""
+
+    def turn() -> list[T]:
+        try:
+            next(work)
+        except StopIteration as end:
+            return [end.value]
+        return []
+
+    while not (found := engine.do(turn)):
+        pass
+    return found[0]

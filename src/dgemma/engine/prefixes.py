@@ -99,7 +99,7 @@ class Prefixes:
 
     def close(self, sequence: Encoded, keep: bool) -> None:
         """A sequence has left its slot. What it holds stays if there is room and it may be kept."""
-        self.live.remove(sequence)
+        self.live = [other for other in self.live if other is not sequence]  # a pass that failed may have forgotten it
         if not keep or not self.limit or len(sequence.tokens) < LEAST:
             return
         self.mark(sequence)

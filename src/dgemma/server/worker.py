@@ -245,9 +245,12 @@ class Remote:
                 self._worker.cancel(batch)
 
     def read(self, ids: Sequence[int], keep: bool = False) -> Any:
-        return self.do(self._worker.engine.read, ids, self._salt, keep)
+        return self._worker.engine.read(ids, self._salt, keep)
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:
+        """Engine.do, by the worker. Raises Cancelled once nobody waits for it any more."""
+        if self._closed:
+            raise Cancelled
         return self._worker.call(self._worker.engine.do, fn, *arguments)
 
     def close(self) -> None:

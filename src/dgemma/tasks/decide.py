@@ -15,7 +15,7 @@ Trap: probabilities are at temperature 1; the schedule's temperature only decide
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..config import DenoiseConfig
-from ..engine.engine import Engine
+from ..engine.engine import Engine, by_turns
 from ..engine.requests import Request, whole
 from ..errors import NumericsError, UsageError
 from ..kernels.vocab import soft_capped_logits, soft_embedding, stats_of
@@ -130,7 +130,7 @@ def decide(engine: Engine, sheet: Sheet, steps: int, seed: int) -> Decisions:
     shared, branches, chances = sheet.shared, sheet.branches, {}
     for start in range(0, len(branches), ROWS):
         part = branches[start : start + ROWS]
-        for branch, found in zip(part, engine.do(_run, engine, part, len(shared), steps, seed), strict=True):
+        for branch, found in zip(part, by_turns(engine, _run(engine, part, len(shared), steps, seed)), strict=True):
             chances[branch.question, branch.path] = found
     answers = {}
     for name, question in sheet.questions.items():
@@ -149,7 +149,9 @@ def _along(label: Path, chances: dict[tuple[str, Path], dict[int, float]], name:
 
 
 @torch.inference_mode()
-def _run(engine: Engine, branches: Sequence[Branch], shared: int, steps: int, seed: int) -> list[dict[int, float]]:
+def _run(
+    engine: Engine, branches: Sequence[Branch], shared: int, steps: int, seed: int
+) -> Generator[None, None, list[dict[int, float]]]:
     """The probability of every token that each branch may go on with."""
     net = engine.model
     config = DenoiseConfig(max_denoising_steps=steps, stability_threshold=steps)  # all of the steps, for every canvas
@@ -159,7 +161,7 @@ def _run(engine: Engine, branches: Sequence[Branch], shared: int, steps: int, se
     state = begin(settings, zero, first_noise(settings, zero, pins.shape[1], net.config.vocab_size), pins)
     ids, mask = _alternatives(branches, pins)
     table = net.rows(ids)
-    read = engine.read(branches[0].prompt[:shared], keep=True)
+    read = yield from engine.read(branches[0].prompt[:shared], keep=True)
     kv = [read.copy() for _ in branches]
     words = [(own, torch.tensor(branch.prompt[shared:], device=net.device)) for own, branch in zip(kv, branches, strict=True)]
     soft = None
@@ -171,6 +173,7 @@ def _run(engine: Engine, branches: Sequence[Branch], shared: int, steps: int, se
             soft = soft_embedding(stats.p, stats.row_sum, table.T, net.config.embedding_scale)
             soft = torch.where(pins[..., None] >= 0, net.embedded(pins.clamp_min(0)), soft)
             state = step(stats._replace(argmax=ids[stats.argmax], sample=ids[stats.sample]), state, net.config.vocab_size)
+            yield
     return _chances(branches, ids, logits)
 
 

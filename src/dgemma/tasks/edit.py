@@ -13,14 +13,14 @@ Trap: only spans are ever replaced in the document, by their places; no text tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
 
 from ..config import DenoiseConfig
-from ..engine.engine import Engine
+from ..engine.engine import Engine, by_turns
 from ..engine.requests import Request, Result, whole
 from ..errors import UsageError
 from ..text.lines import split_lines
@@ -72,7 +72,7 @@ def prepare(
     whole_text = (*head, *(tokenizer.encode(document)[:tokens] if spans is not None else tokenizer.encode(document)))
     engine.check(Request(whole_text, canvas, seed, config))  # no window's prompt is longer
     if spans is None:
-        asked = engine.do(unlikely_lines, engine, tokenizer, document, head)
+        asked = by_turns(engine, unlikely_lines(engine, tokenizer, document, head))
     return Plan(document, asked, head, end, tokens, canvas, config, seed)
 
 
@@ -95,14 +95,15 @@ def _in_order(spans: Sequence[Span], length: int) -> list[Span]:
     return found
 
 
-def unlikely_lines(engine: Engine, tokenizer: Tokenizer, document: str, head: Sequence[int]) -> list[Span]:
+def unlikely_lines(engine: Engine, tokenizer: Tokenizer, document: str, head: Sequence[int]) -> Generator[None, None, list[Span]]:
     """The lines that the model would not have written here, neighbours as one span, without the last one's end.
 
     A line's figure is the mean of -ln p, in nats, of the tokens that begin in it, read by the causal pass behind `head`. Opened is what
     lies more than one standard deviation above the mean of the lines that are not blank, and the least likely of them in any case.
     """
     ids, lines = tokenizer.encode(document), split_lines(document)
-    nats = -log_probs(engine, head, [ids])[0].double().cpu()
+    (told,) = yield from log_probs(engine, head, [ids])
+    nats = -told.double().cpu()
     sizes = [len(tokenizer.token_bytes(token)) for token in ids]
     spare = sum(sizes) - len(document.encode())  # a space that some tokenizers put in front
     begins = torch.tensor([0, *accumulate(sizes)][:-1]) - spare

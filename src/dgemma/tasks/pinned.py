@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..config import DenoiseConfig, Rules
-from ..engine.engine import Engine
+from ..engine.engine import Engine, by_turns
 from ..engine.requests import CommitRecord, Request, StepRecord
 from ..kernels.vocab import soft_capped_logits
 from ..text.tokenizer import Tokenizer
@@ -167,7 +167,7 @@ def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatc
         if any(map(any, texts)):
             break
         notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
-    scores = engine.do(judge, engine, window, [row.tokens for row in rows])
+    scores = by_turns(engine, judge(engine, window, [row.tokens for row in rows]))
     best = max(range(len(rows)), key=lambda at: (any(texts[at]), scores[at]))
     won = rows[best]
     if won.lost:
@@ -276,23 +276,24 @@ def _texts(tokenizer: Tokenizer, window: Window, row: _Row) -> list[str]:
     return texts
 
 
-def judge(engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+def judge(engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]) -> Generator[None, None, list[float]]:
     """Mean log-probability, in nats, of each row under the causal pass: its holes' tokens, what is given between and behind them."""
     texts = []
     for tokens in rows:
         inside = [token for own, hole in zip(tokens, window.holes, strict=True) for token in (*own, *hole.behind)]
         texts.append([*inside, *window.after[: window.judged]])
-    return [nats.mean().item() for nats in log_probs(engine, window.before, texts)]
+    found = yield from log_probs(engine, window.before, texts)
+    return [nats.mean().item() for nats in found]
 
 
 @torch.inference_mode()
-def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]) -> list[Tensor]:
+def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]) -> Generator[None, None, list[Tensor]]:
     """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each.
 
-    Uses the model by itself: called through `engine.do`.
+    Uses the model by itself: called through `by_turns`.
     """
     net, chunk = engine.model, engine.config.prefill_chunk
-    read = engine.read(before[:-1])
+    read = yield from engine.read(before[:-1])
     kv = [read.copy() for _ in texts]
     ids = torch.zeros((len(texts), max(map(len, texts))), dtype=torch.int64)
     for row, text in enumerate(texts):
@@ -308,4 +309,6 @@ def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[in
                 logits = soft_capped_logits(hidden[row, first:stop], net.table, net.config.final_logit_softcapping)
                 own = torch.tensor(text[start + first : start + stop], device=net.device)
                 found[row].append(logits.log_softmax(-1).gather(-1, own[:, None])[:, 0])
+        if start + chunk < ids.shape[1]:
+            yield
     return [torch.cat(parts) for parts in found]
