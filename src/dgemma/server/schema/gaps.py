@@ -7,7 +7,7 @@ settings with every gap, because some server has them; they are named in a note,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,18 +116,15 @@ class _GapAnswer:
         self.text, self.stop, self.result = "", "", None
         self.candidates: list[str] = []
 
-    def begin(self) -> Iterator[bytes]:
-        yield from ()
+    def begin(self) -> Iterable[bytes]:
+        return ()
 
-    def take(self, index: int, event: Any) -> Iterator[bytes]:
+    def take(self, index: int, event: Any) -> Iterable[bytes]:
         if isinstance(event, Filling):
             self.result = event.generation
             self.text, self.stop = cut(event.text, self.stops)
             self.candidates = [cut(text, self.stops)[0] for text in event.candidates]
-            yield self.piece()
-
-    def piece(self) -> bytes:
-        raise NotImplementedError
+        return ()
 
     def broken(self, error: Refusal) -> Iterator[bytes]:
         yield sse.data(shape(error))
@@ -150,10 +147,8 @@ class FimAnswer(_GapAnswer):
         head = {"id": self.id, "object": "text_completion.chunk", "created": self.created, "model": self.model}
         return sse.data(head | {"choices": [choice]} | more)
 
-    def piece(self) -> bytes:
-        return self.chunk(self.text)
-
     def end(self) -> Iterator[bytes]:
+        yield self.chunk(self.text)
         yield self.chunk("", self.reason, usage=self.usage(), dgemma=self.told())
         yield sse.DONE
 
@@ -171,10 +166,9 @@ class InfillAnswer(_GapAnswer):
         super().__init__(service, body.stop)
         self.fields, self.context = body.response_fields, service.model.config.max_position_embeddings
 
-    def piece(self) -> bytes:
-        return sse.data({"index": 0, "content": self.text, "stop": False})
-
     def end(self) -> Iterator[bytes]:
+        if self.text:
+            yield sse.data({"index": 0, "content": self.text, "stop": False})
         yield sse.data(self.whole() | ({"content": ""} if not self.fields or "content" in self.fields else {}))
 
     def whole(self) -> dict[str, Any]:
