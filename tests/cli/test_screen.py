@@ -204,4 +204,5 @@ def test_the_summary_says_what_it_took_and_why_it_ended() -> None:
         "ended by max_tokens"
     )
     assert summary(generation("x"), passes=2).endswith("ended by an end token")
+    assert summary(generation("x", stop="\n"), passes=2).endswith("ended by a stop string")
     assert summary(generation("x"), passes=2, ended="gap of 8 closed").endswith("gap of 8 closed")

@@ -225,14 +225,14 @@ class Screen:
 
 def summary(result: Generation, passes: int, ended: str = "") -> str:
     """One line: what it took and why it ended. Times are end to end, the reading of the prompt included."""
-    count = result.canvases
+    count, stopped = result.canvases, "an end token" if result.stop is None else "a stop string"
     return ", ".join([
         f"{len(result.token_ids)} tokens in {count} canvas{'es' if count != 1 else ''}",
         f"{sum(result.steps)} steps ({result.steps_per_canvas:.1f} per canvas)",
         f"{1000 * result.seconds / max(1, passes):.0f} ms per step",
         f"{result.tokens_per_second:.1f} tokens/s",
         f"{result.tokens_per_forward:.2f} tokens per forward",
-        ended or {"stop": "ended by an end token", "length": "ended by max_tokens"}[result.finish_reason],
+        ended or {"stop": f"ended by {stopped}", "length": "ended by max_tokens"}[result.finish_reason],
     ])  # fmt: skip
 
 
