@@ -8,6 +8,7 @@ VENV ?= .venv
 MODEL ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+KERNELS := hatch_build.py $(wildcard src/dgemma/kernels/c/*.[ch])
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
 .PHONY: help install demo test test-all test-clients clean
@@ -34,12 +35,12 @@ test-clients: $(VENV)/.installed-test
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "installing dgemma into $(VENV) (torch is a large download; once)"
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	@echo "installing dgemma and what its tests need into $(VENV)"
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.installed

@@ -46,7 +46,7 @@ def why_not(net: DiffusionGemma) -> str | None:
     """Why there is nothing to compare."""
     if not net.device.type == "cuda" and not wants_triton():
         return f"Triton's forms run on a card, or where {CHOICE}=triton and TRITON_INTERPRET=1 are set"
-    if not isinstance(net.layers[0].experts.gate_up_proj, Tensor):
+    if net.packed is not None:
         return f"the weights are packed for a CPU; {CHOICE}=triton must be set from the beginning"
     with forms("triton"):
         if triton_form("moe", net.norm.weight) is None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
 from .norm import wide
 from .widen import arithmetic
 
@@ -30,6 +31,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, ca
         if causal:
             visible = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
         return scored(q, k, v, visible)
+    if not causal and native.takes_attention(q, k, v, visible):
+        return native.attention(q, k, v, visible)
     mixed = F.scaled_dot_product_attention(
         q.to(kind), k.to(kind), v.to(kind), attn_mask=visible, is_causal=causal, scale=1.0, enable_gqa=grouped
     )

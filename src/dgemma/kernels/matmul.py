@@ -1,7 +1,7 @@
 """Products with weights [out, in], and the gated MLP; the activation is GELU in its tanh form.
 
-On a CPU a weight may be **packed**: held in oneDNN's blocked layout, which its kernels read as it is, with activations inside the
-product. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
+On a CPU a weight may be **packed**: held in the layout that a product reads as it is, with activations inside: oneDNN's blocked one, or in bfloat16,
+where they can be had, the pairs of native.py. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
 expert: 158 and 217 GFLOP/s). A packed tensor is opaque: it can be multiplied with, and nothing else, so whatever trains,
 saves or looks weights up keeps them plain. A weight in few bits (formats.py) is decoded inside its products, on any device,
 and one in 16 bits is widened inside them where the CPU has no such products (widen.py).
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import widen
+from . import native, widen
 from .formats import QuantTensor, Weight, product
 from .select import fusable, lacks_avx512, triton_form, wants_triton
 
@@ -53,6 +53,8 @@ def pays_packed(weight: Tensor) -> bool:
 
 def pack(weight: Tensor) -> Tensor:
     """weight [out, in], float32 or bfloat16 on a CPU, in the layout that products are fastest with; a copy."""
+    if native.can_pair(weight):
+        return native.paired(weight)
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
 
@@ -63,21 +65,33 @@ def pack_table(weight: Tensor) -> list[Tensor]:
 
 def laid_out(part: Tensor) -> Tensor:
     """A part of a table as it is multiplied with: packed before, or now, for the time of one product."""
-    return part if part.is_mkldnn else pack(part)
+    return part if is_packed(part) else pack(part)
+
+
+def is_packed(weight: Tensor) -> bool:
+    return weight.is_mkldnn or native.is_paired(weight)
+
+
+def outputs(weight: Tensor) -> int:
+    """Rows of a weight, plain or packed."""
+    return native.WIDE * len(weight) if native.is_paired(weight) else len(weight)
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """x [..., in] @ weight^T -> [..., out]; weight [out, in] plain, packed or in few bits."""
     if not isinstance(weight, QuantTensor):
-        return activated(x, weight, "none") if weight.is_mkldnn else widen.product(x, weight)
+        return activated(x, weight, "none") if is_packed(weight) else widen.product(x, weight)
     rows = x.flatten(0, -2)
     fast = triton_form("matmul", x)
     return (fast.product if fast and fast.takes(weight) else product)(rows, weight).unflatten(0, x.shape[:-1])
 
 
-def activated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
-    """The same with a packed weight and "tanh" or "gelu" (in its tanh form) inside the product."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
+def activated(x: Tensor, weight: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
+    """The same with a packed weight and "none", "tanh" or "gelu" (in its tanh form) inside the product; out [rows, out]: where it goes."""
+    if native.is_paired(weight):
+        return native.product(x, weight, activation, out=out)
+    found = torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
+    return found if out is None else out.copy_(found)
 
 
 @fusable
@@ -88,6 +102,8 @@ def gelu_times(gate: Tensor, up: Tensor) -> Tensor:
 
 def gated(x: Tensor, gate: Weight, up: Weight) -> Tensor:
     """gelu_tanh(gate @ x) * (up @ x); x [..., D], gate and up [F, D], both of one kind -> [..., F]."""
+    if isinstance(gate, Tensor) and isinstance(up, Tensor) and native.is_paired(gate):
+        return native.product(x, gate, "gated", up)
     if isinstance(gate, Tensor) and gate.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise.binary(x, activated(x, gate, "gelu"), up, None, "mul")
     return gelu_times(linear(x, gate), linear(x, up))

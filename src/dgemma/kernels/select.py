@@ -3,7 +3,8 @@
 Plain torch is the reference and runs everywhere. Training turns on the same functions compiled into fused loops by
 torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory passes in plain torch; fused,
 a training step takes 5.3 s of processor time instead of 7.3 s. Generation keeps the plain form: compiling takes longer
-than a prompt does. `DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`<op>_triton.py`) and the tensor
+than a prompt does. In bfloat16 on a processor that has the instructions, C (native.py) stands in for some of it, unless `DGEMMA_KERNELS=torch`
+says otherwise. `DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`<op>_triton.py`) and the tensor
 is on a card (or Triton in its interpreter). That is no default yet: they are checked in the interpreter and compiled for every architecture, but no card has run them.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-CHOICE = "DGEMMA_KERNELS"  # the environment variable; "triton" or nothing
+CHOICE = "DGEMMA_KERNELS"  # the environment variable: "triton", "torch" (nothing but torch's own operations), or nothing
 
 _fused = False
 
@@ -27,16 +28,24 @@ def wants_triton() -> bool:
     return os.environ.get(CHOICE) == "triton"
 
 
+def wants_torch() -> bool:
+    return os.environ.get(CHOICE) == "torch"
+
+
 @functools.cache
 def lacks_avx512() -> bool:
     """Whether this is an x86 processor without AVX-512 (or one that does not say). There 16-bit products are slower than 32-bit ones
     (widen.py), and packed weights (matmul.py) no faster than plain ones."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
+    return platform.machine().lower() in ("x86_64", "amd64") and not has_instructions("avx512bw")
+
+
+@functools.cache
+def has_instructions(*names: str) -> bool:
+    """Whether this processor says that it has them all, by Linux's names."""
     try:
-        return " avx512bw" not in Path("/proc/cpuinfo").read_text()
+        return set(names) <= set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
-        return True
+        return False
 
 
 def triton_form(name: str, tensor: Any) -> ModuleType | None:

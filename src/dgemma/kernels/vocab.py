@@ -12,7 +12,7 @@ Logits are worked on in bits (times log2 e), because torch's exp2 on a CPU takes
 underflow, as most of a sure row's do (8 x 65536 float32, Zen 4, 2 threads: 0.09-0.17 ms; exp 0.28-0.41, and 3.2-4.3 beyond -87).
 
 The [canvas, vocabulary] tensor is written once by the product and once more as probabilities; everything else happens to
-a few rows at a time.
+a few rows at a time, or row by row in C (native.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import widen
+from . import native, widen
 from .formats import QuantTensor, mixture, product
-from .matmul import Table, activated, laid_out, linear
+from .matmul import Table, activated, laid_out, linear, outputs
 from .norm import wide
 from .select import triton_form
 
@@ -66,12 +66,14 @@ def head(
         return CanvasStats(*fast.head(hidden, embedding, softcap, inverse_temperature, uniforms, p))
     packed = isinstance(embedding, list)
     if p is None:
-        vocab = sum(map(len, embedding)) if packed else len(embedding)
+        vocab = sum(map(outputs, embedding)) if packed else len(embedding)
         p = torch.empty((*hidden.shape[:2], vocab), dtype=hidden.dtype, device=hidden.device)
     rows, vocab = p.shape[0] * p.shape[1], p.shape[2]
     flat = p.view(rows, vocab)  # the logits at first; each block of rows turns into its probabilities in place
     _products(hidden.flatten(0, 1), embedding, softcap, flat)
     heat = (softcap / math.log(2) * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])[:, None]
+    if packed and mask is None and native.settles(flat):
+        return _stats(p, *native.settle(flat, heat[:, 0]), uniforms)
     allowed = None if mask is None else mask.expand(p.shape).reshape(rows, vocab)
     size = max(1, (BLOCK_CUDA if p.is_cuda else BLOCK) // vocab)
     scratch, found = _Scratch(min(size, rows), vocab, p), []
@@ -108,8 +110,9 @@ def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> 
         return
     hidden, first = hidden / softcap, 0
     for part in embedding:
-        out[:, first : first + len(part)] = activated(hidden, laid_out(part), "tanh")
-        first += len(part)
+        last = first + outputs(part)
+        activated(hidden, laid_out(part), "tanh", out[:, first:last])
+        first = last
 
 
 class _Scratch:

@@ -1,0 +1,146 @@
+"""Products, attention and the end of the vocabulary head in bfloat16, written in C for processors with AVX-512's bf16 dot product (c/).
+
+Torch's own forms are the reference and run everywhere; these replace them where the library was built (hatch_build.py: when the package is
+installed on Linux and a C compiler is there) and the processor has the instructions. A weight is **paired** for them once (`paired`): a
+tensor [N/32, K/2, 32, 2], of experts [E, ...], which is multiplied with and nothing else. `DGEMMA_KERNELS=torch` turns them off.
+Trap: threads are those of the OpenMP that torch has loaded, found by name in the process; a second one would fight with it for the cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .select import has_instructions, wants_torch, wants_triton
+
+SOURCES = Path(__file__).parent / "c"
+LIBRARY = SOURCES / "kernels.so"
+NEEDS = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "bmi2", "fma")
+KINDS = {"none": 0, "tanh": 1, "gated": 2}
+WIDE = 32  # columns that lie side by side
+TILE = 128
+
+_int, _long, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+_TAKES: dict[str, list[Any]] = {
+    "pair_weight": [_pointer] * 2 + [_long] * 4,
+    "product": [_pointer] * 4 + [_long] * 4 + [_int],
+    "experts": [_pointer] * 8,
+    "attention": [_pointer] * 6,
+    "settle": [_pointer] * 5 + [_long] * 2,
+}
+
+
+def source_hash() -> int:
+    """Of the C files as they are now."""
+    return zlib.crc32(b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.[ch]"))))
+
+
+@functools.cache
+def _library() -> tuple[ctypes.CDLL, Any] | None:
+    """The functions and the OpenMP that runs their loops; None where they can't be had."""
+    if not LIBRARY.exists() or not has_instructions(*NEEDS):
+        return None
+    try:
+        parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer)
+        library = ctypes.CDLL(str(LIBRARY))
+        library.source_hash.restype = ctypes.c_uint32
+        if library.source_hash() != source_hash():  # built before the sources changed
+            return None
+        for name, takes in _TAKES.items():
+            getattr(library, name).argtypes = [_pointer, _int, *takes]
+    except (OSError, AttributeError):
+        return None
+    return library, parallel
+
+
+def available() -> bool:
+    """Whether this process computes with them."""
+    return not wants_torch() and not wants_triton() and _library() is not None
+
+
+def runs(*tensors: Tensor) -> bool:
+    """Whether something is computed from these tensors here: bfloat16 on a CPU, with nothing to learn."""
+    return all(x.dtype == torch.bfloat16 and x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled()) for x in tensors) and available()
+
+
+def _call(name: str, *arguments: Any) -> None:
+    found = _library()
+    assert found is not None
+    library, parallel = found
+    getattr(library, name)(parallel, torch.get_num_threads(), *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+
+
+def can_pair(weight: Tensor) -> bool:
+    """Whether a plain weight [..., N, K] can be paired: both multiples of 32, one of the two dense."""
+    whole = weight.shape[-1] % WIDE == 0 and weight.shape[-2] % WIDE == 0
+    return whole and 1 in weight.stride()[-2:] and (weight.dim() == 2 or weight.is_contiguous()) and runs(weight.detach())
+
+
+def paired(weight: Tensor) -> Tensor:
+    """weight [N, K] (also another one turned), or [E, N, K] -> its numbers as [N/32, K/2, 32, 2], [E, ...]; a copy."""
+    flat = weight.detach().flatten(0, -2) if weight.dim() > 2 else weight.detach()
+    rows, inputs = flat.shape
+    out = torch.empty((rows // WIDE, inputs // 2, WIDE, 2), dtype=flat.dtype)
+    _call("pair_weight", flat, out, rows, inputs, *flat.stride())
+    return out.unflatten(0, (*weight.shape[:-2], -1))
+
+
+def is_paired(weight: Tensor) -> bool:
+    return weight.dim() > 3
+
+
+def product(x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+    """x [..., K] times a paired weight -> [..., N]; kind: "none", "tanh" of it, or "gated": gelu_tanh(it) * x times `other`.
+
+    out [rows, N], bfloat16 with dense rows: where it goes.
+    """
+    x = x.contiguous()
+    rows, columns = x.numel() // x.shape[-1], WIDE * len(weight)
+    into = x.new_empty((*x.shape[:-1], columns)) if out is None else out
+    _call("product", x, weight, other, into, rows, x.shape[-1], len(weight), into.stride(-2) if into.dim() > 1 else columns, KINDS[kind])
+    return into
+
+
+def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
+    """moe.experts of paired gate_up (gate first) and down: x [N, D] -> [N, D]; weights and index [N, k]."""
+    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    half, inner = gate_up.shape[1] // 2, gate_up.shape[1] // 2 * WIDE
+    sizes = (_long * 6)(*x.shape, inner, len(gate_up), index.shape[1], 2 * inner * x.shape[1])
+    _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, sizes)
+    return out
+
+
+def takes_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> bool:
+    dense = all(x.stride(-1) == 1 for x in (q, k, v)) and (visible is None or visible.dim() == 2)
+    return q.shape[-1] % WIDE == 0 and dense and runs(q, k, v)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """attention.attention with visible [Q, S] or None."""
+    batch, heads, rows, width = q.shape
+    out = q.new_empty((batch, rows, heads, width))
+    sizes = (_long * 15)(batch, heads, *k.shape[1:2], rows, *k.shape[2:], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
+    _call("attention", q, k, v, None if visible is None else visible.contiguous(), out, sizes)
+    return out.transpose(1, 2)
+
+
+def settles(p: Tensor) -> bool:
+    return p.shape[-1] % 16 == 0 and p.is_contiguous() and runs(p)
+
+
+def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """p [R, V] of values turns into 2^(heat * (value - the row's largest)), rounded; heat [R] float32, positive.
+
+    -> argmax [R], sum of p log2 p [R], sums of p by tile [R, tiles], as vocab.py's own.
+    """
+    rows, vocab = p.shape
+    masses, moment = heat.new_empty((rows, -(-vocab // TILE))), heat.new_empty(rows)
+    argmax = torch.empty(rows, dtype=torch.int64)
+    _call("settle", p, heat.contiguous(), masses, moment, argmax, rows, vocab)
+    return argmax, moment, masses
