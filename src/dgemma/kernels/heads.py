@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from . import native
 from .norm import rms_norm
 from .rope import rotate
 from .select import triton_form
@@ -26,6 +27,10 @@ def heads(
     width = q_weight.shape[0]
     keys = k.unflatten(-1, (-1, width))
     values = keys if v is None else v.unflatten(-1, (-1, width))
+    if native.norms(q.unflatten(-1, (-1, width)), q_weight):
+        turned = (native.norm(x.unflatten(-1, (-1, width)), w, eps, turn=(cos, sin)) for x, w in ((q, q_weight), (k, k_weight)))
+        q, keys = (x.transpose(1, 2) for x in turned)
+        return q, keys, native.norm(values, None, eps).transpose(1, 2)
     q = rms_norm(q.unflatten(-1, (-1, width)), q_weight, eps).transpose(1, 2)  # after the norm, whose rows lie together before it
     keys, values = rms_norm(keys, k_weight, eps).transpose(1, 2), rms_norm(values, None, eps).transpose(1, 2)
     return rotate(q, cos, sin), rotate(keys, cos, sin), values

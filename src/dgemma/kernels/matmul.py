@@ -59,8 +59,8 @@ def pack(weight: Tensor) -> Tensor:
 
 
 def pack_table(weight: Tensor) -> list[Tensor]:
-    """weight [V, D], which is multiplied with in parts, packed."""
-    return [pack(part) for part in weight.split(PART)]
+    """weight [V, D], which oneDNN multiplies with in parts, packed."""
+    return [pack(part) for part in weight.split(len(weight) if native.can_pair(weight) else PART)]
 
 
 def laid_out(part: Tensor) -> Tensor:

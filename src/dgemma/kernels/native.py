@@ -33,6 +33,7 @@ _TAKES: dict[str, list[Any]] = {
     "experts": [_pointer] * 8,
     "attention": [_pointer] * 6,
     "settle": [_pointer] * 5 + [_long] * 2,
+    "norm": [_pointer] * 6 + [_long] * 4 + [ctypes.c_float],
 }
 
 
@@ -128,6 +129,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor
     sizes = (_long * 15)(batch, heads, *k.shape[1:2], rows, *k.shape[2:], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
     _call("attention", q, k, v, None if visible is None else visible.contiguous(), out, sizes)
     return out.transpose(1, 2)
+
+
+def norms(x: Tensor, weight: Tensor | None) -> bool:
+    return x.shape[-1] % WIDE == 0 and runs(x if weight is None else weight, x)
+
+
+def norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """norm.rms_norm of x [..., D], or residual + it; turn: x is [B, T, H, K], turned after its norm by cos and sin [B or 1, 1, T, K/2]."""
+    x, width = x.contiguous(), x.shape[-1]
+    residual = None if residual is None else residual.contiguous()
+    cos, sin = (None, None) if turn is None else (table.contiguous() for table in turn)
+    heads, positions = (1, 1) if cos is None else (x.shape[-2], cos.numel() // cos.shape[-1])
+    out = torch.empty_like(x)
+    _call("norm", x, weight, residual, cos, sin, out, x.numel() // width, width, heads, positions, eps)
+    return out
 
 
 def settles(p: Tensor) -> bool:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
 from .select import fusable, triton_form
 
 
@@ -22,6 +23,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """
     if fast := triton_form("norm", x):
         return fast.rms_norm(x, weight, eps)
+    if native.norms(x, weight):
+        return native.norm(x, weight, eps)
     return _rms_norm(x, weight, eps)
 
 
@@ -29,6 +32,8 @@ def add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """residual + rms_norm(x): the way every branch of a layer returns to the residual stream."""
     if fast := triton_form("norm", x):
         return fast.add_norm(residual, x, weight, eps)
+    if native.norms(x, weight) and native.runs(residual):
+        return native.norm(x, weight, eps, residual)
     return _add_norm(residual, x, weight, eps)
 
 

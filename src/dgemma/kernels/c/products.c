@@ -96,7 +96,7 @@ static void product_body(void *data) {
 
 /* out [rows, 32 panels] = x [rows, in] times one weight, of which rows of BLOCK share a reading, or of a large one MOST */
 void product(Parallel parallel, int threads, const bf16 *x, const bf16 *weight, const bf16 *other, bf16 *out, long rows, long in, long panels, long out_step, int kind) {
-    long size = in * panels * WIDE >= 1 << 20 ? MOST : BLOCK, count = 0, cuts = (in > LONG ? 1 : 4) * threads;
+    long size = in * panels * WIDE >= 1 << 20 ? MOST : BLOCK, count = 0, cuts = in > LONG ? threads : panels / 16 > 4 * threads ? panels / 16 : 4 * threads;
     Group *groups = malloc((rows / size + 1) * sizeof(Group));
     for (long r = 0; r < rows; r += size) groups[count++] = (Group){0, r, least(rows - r, size)};
     Product j = {x, weight, other, 0, groups, out, count, in, panels, 0, out_step, least(panels, cuts), kind, 0};
