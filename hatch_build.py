@@ -28,7 +28,7 @@ def build() -> bool:
     hashed = zlib.crc32(b"".join(path.read_bytes() for path in files))
     with tempfile.TemporaryDirectory(dir=SOURCES) as place:
         made = Path(place) / LIBRARY.name
-        command = [os.environ.get("CC", "cc"), *FLAGS, f"-DSOURCE={hashed}u", *[str(path) for path in files if path.suffix == ".c"], "-o", str(made)]
+        command = [os.environ.get("CC", "cc"), *FLAGS, f"-DSOURCE={hashed}u", *[str(path) for path in files if path.suffix == ".c"], "-o", str(made), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:

@@ -44,6 +44,8 @@ def choose_experts(
     """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x [N, D]."""
     if isinstance(proj, Tensor) and (fast := triton_form("router", x)):
         return fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
+    if isinstance(proj, Tensor) and native.norms(x, proj) and native.runs(scale, per_expert_scale):
+        return native.router(x, proj, scale, per_expert_scale, eps, top_k)
     return choose(router_probabilities(x, proj, scale, eps), per_expert_scale, top_k)
 
 

@@ -33,6 +33,7 @@ _TAKES: dict[str, list[Any]] = {
     "experts": [_pointer] * 8,
     "attention": [_pointer] * 6,
     "settle": [_pointer] * 5 + [_long] * 2,
+    "router": [_pointer] * 6 + [_long] * 4 + [ctypes.c_float] * 2,
     "norm": [_pointer] * 6 + [_long] * 4 + [ctypes.c_float],
 }
 
@@ -115,6 +116,14 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Te
     sizes = (_long * 6)(*x.shape, inner, len(gate_up), index.shape[1], 2 * inner * x.shape[1])
     _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, sizes)
     return out
+
+
+def router(x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int) -> tuple[Tensor, Tensor]:
+    """moe.choose_experts of x [N, D], D a multiple of 32."""
+    x, (rows, width) = x.contiguous(), x.shape
+    weights, index = torch.empty((rows, top_k)), torch.empty((rows, top_k), dtype=torch.int64)
+    _call("router", x, proj.contiguous(), scale, per_expert_scale, weights, index, rows, width, len(proj), top_k, eps, width**-0.5)
+    return weights, index
 
 
 def takes_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> bool:
