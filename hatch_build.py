@@ -10,33 +10,33 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).resolve().parent / "src" / "dgemma" / "kernels" / "c"
-LIBRARY = SOURCES / "kernels.so"
-FLAGS = ("-O3", "-std=gnu11", "-march=x86-64-v4", "-mavx512bf16", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=gnu11", "-march=x86-64-v4", "-shared", "-fPIC")
+KINDS = {"float32": (), "bfloat16": ("-mavx512bf16", "-DBF16")}
 
 
-def build() -> bool:
-    """Whether the library is there now, made from the sources as they are."""
+def build() -> list[Path]:
+    """The libraries that are there now, made from the sources as they are: one of each kind, or none."""
+    for old in SOURCES.glob("*.so"):
+        old.unlink()  # a process that has it open keeps it
     if sys.platform != "linux" or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
+        return []
     files = sorted(SOURCES.glob("*.[ch]"))
     hashed = zlib.crc32(b"".join(path.read_bytes() for path in files))
-    with tempfile.TemporaryDirectory(dir=SOURCES) as place:
-        made = Path(place) / LIBRARY.name
-        command = [os.environ.get("CC", "cc"), *FLAGS, f"-DSOURCE={hashed}u", *[str(path) for path in files if path.suffix == ".c"], "-o", str(made), "-lm"]
+    made = [SOURCES / f"{kind}.so" for kind in KINDS]
+    for library, flags in zip(made, KINDS.values(), strict=True):
+        named = [str(path) for path in files if path.suffix == ".c"]
+        command = [os.environ.get("CC", "cc"), *FLAGS, *flags, f"-DSOURCE={hashed}u", *named, "-o", str(library), "-lm"]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            LIBRARY.unlink(missing_ok=True)
             print(f"no C kernels: {getattr(error, 'stderr', None) or error}", file=sys.stderr)
-            return False
-        made.replace(LIBRARY)  # a process that has the old one open keeps it
-    return True
+            return []
+    return made
 
 
 try:
@@ -47,8 +47,8 @@ else:
 
     class Kernels(BuildHookInterface):  # type: ignore[type-arg]
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-            if build():
-                build_data["artifacts"].append("src/dgemma/kernels/c/kernels.so")
+            if made := build():
+                build_data["artifacts"] += [f"src/dgemma/kernels/c/{library.name}" for library in made]
                 build_data["pure_python"] = False
                 build_data["tag"] = f"py3-none-{platform.system().lower()}_{platform.machine().lower()}"
 

@@ -1,7 +1,7 @@
 """Products with weights [out, in], and the gated MLP; the activation is GELU in its tanh form.
 
-On a CPU a weight may be **packed**: held in the layout that a product reads as it is, with activations inside: oneDNN's blocked one, or in bfloat16,
-where they can be had, the pairs of native.py. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
+On a CPU a weight may be **packed**: held in the layout that a product reads as it is, with activations inside: oneDNN's blocked one, or the
+panels of native.py where its C runs. Plain torch lays a weight out anew at every product (256 x 512 x 65536 in float32: 141 ms, packed 94; 64 rows of an
 expert: 158 and 217 GFLOP/s). A packed tensor is opaque: it can be multiplied with, and nothing else, so whatever trains,
 saves or looks weights up keeps them plain. A weight in few bits (formats.py) is decoded inside its products, on any device,
 and one in 16 bits is widened inside them where the CPU has no such products (widen.py).
@@ -48,19 +48,19 @@ def should_pack(dtype: torch.dtype) -> bool:
 
 def pays_packed(weight: Tensor) -> bool:
     """Whether packing pays for this matrix, on a processor where it pays at all."""
-    return weight.dtype != torch.float32 or weight.numel() > SMALL
+    return weight.dtype != torch.float32 or weight.numel() > SMALL or native.takes(weight)
 
 
 def pack(weight: Tensor) -> Tensor:
     """weight [out, in], float32 or bfloat16 on a CPU, in the layout that products are fastest with; a copy."""
-    if native.can_pair(weight):
-        return native.paired(weight)
+    if native.takes(weight):
+        return native.panels(weight)
     return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
 
 def pack_table(weight: Tensor) -> list[Tensor]:
     """weight [V, D], which oneDNN multiplies with in parts, packed."""
-    return [pack(part) for part in weight.split(len(weight) if native.can_pair(weight) else PART)]
+    return [pack(part) for part in weight.split(len(weight) if native.takes(weight) else PART)]
 
 
 def laid_out(part: Tensor) -> Tensor:
@@ -69,12 +69,12 @@ def laid_out(part: Tensor) -> Tensor:
 
 
 def is_packed(weight: Tensor) -> bool:
-    return weight.is_mkldnn or native.is_paired(weight)
+    return weight.is_mkldnn or native.in_panels(weight)
 
 
 def outputs(weight: Tensor) -> int:
     """Rows of a weight, plain or packed."""
-    return native.WIDE * len(weight) if native.is_paired(weight) else len(weight)
+    return native.WIDE * len(weight) if native.in_panels(weight) else len(weight)
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
@@ -88,7 +88,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
 
 def activated(x: Tensor, weight: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
     """The same with a packed weight and "none", "tanh" or "gelu" (in its tanh form) inside the product; out [rows, out]: where it goes."""
-    if native.is_paired(weight):
+    if native.in_panels(weight):
         return native.product(x, weight, activation, out=out)
     found = torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
     return found if out is None else out.copy_(found)
@@ -102,7 +102,7 @@ def gelu_times(gate: Tensor, up: Tensor) -> Tensor:
 
 def gated(x: Tensor, gate: Weight, up: Weight) -> Tensor:
     """gelu_tanh(gate @ x) * (up @ x); x [..., D], gate and up [F, D], both of one kind -> [..., F]."""
-    if isinstance(gate, Tensor) and isinstance(up, Tensor) and native.is_paired(gate):
+    if isinstance(gate, Tensor) and isinstance(up, Tensor) and native.in_panels(gate):
         return native.product(x, gate, "gated", up)
     if isinstance(gate, Tensor) and gate.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise.binary(x, activated(x, gate, "gelu"), up, None, "mul")

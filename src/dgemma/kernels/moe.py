@@ -54,13 +54,13 @@ def experts(
 ) -> Tensor:
     """Sum over a row's chosen experts of weight * down_e @ (gelu_tanh(gate_e @ x) * (up_e @ x)).
 
-    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; both may be in few bits (formats.py), paired (native.py), or lists of matrices,
+    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; both may be in few bits (formats.py), in panels (native.py), or lists of matrices,
     packed (matmul.py) or in few bits; weights, index [N, k] -> [N, D] in x's dtype.
     """
     if (fast := triton_form("moe", x)) and fast.takes(gate_up) and fast.takes(down):
         return fast.experts(x, gate_up, down, weights, index)
     if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
-        if native.is_paired(down):
+        if native.in_panels(down):
             return native.experts(x, gate_up, down, weights, index)
         return _plain_experts(x, gate_up, down, weights, index)
     hit, sizes, place = _padded(index.flatten(), len(gate_up))

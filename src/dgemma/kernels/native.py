@@ -1,9 +1,10 @@
-"""Products, attention and the end of the vocabulary head in bfloat16, written in C for processors with AVX-512's bf16 dot product (c/).
+"""Products, norms, the router, experts, attention and the end of the vocabulary head, written in C for processors with AVX-512 (c/): float32,
+and bfloat16 where there is a dot product of it.
 
-Torch's own forms are the reference and run everywhere; these replace them where the library was built (hatch_build.py: when the package is
-installed on Linux and a C compiler is there) and the processor has the instructions. A weight is **paired** for them once (`paired`): a
-tensor [N/32, K/2, 32, 2], of experts [E, ...], which is multiplied with and nothing else. `DGEMMA_KERNELS=torch` turns them off.
-Trap: threads are those of the OpenMP that torch has loaded, found by name in the process; a second one would fight with it for the cores.
+Torch's own forms are the reference and run everywhere; these replace them where the libraries were built (hatch_build.py: when the package is
+installed on Linux and a C compiler is there) and the processor has the instructions. A weight is laid out **in panels** for them once: a tensor
+[N/32, K, 32, 1], of bfloat16 [N/32, K/2, 32, 2], of experts [E, ...], which is multiplied with and nothing else. `DGEMMA_KERNELS=torch` turns
+them off. Trap: threads are those of the OpenMP that torch has loaded, found by name in the process; a second one would fight with it for the cores.
 """
 
 from __future__ import annotations
@@ -20,21 +21,23 @@ from torch import Tensor
 from .select import has_instructions, wants_torch, wants_triton
 
 SOURCES = Path(__file__).parent / "c"
-LIBRARY = SOURCES / "kernels.so"
-NEEDS = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16", "bmi2", "fma")
+NEEDS = {
+    torch.float32: ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "bmi2", "fma"),
+    torch.bfloat16: ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "bmi2", "fma", "avx512_bf16"),
+}
 KINDS = {"none": 0, "tanh": 1, "gated": 2}
-WIDE = 32  # columns that lie side by side
-TILE = 128
+WIDE = 32  # columns of a panel
+TILE = 128  # tokens whose p is summed (vocab.py)
 
-_int, _long, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_void_p
+_int, _long, _float, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
 _TAKES: dict[str, list[Any]] = {
-    "pair_weight": [_pointer] * 2 + [_long] * 4,
+    "lay_out": [_pointer] * 2 + [_long] * 4,
     "product": [_pointer] * 4 + [_long] * 4 + [_int],
     "experts": [_pointer] * 8,
+    "router": [_pointer] * 6 + [_long] * 4 + [_float] * 2,
+    "norm": [_pointer] * 6 + [_long] * 4 + [_float],
     "attention": [_pointer] * 6,
     "settle": [_pointer] * 5 + [_long] * 2,
-    "router": [_pointer] * 6 + [_long] * 4 + [ctypes.c_float] * 2,
-    "norm": [_pointer] * 6 + [_long] * 4 + [ctypes.c_float],
 }
 
 
@@ -44,13 +47,14 @@ def source_hash() -> int:
 
 
 @functools.cache
-def _library() -> tuple[ctypes.CDLL, Any] | None:
+def _library(dtype: torch.dtype) -> tuple[ctypes.CDLL, Any] | None:
     """The functions and the OpenMP that runs their loops; None where they can't be had."""
-    if not LIBRARY.exists() or not has_instructions(*NEEDS):
+    path = SOURCES / f"{str(dtype).removeprefix('torch.')}.so"
+    if dtype not in NEEDS or not path.exists() or not has_instructions(*NEEDS[dtype]):
         return None
     try:
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer)
-        library = ctypes.CDLL(str(LIBRARY))
+        library = ctypes.CDLL(str(path))
         library.source_hash.restype = ctypes.c_uint32
         if library.source_hash() != source_hash():  # built before the sources changed
             return None
@@ -61,46 +65,49 @@ def _library() -> tuple[ctypes.CDLL, Any] | None:
     return library, parallel
 
 
-def available() -> bool:
+def available(dtype: torch.dtype) -> bool:
     """Whether this process computes with them."""
-    return not wants_torch() and not wants_triton() and _library() is not None
+    return not wants_torch() and not wants_triton() and _library(dtype) is not None
 
 
 def runs(*tensors: Tensor) -> bool:
-    """Whether something is computed from these tensors here: bfloat16 on a CPU, with nothing to learn."""
-    return all(x.dtype == torch.bfloat16 and x.device.type == "cpu" and not (x.requires_grad and torch.is_grad_enabled()) for x in tensors) and available()
+    """Whether something is computed from these tensors here: of one dtype, on a CPU, with nothing to learn."""
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    dtype = tensors[0].dtype
+    return not learns and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors) and available(dtype)
 
 
-def _call(name: str, *arguments: Any) -> None:
-    found = _library()
+def _call(name: str, x: Tensor, *arguments: Any) -> None:
+    """A function of the library for x's dtype; tensors are passed as their addresses."""
+    found = _library(x.dtype)
     assert found is not None
     library, parallel = found
-    getattr(library, name)(parallel, torch.get_num_threads(), *(x.data_ptr() if isinstance(x, Tensor) else x for x in arguments))
+    getattr(library, name)(parallel, torch.get_num_threads(), *(y.data_ptr() if isinstance(y, Tensor) else y for y in (x, *arguments)))
 
 
-def can_pair(weight: Tensor) -> bool:
-    """Whether a plain weight [..., N, K] can be paired: both multiples of 32, one of the two dense."""
+def takes(weight: Tensor) -> bool:
+    """Whether a plain weight [..., N, K] can be laid out in panels: both multiples of 32, one of the two dense."""
     whole = weight.shape[-1] % WIDE == 0 and weight.shape[-2] % WIDE == 0
     return whole and 1 in weight.stride()[-2:] and (weight.dim() == 2 or weight.is_contiguous()) and runs(weight.detach())
 
 
-def paired(weight: Tensor) -> Tensor:
-    """weight [N, K] (also another one turned), or [E, N, K] -> its numbers as [N/32, K/2, 32, 2], [E, ...]; a copy."""
+def panels(weight: Tensor) -> Tensor:
+    """weight [N, K] (also another one turned), or [E, N, K], in panels; a copy."""
     flat = weight.detach().flatten(0, -2) if weight.dim() > 2 else weight.detach()
-    rows, inputs = flat.shape
-    out = torch.empty((rows // WIDE, inputs // 2, WIDE, 2), dtype=flat.dtype)
-    _call("pair_weight", flat, out, rows, inputs, *flat.stride())
+    (rows, inputs), word = flat.shape, 4 // flat.element_size()
+    out = torch.empty((rows // WIDE, inputs // word, WIDE, word), dtype=flat.dtype)
+    _call("lay_out", flat, out, rows, inputs, *flat.stride())
     return out.unflatten(0, (*weight.shape[:-2], -1))
 
 
-def is_paired(weight: Tensor) -> bool:
+def in_panels(weight: Tensor) -> bool:
     return weight.dim() > 3
 
 
 def product(x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """x [..., K] times a paired weight -> [..., N]; kind: "none", "tanh" of it, or "gated": gelu_tanh(it) * x times `other`.
+    """x [..., K] times a weight in panels -> [..., N]; kind: "none", "tanh" of it, or "gated": gelu_tanh(it) * x times `other`.
 
-    out [rows, N], bfloat16 with dense rows: where it goes.
+    out [rows, N], with dense rows, of x's dtype: where it goes.
     """
     x = x.contiguous()
     rows, columns = x.numel() // x.shape[-1], WIDE * len(weight)
@@ -110,9 +117,9 @@ def product(x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None 
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
-    """moe.experts of paired gate_up (gate first) and down: x [N, D] -> [N, D]; weights and index [N, k]."""
-    x, out = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    half, inner = gate_up.shape[1] // 2, gate_up.shape[1] // 2 * WIDE
+    """moe.experts of gate_up (gate first) and down in panels: x [N, D] -> [N, D]; weights and index [N, k]."""
+    x, half = x.contiguous(), gate_up.shape[1] // 2
+    out, inner = torch.empty_like(x), half * WIDE
     sizes = (_long * 6)(*x.shape, inner, len(gate_up), index.shape[1], 2 * inner * x.shape[1])
     _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, sizes)
     return out
@@ -122,7 +129,7 @@ def router(x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps
     """moe.choose_experts of x [N, D], D a multiple of 32."""
     x, (rows, width) = x.contiguous(), x.shape
     weights, index = torch.empty((rows, top_k)), torch.empty((rows, top_k), dtype=torch.int64)
-    _call("router", x, proj.contiguous(), scale, per_expert_scale, weights, index, rows, width, len(proj), top_k, eps, width**-0.5)
+    _call("router", x, proj.contiguous(), scale, per_expert_scale.float(), weights, index, rows, width, len(proj), top_k, eps, width**-0.5)
     return weights, index
 
 
@@ -156,7 +163,7 @@ def norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None =
 
 
 def settles(p: Tensor) -> bool:
-    return p.shape[-1] % 16 == 0 and p.is_contiguous() and runs(p)
+    return p.shape[-1] % WIDE == 0 and p.is_contiguous() and runs(p)
 
 
 def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor]:

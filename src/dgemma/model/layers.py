@@ -16,7 +16,7 @@ from ..kernels.formats import QuantTensor
 from ..kernels.heads import heads
 from ..kernels.matmul import gated_mlp, linear, pack, pays_packed
 from ..kernels.moe import choose_experts, experts
-from ..kernels.native import can_pair
+from ..kernels.native import takes
 from ..kernels.norm import add_norm, rms_norm
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B,H,T,K], k and v [B,G,T,K] -> [B,H,T,K]
@@ -126,7 +126,7 @@ class Experts(nn.Module):
             return
         if not pays_packed(self.down_proj[0]):
             return
-        if can_pair(self.gate_up_proj) and can_pair(self.down_proj):
+        if takes(self.gate_up_proj) and takes(self.down_proj):
             self.gate_up_proj = nn.Parameter(pack(self.gate_up_proj), requires_grad=False)
             self.down_proj = nn.Parameter(pack(self.down_proj), requires_grad=False)
             return

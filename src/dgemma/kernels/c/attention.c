@@ -1,24 +1,24 @@
 /* Attention whose scores never leave a core: 128 queries look at 128 keys at a time, with the running maximum and sum of each row.
 
-   Keys and values are paired as they come, once per task (3 % of its products). Scores are float32, p is rounded to bf16 before it
-   multiplies v, as torch's own attention does. 767 keys of width 64, 8 heads, 256 queries on Zen 4: 1.5 ms; torch 3.7.
+   Keys and values are put in panels as they come, once per task (3 % of its products). Scores are float32; p is rounded, to bf16 there, before
+   it multiplies v, as torch's own attention does. In bf16, 767 keys of width 64, 8 heads, 256 queries on Zen 4: 1.5 ms; torch 3.7.
 */
 #include "lanes.h"
 
 enum { QUERIES = 128, KEYS = 128 };
 
 typedef struct {
-    const bf16 *q, *k, *v;  /* [B, H, Q, K], [B, G, S, K], the last axis dense */
+    const number *q, *k, *v;  /* [B, H, Q, K], [B, G, S, K], the last axis dense */
     const uint8_t *visible; /* [Q, S], or null for everything */
-    bf16 *out;              /* [B, Q, H, K] */
+    number *out;              /* [B, Q, H, K] */
     long batch, heads, groups, rows, keys, width; /* in the order that native.py writes them in */
     long q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row;
     long next;
 } Attention;
 
-/* A thread's memory: some keys and values, paired; a task's queries, and what it has seen so far: the largest score in bits, the sum of
+/* A thread's memory: some keys and values in panels; a task's queries, and what it has seen so far: the largest score in bits, the sum of
    2^(score - it), and of that times v */
-typedef struct { bf16 *k, *v, *q; float *mixed, top[QUERIES], total[QUERIES]; long query[QUERIES]; } Space;
+typedef struct { number *k, *v, *q; float *mixed, top[QUERIES], total[QUERIES]; long query[QUERIES]; } Space;
 
 /* which of 16 keys query `row` sees, of keys first + at .. first + count */
 static inline __mmask16 seen(const Attention *j, long row, long first, long at, long count) {
@@ -34,9 +34,9 @@ static inline int score(const Attention *j, const Space *s, long r, int rows, lo
         for (int i = 0; i < rows; i++) any |= seen(j, s->query[r + i], first, at, count);
     for (long at = 0; at < padded && any; at += WIDE) {
         Sums sums;
-        const bf16 *panel = s->k + at * j->width;
+        const number *panel = s->k + at * j->width;
         load(sums, rows, 0, 0);
-        strip(rows, s->q + r * j->width, j->width, panel, panel + WIDE, j->width / 2, sums);
+        strip(rows, s->q + r * j->width, j->width, panel, panel + LANES * WORD, j->width / WORD, sums);
         for (int i = 0; i < rows; i++)
             for (int h = 0; h < 2; h++) {
                 __m512 bits = _mm512_mul_ps(sums[i][h], _mm512_set1_ps(1.44269504f));
@@ -48,7 +48,7 @@ static inline int score(const Attention *j, const Space *s, long r, int rows, lo
 }
 
 /* p = 2^(score - the largest so far) of one row, whose sums are brought to that scale */
-static inline void weigh(const float *scores, long padded, bf16 *p, float *mixed, long width, float *top, float *total) {
+static inline void weigh(const float *scores, long padded, number *p, float *mixed, long width, float *top, float *total) {
     __m512 most = _mm512_set1_ps(*top), sum = _mm512_setzero_ps();
     for (long at = 0; at < padded; at += LANES) most = _mm512_max_ps(most, _mm512_load_ps(scores + at));
     float higher = _mm512_reduce_max_ps(most);
@@ -66,18 +66,18 @@ static inline void weigh(const float *scores, long padded, bf16 *p, float *mixed
     *total += _mm512_reduce_add_ps(sum);
 }
 
-/* what `count` paired keys and values from `first` on add to up to eight rows */
+/* what `count` keys and values from `first` on add to up to eight rows */
 static inline void attend(const Attention *j, Space *s, long r, int rows, long first, long count, long padded) {
     float scores[ROWS * KEYS] __attribute__((aligned(64)));
-    bf16 p[ROWS * KEYS];
+    number p[ROWS * KEYS];
     if (!score(j, s, r, rows, first, count, padded, scores)) return;
     for (int i = 0; i < rows; i++)
         weigh(scores + i * KEYS, padded, p + i * KEYS, s->mixed + (r + i) * j->width, j->width, s->top + r + i, s->total + r + i);
     for (long d = 0; d < j->width; d += WIDE) {
         Sums sums;
-        const bf16 *panel = s->v + d * padded;
+        const number *panel = s->v + d * padded;
         load(sums, rows, s->mixed + r * j->width + d, j->width);
-        strip(rows, p, KEYS, panel, panel + WIDE, padded / 2, sums);
+        strip(rows, p, KEYS, panel, panel + LANES * WORD, padded / WORD, sums);
         store(sums, rows, s->mixed + r * j->width + d, j->width);
     }
 }
@@ -86,23 +86,23 @@ static inline void attend(const Attention *j, Space *s, long r, int rows, long f
 static void attention_task(const Attention *j, long task, Space *s) {
     long share = j->heads / j->groups, all = share * j->rows, blocks = (all + QUERIES - 1) / QUERIES;
     long group = task / blocks % j->groups, b = task / blocks / j->groups, start = task % blocks * QUERIES, rows = least(all - start, QUERIES);
-    const bf16 *k = j->k + b * j->k_batch + group * j->k_head, *v = j->v + b * j->v_batch + group * j->v_head;
+    const number *k = j->k + b * j->k_batch + group * j->k_head, *v = j->v + b * j->v_batch + group * j->v_head;
     for (long r = 0; r < rows; r++) {
         long head = group * share + (start + r) / j->rows, row = (start + r) % j->rows;
         s->query[r] = row, s->top[r] = -3e38f, s->total[r] = 0;
-        memcpy(s->q + r * j->width, j->q + b * j->q_batch + head * j->q_head + row * j->q_row, 2 * j->width);
+        memcpy(s->q + r * j->width, j->q + b * j->q_batch + head * j->q_head + row * j->q_row, sizeof(number) * j->width);
     }
     memset(s->mixed, 0, 4 * rows * j->width);
     for (long first = 0; first < j->keys; first += KEYS) {
         long count = least(j->keys - first, KEYS), padded = (count + WIDE - 1) / WIDE * WIDE;
-        pair_rows(k + first * j->k_row, j->k_row, count, j->width, s->k);
-        pair_columns(v + first * j->v_row, j->v_row, count, j->width, padded / 2, s->v);
+        panels_of_rows(k + first * j->k_row, j->k_row, count, j->width, s->k);
+        panels_of_columns(v + first * j->v_row, j->v_row, count, j->width, padded, s->v);
         for (long r = 0; r < rows; r += ROWS) attend(j, s, r, least(rows - r, ROWS), first, count, padded);
     }
     for (long r = 0; r < rows; r++) {
         long head = group * share + (start + r) / j->rows;
         __m512 part = _mm512_set1_ps(1 / s->total[r]);
-        bf16 *to = j->out + ((b * j->rows + s->query[r]) * j->heads + head) * j->width;
+        number *to = j->out + ((b * j->rows + s->query[r]) * j->heads + head) * j->width;
         for (long d = 0; d < j->width; d += LANES) write16(to + d, _mm512_mul_ps(part, _mm512_load_ps(s->mixed + r * j->width + d)));
     }
 }
@@ -111,13 +111,13 @@ static void attention_body(void *data) {
     Attention *j = data;
     long share = j->heads / j->groups, tasks = j->batch * j->groups * ((share * j->rows + QUERIES - 1) / QUERIES);
     Space *s = space(sizeof(Space));
-    s->mixed = space(j->width * (4 * QUERIES + 2 * (2 * KEYS + QUERIES)));
-    s->k = (bf16 *)(s->mixed + QUERIES * j->width), s->v = s->k + KEYS * j->width, s->q = s->v + KEYS * j->width;
+    s->mixed = space(j->width * (4 * QUERIES + sizeof(number) * (2 * KEYS + QUERIES)));
+    s->k = (number *)(s->mixed + QUERIES * j->width), s->v = s->k + KEYS * j->width, s->q = s->v + KEYS * j->width;
     for (long task; (task = next_of(&j->next, tasks)) >= 0;) attention_task(j, task, s);
     free(s->mixed), free(s);
 }
 
-void attention(Parallel parallel, int threads, const bf16 *q, const bf16 *k, const bf16 *v, const uint8_t *visible, bf16 *out, const long *sizes) {
+void attention(Parallel parallel, int threads, const number *q, const number *k, const number *v, const uint8_t *visible, number *out, const long *sizes) {
     Attention j = {q, k, v, visible, out, .next = 0};
     memcpy(&j.batch, sizes, 15 * sizeof(long));
     parallel(attention_body, &j, threads, 0);

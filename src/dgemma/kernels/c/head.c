@@ -4,7 +4,7 @@
 enum { TILE = 128 }; /* tokens whose p is summed (vocab.py) */
 
 typedef struct {
-    bf16 *p;           /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */
+    number *p;           /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */
     const float *heat; /* of each row, positive */
     float *masses, *moment; /* sums of p by TILE; of p log2 p by row */
     long *argmax;
@@ -12,7 +12,7 @@ typedef struct {
 } Settling;
 
 static void settle_row(const Settling *j, long row) {
-    bf16 *p = j->p + row * j->vocabulary;
+    number *p = j->p + row * j->vocabulary;
     __m512 most = _mm512_set1_ps(-INFINITY), heat = _mm512_set1_ps(j->heat[row]), moment = _mm512_setzero_ps();
     for (long at = 0; at < j->vocabulary; at += LANES) most = _mm512_max_ps(read16(p + at), most);
     most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
@@ -29,9 +29,8 @@ static void settle_row(const Settling *j, long row) {
         __m512 mass = _mm512_setzero_ps();
         for (long at = tile; at < least(tile + TILE, j->vocabulary); at += LANES) {
             __m512 x = _mm512_mul_ps(_mm512_sub_ps(read16(p + at), most), heat);
-            __m256i stored = rounded(exp2_(x));
-            __m512 e = widen(stored); /* what counts is what was stored */
-            _mm256_storeu_si256((__m256i *)(p + at), stored);
+            __m512 e = stored(exp2_(x)); /* what counts is what is stored */
+            write16(p + at, e);
             mass = _mm512_add_ps(mass, e);
             moment = _mm512_fmadd_ps(e, x, moment);
         }
@@ -45,7 +44,7 @@ static void settle_body(void *data) {
     for (long row; (row = next_of(&j->next, j->rows)) >= 0;) settle_row(j, row);
 }
 
-void settle(Parallel parallel, int threads, bf16 *p, const float *heat, float *masses, float *moment, long *argmax, long rows, long vocabulary) {
+void settle(Parallel parallel, int threads, number *p, const float *heat, float *masses, float *moment, long *argmax, long rows, long vocabulary) {
     Settling j = {p, heat, masses, moment, argmax, rows, vocabulary, 0};
     parallel(settle_body, &j, threads, 0);
 }

@@ -4,23 +4,23 @@
 enum { SHARE = 8192 }; /* elements of a task, or one row */
 
 typedef struct {
-    const bf16 *x, *weight, *residual, *cos, *sin; /* x and residual [rows, width], weight [width], cos and sin [positions, width / 2]; each but x or null */
-    bf16 *out;
+    const number *x, *weight, *residual, *cos, *sin; /* x and residual [rows, width], weight [width], cos and sin [positions, width / 2]; each but x or null */
+    number *out;
     long rows, width, heads, positions; /* rows that share a position, and follow each other; positions, after which they start again */
     float eps;
     long next;
 } Norm;
 
 static void norm_row(const Norm *j, long row) {
-    const bf16 *x = j->x + row * j->width;
-    bf16 *out = j->out + row * j->width;
+    const number *x = j->x + row * j->width;
+    number *out = j->out + row * j->width;
     __m512 sum = _mm512_setzero_ps();
     for (long d = 0; d < j->width; d += LANES) sum = _mm512_fmadd_ps(read16(x + d), read16(x + d), sum);
     __m512 scale = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / j->width + j->eps));
     for (long d = 0; d < j->width; d += LANES) {
         __m512 y = _mm512_mul_ps(read16(x + d), scale);
         if (j->weight) y = _mm512_mul_ps(y, read16(j->weight + d));
-        if (j->residual) y = _mm512_add_ps(widen(rounded(y)), read16(j->residual + row * j->width + d)); /* rounded before, as torch's form does */
+        if (j->residual) y = _mm512_add_ps(stored(y), read16(j->residual + row * j->width + d)); /* rounded before, as torch's form does */
         write16(out + d, y);
     }
     long half = j->width / 2, at = row / j->heads % j->positions * half;
@@ -38,7 +38,7 @@ static void norm_body(void *data) {
         for (long row = task * share; row < least(j->rows, (task + 1) * share); row++) norm_row(j, row);
 }
 
-void norm(Parallel parallel, int threads, const bf16 *x, const bf16 *weight, const bf16 *residual, const bf16 *cos, const bf16 *sin, bf16 *out, long rows,
+void norm(Parallel parallel, int threads, const number *x, const number *weight, const number *residual, const number *cos, const number *sin, number *out, long rows,
           long width, long heads, long positions, float eps) {
     Norm j = {x, weight, residual, cos, sin, out, rows, width, heads, positions, eps, 0};
     parallel(norm_body, &j, threads, 0);

@@ -1,4 +1,4 @@
-/* Products with paired weights, and experts: rows grouped by what they are multiplied with.
+/* Products with weights in panels, and experts: rows grouped by what they are multiplied with.
 
    A task is some rows and some panels of a weight, which is read once for all of them. A long sum (p times the embedding) is taken
    piece by piece, with the rows' pieces and the sums so far in a core's own cache.
@@ -10,24 +10,24 @@ enum { BLOCK = 64, MOST = 256, LONG = 2048, PIECE = 512 };
 
 uint32_t source_hash(void) { return SOURCE; } /* of the files this was made from: native.py refuses the functions of others */
 
-/* ---- pairing ---- */
+/* ---- laying out ---- */
 
-typedef struct { const bf16 *from; bf16 *to; long rows, in, row_step, in_step, next; } Pairing;
+typedef struct { const number *from; number *to; long rows, in, row_step, in_step, next; } Layout;
 
-static void pair_body(void *data) {
-    Pairing *j = data;
+static void layout_body(void *data) {
+    Layout *j = data;
     for (long panel; (panel = next_of(&j->next, j->rows / WIDE)) >= 0;) {
-        const bf16 *from = j->from + panel * WIDE * j->row_step;
-        bf16 *to = j->to + panel * WIDE * j->in;
-        if (j->in_step == 1) pair_rows(from, j->row_step, WIDE, j->in, to);
-        else pair_columns(from, j->in_step, j->in, WIDE, j->in / 2, to); /* a matrix that is another one turned */
+        const number *from = j->from + panel * WIDE * j->row_step;
+        number *to = j->to + panel * WIDE * j->in;
+        if (j->in_step == 1) panels_of_rows(from, j->row_step, WIDE, j->in, to);
+        else panels_of_columns(from, j->in_step, j->in, WIDE, j->in, to); /* a matrix that is another one turned */
     }
 }
 
 /* a weight [rows, in], either axis dense, as it is multiplied with */
-void pair_weight(Parallel parallel, int threads, const bf16 *from, bf16 *to, long rows, long in, long row_step, long in_step) {
-    Pairing j = {from, to, rows, in, row_step, in_step, 0};
-    parallel(pair_body, &j, threads, 0);
+void lay_out(Parallel parallel, int threads, const number *from, number *to, long rows, long in, long row_step, long in_step) {
+    Layout j = {from, to, rows, in, row_step, in_step, 0};
+    parallel(layout_body, &j, threads, 0);
 }
 
 /* ---- products ---- */
@@ -37,46 +37,46 @@ enum { PLAIN, TANH, GATED }; /* what becomes of the sums; GATED: gelu(sums of on
 typedef struct { long weight, first, rows; } Group; /* rows of a product that share a weight */
 
 typedef struct {
-    const bf16 *x, *weights, *others; /* x: rows of `in`; weights, and those of GATED's other: paired, `apart` from each other */
+    const number *x, *weights, *others; /* x: rows of `in`; weights, and those of GATED's other: in panels, `apart` from each other */
     const long *source;               /* the row of x that each row reads, or null: its own */
     const Group *groups;
-    bf16 *out;                        /* rows `out_step` apart */
+    number *out;                        /* rows `out_step` apart */
     long count, in, panels, apart, out_step, cuts; /* groups; panels of a weight; parts of a weight that are tasks of their own */
     int kind;
     long next;
 } Product;
 
 /* the end of one strip: columns 32 * panel + 16 h .. of a GATED product, or 32 * panel .. */
-static inline void finish(const Product *j, Sums sums, int rows, bf16 *to) {
+static inline void finish(const Product *j, Sums sums, int rows, number *to) {
     for (int i = 0; i < rows; i++) {
-        bf16 *at = to + i * j->out_step;
+        number *at = to + i * j->out_step;
         if (j->kind == GATED) write16(at, _mm512_mul_ps(gelu(sums[i][0]), sums[i][1]));
         else
             for (int h = 0; h < 2; h++) write16(at + h * LANES, j->kind == TANH ? tanh_(sums[i][h]) : sums[i][h]);
     }
 }
 
-static void product_task(const Product *j, long task, bf16 *gathered, float *partial) {
+static void product_task(const Product *j, long task, number *gathered, float *partial) {
     Group group = j->groups[task / j->cuts];
     long cut = task % j->cuts, first = j->panels * cut / j->cuts, end = j->panels * (cut + 1) / j->cuts, halves = j->kind == GATED ? 2 : 1;
     long piece = j->in > LONG ? PIECE : j->in, columns = (end - first) * WIDE * halves;
     for (long k = 0; k < j->in; k += piece) {
         long some = least(piece, j->in - k), step = j->in, last = k + some == j->in;
-        const bf16 *x = j->x + group.first * j->in;
+        const number *x = j->x + group.first * j->in;
         if (gathered) {
             for (long r = 0; r < group.rows; r++)
-                memcpy(gathered + r * some, j->x + (j->source ? j->source[group.first + r] : group.first + r) * j->in + k, 2 * some);
+                memcpy(gathered + r * some, j->x + (j->source ? j->source[group.first + r] : group.first + r) * j->in + k, sizeof(number) * some);
             x = gathered, step = some;
         }
         for (long panel = first; panel < end; panel++)
             for (long half = 0; half < halves; half++) {
                 long at = group.weight * j->apart + panel * WIDE * j->in + k * WIDE, column = (panel * halves + half) * WIDE - first * halves * WIDE;
-                const bf16 *left = j->weights + at + half * WIDE, *right = j->kind == GATED ? j->others + at + half * WIDE : left + WIDE;
+                const number *left = j->weights + at + half * LANES * WORD, *right = j->kind == GATED ? j->others + at + half * LANES * WORD : left + LANES * WORD;
                 for (long r = 0; r < group.rows; r += ROWS) {
                     int rows = least(ROWS, group.rows - r);
                     Sums sums;
                     load(sums, rows, k ? partial + r * columns + column : 0, columns);
-                    strip(rows, x + r * step, step, left, right, some / 2, sums);
+                    strip(rows, x + r * step, step, left, right, some / WORD, sums);
                     if (last) finish(j, sums, rows, j->out + (group.first + r) * j->out_step + panel * WIDE + half * LANES);
                     else store(sums, rows, partial + r * columns + column, columns);
                 }
@@ -88,14 +88,14 @@ static void product_body(void *data) {
     Product *j = data;
     long most = 0, is_long = j->in > LONG;
     for (long g = 0; g < j->count; g++) most = j->groups[g].rows > most ? j->groups[g].rows : most;
-    bf16 *gathered = j->source || is_long ? space(2 * most * (is_long ? PIECE : j->in)) : 0;
+    number *gathered = j->source || is_long ? space(sizeof(number) * most * (is_long ? PIECE : j->in)) : 0;
     float *partial = is_long ? space(4 * most * (j->panels / j->cuts + 1) * WIDE * 2) : 0;
     for (long task; (task = next_of(&j->next, j->count * j->cuts)) >= 0;) product_task(j, task, gathered, partial);
     free(gathered), free(partial);
 }
 
 /* out [rows, 32 panels] = x [rows, in] times one weight, of which rows of BLOCK share a reading, or of a large one MOST */
-void product(Parallel parallel, int threads, const bf16 *x, const bf16 *weight, const bf16 *other, bf16 *out, long rows, long in, long panels, long out_step, int kind) {
+void product(Parallel parallel, int threads, const number *x, const number *weight, const number *other, number *out, long rows, long in, long panels, long out_step, int kind) {
     long size = in * panels * WIDE >= 1 << 20 ? MOST : BLOCK, count = 0, cuts = in > LONG ? threads : panels / 16 > 4 * threads ? panels / 16 : 4 * threads;
     Group *groups = malloc((rows / size + 1) * sizeof(Group));
     for (long r = 0; r < rows; r += size) groups[count++] = (Group){0, r, least(rows - r, size)};
@@ -107,7 +107,7 @@ void product(Parallel parallel, int threads, const bf16 *x, const bf16 *weight, 
 /* ---- experts ---- */
 
 /* out[r] = sum over its choices c of weights[r, c] * rows[place[r, c]] */
-typedef struct { const bf16 *rows; const long *place; const float *weights; bf16 *out; long count, choices, width, next; } Combination;
+typedef struct { const number *rows; const long *place; const float *weights; number *out; long count, choices, width, next; } Combination;
 
 static void combine_body(void *data) {
     Combination *j = data;
@@ -135,14 +135,14 @@ static long group(const long *index, long all, long choices, long experts, Group
     return count;
 }
 
-/* sizes: rows, their width D, F, experts, choices of a row; gate, up and down: the paired weights of all experts */
-void experts(Parallel parallel, int threads, const bf16 *x, const bf16 *gate, const bf16 *up, const bf16 *down, const float *weights, const long *index,
-             bf16 *out, const long *sizes) {
-    long rows = sizes[0], width = sizes[1], inner = sizes[2], number = sizes[3], choices = sizes[4], all = rows * choices;
-    Group *groups = malloc((number + all / BLOCK + 1) * sizeof(Group));
+/* sizes: rows, their width D, F, experts, choices of a row; gate, up and down: the weights of all experts, in panels */
+void experts(Parallel parallel, int threads, const number *x, const number *gate, const number *up, const number *down, const float *weights, const long *index,
+             number *out, const long *sizes) {
+    long rows = sizes[0], width = sizes[1], inner = sizes[2], all_experts = sizes[3], choices = sizes[4], all = rows * choices;
+    Group *groups = malloc((all_experts + all / BLOCK + 1) * sizeof(Group));
     long *source = malloc(2 * all * sizeof(long)), *place = source + all;
-    bf16 *hidden = space(2 * all * (inner + width)), *chosen = hidden + all * inner;
-    long count = group(index, all, choices, number, groups, source, place), cuts = count < 8 * threads ? 4 : 2;
+    number *hidden = space(sizeof(number) * all * (inner + width)), *chosen = hidden + all * inner;
+    long count = group(index, all, choices, all_experts, groups, source, place), cuts = count < 8 * threads ? 4 : 2;
     Product first = {x, gate, up, source, groups, hidden, count, width, inner / WIDE, sizes[5], inner, least(cuts, inner / WIDE), GATED, 0};
     parallel(product_body, &first, threads, 0);
     Product second = {hidden, down, 0, 0, groups, chosen, count, inner, width / WIDE, inner * width, width, least(cuts, width / WIDE), PLAIN, 0};

@@ -5,7 +5,8 @@
 enum { ROW_SHARE = 8 }; /* rows of a task */
 
 typedef struct {
-    const bf16 *x, *proj, *scale, *expert_scale; /* [rows, width], [experts, width], [width], [experts] */
+    const number *x, *proj, *scale; /* [rows, width], [experts, width], [width] */
+    const float *expert_scale;         /* [experts] */
     float *weights;                              /* [rows, choices] */
     long *index;
     long rows, width, experts, choices;
@@ -13,34 +14,24 @@ typedef struct {
     long next;
 } Router;
 
-static inline float dot(const bf16 *a, const bf16 *b, long width) {
+static inline float dot(const number *a, const number *b, long width) {
     __m512 sum = _mm512_setzero_ps();
-    for (long d = 0; d < width; d += WIDE) sum = _mm512_dpbf16_ps(sum, (__m512bh)_mm512_loadu_si512(a + d), (__m512bh)_mm512_loadu_si512(b + d));
+    for (long d = 0; d < width; d += LANES * WORD) sum = add_products(sum, _mm512_loadu_si512(a + d), _mm512_loadu_si512(b + d));
     return _mm512_reduce_add_ps(sum);
 }
 
-static inline float number(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float found;
-    memcpy(&found, &bits, 4);
-    return found;
-}
-
-/* a float32 as it comes back from bfloat16 */
-static inline float stored(float x) { return _mm512_cvtss_f32(widen(rounded(_mm512_set1_ps(x)))); }
-
-static void route(const Router *j, long row, bf16 *y, float *scores) {
-    const bf16 *x = j->x + row * j->width;
+static void route(const Router *j, long row, number *y, float *scores) {
+    const number *x = j->x + row * j->width;
     __m512 sum = _mm512_setzero_ps(), factor = _mm512_set1_ps(j->factor);
     for (long d = 0; d < j->width; d += LANES) sum = _mm512_fmadd_ps(read16(x + d), read16(x + d), sum);
     __m512 norm = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / j->width + j->eps));
     for (long d = 0; d < j->width; d += LANES) {
-        __m512 scaled = _mm512_mul_ps(widen(rounded(_mm512_mul_ps(read16(x + d), norm))), read16(j->scale + d));
-        write16(y + d, _mm512_mul_ps(widen(rounded(scaled)), factor));
+        __m512 scaled = _mm512_mul_ps(stored(_mm512_mul_ps(read16(x + d), norm)), read16(j->scale + d));
+        write16(y + d, _mm512_mul_ps(stored(scaled), factor));
     }
     float most = -INFINITY, total = 0, chosen = 0;
     for (long e = 0; e < j->experts; e++) {
-        scores[e] = stored(dot(y, j->proj + e * j->width, j->width));
+        scores[e] = _mm512_cvtss_f32(stored(_mm512_set1_ps(dot(y, j->proj + e * j->width, j->width))));
         most = scores[e] > most ? scores[e] : most;
     }
     for (long e = 0; e < j->experts; e++) total += scores[e] = expf(scores[e] - most);
@@ -51,19 +42,19 @@ static void route(const Router *j, long row, bf16 *y, float *scores) {
         for (long e = 1; e < j->experts; e++) best = scores[e] > scores[best] ? e : best;
         weights[c] = scores[best] / total, index[c] = best, chosen += weights[c], scores[best] = -1;
     }
-    for (long c = 0; c < j->choices; c++) weights[c] = weights[c] / chosen * number(j->expert_scale[index[c]]);
+    for (long c = 0; c < j->choices; c++) weights[c] = weights[c] / chosen * j->expert_scale[index[c]];
 }
 
 static void router_body(void *data) {
     Router *j = data;
-    bf16 *y = space(2 * j->width);
+    number *y = space(sizeof(number) * j->width);
     float *scores = space(4 * j->experts);
     for (long task; (task = next_of(&j->next, (j->rows + ROW_SHARE - 1) / ROW_SHARE)) >= 0;)
         for (long row = task * ROW_SHARE; row < least(j->rows, (task + 1) * ROW_SHARE); row++) route(j, row, y, scores);
     free(y), free(scores);
 }
 
-void router(Parallel parallel, int threads, const bf16 *x, const bf16 *proj, const bf16 *scale, const bf16 *expert_scale, float *weights, long *index, long rows,
+void router(Parallel parallel, int threads, const number *x, const number *proj, const number *scale, const float *expert_scale, float *weights, long *index, long rows,
             long width, long experts, long choices, float eps, float factor) {
     Router j = {x, proj, scale, expert_scale, weights, index, rows, width, experts, choices, eps, factor, 0};
     parallel(router_body, &j, threads, 0);
