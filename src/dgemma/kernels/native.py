@@ -33,11 +33,11 @@ _int, _long, _float, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_float, cty
 _TAKES: dict[str, list[Any]] = {
     "lay_out": [_pointer] * 2 + [_long] * 4,
     "product": [_pointer] * 4 + [_long] * 4 + [_int],
-    "experts": [_pointer] * 8,
+    "experts": [_pointer] * 9,
     "router": [_pointer] * 6 + [_long] * 4 + [_float] * 2,
     "norm": [_pointer] * 6 + [_long] * 4 + [_float],
     "attention": [_pointer] * 6,
-    "settle": [_pointer] * 5 + [_long] * 2,
+    "settle": [_pointer] * 6 + [_long] * 2,
 }
 
 
@@ -120,8 +120,9 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Te
     """moe.experts of gate_up (gate first) and down in panels: x [N, D] -> [N, D]; weights and index [N, k]."""
     x, half = x.contiguous(), gate_up.shape[1] // 2
     out, inner = torch.empty_like(x), half * WIDE
+    room = x.new_empty(index.numel() * (inner + x.shape[1]))
     sizes = (_long * 6)(*x.shape, inner, len(gate_up), index.shape[1], 2 * inner * x.shape[1])
-    _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, sizes)
+    _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, room, sizes)
     return out
 
 
@@ -166,13 +167,13 @@ def settles(p: Tensor) -> bool:
     return p.shape[-1] % WIDE == 0 and p.is_contiguous() and runs(p)
 
 
-def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """p [R, V] of values turns into 2^(heat * (value - the row's largest)), rounded; heat [R] float32, positive.
 
-    -> argmax [R], sum of p log2 p [R], sums of p by tile [R, tiles], as vocab.py's own.
+    -> argmax [R], entropy [R] in nats, sums of p by row [R] and by tile [R, tiles].
     """
     rows, vocab = p.shape
-    masses, moment = heat.new_empty((rows, -(-vocab // TILE))), heat.new_empty(rows)
+    masses, row_sum, entropy = heat.new_empty((rows, -(-vocab // TILE))), heat.new_empty(rows), heat.new_empty(rows)
     argmax = torch.empty(rows, dtype=torch.int64)
-    _call("settle", p, heat.contiguous(), masses, moment, argmax, rows, vocab)
-    return argmax, moment, masses
+    _call("settle", p, heat.contiguous(), masses, row_sum, entropy, argmax, rows, vocab)
+    return argmax, entropy, row_sum, masses

@@ -84,8 +84,7 @@ def head(
             x.div_(softcap).tanh_()
         x.mul_(heat[own])
         found.append(_settle(x, flat[own], scratch, None if allowed is None else allowed[own]))
-    argmax, moment, masses = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return _stats(p, argmax, moment, masses, uniforms)
+    return _stats(p, *(torch.cat(parts) for parts in zip(*found, strict=True)), uniforms)
 
 
 def stats_of(processed: Tensor, uniforms: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> CanvasStats:
@@ -123,8 +122,8 @@ class _Scratch:
         self.exact = None if p.dtype == self.logits.dtype else torch.empty_like(self.logits)
 
 
-def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Write 2^(x - max) to p [R, V], rounded. -> argmax [R], sum of p log2 p [R], sums of p by tile [R, tiles]; x is consumed."""
+def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Write 2^(x - max) to p [R, V], rounded. -> argmax [R], entropy [R], sums of p by row [R] and by tile [R, tiles]; x is consumed."""
     if allowed is not None:
         x.masked_fill_(~allowed, -torch.inf)
     tiles = _tiles(x, -torch.inf)
@@ -136,14 +135,14 @@ def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> 
         exact.copy_(p.copy_(exact))  # what counts is what was stored
     if allowed is not None:
         x.clamp_min_(-1e4)  # p log p with 0 log 0 = 0: masked tokens sit at -inf
-    return argmax, x.mul_(exact).sum(-1), _tiles(exact, 0.0).sum(-1)
-
-
-def _stats(p: Tensor, argmax: Tensor, moment: Tensor, masses: Tensor, uniforms: Tensor) -> CanvasStats:
-    flat, shape = p.view(len(argmax), -1), p.shape[:-1]
+    moment, masses = x.mul_(exact).sum(-1), _tiles(exact, 0.0).sum(-1)
     row_sum = masses.sum(-1)
+    return argmax, (row_sum.log2() - moment / row_sum) * math.log(2), row_sum, masses
+
+
+def _stats(p: Tensor, argmax: Tensor, entropy: Tensor, row_sum: Tensor, masses: Tensor, uniforms: Tensor) -> CanvasStats:
+    flat, shape = p.view(len(argmax), -1), p.shape[:-1]
     sample = _inverse_cdf(flat, masses, uniforms.reshape(-1, 2).to(masses.dtype))
-    entropy = (row_sum.log2() - moment / row_sum) * math.log(2)
     return CanvasStats(argmax.view(shape), sample.view(shape), entropy.view(shape), p, row_sum.view(shape))
 
 

@@ -6,7 +6,7 @@ enum { TILE = 128 }; /* tokens whose p is summed (vocab.py) */
 typedef struct {
     number *p;           /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */
     const float *heat; /* of each row, positive */
-    float *masses, *moment; /* sums of p by TILE; of p log2 p by row */
+    float *masses, *row_sum, *entropy; /* sums of p by TILE, and by row; nats */
     long *argmax;
     long rows, vocabulary, next;
 } Settling;
@@ -25,6 +25,7 @@ static void settle_row(const Settling *j, long row) {
         }
     }
     j->argmax[row] = found;
+    double all = 0;
     for (long tile = 0; tile < j->vocabulary; tile += TILE) {
         __m512 mass = _mm512_setzero_ps();
         for (long at = tile; at < least(tile + TILE, j->vocabulary); at += LANES) {
@@ -34,9 +35,11 @@ static void settle_row(const Settling *j, long row) {
             mass = _mm512_add_ps(mass, e);
             moment = _mm512_fmadd_ps(e, x, moment);
         }
-        j->masses[row * ((j->vocabulary + TILE - 1) / TILE) + tile / TILE] = _mm512_reduce_add_ps(mass);
+        float sum = _mm512_reduce_add_ps(mass);
+        j->masses[row * ((j->vocabulary + TILE - 1) / TILE) + tile / TILE] = sum, all += sum;
     }
-    j->moment[row] = _mm512_reduce_add_ps(moment);
+    j->row_sum[row] = all;
+    j->entropy[row] = (log2(all) - _mm512_reduce_add_ps(moment) / all) * 0.6931471805599453; /* by hand: torch's log2 of a row depends on how many there are */
 }
 
 static void settle_body(void *data) {
@@ -44,7 +47,7 @@ static void settle_body(void *data) {
     for (long row; (row = next_of(&j->next, j->rows)) >= 0;) settle_row(j, row);
 }
 
-void settle(Parallel parallel, int threads, number *p, const float *heat, float *masses, float *moment, long *argmax, long rows, long vocabulary) {
-    Settling j = {p, heat, masses, moment, argmax, rows, vocabulary, 0};
+void settle(Parallel parallel, int threads, number *p, const float *heat, float *masses, float *row_sum, float *entropy, long *argmax, long rows, long vocabulary) {
+    Settling j = {p, heat, masses, row_sum, entropy, argmax, rows, vocabulary, 0};
     parallel(settle_body, &j, threads, 0);
 }

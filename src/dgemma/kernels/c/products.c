@@ -135,13 +135,14 @@ static long group(const long *index, long all, long choices, long experts, Group
     return count;
 }
 
-/* sizes: rows, their width D, F, experts, choices of a row; gate, up and down: the weights of all experts, in panels */
+/* sizes: rows, their width D, F, experts, choices of a row; gate, up and down: the weights of all experts, in panels; hidden: room
+   for rows * choices * (F + D) numbers */
 void experts(Parallel parallel, int threads, const number *x, const number *gate, const number *up, const number *down, const float *weights, const long *index,
-             number *out, const long *sizes) {
+             number *out, number *hidden, const long *sizes) {
     long rows = sizes[0], width = sizes[1], inner = sizes[2], all_experts = sizes[3], choices = sizes[4], all = rows * choices;
     Group *groups = malloc((all_experts + all / BLOCK + 1) * sizeof(Group));
     long *source = malloc(2 * all * sizeof(long)), *place = source + all;
-    number *hidden = space(sizeof(number) * all * (inner + width)), *chosen = hidden + all * inner;
+    number *chosen = hidden + all * inner;
     long count = group(index, all, choices, all_experts, groups, source, place), cuts = count < 8 * threads ? 4 : 2;
     Product first = {x, gate, up, source, groups, hidden, count, width, inner / WIDE, sizes[5], inner, least(cuts, inner / WIDE), GATED, 0};
     parallel(product_body, &first, threads, 0);
@@ -149,5 +150,5 @@ void experts(Parallel parallel, int threads, const number *x, const number *gate
     parallel(product_body, &second, threads, 0);
     Combination sum = {chosen, place, weights, out, rows, choices, width, 0};
     parallel(combine_body, &sum, threads, 0);
-    free(hidden), free(source), free(groups);
+    free(source), free(groups);
 }

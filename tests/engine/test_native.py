@@ -1,0 +1,51 @@
+"""With the C kernels a row's numbers depend on nothing but that row, so requests in company equal the plain loop token for token in float32 and
+bfloat16 as well. Traps: not across chunks of a prompt or a cached prefix, which move a window's keys to other lanes; and not where the
+embedding is too small a part of the model to be held turned as well, so that torch multiplies with it (weights/plan.py: copies_of_table)."""
+
+from __future__ import annotations
+
+import functools
+import random
+
+import pytest
+import torch
+
+from dgemma.config import EngineConfig
+from dgemma.engine.denoise import run
+from dgemma.engine.engine import Engine
+from dgemma.engine.requests import CommitRecord, Request, StepRecord
+from dgemma.kernels import native
+from dgemma.model.build import pack
+from dgemma.model.dgemma import DiffusionGemma
+from tests.engine.test_denoise import by_row, request
+from tests.helpers import lively_model, tiny_config
+
+DTYPES = [str(dtype).removeprefix("torch.") for dtype in native.NEEDS if native.available(dtype)]
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "head_dim": 32, "global_head_dim": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 512, "num_experts": 4, "top_k_experts": 2, "canvas_length": 6,
+}  # fmt: skip
+
+
+@functools.cache
+def model(dtype: str) -> DiffusionGemma:
+    return pack(lively_model(tiny_config("SSF", **SIZES), seed=7, dtype=dtype, sharpness=4.0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES or [pytest.param("", marks=pytest.mark.skip("no C kernels: see hatch_build.py"))])
+def test_company_changes_no_token(dtype: str) -> None:
+    assert native.in_panels(model(dtype).layers[0].experts.down_proj) and native.in_panels(model(dtype).columns)
+    draw = random.Random(3)
+    requests = [request(tuple(draw.choices(range(64), k=draw.randint(1, 40))), max_tokens=draw.choice((6, 12, 17)), seed=n) for n in range(9)]
+    engine = Engine(model(dtype), EngineConfig(max_slots=4, memory=2**40, prefix_cache=0))
+    got = by_row(list(engine.run(requests)), len(requests))
+    for found, one in zip(got, requests, strict=True):
+        assert found == by_row(list(run(model(dtype), [one])), 1)[0]
+
+
+def test_the_comparison_sees_a_step() -> None:
+    """Requests that differ in their seed only are told apart."""
+    if not DTYPES:
+        pytest.skip("no C kernels: see hatch_build.py")
+    both = [by_row(list(run(model(DTYPES[0]), [Request((1, 2, 3), 6, seed)])), 1)[0] for seed in (1, 2)]
+    assert both[0] != both[1] and {type(record) for record in run(model(DTYPES[0]), [request((1,))])} == {StepRecord, CommitRecord}
