@@ -186,3 +186,12 @@ def test_a_hub_name_without_a_network(hub: Hub, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         doctor.examine(NAME)
     assert not hub.log
+
+
+def test_it_says_whether_the_c_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGEMMA_KERNELS", "torch")
+    facts = doctor.examine(None).machine
+    assert facts["c_kernels"] == {"float32": "DGEMMA_KERNELS is set", "bfloat16": "DGEMMA_KERNELS is set"}
+    assert "CPU kernels in C: not in float32: DGEMMA_KERNELS is set; not in bfloat16: DGEMMA_KERNELS is set" in doctor._machine_lines(facts)
+    facts["c_kernels"]["float32"] = None
+    assert "CPU kernels in C: float32; not in bfloat16: DGEMMA_KERNELS is set" in doctor._machine_lines(facts)

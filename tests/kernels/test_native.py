@@ -43,21 +43,24 @@ def close(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
 def test_they_are_built_where_they_can_be() -> None:
     """What is installed with a compiler at hand has them; after a change of the sources: python hatch_build.py, or make test."""
     for dtype, needs in native.NEEDS.items():
-        assert not has_instructions(*needs) or native._library(dtype) is not None
+        assert not has_instructions(*needs) or not isinstance(native._library(dtype), str), native._library(dtype)
 
 
 @needed
 def test_other_sources_libraries_are_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     native._library.cache_clear()
     monkeypatch.setattr(native, "source_hash", lambda: 1)
-    assert not native.available(dtype)
+    assert "other sources" in str(native.why_not(dtype))
     native._library.cache_clear()
     monkeypatch.setattr(native, "SOURCES", tmp_path)
+    assert "not built" in str(native.why_not(dtype))
+    native._library.cache_clear()
     (tmp_path / f"{name_of(dtype)}.so").write_bytes(b"not a library")
-    assert not native.available(dtype)
+    assert "could not be loaded" in str(native.why_not(dtype)) and not native.available(dtype)
     monkeypatch.undo()
     native._library.cache_clear()
     assert native.available(dtype)
+    assert native.why_not(torch.float64) and not native.available(torch.float64)
     monkeypatch.setenv(CHOICE, "torch")
     assert not native.available(dtype)
 

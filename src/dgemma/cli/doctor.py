@@ -122,6 +122,8 @@ def _attempt(report: Report, read: Callable[[], Any]) -> Any:
 def _machine_facts(memories: list[Memory]) -> dict[str, Any]:
     import torch
 
+    from ..kernels import native
+
     return {
         "dgemma": __version__,
         "python": platform.python_version(),
@@ -129,6 +131,7 @@ def _machine_facts(memories: list[Memory]) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "c_kernels": {str(dtype).removeprefix("torch."): native.why_not(dtype) for dtype in native.NEEDS},
         "memories": [dataclasses.asdict(memory) for memory in memories],
     }
 
@@ -233,6 +236,9 @@ def _machine_lines(facts: dict[str, Any]) -> list[str]:
     cuda = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
     torch = f"torch {facts['torch']} ({cuda}, {facts['threads']} threads)"
     lines = [f"dgemma {facts['dgemma']}, Python {facts['python']}, {torch}"]
+    run = [dtype for dtype, why in facts["c_kernels"].items() if why is None]
+    missing = [f"not in {dtype}: {why}" for dtype, why in facts["c_kernels"].items() if why is not None]
+    lines.append(f"CPU kernels in C: {'; '.join([', '.join(run), *missing] if run else missing)}")
     for memory in facts["memories"]:
         lines.append(f"{memory['name']}: {_gib(memory['total'])}, {_gib(memory['free'])} free")
     return lines

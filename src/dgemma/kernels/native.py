@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .select import has_instructions, wants_torch, wants_triton
+from .select import CHOICE, has_instructions, wants_torch, wants_triton
 
 SOURCES = Path(__file__).parent / "c"
 NEEDS = {
@@ -47,27 +47,39 @@ def source_hash() -> int:
 
 
 @functools.cache
-def _library(dtype: torch.dtype) -> tuple[ctypes.CDLL, Any] | None:
-    """The functions and the OpenMP that runs their loops; None where they can't be had."""
+def _library(dtype: torch.dtype) -> tuple[ctypes.CDLL, Any] | str:
+    """The functions and the OpenMP that runs their loops, or why they can't be had."""
+    if dtype not in NEEDS:
+        return "no kernel has this dtype"
+    if lacking := [name for name in NEEDS[dtype] if not has_instructions(name)]:
+        return f"this processor has no {' '.join(lacking)}"
     path = SOURCES / f"{str(dtype).removeprefix('torch.')}.so"
-    if dtype not in NEEDS or not path.exists() or not has_instructions(*NEEDS[dtype]):
-        return None
+    if not path.exists():
+        return "they were not built: installing dgemma does it where Linux has a C compiler"
     try:
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, _pointer)
         library = ctypes.CDLL(str(path))
         library.source_hash.restype = ctypes.c_uint32
-        if library.source_hash() != source_hash():  # built before the sources changed
-            return None
+        if library.source_hash() != source_hash():
+            return "they were built from other sources: install dgemma again"
         for name, takes in _TAKES.items():
             getattr(library, name).argtypes = [_pointer, _int, *takes]
-    except (OSError, AttributeError):
-        return None
+    except (OSError, AttributeError) as error:
+        return f"they could not be loaded: {error}"
     return library, parallel
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why this process computes without them; None where it computes with them."""
+    if wants_torch() or wants_triton():
+        return f"{CHOICE} is set"
+    found = _library(dtype)
+    return found if isinstance(found, str) else None
 
 
 def available(dtype: torch.dtype) -> bool:
     """Whether this process computes with them."""
-    return not wants_torch() and not wants_triton() and _library(dtype) is not None
+    return why_not(dtype) is None
 
 
 def runs(*tensors: Tensor) -> bool:
@@ -80,7 +92,7 @@ def runs(*tensors: Tensor) -> bool:
 def _call(name: str, x: Tensor, *arguments: Any) -> None:
     """A function of the library for x's dtype; tensors are passed as their addresses."""
     found = _library(x.dtype)
-    assert found is not None
+    assert not isinstance(found, str)
     library, parallel = found
     getattr(library, name)(parallel, torch.get_num_threads(), *(y.data_ptr() if isinstance(y, Tensor) else y for y in (x, *arguments)))
 
