@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import random
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from ..engine.denoise import read_prompts, run
 from ..engine.engine import Engine
 from ..engine.requests import Request, StepRecord, results
 from ..errors import UsageError
-from ..kernels.select import CHOICE
+from ..kernels.native import form
 from ..kernels.vocab import soft_capped_logits, weigh
 from ..model.dgemma import Canvases, Previous
 from ..weights.plan import GIB, RESERVE, fit, free_on, machine
@@ -134,7 +133,7 @@ def _model(section: Section, model: api.Model) -> None:
         "canvas": config.canvas_length, "vocabulary": config.vocab_size,
         "experts": f"{config.num_experts}, top {config.top_k_experts}",
         "stored as": ", ".join(layout.dtypes), "runs as": _name(model.net.dtype),
-        "kernels": os.environ.get(CHOICE, "torch"),
+        "kernels": form(model.net.norm.weight),
     }  # fmt: skip
 
 

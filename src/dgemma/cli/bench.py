@@ -145,14 +145,14 @@ def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
     import torch
 
     from ..bench.roofline import name_of
-    from ..kernels.select import triton_form
+    from ..kernels.native import form
     from ..model.build import format_of
 
     return {
         "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
         "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
         "model": name, "dtype": format_of(net),
-        "forms": "triton" if triton_form("moe", net.norm.weight) else "torch", "gflops": round(machine.flops / 1e9, 1),
+        "forms": form(net.norm.weight), "gflops": round(machine.flops / 1e9, 1),
         "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
     }  # fmt: skip
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .select import CHOICE, has_instructions, wants_torch, wants_triton
+from .select import CHOICE, has_instructions, triton_form, wants_torch, wants_triton
 
 SOURCES = Path(__file__).parent / "c"
 NEEDS = {
@@ -87,6 +87,11 @@ def runs(*tensors: Tensor) -> bool:
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     dtype = tensors[0].dtype
     return not learns and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors) and available(dtype)
+
+
+def form(x: Tensor) -> str:
+    """Which form of most operations runs for a tensor like x: "triton", "c" or "torch"."""
+    return "triton" if triton_form("moe", x) else "c" if runs(x) else "torch"
 
 
 def _call(name: str, x: Tensor, *arguments: Any) -> None:

@@ -8,9 +8,9 @@
 enum { QUERIES = 128, KEYS = 128 };
 
 typedef struct {
-    const number *q, *k, *v;  /* [B, H, Q, K], [B, G, S, K], the last axis dense */
-    const uint8_t *visible; /* [Q, S], or null for everything */
-    number *out;              /* [B, Q, H, K] */
+    const number *q, *k, *v; /* [B, H, Q, K], [B, G, S, K], the last axis dense */
+    const uint8_t *visible;  /* [Q, S], or null for everything */
+    number *out;             /* [B, Q, H, K] */
     long batch, heads, groups, rows, keys, width; /* in the order that native.py writes them in */
     long q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row;
     long next;
@@ -20,18 +20,24 @@ typedef struct {
    2^(score - it), and of that times v */
 typedef struct { number *k, *v, *q; float *mixed, top[QUERIES], total[QUERIES]; long query[QUERIES]; } Space;
 
-/* which of 16 keys query `row` sees, of keys first + at .. first + count */
+/* which of 16 keys are there, of `count` from `at` on */
+static inline __mmask16 there(long at, long count) { return count - at >= LANES ? 0xffff : count > at ? (1u << (count - at)) - 1 : 0; }
+
+/* which of them query `row` sees */
 static inline __mmask16 seen(const Attention *j, long row, long first, long at, long count) {
-    __mmask16 real = count - at >= LANES ? 0xffff : count > at ? (1u << (count - at)) - 1 : 0;
+    __mmask16 real = there(at, count);
     if (!j->visible || !real) return real;
     return _mm_mask_test_epi8_mask(real, _mm_maskz_loadu_epi8(real, j->visible + row * j->keys + first + at), _mm_set1_epi8(-1));
 }
 
 /* scores of up to eight rows, in bits, -inf where a key is not seen. -> whether one is */
 static inline int score(const Attention *j, const Space *s, long r, int rows, long first, long count, long padded, float *scores) {
-    int any = 0;
-    for (long at = 0; at < padded && !any; at += LANES)
-        for (int i = 0; i < rows; i++) any |= seen(j, s->query[r + i], first, at, count);
+    int any = 0, hidden = 0; /* most pieces are seen as a whole, or not at all */
+    for (long at = 0; at < padded; at += LANES)
+        for (int i = 0; i < rows; i++) {
+            __mmask16 real = seen(j, s->query[r + i], first, at, count);
+            any |= real, hidden |= real ^ there(at, count);
+        }
     for (long at = 0; at < padded && any; at += WIDE) {
         Sums sums;
         const number *panel = s->k + at * j->width;
@@ -40,7 +46,7 @@ static inline int score(const Attention *j, const Space *s, long r, int rows, lo
         for (int i = 0; i < rows; i++)
             for (int h = 0; h < 2; h++) {
                 __m512 bits = _mm512_mul_ps(sums[i][h], _mm512_set1_ps(1.44269504f));
-                __mmask16 real = seen(j, s->query[r + i], first, at + h * LANES, count);
+                __mmask16 real = hidden ? seen(j, s->query[r + i], first, at + h * LANES, count) : there(at + h * LANES, count);
                 _mm512_store_ps(scores + i * KEYS + at + h * LANES, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), real, bits));
             }
     }

@@ -4,9 +4,9 @@
 enum { TILE = 128 }; /* tokens whose p is summed (vocab.py) */
 
 typedef struct {
-    number *p;           /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */
+    number *p;         /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */
     const float *heat; /* of each row, positive */
-    float *masses, *row_sum, *entropy; /* sums of p by TILE, and by row; nats */
+    float *masses, *row_sum, *entropy; /* sums of p by TILE and by row; of the row, in nats */
     long *argmax;
     long rows, vocabulary, next;
 } Settling;

@@ -3,8 +3,8 @@
 
    Everything rests on `strip`: eight rows times 32 columns, sixteen registers of sums, that read a matrix **in panels**: 32 columns side by
    side, of bfloat16 two neighbours along the summed axis together, so that one instruction adds 32 products (64 rows by 512 x 512, Zen 4,
-   2 threads: 416 GFLOP/s; oneDNN 292). Every function that native.py calls is one or a few loops over tasks, which threads take as they come. A row's
-   numbers depend on nothing but that row: each sum runs along its axis in one order, whatever else is in the batch.
+   2 threads: 416 GFLOP/s; oneDNN 292). Every function that native.py calls is one or a few loops over tasks, which threads take as they come.
+   A row's numbers depend on nothing but that row: each sum runs along its axis in one order, whatever else is in the batch.
    Nothing here knows torch: pointers, sizes and strides (in elements) come from native.py, threads from the OpenMP that torch has loaded.
    Trap: nothing here checks a size; native.py does.
 */

@@ -4,7 +4,8 @@
 enum { SHARE = 8192 }; /* elements of a task, or one row */
 
 typedef struct {
-    const number *x, *weight, *residual, *cos, *sin; /* x and residual [rows, width], weight [width], cos and sin [positions, width / 2]; each but x or null */
+    const number *x, *weight, *residual; /* [rows, width], [width], [rows, width]; all but x or null */
+    const number *cos, *sin;             /* [positions, width / 2] */
     number *out;
     long rows, width, heads, positions; /* rows that share a position, and follow each other; positions, after which they start again */
     float eps;
@@ -38,8 +39,8 @@ static void norm_body(void *data) {
         for (long row = task * share; row < least(j->rows, (task + 1) * share); row++) norm_row(j, row);
 }
 
-void norm(Parallel parallel, int threads, const number *x, const number *weight, const number *residual, const number *cos, const number *sin, number *out, long rows,
-          long width, long heads, long positions, float eps) {
+void norm(Parallel parallel, int threads, const number *x, const number *weight, const number *residual, const number *cos, const number *sin, number *out,
+          long rows, long width, long heads, long positions, float eps) {
     Norm j = {x, weight, residual, cos, sin, out, rows, width, heads, positions, eps, 0};
     parallel(norm_body, &j, threads, 0);
 }

@@ -37,11 +37,11 @@ enum { PLAIN, TANH, GATED }; /* what becomes of the sums; GATED: gelu(sums of on
 typedef struct { long weight, first, rows; } Group; /* rows of a product that share a weight */
 
 typedef struct {
-    const number *x, *weights, *others; /* x: rows of `in`; weights, and those of GATED's other: in panels, `apart` from each other */
-    const long *source;               /* the row of x that each row reads, or null: its own */
+    const number *x, *weights, *others; /* x: rows of `in`; weights, and for GATED the others: in panels, `apart` from each other */
+    const long *source;                 /* the row of x that each row reads, or null: its own */
     const Group *groups;
     number *out;                        /* rows `out_step` apart */
-    long count, in, panels, apart, out_step, cuts; /* groups; panels of a weight; parts of a weight that are tasks of their own */
+    long count, in, panels, apart, out_step, cuts; /* of groups; of a weight; cuts: parts of a weight that are tasks of their own */
     int kind;
     long next;
 } Product;
@@ -56,6 +56,7 @@ static inline void finish(const Product *j, Sums sums, int rows, number *to) {
     }
 }
 
+/* Some rows by some panels. gathered: room for the rows, where they do not lie together or are taken in pieces; partial: for their sums so far */
 static void product_task(const Product *j, long task, number *gathered, float *partial) {
     Group group = j->groups[task / j->cuts];
     long cut = task % j->cuts, first = j->panels * cut / j->cuts, end = j->panels * (cut + 1) / j->cuts, halves = j->kind == GATED ? 2 : 1;
@@ -95,8 +96,10 @@ static void product_body(void *data) {
 }
 
 /* out [rows, 32 panels] = x [rows, in] times one weight, of which rows of BLOCK share a reading, or of a large one MOST */
-void product(Parallel parallel, int threads, const number *x, const number *weight, const number *other, number *out, long rows, long in, long panels, long out_step, int kind) {
-    long size = in * panels * WIDE >= 1 << 20 ? MOST : BLOCK, count = 0, cuts = in > LONG ? threads : panels / 16 > 4 * threads ? panels / 16 : 4 * threads;
+void product(Parallel parallel, int threads, const number *x, const number *weight, const number *other, number *out, long rows, long in, long panels,
+             long out_step, int kind) {
+    long size = in * panels * WIDE >= 1 << 20 ? MOST : BLOCK, count = 0, cuts = panels / 16 > 4 * threads ? panels / 16 : 4 * threads;
+    if (in > LONG) cuts = threads; /* each gathers the rows */
     Group *groups = malloc((rows / size + 1) * sizeof(Group));
     for (long r = 0; r < rows; r += size) groups[count++] = (Group){0, r, least(rows - r, size)};
     Product j = {x, weight, other, 0, groups, out, count, in, panels, 0, out_step, least(panels, cuts), kind, 0};

@@ -6,8 +6,8 @@ enum { ROW_SHARE = 8 }; /* rows of a task */
 
 typedef struct {
     const number *x, *proj, *scale; /* [rows, width], [experts, width], [width] */
-    const float *expert_scale;         /* [experts] */
-    float *weights;                              /* [rows, choices] */
+    const float *expert_scale;      /* [experts] */
+    float *weights;                 /* [rows, choices] */
     long *index;
     long rows, width, experts, choices;
     float eps, factor; /* factor: width^-1/2 */
@@ -54,8 +54,8 @@ static void router_body(void *data) {
     free(y), free(scores);
 }
 
-void router(Parallel parallel, int threads, const number *x, const number *proj, const number *scale, const float *expert_scale, float *weights, long *index, long rows,
-            long width, long experts, long choices, float eps, float factor) {
+void router(Parallel parallel, int threads, const number *x, const number *proj, const number *scale, const float *expert_scale, float *weights, long *index,
+            long rows, long width, long experts, long choices, float eps, float factor) {
     Router j = {x, proj, scale, expert_scale, weights, index, rows, width, experts, choices, eps, factor, 0};
     parallel(router_body, &j, threads, 0);
 }
