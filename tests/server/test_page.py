@@ -74,12 +74,12 @@ def test_nothing_else_is_served(client: Client, path: str) -> None:
 
 
 def test_every_file_that_is_asked_for_exists_and_every_file_is_asked_for() -> None:
-    asked, todo = {"index.html"}, ["index.html"]
-    while todo:
-        new = references(todo.pop()) - asked
+    asked, waiting = {"index.html"}, ["index.html"]
+    while waiting:
+        new = references(waiting.pop()) - asked
         assert new <= set(ASSETS), new - set(ASSETS)
         asked |= new
-        todo += sorted(new)
+        waiting += sorted(new)
     beside = {name for name in ASSETS if name.startswith("vendor/") and (name.endswith(".md") or "/LICENSE" in name)}
     assert asked | beside == set(ASSETS)
     assert sum(len(gzip.compress(ASSETS[name].body)) for name in asked) < MOST_BYTES

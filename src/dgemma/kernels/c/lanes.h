@@ -68,6 +68,13 @@ static inline __m512 tanh_(__m512 x) {
     return _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2), _mm512_add_ps(one, e)));
 }
 
+/* 1 / sqrt(mean of x^2 + eps) of a row */
+static inline __m512 rms_scale(const number *x, long width, float eps) {
+    __m512 sum = _mm512_setzero_ps();
+    for (long d = 0; d < width; d += LANES) sum = _mm512_fmadd_ps(read16(x + d), read16(x + d), sum);
+    return _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / width + eps));
+}
+
 /* GELU in its tanh form */
 static inline __m512 gelu(__m512 x) {
     __m512 cubic = _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0.044715f), _mm512_set1_ps(1));

@@ -15,9 +15,7 @@ typedef struct {
 static void norm_row(const Norm *j, long row) {
     const number *x = j->x + row * j->width;
     number *out = j->out + row * j->width;
-    __m512 sum = _mm512_setzero_ps();
-    for (long d = 0; d < j->width; d += LANES) sum = _mm512_fmadd_ps(read16(x + d), read16(x + d), sum);
-    __m512 scale = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / j->width + j->eps));
+    __m512 scale = rms_scale(x, j->width, j->eps);
     for (long d = 0; d < j->width; d += LANES) {
         __m512 y = _mm512_mul_ps(read16(x + d), scale);
         if (j->weight) y = _mm512_mul_ps(y, read16(j->weight + d));

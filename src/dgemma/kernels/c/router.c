@@ -22,9 +22,7 @@ static inline float dot(const number *a, const number *b, long width) {
 
 static void route(const Router *j, long row, number *y, float *scores) {
     const number *x = j->x + row * j->width;
-    __m512 sum = _mm512_setzero_ps(), factor = _mm512_set1_ps(j->factor);
-    for (long d = 0; d < j->width; d += LANES) sum = _mm512_fmadd_ps(read16(x + d), read16(x + d), sum);
-    __m512 norm = _mm512_set1_ps(1 / sqrtf(_mm512_reduce_add_ps(sum) / j->width + j->eps));
+    __m512 norm = rms_scale(x, j->width, j->eps), factor = _mm512_set1_ps(j->factor);
     for (long d = 0; d < j->width; d += LANES) {
         __m512 scaled = _mm512_mul_ps(stored(_mm512_mul_ps(read16(x + d), norm)), read16(j->scale + d));
         write16(y + d, _mm512_mul_ps(stored(scaled), factor));
