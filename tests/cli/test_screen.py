@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dgemma.cli import screen as screen_module
-from dgemma.cli.screen import Screen, can_animate, loading, summary
+from dgemma.cli import progress as progress_module
+from dgemma.cli.progress import loading
+from dgemma.cli.screen import Screen, can_animate, summary
 
 from .fakes import Terminal, draft, generation, remains
 
@@ -182,7 +183,7 @@ def test_only_a_terminal_that_can_move_its_cursor_is_animated(monkeypatch: pytes
 def test_a_bar_appears_only_when_loading_takes_long(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     err = Terminal()
     monkeypatch.setattr(sys, "stderr", err)
-    monkeypatch.setattr(screen_module, "LOAD_SECONDS", limit)
+    monkeypatch.setattr(progress_module, "LOAD_SECONDS", limit)
     with loading(True) as progress:
         assert progress is not None
         progress(1, 2, "[red]tensor")

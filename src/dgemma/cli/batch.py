@@ -4,28 +4,35 @@ A line of the input is {"custom_id", "method": "POST", "url": "/v1/completions" 
 checked before the first one runs. Answers are appended as they are done, whole lines only, so a killed run goes on where it was:
 what the output holds is not asked again. A request that cannot be served gets its error as its answer; the others go on.
 
-Requests share passes because all their streams pull on one engine; see engine/engine.py.
+Requests share passes because all their streams pull on one engine; see engine/engine.py. Trap: lines end at a line feed and nowhere
+else. JSON may hold U+2028 and its kind as they are, at which `str.splitlines` would cut.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from filelock import FileLock, Timeout
 
-from ..errors import DgemmaError, UsageError
-from .flags import Asked, appendable, asking, check, decode, read_file
+from ..config.reader import shown
+from ..errors import DgemmaError, ResourceError, UsageError
+from .flags import BOM, Asked, appendable, asking, check, decode, text_of
+from .progress import loading, progress
 from .run import tell
-from .screen import note, stdout_is_terminal
+from .screen import can_animate, json_line, note
 
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+JSON_SPACE = " \t\r"
 # what a body may hold; the sampler's names are allowed beside these
 FIELDS = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "seed", "tools", "n", "stream", "response_format", "logprobs"}
 
@@ -47,35 +54,111 @@ def command(
 ) -> None:
     """Run a file of requests together; answers are appended to a file as they are done."""
     lines = read_lines(source)
-    done = finished(target)
-    left = [line for line in lines if line.custom_id not in done]
     check(asked)
-    if not left:
-        note(f"all {len(lines)} requests are answered in {target}")
-        return
-    appendable(target)
+    if target.exists() and not target.is_file():
+        raise UsageError(f"'{target}' is not a regular file; answers are appended to one")
+    if not target.parent.is_dir():
+        raise UsageError(f"'{target}' cannot be written: there is no folder {target.parent}")
+    with only_writer(target):
+        answered = finished(target)
+        left = [line for line in lines if line.custom_id not in answered]
+        if not left:
+            note(f"all {len(lines)} requests are answered in {target}")
+            return
+        appendable(target)
+        _run(asked, Output(target, len(lines) - len(left), len(lines)), left)
+
+
+def _run(asked: Asked, output: Output, left: list[Line]) -> None:
+    """Ask what is left and append the answers."""
     from .. import api
 
-    model = api.load(asked.model, asked.device, asked.dtype, revision=asked.revision, warmup=asked.warmup, memory=asked.memory)
+    with loading(can_animate()) as report:
+        model = api.load(
+            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=report, warmup=asked.warmup,
+            memory=asked.memory,
+        )  # fmt: skip
     tell(model.notes)
-    start, tokens, failed, begun = time.monotonic(), 0, 0, len(lines) - len(left)
-    with target.open("ab") as out:
-        for count, answer in enumerate(answers(model, left, asked.settings), 1):
-            _append(out, answer)
+    start, tokens, failed = time.monotonic(), 0, 0
+    with output, progress("answered") as bar:
+        bar(output.answered, output.requests)
+        for answer in answers(model, left, asked.settings):
+            output.append(answer)
             usage = answer["response"]["body"].get("usage", {})
-            tokens, failed = tokens + usage.get("completion_tokens", 0), failed + (not usage)
-            if stdout_is_terminal():
-                note(f"{begun + count} of {len(lines)}")
+            tokens += usage.get("completion_tokens", 0)
+            failed += not usage
+            bar(output.answered, output.requests)
     seconds = time.monotonic() - start
     refused = f", {failed} could not be served (see their lines)" if failed else ""
-    note(f"{len(left)} requests, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}")
+    note(f"{len(left)} request{'s' if len(left) != 1 else ''}, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}")
+
+
+class Output:
+    """The file that answers are appended to: `answered` of `requests` stand there whole.
+
+    A context: on the way out they are on the disk, and an interruption or a full disk says how many there are. Raises ResourceError.
+    """
+
+    def __init__(self, path: Path, answered: int, requests: int):
+        self.path, self.answered, self.requests = path, answered, requests
+
+    def __enter__(self) -> Output:
+        self._file = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail again, when it is closed
+        return self
+
+    def append(self, answer: dict[str, Any]) -> None:
+        """One more answer, whole or not at all."""
+        rest = memoryview(json_line(answer))
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            with suppress(OSError):  # what cannot be cut off now is cut off by the next run
+                self._file.truncate(start)
+            raise self._full(error) from None
+        self.answered += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems know no such thing
+                raise self._full(error) from None
+        finally:
+            self._file.close()
+        if kind is KeyboardInterrupt:
+            note(f"stopped: {self._safe()}; the same command goes on")
+
+    def _safe(self) -> str:
+        return f"{self.answered} of {self.requests} requests are answered in {self.path}"
+
+    def _full(self, error: OSError) -> ResourceError:
+        return ResourceError(f"'{self.path}': {error.strerror or error}; {self._safe()}; make room and give the same command again")
+
+
+@contextmanager
+def only_writer(target: Path) -> Iterator[None]:
+    """Keep every other run from the output. Raises UsageError where one is at work. The empty file that is locked stays there."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UsageError(f"'{target}' is being written by another `dgemma batch`; wait for it, or name another file") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"'{target}' cannot be written: no lock can be put beside it ({reason})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_lines(path: Path) -> list[Line]:
     """The requests of a file. Raises UsageError that names the first line which is none."""
     lines: dict[str, Line] = {}
-    for number, text in enumerate(decode(read_file(path, f"'{path}'"), f"'{path}'").splitlines(), 1):
-        if not text.strip():
+    for number, text in enumerate(text_of(path).split("\n"), 1):
+        if not text.strip(JSON_SPACE):
             continue
         where = f"{path}, line {number}"
         try:
@@ -86,7 +169,7 @@ def read_lines(path: Path) -> list[Line]:
         if not isinstance(name, str) or not name:
             raise UsageError(f"{where}: a request needs a custom_id, a text")
         if name in lines:
-            raise UsageError(f"{where}: custom_id '{name}' was used before")
+            raise UsageError(f"{where}: custom_id {shown(name)} was used before")
         if raw.get("url") not in (COMPLETION, CHAT) or raw.get("method", "POST") != "POST":
             raise UsageError(f"{where}: only POST to {COMPLETION} or {CHAT} is answered here")
         if not isinstance(raw.get("body"), dict):
@@ -107,10 +190,14 @@ def finished(path: Path) -> set[str]:
         raise UsageError(f"'{path}' cannot be read: {error.strerror or error}") from None
     whole = data[: data.rfind(b"\n") + 1]
     names = set()
-    for number, text in enumerate(decode(whole, f"'{path}'").splitlines(), 1):
+    for number, text in enumerate(decode(whole, f"'{path}'").removeprefix(BOM).split("\n"), 1):
+        if not text.strip(JSON_SPACE):
+            continue
         try:
-            names.add(json.loads(text)["custom_id"])
-        except (ValueError, KeyError, TypeError):
+            answer = json.loads(text)
+            names.add(answer["custom_id"])
+            answer["response"]  # a file of requests has ids, too
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError(f"{path}, line {number}: this is no answer of a batch; name another output file") from None
     if len(whole) < len(data):
         os.truncate(path, len(whole))
@@ -213,7 +300,3 @@ def _answer(line: Line, status: int, body: dict[str, Any]) -> dict[str, Any]:
     response = {"status_code": status, "request_id": f"dgemma-{line.custom_id}", "body": body}
     return {"id": f"batch-{line.custom_id}", "custom_id": line.custom_id, "response": response, "error": None}
 
-
-def _append(out: IO[bytes], answer: dict[str, Any]) -> None:
-    out.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-    out.flush()

@@ -16,7 +16,7 @@ from .. import __version__
 from ..config.formats import Format
 from ..config.formats import recipe as recipe_of
 from ..errors import UsageError
-from .flags import DTYPES, MEMORY, appendable, check_device, decode, read_file
+from .flags import DTYPES, MEMORY, appendable, check_device, text_of
 from .run import tell
 from .screen import note, write_out
 
@@ -180,8 +180,7 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _texts(path: Path) -> list[str]:
-    text = decode(read_file(path, f"'{path}'"), f"'{path}'")
-    parts = [part.strip("\n") for part in text.replace("\r\n", "\n").split("\n\n")]
+    parts = [part.strip("\n") for part in text_of(path).replace("\r\n", "\n").split("\n\n")]
     if not any(part.strip() for part in parts):
         raise UsageError(f"{path}: there is no prompt in it")
     return [part for part in parts if part.strip()]

@@ -15,8 +15,7 @@ import typer
 from ..errors import UsageError
 from ..tasks.events import Decisions
 from ..tasks.questions import read_questions
-from .files import read
-from .flags import SAMPLER, Asked, argument, asking, check, decode, read_prompt
+from .flags import SAMPLER, Asked, argument, asking, check, read_prompt, text_of
 from .picture import plain
 from .run import open_model, tell
 from .screen import note, stdout_is_terminal, write_json, write_out
@@ -72,9 +71,8 @@ def _from_flags(question: str | None, choice: str | None, score: str | None) -> 
 def _from_file(file: str, flags: tuple[str | None, ...]) -> Any:
     if any(flag is not None for flag in flags):
         raise UsageError("--file holds the questions; leave out --question, --choice and --score")
-    data = read(Path(file), f"'{file}'")
     try:
-        found = json.loads(decode(data, f"'{file}'"))
+        found = json.loads(text_of(Path(file)))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"'{file}' is not JSON: {error}") from None
     whole = isinstance(found, dict) and set(found) == {"questions"}  # as in a request

@@ -18,8 +18,8 @@ import typer
 from ..errors import UsageError
 from ..tasks.events import Change, Draft, Edit
 from ..text.lines import lines_span
-from .files import BOM, as_in_file, check_writable, read, replace, seen
-from .flags import Asked, argument, asking, check, decode
+from .files import as_in_file, check_writable, read, replace, seen
+from .flags import BOM, Asked, argument, asking, check, decode
 from .picture import plain
 from .run import open_model, screen_for, tell
 from .screen import note, stderr_is_terminal, stdout_is_terminal, summary, terminal, write_json, write_out
@@ -130,7 +130,7 @@ def _show(diff: str) -> None:
     elif stderr_is_terminal():
         from rich.text import Text
 
-        terminal().print(Text("\n").join(_coloured(diff.splitlines(), Text)), soft_wrap=True)
+        terminal().print(Text("\n").join(_coloured(diff.rstrip("\n").split("\n"), Text)), soft_wrap=True)
     else:
         note(diff.rstrip("\n"))
 

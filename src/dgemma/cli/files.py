@@ -11,9 +11,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import ResourceError, UsageError
-from .flags import MAX_FILE_BYTES, from_stdin, read_file
-
-BOM = "\ufeff"
+from .flags import BOM, MAX_FILE_BYTES, from_stdin, read_file
 
 
 def read(path: Path | None, name: str) -> bytes:

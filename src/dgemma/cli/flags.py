@@ -44,6 +44,7 @@ SAMPLER = {*SAMPLER_HELP, "preset"}
 NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
 ALIASES = {"max_denoising_steps": ("--steps",)}
 MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
+BOM = "\ufeff"
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -210,6 +211,8 @@ def decode(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes by default
+            raise UsageError(f"{name} is UTF-16 text; save it as UTF-8") from None
         raise UsageError(f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
@@ -261,6 +264,11 @@ def appendable(path: Path) -> Path:
     if not there:
         path.unlink()
     return path
+
+
+def text_of(path: Path) -> str:
+    """A file's text, without the byte order mark that some programs begin it with. Raises UsageError."""
+    return decode(read_file(path, f"'{path}'"), f"'{path}'").removeprefix(BOM)
 
 
 def read_file(path: Path, name: str) -> bytes:

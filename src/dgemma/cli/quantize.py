@@ -10,10 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +22,9 @@ from ..weights.layout import Layout, inspect
 from ..weights.locate import EMBEDDED_NAME, disk_size, locate
 from ..weights.plan import fit, free_on, margin
 from ..weights.recipe import MADE, check, chosen, readable
-from .flags import check_device, decode, read_file, text_model
-from .screen import can_animate, note, terminal, write_out
+from .flags import check_device, text_model, text_of
+from .progress import progress
+from .screen import note, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 
 REPORT = "quantize_report.json"
 WORST = 3  # tensors that are named on the screen
-QUIET_SECONDS = 30.0  # between two lines about progress where there is no terminal
 CONTEXT = 4096  # tokens that both models must have room for, to be compared
 
 
@@ -71,11 +68,11 @@ def command(
     from ..weights.convert import convert
 
     importance, about = _importance(source, text, device) if text else (None, "")
-    with _bar("quantising") as progress:
+    with progress("quantising") as report:
         try:
             done = convert(
                 source, dst, formats, importance, calibration=about, device=api.choose_device(device),
-                progress=lambda now, total, _: progress(now, total),
+                progress=lambda now, total, _: report(now, total),
             )  # fmt: skip
         except KeyboardInterrupt:
             note("stopped; the same command goes on after the last whole shard")
@@ -94,7 +91,7 @@ def command(
 
 
 def _text(path: Path) -> str:
-    text = decode(read_file(path, f"'{path}'"), f"'{path}'")
+    text = text_of(path)
     if not text.strip():
         raise UsageError(f"'{path}' is empty; there is nothing to calibrate with")
     return text
@@ -105,11 +102,11 @@ def _importance(source: Path, text: str, device: str | None) -> tuple[dict[str, 
     from .. import api
     from ..bench.observe import observe
 
-    with _bar("loading") as progress:
-        model = api.load(source, device, progress=lambda now, total, _: progress(now, total))
+    with progress("loading") as report:
+        model = api.load(source, device, progress=lambda now, total, _: report(now, total))
     ids = model.tokenizer.encode(text)
-    with _bar("reading the text") as progress:
-        found = observe(model.net, ids, model.tokenizer.special.need("bos"), model.denoise, progress)
+    with progress("reading the text") as report:
+        found = observe(model.net, ids, model.tokenizer.special.need("bos"), model.denoise, report)
     return found, f"{len(ids)} tokens, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -124,13 +121,13 @@ def _comparison(source: Path, layout: Layout, done: Converted, device: str | Non
     dtype, reason = _room(layout, made, target.type, target.index)
     if dtype is None:
         return None, reason
-    with _bar("loading both models") as progress:
+    with progress("loading both models") as report:
         first, second = (
-            api.load(place, target, dtype, progress=lambda now, total, _: progress(now, total)) for place in (source, done.folder)
+            api.load(place, target, dtype, progress=lambda now, total, _: report(now, total)) for place in (source, done.folder)
         )
     prompts = [_prompt(first, prompt, prompt_ids) for prompt in PROMPTS]
-    with _bar("comparing") as progress:
-        return compare(first.net, second.net, prompts, first.denoise, progress), None
+    with progress("comparing") as report:
+        return compare(first.net, second.net, prompts, first.denoise, report), None
 
 
 def _prompt(model: Model, text: str, prompt_ids: Callable[..., list[int]]) -> list[int]:
@@ -216,25 +213,3 @@ def _compared(found: Comparison | None, reason: str | None) -> str:
         f"likeliest token in {found.agreement:.1%} of the cells; {found.states} steps of {len(found.steps_before)} canvases\n"
         f"steps per canvas: {before:.1f} -> {after:.1f} ({found.steps_change:+.1%}, standard error {found.steps_error:.1%})\n"
     )
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback (done, all): a bar on a terminal, a line now and then elsewhere; both on stderr."""
-    if not can_animate():
-        last = time.monotonic()
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            if sys.stderr is not None and time.monotonic() - last > QUIET_SECONDS:
-                last = time.monotonic()
-                note(f"{what}: {done / max(1, total):.0%}")
-
-        yield tell
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -15,8 +15,9 @@ import typer
 
 from ..errors import UsageError
 from ..tasks.events import Committed, Draft, Generation, Reply
-from .flags import Asked, argument, asking, check, decode, read_file, read_prompt
-from .screen import Screen, can_animate, loading, note, stdout_is_terminal, summary, write_json, write_out
+from .flags import Asked, argument, asking, check, read_prompt, text_of
+from .progress import loading
+from .screen import Screen, can_animate, note, stdout_is_terminal, summary, write_json, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -60,7 +61,7 @@ def command(
 def _form(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, str]:
     """The form that was asked for, by the name that api.Model takes."""
     files = {"json_schema": json_schema, "grammar": grammar}
-    form = {name: decode(read_file(path, f"'{path}'"), f"'{path}'") for name, path in files.items() if path is not None}
+    form = {name: text_of(path) for name, path in files.items() if path is not None}
     return form if regex is None else form | {"regex": argument(regex, "--regex")}
 
 

@@ -11,10 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -25,8 +23,8 @@ from ..errors import ResourceError, UsageError
 from ..tasks.events import Draft, Generation
 from .picture import STYLES, mean_entropy, paint, plain, status, window
 
-LOAD_SECONDS = 0.5  # loading that takes longer shows a bar
 SWITCH = 0.8  # of several candidates another one is shown once its entropy is below this share of the shown one's
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 ECHO_LINES, ECHO_CHARACTERS = 6, 400  # how much of a prompt is shown above its continuation
 
 
@@ -66,9 +64,16 @@ def write_out(data: str | bytes) -> None:
         raise ResourceError(f"stdout: {error.strerror}; the answer could not be written") from None
 
 
+def json_line(value: dict[str, Any]) -> bytes:
+    """One JSON object and a newline. What some readers take for the end of a line, and half characters, which UTF-8 does not
+    know, are written as escapes."""
+    text = json.dumps(value, ensure_ascii=False).translate(_LINE_ENDS)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
 def write_json(value: dict[str, Any]) -> None:
     """One JSON object and a newline on stdout."""
-    write_out(json.dumps(value, ensure_ascii=False) + "\n")
+    write_out(json_line(value))
 
 
 def note(text: str) -> None:
@@ -234,26 +239,3 @@ def summary(result: Generation, passes: int, ended: str = "") -> str:
         f"{result.tokens_per_forward:.2f} tokens per forward",
         ended or {"stop": f"ended by {stopped}", "length": "ended by max_tokens"}[result.finish_reason],
     ])  # fmt: skip
-
-
-@contextmanager
-def loading(live: bool) -> Iterator[Callable[[int, int, str], None] | None]:
-    """A progress callback for api.load; a bar appears on a terminal once loading has taken LOAD_SECONDS."""
-    if not live:
-        yield None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn())
-    progress = Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False)
-    task = progress.add_task("loading", total=None)
-    timer = threading.Timer(LOAD_SECONDS, progress.start)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield lambda done, total, _: progress.update(task, completed=done, total=total)
-    finally:
-        timer.cancel()
-        timer.join()
-        if progress.live.is_started:
-            progress.stop()
