@@ -66,7 +66,7 @@ def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"heat": 1.0}, "unknown sampler setting 'heat'"),
         ({"top_p": 2}, "top_p is 2"),
-        ({"stop": [""]}, "stop string"),
+        ({"stop": [3]}, "stop string"),
         ({"bad_words": ["x"], "regex": "a"}, "together"),
     ],
 )

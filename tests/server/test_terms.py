@@ -56,7 +56,7 @@ def test_bad_words_do_not_occur_and_min_tokens_hold_the_end_back(client: Client,
     ("asked", "named"),
     [
         ({"top_p": 0}, "top_p"), ({"temperature": -1}, "temperature"), ({"top_k": -5}, "top_k"), ({"presence_penalty": 3}, "presence_penalty"),
-        ({"logit_bias": {"100": 101}}, "logit_bias"), ({"logit_bias": {"x": 1}}, "logit_bias"), ({"stop": [""]}, "stop"),
+        ({"logit_bias": {"100": 101}}, "logit_bias"), ({"logit_bias": {"x": 1}}, "logit_bias"), ({"stop": [3]}, "stop"),
         ({"stop": ["x"] * 17}, "stop"), ({"top_logprobs": 3}, "top_logprobs"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"min_tokens": 99}, "min_tokens"), ({"bad_words": [""]}, "bad_words"), ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": FORMAT, "regex": "a"}, "regex"), ({"regex": "("}, "regex"), ({"guided_choice": []}, "guided_choice"),

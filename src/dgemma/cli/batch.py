@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 from filelock import FileLock, Timeout
 
+from ..config.neutral import effective, whole_number
 from ..config.reader import shown
 from ..errors import DgemmaError, ResourceError, UsageError
 from .flags import BOM, Asked, appendable, asking, check, decode, text_of
@@ -227,7 +228,7 @@ def answers(model: Any, lines: list[Line], sampler: dict[str, Any]) -> Iterator[
 
 def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[Any], Callable[[Any], dict[str, Any]]]:
     """The request's events, and what makes its answer of the last one. Raises UsageError."""
-    body = dict(line.body)
+    body = {name: whole_number(value) for name, value in effective(line.body, FIELDS | {"tool_choice", "thinking"}).items()}
     from ..tasks.terms import form_asked  # late: it brings torch
 
     own = {name: value for name, value in body.items() if name not in FIELDS}

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from .fields import as_struct, parse
 from .jobs import Refusal
 from .settings import ServerConfig
 
@@ -81,7 +82,7 @@ async def read_body(request: Request, config: ServerConfig, grow: Callable[[int]
 def decode(body: bytes, kind: type[Any], max_depth: int) -> Any:
     """A body as the struct of its route. Raises Refusal 400 that names the field, never what stands in it."""
     try:
-        raw = msgspec.json.decode(body)
+        raw = parse(body)
     except RecursionError:
         raise Refusal(400, f"the body is nested more than {max_depth} deep") from None
     except (msgspec.DecodeError, ValueError):
@@ -90,7 +91,7 @@ def decode(body: bytes, kind: type[Any], max_depth: int) -> Any:
         raise Refusal(400, "the body must be a JSON object")
     _check_depth(raw, max_depth)
     try:
-        return msgspec.convert(raw, kind)
+        return as_struct(raw, kind)
     except msgspec.ValidationError as error:
         message = str(error)
         parameter = message.rpartition("`")[0].rpartition("`")[2].removeprefix("$.") if "`" in message else None

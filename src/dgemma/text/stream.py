@@ -47,14 +47,15 @@ class StopFinder:
     """Ends a text before the first stop string that becomes complete. `hit` tells which one, once there is one.
 
     Of several stops the one that ends first counts, then the longest: the only rule that gives the same text
-    however it is cut into pieces. Raises UsageError for an empty stop string, or one that is not a string.
+    however it is cut into pieces. An empty stop string stops nothing. Raises UsageError for one that is not a string.
     """
 
     def __init__(self, stops: Sequence[str] | str | None):
-        self._stops = [stops] if isinstance(stops, str) else list(stops or [])
-        for stop in self._stops:
-            if not isinstance(stop, str) or not stop:
-                raise UsageError(f"a stop string must be a text of at least one character, not {stop!r:.40}")
+        given = [stops] if isinstance(stops, str) else list(stops or [])
+        for stop in given:
+            if not isinstance(stop, str):
+                raise UsageError(f"a stop string must be a text, not {type(stop).__name__}")
+        self._stops = [stop for stop in given if stop]
         self._longest = max(map(len, self._stops), default=1)
         self._held = ""
         self.hit: str | None = None

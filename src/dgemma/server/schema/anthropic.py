@@ -46,7 +46,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
 
 
 class MessagesRequest(CountRequest, kw_only=True):
-    max_tokens: int
+    max_tokens: int | None = None  # Anthropic asks for it; without one the answer has the default length
     stream: bool | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -24,7 +24,7 @@ from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import shape
 from .logprobs import asked_of_chat, of_chat
-from .sampling import ELSEWHERE, Formed, Sampling, form, seeds, settings
+from .sampling import RULES, Formed, Sampling, form, seeds, settings
 
 
 class CanvasRequest(Formed, kw_only=True):
@@ -54,7 +54,7 @@ FIELDS = {
 }  # fmt: skip
 # what has no meaning in a text that settles in place; an edit has no rules of tokens either
 IN_ORDER = (*Formed.__struct_fields__[len(Sampling.__struct_fields__) :], "logprobs", "top_logprobs", "stop", "bad_words", "min_tokens")
-UNRULED = {"infill": IN_ORDER, "edit": (*IN_ORDER, *(name for name in ELSEWHERE if name != "temperature"))}
+UNRULED = {"infill": IN_ORDER, "edit": (*IN_ORDER, *(name for name in RULES if name != "temperature"))}
 METHODS = {"chat": "stream_chat", "complete": "stream", "infill": "stream_fill", "edit": "stream_edit"}
 
 

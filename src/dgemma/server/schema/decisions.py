@@ -25,7 +25,6 @@ class DecisionRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str | None = None
     steps: int = 1  # passes over all canvases
     seed: int = 0
-    user: Any = None  # changes nothing here
 
 
 class DecisionUsage(msgspec.Struct):

@@ -19,7 +19,7 @@ from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import StreamOptions, Usage, shape
-from .sampling import ELSEWHERE, OWN, Sampling, settings
+from .sampling import OWN, RULES, Sampling, settings
 from .turn import Remarks, drawn, new_id
 
 
@@ -92,13 +92,14 @@ def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int
     each width that is tried costs them time."""
     asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
-    for name, (own, neutral) in ELSEWHERE.items():
+    for name in RULES:
         value = None if name == "stop" else getattr(body, name, None)
-        if value is not None and value not in neutral:
-            if own == "temperature":  # of the schedule, which a gap has too
-                asked[own] = value
-            else:
-                unheeded.append(name)
+        if value is None:
+            continue
+        if name == "temperature":  # of the schedule, which a gap has too
+            asked[name] = value
+        else:
+            unheeded.append(name)
     canvas = body.canvas_width or service.model.config.canvas_length
     widths = default_widths(canvas, None if longest is None else min(longest, max(1, canvas // 2)))
     asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}

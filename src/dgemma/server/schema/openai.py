@@ -44,14 +44,6 @@ class Request(Formed, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     diffusing: bool = False  # tell drafts too
-    # these change nothing here
-    user: Any = None
-    metadata: Any = None
-    store: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
 
 
 class ChatRequest(Request, kw_only=True):
@@ -65,8 +57,6 @@ class ChatRequest(Request, kw_only=True):
     thinking: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    modalities: Any = None
-    verbosity: Any = None
 
 
 class CompletionRequest(Request, kw_only=True):
@@ -313,6 +303,8 @@ class CompletionAnswer(_Answer):
 
 def chat(service: Service, body: ChatRequest) -> Job:
     count = _count(service, body, 1)
+    if body.parallel_tool_calls is not None:
+        raise unserved("parallel_tool_calls")
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
     asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": body.tools, "tool_choice": _choice(body)}

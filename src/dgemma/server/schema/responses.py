@@ -40,16 +40,7 @@ class ResponsesRequest(Sampling, kw_only=True):
     background: bool | None = None
     truncation: str | None = None
     include: list[str] | None = None
-    # these change nothing here
-    store: Any = None
-    metadata: Any = None
-    client_metadata: Any = None
-    user: Any = None
-    service_tier: Any = None
-    safety_identifier: Any = None
-    prompt_cache_key: Any = None
-    prompt_cache_retention: Any = None
-    stream_options: Any = None
+    stream_options: Any = None  # changes nothing here
 
 
 class ResponsesUsage(msgspec.Struct):
@@ -202,8 +193,7 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
     tools, names, skipped = _tools(body.tools or [])
     notes = (f"tools of type {', '.join(skipped)} are not served and were left out",) if skipped else ()
     effort = (body.reasoning or {}).get("effort")
-    single = msgspec.structs.replace(body, parallel_tool_calls=None)  # served here
-    asked = settings(single) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
+    asked = settings(body) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
     asked |= {"messages": _messages(body), "thinking": effort not in (None, "none", "minimal")}
     asked |= {"tools": tools, "tool_choice": _choice(body.tool_choice)}
     return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))

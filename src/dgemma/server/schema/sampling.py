@@ -1,7 +1,7 @@
 """What a request may say of sampling and of the answer's form: our own settings by their names, and those that other servers know.
 
-api.Model takes them by name (docs/sampling.md says what each means), and checks them. Here are only the values that change nothing, the
-fields that would change the answer and are not served, which are refused by name, and the many names of a form. Knows no dialect.
+api.Model takes them by name (docs/sampling.md says what each means), and checks them. Here are only the names, of settings and of a
+form; values that change nothing have fallen away before (server/fields.py). Knows no dialect.
 """
 
 from __future__ import annotations
@@ -20,23 +20,11 @@ OWN = (
     "canvas_width", "ignore_after_end",
 )  # fmt: skip
 
-# field: (its name in api.Model, or None where it is not served; the values that change nothing)
-ELSEWHERE: dict[str, tuple[str | None, tuple[Any, ...]]] = {
-    "temperature": ("temperature", (1,)),
-    "top_p": ("top_p", (1,)),
-    "top_k": ("top_k", (0, -1)),
-    "min_p": ("min_p", (0,)),
-    "presence_penalty": ("presence_penalty", (0,)),
-    "frequency_penalty": ("frequency_penalty", (0,)),
-    "repetition_penalty": ("repetition_penalty", (1,)),
-    "logit_bias": ("logit_bias", ({},)),
-    "bad_words": ("bad_words", ([],)),
-    "min_tokens": ("min_tokens", (0,)),
-    "stop": ("stop", ([], "")),
-    "parallel_tool_calls": (None, (True,)),
-    "modalities": (None, (["text"],)),
-    "verbosity": (None, ("medium",)),
-}
+# What is asked of an answer's tokens and text, by the names that api.Model has for it too.
+RULES = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
+    "min_tokens", "stop",
+)  # fmt: skip
 
 
 class Sampling(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -80,16 +68,8 @@ class Formed(Sampling, kw_only=True):
 
 
 def settings(body: Any) -> dict[str, Any]:
-    """The keyword arguments that a body's sampling fields are for api.Model. Raises Refusal that names one that is not served."""
-    found = {name: value for name in OWN if (value := getattr(body, name, None)) is not None}
-    for name, (own, neutral) in ELSEWHERE.items():
-        value = getattr(body, name, None)
-        if value is None or value in neutral:
-            continue
-        if own is None:
-            raise unserved(name)
-        found[own] = value
-    return found
+    """The keyword arguments that a body's sampling fields are for api.Model."""
+    return {name: value for name in (*OWN, *RULES) if (value := getattr(body, name, None)) is not None}
 
 
 def form(body: Formed) -> dict[str, Any]:

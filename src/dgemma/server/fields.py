@@ -1,0 +1,93 @@
+"""A body's bytes as JSON, and its fields as the struct of a route: laxer than both, where the meaning is plain.
+
+Clients send what their own servers ignore. Here, once for every route, null and neutral fields fall away (config/neutral.py), a whole
+float stands for its integer, and half a character, which JavaScript leaves where it cuts an emoji, is read as U+FFFD.
+Trap: JSON escapes are text like any other to whoever searches the bytes; a backslash that is escaped itself begins none.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import types
+import typing
+from typing import Any
+
+import msgspec
+
+from ..config.neutral import effective, whole_number
+
+ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
+HALF = re.compile(rb"\\u[dD][89a-fA-F]..", re.DOTALL)
+ENCODED_HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # in UTF-8 nothing valid begins so
+
+
+def parse(body: bytes) -> Any:
+    """The JSON value of a body. Raises msgspec.DecodeError, ValueError or RecursionError."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        mended = without_halves(body)
+        if mended == body:
+            raise
+        return msgspec.json.decode(mended)
+
+
+def without_halves(body: bytes) -> bytes:
+    """JSON text with U+FFFD for each half of a surrogate pair that stands alone, escaped or encoded."""
+    encoded = ENCODED_HALF.sub("\ufffd".encode(), body)
+    return ESCAPES.sub(lambda found: b"\\ufffd" if HALF.fullmatch(found[0]) else found[0], encoded)
+
+
+def as_struct(raw: dict[str, Any], kind: type[Any]) -> Any:
+    """The fields as a struct. Raises msgspec.ValidationError that names the first one that does not fit."""
+    fields = _effective(raw, kind)
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        if "got `float`" not in str(error):
+            raise
+        return msgspec.convert(_whole(fields, kind), kind)
+
+
+def _effective(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """Without fields that change nothing, also of structs inside."""
+    served = _types(kind)
+    fields = effective(raw, served)
+    for name, value in fields.items():
+        inner = _struct(served.get(name))
+        if inner is not None and isinstance(value, dict):
+            fields[name] = _effective(value, inner)
+    return fields
+
+
+def _whole(value: Any, kind: Any) -> Any:
+    """A value of some type, whole floats made integers where the type has integers and no floats."""
+    options = _options(kind)
+    if isinstance(value, float) and int in options and float not in options:
+        return whole_number(value)
+    if isinstance(value, list):
+        members = [member for option in options if typing.get_origin(option) is list for member in typing.get_args(option)]
+        return [_whole(one, typing.Union[tuple(members)]) for one in value] if members else value  # noqa: UP007
+    inner = _struct(kind)
+    if inner is not None and isinstance(value, dict):
+        known = _types(inner)
+        return {name: _whole(one, known[name]) if name in known else one for name, one in value.items()}
+    return value
+
+
+@functools.cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    """The types of a struct's fields, by name."""
+    return {field.name: field.type for field in msgspec.structs.fields(kind)}
+
+
+def _options(kind: Any) -> tuple[Any, ...]:
+    """The members of a union; any other type is its own only one."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _struct(kind: Any) -> type[Any] | None:
+    """The struct among a type's options."""
+    found = [option for option in _options(kind) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+    return found[0] if found else None
