@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from dgemma.errors import UsageError
-from dgemma.train.data import Batches
 from dgemma.train.loop import LoopConfig, Trainer, initialise
 from dgemma.train.muon import orthogonalise
 from tests.helpers import tiny_config
-from tests.train.test_data import batches
+from tests.train.test_batches import Numbers, batches
 
 CONFIG = tiny_config(vocab_size=50, canvas_length=16, hidden_size=16)
 
@@ -72,7 +70,7 @@ def test_a_run_with_another_seed_or_text_is_refused(tmp_path: Path) -> None:
     run(tmp_path, 1)
     for name, data, config in (
         ("seed", batches(), LoopConfig(steps=2, seed=1, fused=False)),
-        ("text", Batches([np.arange(400) % 50], batches().config, batches().line_ends), LoopConfig(steps=2, fused=False)),
+        ("text", batches(Numbers(fingerprint="others")), LoopConfig(steps=2, fused=False)),
     ):
         with pytest.raises(UsageError, match=f"another {name}"):
             Trainer(initialise(CONFIG, 0), data, config, tmp_path)

@@ -14,20 +14,24 @@ from ..weights.locate import locate
 
 
 def command(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Texts, or conversations as JSON lines; default: the small world of the shipped checkpoint."),
+    ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path("runs/main"),
     steps: Annotated[int, typer.Option(help="Train up to this step.", min=1)] = 1200,
+    causal: Annotated[int, typer.Option(help="Steps at the start that train the causal pass alone.", min=0)] = 640,
     decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
     start: Annotated[str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first weights, the order of the text and the noise.", min=0)] = 0,
-    corpus: Annotated[Path | None, typer.Option(help="The archive to train on; default: data/ of this clone.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a CUDA card where there is one.")] = None,
     fused: Annotated[
         bool, typer.Option(help="Compile norms, rope and GELU into fused loops; needs a C++ compiler.")
     ] = True,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
 ) -> None:
-    """Train the shipped recipe (8.2 M parameters, Python's standard library) from scratch, or go on with a run.
+    """Train a small model of the same architecture (7.7 M parameters) from scratch, or go on with a run.
 
     Interrupt it at any time: it saves every two minutes and goes on where it was. With --decay the state
     before the decay is kept as before-decay.*, from which a longer run can start.
@@ -43,18 +47,16 @@ def command(
     import torch
 
     from .. import api
-    from ..train.corpus import load
     from ..train.loop import LoopConfig
     from ..train.recipe import Recipe, trainer
     from ..train.recipe import export as write
 
     if threads:
         torch.set_num_threads(threads)
-    text = load(corpus, None) if corpus else load()
     device = str(api.choose_device(device))
-    job = trainer(Recipe(seed=seed), LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), text, run, device)
-    if start is not None and job.step == 0:
-        job.start_from(api.load(start, "cpu", "float32", trainable=True).net)
+    source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
+    recipe = Recipe(causal_steps=causal, seed=seed)
+    job = trainer(recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     for report in job.advance():
         typer.echo(

@@ -85,7 +85,7 @@ def fusable(function: Callable[..., Any]) -> Callable[..., Any]:
         import torch
 
         torch._dynamo.config.recompile_limit = 32  # one form per shape: training keeps its shapes fixed for this
-        return torch.compile(function, dynamic=False)
+        return torch.compile(function, dynamic=True)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

@@ -86,6 +86,10 @@ class Tokenizer:
                 raise ConfigError(f"{source}: token '{text}' is given the id {token_id}, which is not its place")
         return cls(engine, vocabulary)
 
+    def to_json(self) -> str:
+        """The JSON of a `tokenizer.json` that reads as this one."""
+        return self._engine.to_str()
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without anything added. No part of it becomes a control token.
 

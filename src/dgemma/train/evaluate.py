@@ -25,7 +25,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..kernels.vocab import soft_capped_logits
 from ..model.dgemma import DiffusionGemma
-from .objective import BlockContext, CleanContext
+from .objective import CanvasContext, CleanContext
 
 
 START = 0.01  # noise level; between 0.003 and 0.03 the sum of both parts moved by 2 %
@@ -152,7 +152,8 @@ def _nats(
     kept = (torch.rand(targets.shape, generator=generator) < keep).to(device)
     noisy, keep = torch.where(kept, targets, noise), keep.to(device)
     rows = (torch.tensor(starts)[:, None] + torch.arange(width)).flatten()[None].to(device)
-    hidden = model.denoise_with(noisy, None, rows, BlockContext(context, starts, width))
+    own_context = CanvasContext(context, torch.tensor([starts], device=device), width)
+    hidden = model.denoise_with(noisy, None, rows, own_context)
     nats = []
     for start in range(0, targets.shape[1], width):
         own = slice(start, start + width)

@@ -28,7 +28,7 @@ from ..errors import UsageError
 from ..kernels.select import fuse
 from ..model.build import build
 from ..model.dgemma import DiffusionGemma
-from .data import Batches
+from .batches import Batches
 from .muon import Optimizer
 from .objective import BalanceLoss, losses
 
@@ -56,10 +56,12 @@ class LoopConfig:
 class Report:
     step: int
     seconds: float  # of this process since its start
+    cpu_seconds: float  # of all processes of the run
     tokens: int  # clean tokens read since step 0
+    cells: int  # canvas cells denoised since step 0
     next_token: float  # nats per token
-    canvas: float  # nats per canvas position
-    tokens_per_second: float
+    canvas: float  # nats per canvas cell; 0 in the causal steps
+    tokens_per_second: float  # clean tokens and cells
 
 
 def initialise(config: ModelConfig, seed: int, device: str = "cpu") -> DiffusionGemma:
@@ -90,7 +92,11 @@ class Trainer:
         self.model, self.batches, self.config, self.folder = model, batches, config, folder
         self.optimizer = Optimizer(model, config.matrix_lr, config.other_lr)
         self.balance = BalanceLoss(model)
-        self.step, self.tokens = 0, 0
+        self.step = 0
+        self.tokens = 0
+        self.cells = 0
+        self.cpu_seconds = 0.0
+        self._counted = time.process_time()
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.safetensors").exists():
             self.load(folder / "state.safetensors")
@@ -117,7 +123,10 @@ class Trainer:
                     raise UsageError(f"{path}: this run was made with another {name}; choose another --run folder")
             for name, tensor in mine.items():
                 tensor.copy_(file.get_tensor(name))
-        self.step, self.tokens = int(header["step"]), int(header["tokens"])
+        self.step = int(header["step"])
+        self.tokens = int(header["tokens"])
+        self.cells = int(header["cells"])
+        self.cpu_seconds = float(header["cpu_seconds"])
 
     def start_from(self, model: DiffusionGemma) -> None:
         """Begin with the weights of another model of the same shape, and fresh moments."""
@@ -127,9 +136,17 @@ class Trainer:
 
     def save(self, name: str = "state") -> None:
         """Write weights, moments and the step as one file, whole or not at all."""
-        header = self._identity() | {"step": str(self.step), "tokens": str(self.tokens)}
+        self._count_time()
+        counts = {"step": self.step, "tokens": self.tokens, "cells": self.cells, "cpu_seconds": self.cpu_seconds}
+        header = self._identity() | {name: str(value) for name, value in counts.items()}
         save_file(self._tensors(), self.folder / f"{name}.tmp", header)
         os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.safetensors")
+
+    def _count_time(self) -> None:
+        """Add the processor time since the last call."""
+        now = time.process_time()
+        self.cpu_seconds += now - self._counted
+        self._counted = now
 
     def advance(self, report: int = 20, clock: Callable[[], float] = time.monotonic) -> Iterator[Report]:
         """Train to the last step. Resumable at any point: batches depend on the step alone."""
@@ -145,12 +162,18 @@ class Trainer:
             result = losses(self.model, batch, generator if guess else None, self.balance)
             result.total.backward()
             self.optimizer.step(self.step, self.config.factor(self.step))
-            self.step, self.tokens = self.step + 1, self.tokens + batch.clean.numel()
+            self.step += 1
+            self.tokens += batch.tokens
+            self.cells += batch.targets.numel()
             sums += torch.stack((result.next_token, result.canvas)).cpu()
-            since, counted = since + batch.clean.numel(), counted + 1
+            since, counted = since + batch.tokens + batch.targets.numel(), counted + 1
             if self.step % report == 0 or self.step == self.config.steps:
                 now, means = clock(), (sums / counted).tolist()
-                row = Report(self.step, now - started, self.tokens, means[0], means[1], since / (now - last))
+                self._count_time()
+                rate = since / (now - last)
+                row = Report(
+                    self.step, now - started, self.cpu_seconds, self.tokens, self.cells, means[0], means[1], rate
+                )
                 self._record(row)
                 sums, since, counted, last = torch.zeros(2), 0, 0, now
                 yield row

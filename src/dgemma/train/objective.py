@@ -27,6 +27,7 @@ from ..kernels.moe import router_probabilities
 from ..kernels.vocab import soft_capped_logits, soft_embedding, weigh
 from ..model.dgemma import DiffusionGemma
 from ..model.layers import Router
+from .batches import Batch
 
 BALANCE_WEIGHT = 0.01  # of the experts' load balance; the Switch Transformer's value
 TEMPERATURES = 0.4, 1.0  # of the first guess; the released model's sampler goes from 0.8 to 0.4
@@ -57,95 +58,103 @@ class CleanContext:
         return torch.cat(bands, dim=2)
 
 
-class BlockContext:
-    """Canvases side by side: canvas n covers rows [n C, (n+1) C) and continues the clean tokens before starts[n]."""
+class CanvasContext:
+    """Canvases side by side over the clean sequences they continue: each sees the clean tokens before it, and itself.
+
+    starts [B, n]: clean tokens before each canvas. Rows of a pass are [B, n C].
+    """
 
     encoding = False
 
-    def __init__(self, clean: CleanContext, starts: list[int], canvas: int):
-        self.clean, self.starts, self.canvas = clean, starts, canvas
+    def __init__(self, clean: CleanContext, starts: Tensor, width: int):
+        self.clean, self.count, self.width = clean, starts.shape[1], width
+        self.full = self._visible(starts, None)
+        self.near = self._visible(starts, clean.config.sliding_window)
+
+    def _visible(self, starts: Tensor, window: int | None) -> Tensor:
+        """What each canvas may see, [B, n, 1, 1, T + C] bool."""
+        key = torch.arange(self.clean.width, device=starts.device)
+        visible = key < starts[..., None]
+        if window is not None:
+            visible = visible & (key > starts[..., None] - window)
+        own = visible.new_ones((*starts.shape, self.width))
+        return torch.cat((visible, own), dim=-1)[:, :, None, None, :]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        config = self.clean.config
         clean_k, clean_v = self.clean.kept[layer]
+        visible = self.near if self.clean.config.layers[layer].is_sliding else self.full
         mixed = []
-        for n, start in enumerate(self.starts):
-            own = slice(n * self.canvas, (n + 1) * self.canvas)
-            first = max(0, start - config.sliding_window + 1) if config.layers[layer].is_sliding else 0
-            keys = torch.cat((clean_k[:, :, first:start], k[:, :, own]), dim=2)
-            values = torch.cat((clean_v[:, :, first:start], v[:, :, own]), dim=2)
-            mixed.append(attention(q[:, :, own], keys, values))
+        for n in range(self.count):
+            own = slice(n * self.width, (n + 1) * self.width)
+            keys = torch.cat((clean_k, k[:, :, own]), dim=2)
+            values = torch.cat((clean_v, v[:, :, own]), dim=2)
+            mixed.append(attention(q[:, :, own], keys, values, visible[:, n]))
         return torch.cat(mixed, dim=2)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """clean [B, T]; targets, noisy, noisier, pinned [B, n C]: what each canvas should become, how it is seen, how it was
-    seen by the step before, and what it holds fixed."""
-
-    clean: Tensor  # int64
-    starts: list[int]  # where each of the n canvases begins in the clean sequence
-    targets: Tensor  # int64
-    noisy: Tensor  # int64
-    noisier: Tensor  # int64
-    pinned: Tensor  # bool
-
-    def to(self, device: torch.device) -> Batch:
-        canvases = (t.to(device) for t in (self.targets, self.noisy, self.noisier, self.pinned))
-        return Batch(self.clean.to(device), self.starts, *canvases)
 
 
 @dataclass(frozen=True)
 class Losses:
     total: Tensor
-    next_token: Tensor  # nats per token
-    canvas: Tensor  # nats per canvas position
+    next_token: Tensor  # nats per token, by weight
+    canvas: Tensor  # nats per canvas cell, by weight
 
 
 def losses(
-    model: DiffusionGemma, batch: Batch, guess: torch.Generator | None = None, balance: BalanceLoss | None = None
+    model: DiffusionGemma,
+    batch: Batch,
+    guess: torch.Generator | None = None,
+    balance: BalanceLoss | None = None,
 ) -> Losses:
     """The objective on one batch; with `guess`, conditioned on a first guess at temperatures drawn from it."""
-    config = model.config
-    clean = CleanContext(config, batch.clean.shape[1])
+    clean = CleanContext(model.config, batch.clean.shape[1])
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)[None]
     hidden = model.encode_with(batch.clean, positions, clean)
-    next_token = cross_entropy(model, hidden[:, :-1], batch.clean[:, 1:])
-
-    width = batch.targets.shape[1] // len(batch.starts)
-    offsets = torch.arange(width, device=positions.device)
-    rows = (torch.tensor(batch.starts, device=positions.device)[:, None] + offsets).flatten()[None]
-    context = BlockContext(clean, batch.starts, width)
-    soft = None if guess is None else first_guess(model, batch, rows, context, guess)
-    hidden = model.denoise_with(batch.noisy, soft, rows, context)
-    canvas_loss = cross_entropy(model, hidden, batch.targets)
-    total = canvas_loss + next_token
+    next_token = cross_entropy(model, hidden[:, :-1], batch.clean[:, 1:], batch.next_weight)
+    causal = batch.starts.shape[1] == 0
+    canvas = torch.zeros(()) if causal else canvas_loss(model, batch, clean, guess)
+    total = canvas + next_token
     if balance is not None:
         total = total + BALANCE_WEIGHT * balance.collect()
-    return Losses(total, next_token.detach(), canvas_loss.detach())
+    return Losses(total, next_token.detach(), canvas.detach())
+
+
+def canvas_loss(
+    model: DiffusionGemma, batch: Batch, clean: CleanContext, guess: torch.Generator | None
+) -> Tensor:
+    """Weighted nats per cell of the denoiser, every canvas over the clean tokens before it."""
+    count, width = batch.targets.shape[1:]
+    offsets = torch.arange(width, device=batch.starts.device)
+    rows = (batch.starts[..., None] + offsets).flatten(1)
+    context = CanvasContext(clean, batch.starts, width)
+    soft = None if guess is None else first_guess(model, batch, rows, context, guess)
+    hidden = model.denoise_with(batch.noisy.flatten(1), soft, rows, context)
+    return cross_entropy(model, hidden, batch.targets.flatten(1), batch.cell_weight.flatten(1))
 
 
 @torch.no_grad()
 def first_guess(
-    model: DiffusionGemma, batch: Batch, rows: Tensor, context: BlockContext, generator: torch.Generator
+    model: DiffusionGemma, batch: Batch, rows: Tensor, context: CanvasContext, generator: torch.Generator
 ) -> Tensor:
     """The self-conditioning embedding [B, n C, D] of the noisier canvases; pinned cells get their own token."""
-    hidden = model.denoise_with(batch.noisier, None, rows, context)
+    hidden = model.denoise_with(batch.noisier.flatten(1), None, rows, context)
     logits = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
-    count, width = len(batch.starts), hidden.shape[1] // len(batch.starts)
     low, high = TEMPERATURES
-    heat = low + (high - low) * torch.rand(hidden.shape[0], count, 1, generator=generator)
-    logits /= heat.expand(-1, -1, width).flatten(1)[..., None].to(model.device)
+    heat = low + (high - low) * torch.rand(batch.starts.shape, generator=generator)
+    heat = heat[..., None].expand(batch.targets.shape).flatten(1)
+    logits /= heat[..., None].to(model.device)
     p, row_sum = weigh(logits - logits.amax(-1, keepdim=True), model.dtype)
     soft = soft_embedding(p, row_sum, model.embed.weight.T, model.config.embedding_scale)
-    return torch.where(batch.pinned[..., None], model.embedded(batch.targets), soft)
+    return torch.where(batch.pinned.flatten(1)[..., None], model.embedded(batch.targets.flatten(1)), soft)
 
 
-def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Mean nats of targets [B, T] under the soft-capped head."""
-    return HeadLoss.apply(
-        hidden.flatten(0, 1), model.embed.weight, targets.flatten(), model.config.final_logit_softcapping
-    )
+def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """Mean nats of targets [B, T] under the soft-capped head, by weight [B, T]; what weighs nothing is not computed."""
+    weight = weight.flatten()
+    counted = weight.nonzero()[:, 0]
+    scale = weight[counted] / weight.sum()
+    rows = hidden.flatten(0, 1)[counted]
+    softcap = model.config.final_logit_softcapping
+    return HeadLoss.apply(rows, model.embed.weight, targets.flatten()[counted], scale, softcap)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -158,27 +167,27 @@ class HeadLoss(torch.autograd.Function):
     ROWS = 512
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, softcap: float) -> Tensor:
+    def forward(ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float) -> Tensor:
         total = hidden.new_zeros(())
         grad_hidden, grad_embedding = torch.empty_like(hidden), torch.zeros_like(embedding)
-        scale = 1.0 / hidden.shape[0]
         for start in range(0, hidden.shape[0], HeadLoss.ROWS):
             rows = slice(start, start + HeadLoss.ROWS)
+            share = scale[rows, None]
             squashed = (F.linear(hidden[rows], embedding) / softcap).tanh_()
             log_p = F.log_softmax(squashed * softcap, dim=-1)
-            total -= log_p.gather(-1, targets[rows, None]).sum()
+            total -= (log_p.gather(-1, targets[rows, None]) * share).sum()
             grad = log_p.exp_()
             grad.scatter_add_(-1, targets[rows, None], grad.new_full((grad.shape[0], 1), -1.0))
-            grad.mul_(squashed.square_().neg_().add_(1.0)).mul_(scale)
+            grad.mul_(squashed.square_().neg_().add_(1.0)).mul_(share)
             torch.matmul(grad, embedding, out=grad_hidden[rows])
             grad_embedding.addmm_(grad.T, hidden[rows])
         ctx.save_for_backward(grad_hidden, grad_embedding)
-        return total * scale
+        return total
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
         grad_hidden, grad_embedding = ctx.saved_tensors
-        return grad_hidden * upstream, grad_embedding * upstream, None, None
+        return grad_hidden * upstream, grad_embedding * upstream, None, None, None
 
 
 class BalanceLoss:

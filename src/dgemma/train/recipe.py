@@ -1,86 +1,138 @@
-"""The recipe of the shipped checkpoint: its shape, its tokenizer, its documents. One place, so that it can be repeated.
+"""The recipe of the shipped checkpoint: its shape, its vocabulary, its batches. One place, so that it can be repeated.
 
 A model of the published architecture in small: sliding and full layers with their own head counts, dense MLP beside
 experts, tied soft-capped head, self-conditioning. Positions are declared as the released model's are; it has
-been trained on sequences of 512 tokens only, and is not to be trusted far beyond.
+been trained on examples of a few hundred tokens, and is not to be trusted far beyond.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from ..config import FULL, SLIDING, DenoiseConfig, LayerConfig, ModelConfig
+from ..model.dgemma import DiffusionGemma
 from ..text.tokenizer import Tokenizer
 from ..weights.writer import save
-from .corpus import Corpus
-from .data import Batches, DataConfig
-from .forms import conversations
+from .batches import BatchConfig, Batches
 from .loop import LoopConfig, Trainer, initialise
+from .samples import Source
+from .sources import Files, SmallWorld, records, texts_of, world_texts
 from .tokenizer import train as train_tokenizer
+
+WORLD_EXAMPLES = 60_000  # from which the vocabulary is learned
+
+
+class Start(Protocol):
+    """A loaded checkpoint, as a run begins with it."""
+
+    net: DiffusionGemma
+    tokenizer: Tokenizer
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What of the shipped checkpoint may be chosen; the defaults made it."""
 
-    vocab_size: int = 4096
+    vocab_size: int = 2048
     hidden: int = 256
     layers: int = 6  # every third one full, and the last
     experts: int = 8
-    batch: int = 4  # sequences per step, 2k tokens
-    blocks: int = 7  # canvases per sequence
     canvas: int = 64
+    rows: int = 6144  # of a step: clean tokens and canvas cells
+    causal_steps: int = 640
     seed: int = 0
 
     def config(self, tokenizer: Tokenizer) -> ModelConfig:
-        special, dim = tokenizer.special, 64
+        special = tokenizer.special
+        dim = 64
         sliding = LayerConfig(SLIDING, dim, 2, 1e4, dim, dim)
         full = LayerConfig(FULL, dim, 1, 1e6, dim // 4, dim)
-        kinds = tuple(full if i % 3 == 2 or i == self.layers - 1 else sliding for i in range(self.layers))
+        kinds = (full if i % 3 == 2 or i == self.layers - 1 else sliding for i in range(self.layers))
+        ends = tuple(special.need(name) for name in ("eos", "end_turn", "tool_response"))
         return ModelConfig(
-            vocab_size=self.vocab_size, hidden_size=self.hidden, intermediate_size=self.hidden,
-            num_attention_heads=self.hidden // dim, num_experts=self.experts, top_k_experts=2,
-            moe_intermediate_size=self.hidden // 2, sliding_window=128, canvas_length=self.canvas,
-            max_position_embeddings=131_072, layers=kinds, pad_token_id=special.need("pad"),
-            bos_token_id=special.need("bos"), eos_token_ids=(special.need("eos"), special.need("end_turn")),
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden,
+            intermediate_size=self.hidden,
+            num_attention_heads=self.hidden // dim,
+            num_experts=self.experts,
+            top_k_experts=2,
+            moe_intermediate_size=self.hidden // 2,
+            sliding_window=256,
+            canvas_length=self.canvas,
+            max_position_embeddings=131_072,
+            layers=tuple(kinds),
+            pad_token_id=special.need("pad"),
+            bos_token_id=special.need("bos"),
+            eos_token_ids=ends,
             image_token_id=special.need("image"),
-        )  # fmt: skip
+        )
+
+    def batches(self, source: Source, tokenizer: Tokenizer, canvas: int) -> Batches:
+        """The run's batches, for a model whose requests have canvases of width `canvas` where they name none."""
+        line_breaks = [tokenizer.token_bytes(i).startswith(b"\n") for i in range(tokenizer.vocab_size)]
+        config = BatchConfig(
+            vocab_size=tokenizer.vocab_size,
+            pad=tokenizer.special.need("pad"),
+            rows=self.rows,
+            usual=canvas,
+            widths=tuple(sorted({*BatchConfig.widths, canvas})),
+            causal_steps=self.causal_steps,
+            seed=self.seed,
+        )
+        return Batches(source, config, np.array(line_breaks))
 
 
-def prepare(recipe: Recipe, corpus: Corpus, run: Path) -> tuple[ModelConfig, Batches]:
-    """Tokenizer (kept in the run's folder), configuration and batches of a recipe."""
+def vocabulary(recipe: Recipe, files: Sequence[Path], run: Path, start: Tokenizer | None = None) -> Tokenizer:
+    """The run's tokenizer: that of the checkpoint it starts from, or learned; then kept in the run's folder."""
     run.mkdir(parents=True, exist_ok=True)
     path = run / "tokenizer.json"
-    if not path.exists():
-        train_tokenizer(corpus, recipe.vocab_size).save(str(path))
-    tokenizer = Tokenizer.from_file(path)
-    special = tokenizer.special
-    eos = special.need("eos")
-    documents = [tokenizer.encode(corpus.train[name]) for name in sorted(corpus.train)]
-    documents += conversations(corpus.train, tokenizer)
-    arrays = [np.array([*document, eos], dtype=np.int64) for document in documents]
-    line_ends = np.array([tokenizer.token_bytes(i).startswith(b"\n") for i in range(recipe.vocab_size)])
-    data = DataConfig(
-        recipe.vocab_size, recipe.canvas, recipe.blocks, recipe.batch, special.need("bos"), (eos,),
-        special.need("pad"), recipe.seed,
-    )  # fmt: skip
-    return recipe.config(tokenizer), Batches(arrays, data, line_ends)
+    if not path.exists() and start is not None:
+        path.write_text(start.to_json(), encoding="utf-8")
+    elif not path.exists():
+        train_tokenizer(_texts(recipe, files), recipe.vocab_size).save(str(path))
+    return Tokenizer.from_file(path)
 
 
-def trainer(recipe: Recipe, loop: LoopConfig, corpus: Corpus, run: Path, device: str = "cpu") -> Trainer:
-    """A run, new or resumed from its folder."""
-    config, batches = prepare(recipe, corpus, run)
-    return Trainer(initialise(config, recipe.seed, device), batches, loop, run)
+def _texts(recipe: Recipe, files: Sequence[Path]) -> Iterable[str]:
+    if not files:
+        return world_texts(recipe.seed, WORLD_EXAMPLES)
+    return (text for _, record in records(files) for text in texts_of(record))
+
+
+def trainer(
+    recipe: Recipe,
+    loop: LoopConfig,
+    run: Path,
+    files: Sequence[Path] = (),
+    device: str = "cpu",
+    start: Start | None = None,
+) -> Trainer:
+    """A run on the small world, or on `files`; new, or resumed from its folder.
+
+    start: a checkpoint whose shape, vocabulary and weights a new run begins with; else the recipe's shape.
+    """
+    tokenizer = vocabulary(recipe, files, run, start and start.tokenizer)
+    source: Source = SmallWorld(recipe.seed, tokenizer)
+    if files:
+        source = Files.read(files, tokenizer, BatchConfig.longest)
+    config = recipe.config(tokenizer) if start is None else start.net.config
+    batches = recipe.batches(source, tokenizer, config.canvas_length)
+    job = Trainer(initialise(config, recipe.seed, device), batches, loop, run)
+    if start is not None and job.step == 0:
+        job.start_from(start.net)
+    return job
 
 
 def export(done: Trainer, folder: Path, denoise: DenoiseConfig) -> Path:
     """Write the trainer's weights as a checkpoint folder in bf16, with the published names."""
     model = done.model
     state = [*model.named_parameters(), *model.named_buffers()]
+    detached = ((name, tensor.detach()) for name, tensor in state)
     tokenizer_json = done.folder / "tokenizer.json"
-    return save(folder, model.config, denoise, ((n, t.detach()) for n, t in state), tokenizer_json, torch.bfloat16,
-                replace=True)  # fmt: skip
+    return save(folder, model.config, denoise, detached, tokenizer_json, torch.bfloat16, replace=True)

@@ -1,4 +1,4 @@
-"""The shipped checkpoint's vocabulary: a byte-level BPE made for source code, learned from the train side only.
+"""A small vocabulary: a byte-level BPE for source code and plain sentences, learned from a text.
 
 Knows text, merges and the control tokens of the Gemma 4 vocabulary; refuses to know turns (text/ gives the tokens their
 meaning) and torch. Any text comes back byte for byte: all 256 bytes are in the vocabulary, nothing is normalised, and
@@ -10,10 +10,11 @@ switch is not saved in `tokenizer.json`, so whoever encodes files or user text s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ..errors import UsageError
-from .corpus import Corpus
 
 # Ids 0.. in this order. pad, eos and bos have the released checkpoint's ids, the others are looked up by their text.
 # Images and audio are reserved, so that a prompt written for the released model never meets an unknown control token.
@@ -24,14 +25,14 @@ CONTROL_TOKENS = (
     "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>",
 )  # fmt: skip
 
-# What BPE may merge, first match wins. Held-out bytes per token with 4096 tokens: words after single line breaks 3.49,
-# with line breaks joined 3.55, with underscores and one sign in front of the word as well 3.66.
+# What BPE may merge, first match wins. Line breaks are joined with the
+# indentation behind them, and a word with its underscores and one sign in front of it: fewer tokens (docs/log.md).
 _PIECES = "|".join(
     (
         r"\n+[ \t]*",  # line breaks and the indentation after them: one token knows where the next line starts
         r"[^\s\p{L}\p{N}_]?_*\p{L}+",  # a word with its underscores and one sign: `.join`, `"utf`, `@__slots`
         r" _*\p{L}+",  # the same after a space
-        r" ?\p{N}{1,3}",  # digits, three at most, so that long numbers cannot fill the vocabulary
+        r" ?\p{N}",  # digits one by one: a number has as many tokens as digits, so places in a canvas are sure
         r" ?[^\s\p{L}\p{N}]+",  # signs: `):`, ` ==`, `__(`
         r" +(?= \S)",  # alignment, less the one space that belongs to the next word
         r"[^\S\n]+",  # what is left of blanks: before a line break, or other than spaces
@@ -39,11 +40,11 @@ _PIECES = "|".join(
 )
 
 
-def train(corpus: Corpus, vocab_size: int) -> Tokenizer:
-    """Learn the merges from `corpus.train`; exactly `vocab_size` tokens, control tokens and 256 bytes included.
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn the merges from `texts`; exactly `vocab_size` tokens, control tokens and 256 bytes included.
 
-    The same corpus gives the same tokenizer. Raises UsageError for a size too small to hold the bytes, or larger than
-    the text has merges for.
+    The same texts in the same order give the same tokenizer. Raises UsageError for a size too small to hold the
+    bytes, or larger than the texts have merges for.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     least = len(CONTROL_TOKENS) + len(alphabet)
@@ -64,7 +65,7 @@ def train(corpus: Corpus, vocab_size: int) -> Tokenizer:
         special_tokens=[AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS],
         initial_alphabet=alphabet,
     )
-    tokenizer.train_from_iterator((corpus.train[path] for path in sorted(corpus.train)), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if (found := tokenizer.get_vocab_size()) != vocab_size:
         raise UsageError(f"vocab_size {vocab_size} is more than this text has merges for; it ends at {found}")
     return tokenizer
