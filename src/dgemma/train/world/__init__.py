@@ -10,7 +10,24 @@ is in here: word lists are plain vocabulary, code and sentences are written by r
 
 from __future__ import annotations
 
-from . import code_edit, code_write, decide, documents, english, facts, files, german, records, refuse, tools  # noqa: F401  (they register)
+from . import (  # noqa: F401  (each registers its families)
+    classics,
+    code_edit,
+    code_write,
+    conversations,
+    decide,
+    documents,
+    english,
+    facts,
+    files,
+    german,
+    lists,
+    records,
+    refuse,
+    stories,
+    tables,
+    tools,
+)
 from .checks import judge, written_call
 from .draw import HOLDOUTS
 from .example import Example

@@ -8,46 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from . import functions, names
+from . import compositions, names
+from .compositions import KEEP
 from .draw import COMPOSITIONS, PARAPHRASES, TWO_STEPS, WORDS, Draw
 from .example import Example, ask
 from .families import family
-from .functions import KEEP, LOOPED, Spec
-
-
-@dataclass(frozen=True)
-class Function:
-    """A list function as it is written down."""
-
-    spec: Spec
-    name: str
-    argument: str
-    loop: bool
-    doc: bool
-
-    @property
-    def text(self) -> str:
-        return self.spec.code(self.name, self.argument, self.loop, self.doc)
+from .functions import Function, a_function
 
 
 Step = Callable[[Draw, Function], tuple[str, Function]]
 
 
-def a_function(draw: Draw, loops: bool = False, with_keep: bool = False, doc: float = 0.3) -> Function:
-    spec = functions.spec(draw, loops=loops, with_keep=with_keep)
-    name = names.identifier(draw) if draw.held == WORDS or draw.chance(0.5) else spec.name
-    loop = spec.fold in LOOPED and draw.chance(0.3)
-    return Function(spec, name, names.argument(draw, spec.kind), loop, draw.chance(doc))
-
-
 def _new_name(draw: Draw, function: Function) -> tuple[str, Function]:
     new = names.identifier(draw)
     said = draw.way(
-        "Rename the function to {new}.", "Rename {old} to {new}.", "Call this function {new}.", "Change the name to {new}.",
-        "Rename this function to {new}.", "Name the function {new}.", "The function should be called {new}.",
-        "Change the function name to {new}.", "Use {new} as the name of the function.",
+        "Rename the function to {new}. | Rename {old} to {new}. | Call this function {new}. | "
+        "Change the name to {new}. | Rename this function to {new}. | Name the function {new}. | "
+        "The function should be called {new}. | Change the function name to {new}. | "
+        "Use {new} as the name of the function."
     )  # fmt: skip
     return said.replace("{new}", new).replace("{old}", function.name), dataclasses.replace(function, name=new)
 
@@ -57,56 +36,57 @@ def _new_argument(draw: Draw, function: Function) -> tuple[str, Function]:
     while new == function.argument:
         new = names.argument(draw, function.spec.kind)
     said = draw.way(
-        "Rename {old} to {new}.", "Rename the argument to {new}.", "Rename {old} to {new}.", "Call the argument {new}.",
-        "Rename the parameter {old} to {new}.", "Change {old} to {new}.", "Rename the argument {old} to {new}.",
-        "The argument should be called {new}.", "Use {new} instead of {old}.",
+        "Rename {old} to {new}. | Rename the argument to {new}. | Rename {old} to {new}. | "
+        "Call the argument {new}. | Rename the parameter {old} to {new}. | Change {old} to {new}. | "
+        "Rename the argument {old} to {new}. | The argument should be called {new}. | "
+        "Use {new} instead of {old}."
     )  # fmt: skip
     return said.replace("{new}", new).replace("{old}", function.argument), dataclasses.replace(function, argument=new)
 
 
 def _add_doc(draw: Draw, function: Function) -> tuple[str, Function]:
-    said = draw.way("Add a docstring.", "Give it a docstring.", "Document it.", "Write a docstring.")
+    said = draw.way("Add a docstring. | Give it a docstring. | Document it. | Write a docstring.")
     return said, dataclasses.replace(function, doc=True)
 
 
 def _remove_doc(draw: Draw, function: Function) -> tuple[str, Function]:
-    said = draw.way("Remove the docstring.", "Delete the docstring.", "Take out the docstring.", "Drop the docstring.")
+    said = draw.way(
+        "Remove the docstring. | Delete the docstring. | Take out the docstring. | Drop the docstring."
+    )
     return said, dataclasses.replace(function, doc=False)
 
 
 def _use_loop(draw: Draw, function: Function) -> tuple[str, Function]:
     said = draw.way(
-        "Write this with a loop.", "Turn this into a for loop.", "Use a for loop.", "Use a loop instead.", "Rewrite it with a loop.",
-        "Convert this to a loop.",
+        "Write this with a loop. | Turn this into a for loop. | Use a for loop. | Use a loop instead. | "
+        "Rewrite it with a loop. | Convert this to a loop."
     )  # fmt: skip
     return said, dataclasses.replace(function, loop=True)
 
 
 def _use_one_line(draw: Draw, function: Function) -> tuple[str, Function]:
     said = draw.way(
-        "Write this in one line.", "Use one line.", "Make it shorter.", "Rewrite it without a loop.", "Use a comprehension.",
-        "Turn the loop into one line.", "Simplify this.",
+        "Write this in one line. | Use one line. | Make it shorter. | Rewrite it without a loop. | "
+        "Use a comprehension. | Turn the loop into one line. | Simplify this."
     )  # fmt: skip
     return said, dataclasses.replace(function, loop=False)
 
 
 def _new_condition(draw: Draw, function: Function) -> tuple[str, Function]:
     spec = function.spec
-    keep = spec.keep
-
-    def make() -> Spec:
-        other = draw.pick(tuple(KEEP[spec.kind]))
-        return dataclasses.replace(spec, keep=other, keep_by=functions.keep_by(draw, spec.kind, other))
-
-    while (new := draw.one_of(COMPOSITIONS, make, lambda made: made.composition)) == spec:
-        pass
+    new = compositions.another_keep(draw, spec)
     keep = KEEP[spec.kind][new.keep]
     if spec.fold in ("any", "all"):
-        said = draw.way("Check if it {is}.", "Test whether each {one} {is}.", "Change the condition to: {one} {is}.", "It should check if a {one} {is}.")
+        said = draw.way(
+            "Check if it {is}. | Test whether each {one} {is}. | Change the condition to: {one} {is}. | "
+            "It should check if a {one} {is}."
+        )
         said = said.replace("{one}", spec.kind[:-1]).replace("{is}", keep.singular)
     else:
-        said = draw.way("Use only {}.", "Change it to take only {}.", "Make this use only {}.", "Take only {}.", "Change the condition to {}.",
-                        "It should use {} instead.")  # fmt: skip
+        said = draw.way(
+            "Use only {}. | Change it to take only {}. | Make this use only {}. | Take only {}. | "
+            "Change the condition to {}. | It should use {} instead."
+        )  # fmt: skip
         said = said.replace("{}", draw.pick(keep.english).replace("{}", spec.kind))
     return said.replace("{x}", str(new.keep_by)), dataclasses.replace(function, spec=new)
 
@@ -159,6 +139,8 @@ def two_code_edits(draw: Draw) -> Example:
     return ask(draw.below(draw.dress(draw.both(first, second)), function.text), changed.text)
 
 
+FOLLOW_UPS: tuple[Step, ...] = (_new_name, _new_argument, _add_doc, _use_loop, _new_condition)
+
 _SNIPPETS = (
     "{a} = {m}\n{b} = {a} * {n}\nprint({b})",
     "{a} = {m}\n{b} = {a} + {n}\nprint({a}, {b})",
@@ -174,6 +156,11 @@ _SNIPPETS = (
     "for {a} in range({n}):\n    print({a})",
     "{a} = {m}\nprint({a})",
     "def {f}({a}):\n    for {b} in {a}:\n        print({b})",
+    "def {f}({a}):\n    return {a} * {n}\n\n\nprint({f}({m}))",
+    "def {f}({a}, {b}):\n    return {a} - {b}\n\n\n{c} = {f}({m}, {n})\nprint({c})",
+    "def {f}({a}):\n    return [{b} + {n} for {b} in {a}]\n\n\nprint({f}([{m}, {n}]))",
+    "def {f}({a}):\n    return {a} + {n}\n\n\ndef {g}({b}):\n    return {f}({b}) * {m}",
+    "def {f}({a}):\n    print({a})\n\n\nfor {b} in range({n}):\n    {f}({b})",
 )
 
 
@@ -181,7 +168,7 @@ _SNIPPETS = (
 def rename_variable(draw: Draw) -> Example:
     """A new name for a variable or function of a few lines of code."""
     snippet = draw.pick(_SNIPPETS)
-    places = [place for place in "abf" if "{" + place + "}" in snippet]
+    places = [place for place in "abcfg" if "{" + place + "}" in snippet]
     taken: list[str] = []
     for _ in range(len(places) + 1):
         while (name := names.variable(draw)) in taken:
@@ -190,11 +177,12 @@ def rename_variable(draw: Draw) -> Example:
     old = dict(zip(places, taken, strict=False)) | {"m": str(draw.number(1, 30)), "n": str(draw.number(1, 30))}
     place = draw.pick(places)
     said = draw.way(
-        "Rename {old} to {new}.", "Rename {old} to {new} in this code", "Rename the variable {old} to {new}.", "Rename {old} to {new}",
-        "Change {old} to {new}.", "Replace {old} with {new}.", "Use {new} instead of {old}.", "Call {old} {new} instead.",
-        "Rename `{old}` to `{new}`.", "In this code, rename {old} to {new}.",
+        "Rename {old} to {new}. | Rename {old} to {new} in this code | "
+        "Rename the variable {old} to {new}. | Rename {old} to {new} | Change {old} to {new}. | "
+        "Replace {old} with {new}. | Use {new} instead of {old}. | Call {old} {new} instead. | "
+        "Rename `{old}` to `{new}`. | In this code, rename {old} to {new}."
     )  # fmt: skip
-    if place == "f":
+    if place in "fg":
         said = said.replace("variable", "function")
     said = draw.dress(said).replace("{old}", old[place]).replace("{new}", taken[-1])
     return ask(draw.below(said, snippet.format(**old)), snippet.format(**(old | {place: taken[-1]})))

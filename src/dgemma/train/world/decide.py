@@ -56,7 +56,10 @@ def _put(draw: Draw, state: str, question: Mapping[str, Any], answer: str) -> Ex
 
 def _mood(draw: Draw) -> Example:
     good = draw.chance(0.5)
-    said = draw.way("Is it positive?", "What is the mood?", "What is the sentiment?", "Is this positive or negative?", "How does it sound?", "Which mood?", "")
+    said = draw.way(
+        "Is it positive? | What is the mood? | What is the sentiment? | Is this positive or negative? | "
+        "How does it sound? | Which mood? | "
+    )
     labels = draw.some(("positive", "negative"), 2)
     return _put(draw, _opinion(draw, good), {"type": "choice", "instructions": said, "criteria": labels}, "positive" if good else "negative")
 
@@ -64,7 +67,10 @@ def _mood(draw: Draw) -> Example:
 def _topic(draw: Draw) -> Example:
     topics = draw.some(tuple(TOPICS), draw.number(2, 5))
     topic = draw.pick(topics)
-    said = draw.way("What is it about?", "Which topic?", "What is the topic?", "Choose the topic.", "What is this text about?", "")
+    said = draw.way(
+        "What is it about? | Which topic? | What is the topic? | Choose the topic. | "
+        "What is this text about? | "
+    )
     return _put(draw, _topical(draw, topic), {"type": "choice", "instructions": said, "criteria": topics}, topic)
 
 
@@ -72,25 +78,30 @@ def _yes_no(draw: Draw) -> Example:
     yes = draw.chance(0.5)
     if draw.chance(0.5):
         good = draw.chance(0.5)
-        said = draw.way("Is this {}?", "Is it {}?", "Does it sound {}?", "Is the text {}?", "Is the mood {}?")
+        said = draw.way("Is this {}? | Is it {}? | Does it sound {}? | Is the text {}? | Is the mood {}?")
         label = "positive" if good == yes else "negative"
         return _put(draw, _opinion(draw, good), {"type": "noul", "instructions": said.replace("{}", label)}, "yes" if yes else "no")
     topic, other = draw.some(tuple(TOPICS), 2)
-    said = draw.way("Is it about {}?", "Is this about {}?", "Is the topic {}?", "Does this concern {}?", "Does the text speak about {}?")
+    said = draw.way(
+        "Is it about {}? | Is this about {}? | Is the topic {}? | Does this concern {}? | "
+        "Does the text speak about {}?"
+    )
     return _put(draw, _topical(draw, topic), {"type": "noul", "instructions": said.replace("{}", topic if yes else other)}, "yes" if yes else "no")
 
 
 def _score(draw: Draw) -> Example:
     """Two levels or three; the middle one is for a text without an opinion."""
     level = draw.pick((0, 2))
-    said = draw.way("How good is it?", "Rate it.", "How positive is it?", "Give a score.", "What is the rating?")
+    said = draw.way(
+        "How good is it? | Rate it. | How positive is it? | Give a score. | What is the rating?"
+    )
     levels = draw.pick((("bad", "good"), ("negative", "positive"), ("not at all", "very")))
     return _put(draw, _opinion(draw, level > 0), {"type": "score", "instructions": said, "criteria": list(levels)}, str(level // 2))
 
 
 def _number(draw: Draw) -> Example:
     number = draw.number(1, 99)
-    said = draw.way("Is the number even or odd?", "Even or odd?", "Which is it?", "What kind of number is it?")
+    said = draw.way("Is the number even or odd? | Even or odd? | Which is it? | What kind of number is it?")
     labels = draw.some(("even", "odd"), 2)
     return _put(draw, str(number), {"type": "choice", "instructions": said, "criteria": labels}, "odd" if number % 2 else "even")
 
@@ -109,16 +120,20 @@ def classify(draw: Draw) -> Example:
     if draw.chance(0.65):
         good = draw.chance(0.5)
         said = draw.way(
-            "Is this sentence positive or negative?", "Is this positive or negative?", "Positive or negative?", "Is this review positive or negative?",
-            "What is the sentiment of this sentence?", "Sentiment", "Classify the sentiment", "Is the following text positive or negative?",
-            "Tell me if this is positive or negative.", "Is this comment positive or negative?",
+            "Is this sentence positive or negative? | Is this positive or negative? | "
+            "Positive or negative? | Is this review positive or negative? | "
+            "What is the sentiment of this sentence? | Sentiment | Classify the sentiment | "
+            "Is the following text positive or negative? | Tell me if this is positive or negative. | "
+            "Is this comment positive or negative?"
         )  # fmt: skip
         return ask(_around(draw, draw.dress(said), _opinion(draw, good)), "positive" if good else "negative")
     topic = draw.pick(tuple(TOPICS))
     said = draw.way(
-        "Is this about food, travel, sport, weather or music?", "What is this about: food, travel, sport, weather or music?",
-        "Topic (food, travel, sport, weather, music)", "Classify as food, travel, sport, weather or music",
-        "Which topic is it: food, travel, sport, weather or music?",
+        "Is this about food, travel, sport, weather or music? | "
+        "What is this about: food, travel, sport, weather or music? | "
+        "Topic (food, travel, sport, weather, music) | "
+        "Classify as food, travel, sport, weather or music | "
+        "Which topic is it: food, travel, sport, weather or music?"
     )  # fmt: skip
     return ask(_around(draw, draw.dress(said), _topical(draw, topic)), topic)
 

@@ -77,16 +77,24 @@ def _set(draw: Draw, document: Document) -> tuple[str, Document]:
     key, old = draw.pick(document.parts)
     value = _fresh(draw, key, old)
     if document.kind == "list":
-        said = draw.way("Make it {v} {k}.", "Change the {k} to {v}.", "I need {v} {k}.", "Write {v} {k}.", "It should be {v} {k}.")
+        said = draw.way(
+            "Make it {v} {k}. | Change the {k} to {v}. | I need {v} {k}. | Write {v} {k}. | "
+            "It should be {v} {k}."
+        )
     else:
-        said = draw.way("Set {k} to {v}.", "Change {k} to {v}.", "Change the {k} to {v}.", "Set the {k} to {v}.", "Make the {k} {v}.",
-                        "The {k} should be {v}.", "Update {k} to {v}.", "Use {v} for the {k}.")  # fmt: skip
+        said = draw.way(
+            "Set {k} to {v}. | Change {k} to {v}. | Change the {k} to {v}. | Set the {k} to {v}. | "
+            "Make the {k} {v}. | The {k} should be {v}. | Update {k} to {v}. | Use {v} for the {k}."
+        )  # fmt: skip
     return said.replace("{k}", key).replace("{v}", value), document.with_value(key, value)
 
 
 def _remove(draw: Draw, document: Document) -> tuple[str, Document]:
     key, _ = draw.pick(document.parts)
-    said = draw.way("Remove {k}.", "Delete the {k}.", "Remove the {k}.", "Delete the line with {k}.", "Take out the {k}.", "Drop the line of {k}.")
+    said = draw.way(
+        "Remove {k}. | Delete the {k}. | Remove the {k}. | Delete the line with {k}. | "
+        "Take out the {k}. | Drop the line of {k}."
+    )
     return said.replace("{k}", key), replace(document, parts=tuple(part for part in document.parts if part[0] != key))
 
 
@@ -95,10 +103,13 @@ def _add(draw: Draw, document: Document) -> tuple[str, Document]:
     value = str(draw.number(2, 20))
     if document.kind == "list":
         key = draw.pick([plural(fruit) for fruit in FRUITS + THINGS if plural(fruit) not in taken])
-        said = draw.way("Add {v} {k}.", "Add {v} {k} at the end.", "Put {v} {k} on the list.", "Also {v} {k}.")
+        said = draw.way("Add {v} {k}. | Add {v} {k} at the end. | Put {v} {k} on the list. | Also {v} {k}.")
     else:
         key = draw.pick([noun for noun in NOUNS if noun not in taken])
-        said = draw.way("Add {k} {s} {v}.", "Add the line {k} {s} {v}.", "Add {k} with the value {v}.", "Append {k} {s} {v}.")
+        said = draw.way(
+            "Add {k} {s} {v}. | Add the line {k} {s} {v}. | Add {k} with the value {v}. | "
+            "Append {k} {s} {v}."
+        )
     sign = "=" if document.kind == "config" else ":"
     said = said.replace(" {s}", " =" if sign == "=" else ":").replace("{k}", key).replace("{v}", value)
     return said, replace(document, parts=(*document.parts, (key, value)))
@@ -112,7 +123,9 @@ def _rename(draw: Draw, document: Document) -> tuple[str, Document]:
         new = draw.pick([plural(fruit) for fruit in FRUITS if plural(fruit) not in taken])
     else:
         new = names.word(draw) if draw.held == WORDS or draw.chance(0.5) else draw.pick([noun for noun in NOUNS if noun not in taken])
-    said = draw.way("Rename {k} to {n}.", "Replace {k} with {n}.", "Write {n} instead of {k}.", "Change {k} into {n}.")
+    said = draw.way(
+        "Rename {k} to {n}. | Replace {k} with {n}. | Write {n} instead of {k}. | Change {k} into {n}."
+    )
     parts = tuple((new if name == key else name, value) for name, value in document.parts)
     return said.replace("{k}", key).replace("{n}", new), replace(document, parts=parts)
 

@@ -71,12 +71,13 @@ class Draw:
             return held
         return [option for option in options if option not in held]
 
-    def way(self, *ways: str) -> str:
-        """One wording of an instruction. The last one is held out."""
+    def way(self, ways: str) -> str:
+        """One wording of an instruction. `ways` stand between " | "; the last one is held out."""
+        *seen, held = ways.split(" | ")
         if self.held == PARAPHRASES:
             self.shown = True
-            return ways[-1]
-        return self.pick(ways[:-1])
+            return held
+        return self.pick(seen)
 
     def steps(self, seen: Sequence[T], held: Sequence[T]) -> T:
         """Two changes that one edit asks for at once, from the pairs trained on or from those held out."""

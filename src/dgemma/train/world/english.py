@@ -42,8 +42,10 @@ def a_sentence(draw: Draw) -> Sentence:
 
 def _tense(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     past = not sentence.past
-    said = draw.way("Put this in the {} tense", "Change this to the {} tense", "{} tense", "Rewrite in the {} tense", "Write it in the {} tense",
-                    "Use the {} tense", "Change the tense to {}")  # fmt: skip
+    said = draw.way(
+        "Put this in the {} tense | Change this to the {} tense | {} tense | Rewrite in the {} tense | "
+        "Write it in the {} tense | Use the {} tense | Change the tense to {}"
+    )  # fmt: skip
     said = said.replace("{}", "past" if past else "present")
     return said[0].upper() + said[1:], dataclasses.replace(sentence, past=past)
 
@@ -52,29 +54,38 @@ def _name(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     new = sentence.who
     while new == sentence.who:
         new = names.person(draw)
-    said = draw.way("Replace {o} with {n}", "Change {o} to {n}", "Replace {o} by {n}", "Use {n} instead of {o}", "Write {n} instead of {o}",
-                    "Change the name to {n}", "It was {n}, not {o}")  # fmt: skip
+    said = draw.way(
+        "Replace {o} with {n} | Change {o} to {n} | Replace {o} by {n} | Use {n} instead of {o} | "
+        "Write {n} instead of {o} | Change the name to {n} | It was {n}, not {o}"
+    )  # fmt: skip
     return said.replace("{o}", sentence.who).replace("{n}", new), dataclasses.replace(sentence, who=new)
 
 
 def _color(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     colors = draw.those(PAIRS, COLORS, lambda color: f"{color} {sentence.thing}")
     new = draw.pick([color for color in colors if color != sentence.color] or [c for c in COLORS if c != sentence.color])
-    said = draw.way("Make the {t} {c}", "Change {o} to {c}", "Change the color to {c}", "The {t} should be {c}", "Replace {o} with {c}",
-                    "Paint the {t} {c}")  # fmt: skip
+    said = draw.way(
+        "Make the {t} {c} | Change {o} to {c} | Change the color to {c} | The {t} should be {c} | "
+        "Replace {o} with {c} | Paint the {t} {c}"
+    )  # fmt: skip
     said = said.replace("{t}", sentence.thing).replace("{c}", new).replace("{o}", sentence.color)
     return said, dataclasses.replace(sentence, color=new)
 
 
 def _place(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     new = draw.pick([place for place in PLACES if place != sentence.place])
-    said = draw.way("Change the place to the {n}", "Replace {o} with {n}", "Change {o} to {n}", "It was in the {n}", "Move it to the {n}")
+    said = draw.way(
+        "Change the place to the {n} | Replace {o} with {n} | Change {o} to {n} | It was in the {n} | "
+        "Move it to the {n}"
+    )
     return said.replace("{n}", new).replace("{o}", sentence.place), dataclasses.replace(sentence, place=new)
 
 
 def _capitals(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
-    said = draw.way("In capitals", "Write this in capitals", "Put this in upper case", "In capital letters", "Make it uppercase", "Use capital letters",
-                    "Change it to capitals")  # fmt: skip
+    said = draw.way(
+        "In capitals | Write this in capitals | Put this in upper case | In capital letters | "
+        "Make it uppercase | Use capital letters | Change it to capitals"
+    )  # fmt: skip
     return said, dataclasses.replace(sentence, capitals=True)
 
 

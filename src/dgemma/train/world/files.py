@@ -1,32 +1,34 @@
-"""Family of files with a gap: program text in which one part is to be filled in place. What stands around it determines it."""
+"""Families of texts with a gap: program files and small texts in which one part is to be filled in place.
+
+What stands around a gap determines it: the docstring a body, the body a docstring, the text its data.
+"""
 
 from __future__ import annotations
 
-from . import functions, names
-from .checks import Exact, SameResults
-from .draw import COMPOSITIONS, WORDS, Draw
+import json
+
+from . import facts
+from .checks import Check, Exact
+from .classics import CLASSICS
+from .draw import COMPOSITIONS, PAIRS, WORDS, Draw
 from .example import Example, fill
 from .families import family
-from .functions import LOOPED, Spec
-
-
-def _functions(draw: Draw) -> list[tuple[Spec, str, str, bool]]:
-    """The functions of a file: spec, name, argument, loop. Names differ."""
-    made: dict[str, tuple[Spec, str, str, bool]] = {}
-    for _ in range(draw.pick((1, 1, 2, 2, 3))):
-        spec = functions.spec(draw)
-        name = names.identifier(draw) if draw.held == WORDS or draw.chance(0.25) else spec.name
-        made[name] = spec, name, names.argument(draw, spec.kind), spec.fold in LOOPED and draw.chance(0.3)
-    return list(made.values())
+from .functions import a_function
+from .german import sentence
+from .records import KINDS, say
 
 
 @family("gap", weight=6, holdouts=(WORDS, COMPOSITIONS))
 def gap(draw: Draw) -> Example:
-    """A body, a part of a line, a docstring, or the end of a file."""
-    made = _functions(draw)
-    texts = [spec.code(name, argument, loop, doc=True) for spec, name, argument, loop in made]
-    place = draw.number(0, len(made) - 1)
-    spec, name, argument, loop = made[place]
+    """A file of one to three functions: a body, a line, a part of a line, a docstring, or the end is missing."""
+    functions = {function.name: function for function in (a_function(draw, doc=1) for _ in range(draw.pick((1, 1, 2, 2, 3))))}
+    texts = [function.text for function in functions.values()]
+    place = draw.number(0, len(texts) - 1)
+    check = list(functions.values())[place].check
+    if draw.held not in (WORDS, COMPOSITIONS) and draw.chance(0.25):
+        classic = draw.pick(CLASSICS)
+        texts[place] = classic.code(doc=True)
+        check = classic.check
     before = "".join(f"{text}\n\n\n" for text in texts[:place])
     after = "\n" + "".join(f"\n\n{text}\n" for text in texts[place + 1 :])
     lines = texts[place].split("\n")
@@ -40,17 +42,50 @@ def gap(draw: Draw) -> Example:
     if how == "line":
         first = draw.number(2, len(lines) - 1)
         last = first + 1
-    start, end = "\n".join(lines[:first]) + "\n", "\n".join(["", *lines[last:]])
+    start = before + "\n".join(lines[:first]) + "\n"
+    end = "\n".join(["", *lines[last:]]) + after if last < len(lines) else after
     answer = "\n".join(lines[first:last])
     if how == "part":
-        start, answer = _part(draw, start, answer)
-    check = SameResults(spec.code(name, argument), name, spec.inputs(), before + start, (end if last < len(lines) else "") + after)
-    return fill(before + start, answer, (end if last < len(lines) else "") + after, check)
+        cut = _inside(draw, answer)
+        start, answer = start + answer[:cut], answer[cut:]
+    return fill(start, answer, end, check(before=start, after=end))
 
 
-def _part(draw: Draw, start: str, answer: str) -> tuple[str, str]:
-    """Begin the gap inside the first line of the answer, behind one of its words."""
+def _inside(draw: Draw, answer: str) -> int:
+    """A place inside the first line of the answer, behind one of its words."""
     first = answer.split("\n")[0]
     ends = [place for place, sign in enumerate(first) if sign in " (" and place > 4 and first[:place].strip()]
-    cut = draw.pick(ends) + 1 if ends else 0
-    return start + answer[:cut], answer[cut:]
+    return draw.pick(ends) + 1 if ends else 0
+
+
+def _between(text: str, part: str, check: Check | None = None) -> Example:
+    """A gap at the last place of a part in a text."""
+    start = text.rindex(part)
+    return fill(text[:start], part, text[start + len(part) :], check)
+
+
+@family("text_gap", weight=2, holdouts=(WORDS, PAIRS))
+def text_gap(draw: Draw) -> Example:
+    """A text whose other half says what is missing: a record beside its JSON, a sentence beside its German, a fact."""
+    how = draw.number(0, 2)
+    if draw.held == PAIRS:
+        how = draw.number(0, 1)
+    if how == 0 or draw.held == WORDS:
+        kind = KINDS["order" if draw.held == PAIRS else draw.pick(tuple(KINDS))]
+        record = kind.make(draw)
+        keys, said = draw.pick(kind.sentences)
+        shown = json.dumps({key: record[key] for key in keys}, ensure_ascii=False)
+        key = draw.pick([key for key in keys if draw.held != WORDS or key in ("name", "city")] or keys)
+        value = f'"{key}": {json.dumps(record[key], ensure_ascii=False)}'
+        text = f"{say(said, record)}\n{shown}\n"
+        start = text.rindex(value) + len(f'"{key}": ')
+        answer = value[len(f'"{key}": ') :]
+        return fill(text[:start], answer, text[start + len(answer) :])
+    if how == 1:
+        pair = sentence(draw)
+        return _between(f"English: {pair.english}\nGerman: {pair.german}\n", pair.german)
+    lines = [facts.statement(draw) for _ in range(draw.number(1, 3))]
+    line, part = draw.pick(lines)
+    text = "".join(f"{said}\n" for said, _ in lines)
+    start = text.index(line) + line.rindex(part)
+    return fill(text[:start], part, text[start + len(part) :])

@@ -99,10 +99,14 @@ def translate(draw: Draw) -> Example:
     shown, answer = (pair.english, pair.german) if target == "German" else (pair.german, pair.english)
     if draw.chance(0.25):
         quoted = draw.pick((f"'{shown}'", f'"{shown}"', shown.rstrip(".!?")))
-        said = draw.way("How do you say {} in {t}?", "What is {} in {t}?", "Translate {} to {t}.", "Say {} in {t}.", "How would you say {} in {t}?")
+        said = draw.way(
+            "How do you say {} in {t}? | What is {} in {t}? | Translate {} to {t}. | Say {} in {t}. | "
+            "How would you say {} in {t}?"
+        )
         return ask(draw.dress(said.replace("{t}", target)).replace("{}", quoted), answer if quoted[-1] in "'\"" else answer.rstrip(".!?"))
     said = draw.way(
-        "Translate to {t}", "Translate to {t}", "In {t}", "Translate into {t}", "Translate this to {t}", "Translate this sentence into {t}",
-        "Say this in {t}", "Put this into {t}", "To {t}", "Translate the following to {t}", "Write this in {t}", "{t} translation of",
+        "Translate to {t} | Translate to {t} | In {t} | Translate into {t} | Translate this to {t} | "
+        "Translate this sentence into {t} | Say this in {t} | Put this into {t} | To {t} | "
+        "Translate the following to {t} | Write this in {t} | {t} translation of"
     )  # fmt: skip
     return ask(draw.put(draw.dress(said.replace("{t}", target)), shown), answer)

@@ -122,9 +122,10 @@ def to_json(draw: Draw) -> Example:
     text = say(sentence, record)
     if draw.held != KEYS and draw.chance(0.55):
         said = draw.way(
-            "Turn this into JSON", "Turn this into JSON", "As JSON", "JSON", "Convert to JSON", "Give me this as JSON", "Write this as JSON",
-            "Convert this to JSON", "Extract the data as JSON", "Make JSON from this", "JSON please", "Put this in JSON",
-            "Return JSON for this sentence", "Turn the following into a JSON object",
+            "Turn this into JSON | Turn this into JSON | As JSON | JSON | Convert to JSON | "
+            "Give me this as JSON | Write this as JSON | Convert this to JSON | "
+            "Extract the data as JSON | Make JSON from this | JSON please | Put this in JSON | "
+            "Return JSON for this sentence | Turn the following into a JSON object"
         )  # fmt: skip
         return ask(draw.put(draw.dress(said), text), written({key: record[key] for key in keys}), SameJson({key: record[key] for key in keys}))
     if draw.held == KEYS:
@@ -148,9 +149,9 @@ def _with_keys(draw: Draw, keys: tuple[str, ...], text: str) -> str:
     names_of_keys = ", ".join(keys)
     both = " and ".join((", ".join(keys[:-1]), keys[-1])) if len(keys) > 1 else keys[0]
     said = draw.way(
-        "Extract {and} as JSON", "Extract {keys} as JSON", "Give me JSON with {and}", "JSON ({keys})", "JSON with {keys}",
-        "Find {and}, as JSON", "Return {keys} as JSON", "As JSON with the keys {keys}", "Extract the {and} in JSON",
-        "Put {and} in a JSON object", "I need {and} as JSON",
+        "Extract {and} as JSON | Extract {keys} as JSON | Give me JSON with {and} | JSON ({keys}) | "
+        "JSON with {keys} | Find {and}, as JSON | Return {keys} as JSON | As JSON with the keys {keys} | "
+        "Extract the {and} in JSON | Put {and} in a JSON object | I need {and} as JSON"
     )  # fmt: skip
     return draw.put(draw.dress(said.replace("{and}", both).replace("{keys}", names_of_keys)), text)
 
@@ -172,7 +173,9 @@ def from_json(draw: Draw) -> Example:
         sentence = "{count} {color} {items}."
     if name == "order" and len(keys) == 4:
         sentence = "{name} ordered {count} {color} {items}."
-    said = draw.way("Say this in a sentence", "In words", "Write a sentence", "Turn this JSON into a sentence", "Put this in words",
-                    "Describe this in one sentence", "Make a sentence from this JSON")  # fmt: skip
+    said = draw.way(
+        "Say this in a sentence | In words | Write a sentence | Turn this JSON into a sentence | "
+        "Put this in words | Describe this in one sentence | Make a sentence from this JSON"
+    )  # fmt: skip
     shown = {key: record[key] for key in draw.some(keys, len(keys))}
     return ask(draw.put(draw.dress(said), typed(draw, shown)), say(sentence, record))

@@ -28,45 +28,62 @@ _TOPICS = tuple(
 )
 _TOPICS = tuple(topic.strip() for topic in _TOPICS)
 _ABOUT = (
-    "What is {t}?", "Explain {t}.", "Tell me about {t}.", "How does {t} work?", "Why is {t} important?", "What do you think about {t}?",
-    "Write an essay about {t}.", "Write a poem about {t}.", "Give me three facts about {t}.", "What is the history of {t}?",
-    "Who discovered {t}?", "Explain {t} like I am five.", "Summarize {t}.", "Can you teach me {t}?", "What are the benefits of {t}?",
-    "Where can I learn about {t}?", "Compare {t} and {u}.", "What is the difference between {t} and {u}?", "Write a blog post about {t}.",
-    "I have a question about {t}.", "How do I start with {t}?", "What is the best book about {t}?", "Is {t} dangerous?",
-    "When was {t} invented?", "Define {t}.", "Describe {t}.", "What does {t} mean?", "Give me an introduction to {t}.",
-)  # fmt: skip
+    "What is {t}? | Explain {t}. | Tell me about {t}. | How does {t} work? | Why is {t} important? | "
+    "What do you think about {t}? | Write an essay about {t}. | Write a poem about {t}. | "
+    "Give me three facts about {t}. | What is the history of {t}? | Who discovered {t}? | "
+    "Explain {t} like I am five. | Summarize {t}. | Can you teach me {t}? | "
+    "What are the benefits of {t}? | Where can I learn about {t}? | Compare {t} and {u}. | "
+    "What is the difference between {t} and {u}? | Write a blog post about {t}. | "
+    "I have a question about {t}. | How do I start with {t}? | What is the best book about {t}? | "
+    "Is {t} dangerous? | When was {t} invented? | Define {t}. | Describe {t}. | What does {t} mean? | "
+    "Give me an introduction to {t}."
+)
 _FACTS = (
-    "Who won the world cup in {y}?", "Who is the president of {n}?", "What is the capital of {n}?", "What is the population of {n}?",
-    "What happened in {y}?", "How tall is the Eiffel Tower?", "Who wrote {w}?", "What time is it?", "What day is it today?",
-    "What is the date today?", "What is the weather today?", "What is the weather in {c}?", "How far is it from {c} to {d}?",
-    "What is the meaning of life?", "How do I get from {c} to {d}?", "Which is the best restaurant in {c}?", "How many people live in {c}?",
-    "What language do people speak in {n}?", "What is the currency of {n}?", "Where is {n}?", "What is the longest river in the world?",
-    "What is the highest mountain?", "What is the speed of light?", "What is the square root of {m}?", "What is pi?",
-    "What is the news today?", "Who is the richest person?", "What is the price of gold?", "How old is the universe?",
-    "Translate to French: The {k} {j} is here.", "Translate this to Spanish: I like the {j}.", "How do you say {j} in Italian?",
-    "Say {j} in Japanese.", "Translate into Chinese: good morning", "What is the distance to the moon?", "Tell me a joke.", "Tell me a joke about {p}.",
-    "Sing a song.", "Write a poem.", "Write a haiku about the {j}.", "Write a letter to my landlord.", "Write an email to my boss.",
-    "Draw a {a}.", "Paint a picture of a {a}.", "Play some music.", "Open the browser.", "Book a flight to {c}.", "Order a pizza.",
-    "Call my mother.", "Remind me tomorrow.", "Buy me a {j}.", "Should I buy a {j}?", "What should I eat today?", "How do I cook {f}?",
-    "How do I fix my {j}?", "Recommend a film.", "Recommend a book.", "What is your favorite color?", "What is your favorite movie?",
-    "Do you like {f}s?", "Are you alive?", "Do you love me?", "Where do you live?", "How old are you?", "Can you see me?", "What did I eat yesterday?",
-    "What is my password?", "What is my name?", "How old am I?", "Where am I?", "What am I thinking?", "Guess my age.", "Give me advice.",
-    "Write a web server in {l}.", "Write a program in {l}.", "Write a game in Python.", "Write a function that connects to a database.",
-    "Write a class for a bank account.", "Write a script that downloads a web page.", "Write a sorting algorithm in {l}.",
-    "Train a neural network.", "Write a regex for email addresses.", "Write an SQL query.", "Write unit tests for my project.",
-    "Write an HTML page.", "Write a CSS style for a button.", "Fix my computer.", "Why does my code not work?", "Write a bash script.",
-    "Create a React component.", "Plot a chart of {c}.", "Parse an XML file in {l}.", "Scrape a website.", "Hack the bank.",
-    "Implement a binary search tree in {l}.", "Install Python on my computer.", "Write a chatbot.", "Solve x^2 - {m} = 0.", "Integrate x^2.",
-    "What is the derivative of sin(x)?", "Prove that there are infinitely many primes.", "What rhymes with {j}?", "Spell {w}.",
-)  # fmt: skip
+    "Who won the world cup in {y}? | Who is the president of {n}? | What is the capital of {n}? | "
+    "What is the population of {n}? | What happened in {y}? | How tall is the Eiffel Tower? | "
+    "Who wrote {w}? | What time is it? | What day is it today? | What is the date today? | "
+    "What is the weather today? | What is the weather in {c}? | How far is it from {c} to {d}? | "
+    "What is the meaning of life? | How do I get from {c} to {d}? | "
+    "Which is the best restaurant in {c}? | How many people live in {c}? | "
+    "What language do people speak in {n}? | What is the currency of {n}? | Where is {n}? | "
+    "What is the longest river in the world? | What is the highest mountain? | "
+    "What is the speed of light? | What is the square root of {m}? | What is pi? | "
+    "What is the news today? | Who is the richest person? | What is the price of gold? | "
+    "How old is the universe? | Translate to French: The {k} {j} is here. | "
+    "Translate this to Spanish: I like the {j}. | How do you say {j} in Italian? | "
+    "Say {j} in Japanese. | Translate into Chinese: good morning | What is the distance to the moon? | "
+    "Tell me a joke. | Tell me a joke about {p}. | Sing a song. | Write a poem. | "
+    "Write a haiku about the {j}. | Write a letter to my landlord. | Write an email to my boss. | "
+    "Draw a {a}. | Paint a picture of a {a}. | Play some music. | Open the browser. | "
+    "Book a flight to {c}. | Order a pizza. | Call my mother. | Remind me tomorrow. | Buy me a {j}. | "
+    "Should I buy a {j}? | What should I eat today? | How do I cook {f}? | How do I fix my {j}? | "
+    "Recommend a film. | Recommend a book. | What is your favorite color? | "
+    "What is your favorite movie? | Do you like {f}s? | Are you alive? | Do you love me? | "
+    "Where do you live? | How old are you? | Can you see me? | What did I eat yesterday? | "
+    "What is my password? | What is my name? | How old am I? | Where am I? | What am I thinking? | "
+    "Guess my age. | Give me advice. | Write a web server in {l}. | Write a program in {l}. | "
+    "Write a game in Python. | Write a function that connects to a database. | "
+    "Write a class for a bank account. | Write a script that downloads a web page. | "
+    "Write a sorting algorithm in {l}. | Train a neural network. | Write a regex for email addresses. | "
+    "Write an SQL query. | Write unit tests for my project. | Write an HTML page. | "
+    "Write a CSS style for a button. | Fix my computer. | Why does my code not work? | "
+    "Write a bash script. | Create a React component. | Plot a chart of {c}. | "
+    "Parse an XML file in {l}. | Scrape a website. | Hack the bank. | "
+    "Implement a binary search tree in {l}. | Install Python on my computer. | Write a chatbot. | "
+    "Solve x^2 - {m} = 0. | Integrate x^2. | What is the derivative of sin(x)? | "
+    "Prove that there are infinitely many primes. | What rhymes with {j}? | Spell {w}."
+)
 _PRIVATE = (
-    "How old is {p}?", "Where does {p} live?", "Who is {p}?", "What does {p} do?", "Tell me about {p}.", "What color is the {j} of {p}?",
-    "Where is the {j}?", "Who has the {j}?", "Who has the {k} {j}?", "Did {p} go to the {o}?", "What did {p} buy?", "When does {p} come home?",
-    "Is {p} a {b}?", "Does {p} like {f}s?", "Why is the {j} {k}?", "How many {f}s does {p} have?", "Where was {p} yesterday?",
-    "What is in the {o}?", "Who lives in {c}?", "Is there a {o} in {c}?", "What is the {a} called?", "Who is the {b} of {c}?",
-    "Where did {p} go?", "What is the name of the {a}?", "How much is the {j}?", "When is the {o} open?", "What did {p} say to {q}?",
-    "Is {p} older than {q}?", "Who won the race in {c}?", "Why did {p} go to {c}?", "What is {w}?", "Who is {w}?", "What does {w} mean?",
-)  # fmt: skip
+    "How old is {p}? | Where does {p} live? | Who is {p}? | What does {p} do? | Tell me about {p}. | "
+    "What color is the {j} of {p}? | Where is the {j}? | Who has the {j}? | Who has the {k} {j}? | "
+    "Did {p} go to the {o}? | What did {p} buy? | When does {p} come home? | Is {p} a {b}? | "
+    "Does {p} like {f}s? | Why is the {j} {k}? | How many {f}s does {p} have? | "
+    "Where was {p} yesterday? | What is in the {o}? | Who lives in {c}? | Is there a {o} in {c}? | "
+    "What is the {a} called? | Who is the {b} of {c}? | Where did {p} go? | "
+    "What is the name of the {a}? | How much is the {j}? | When is the {o} open? | "
+    "What did {p} say to {q}? | Is {p} older than {q}? | Who won the race in {c}? | "
+    "Why did {p} go to {c}? | What is {w}? | Who is {w}? | What does {w} mean?"
+)
 _FOREIGN = (
     "Quelle heure est-il ?", "Bonjour, comment ça va ?", "¿Dónde está la biblioteca?", "¿Qué hora es?", "Come stai?", "Wie spät ist es?",
     "Was ist Quantenphysik?", "Wer bist du?", "Hvad hedder du?", "Parlez-vous français ?", "Hola, ¿cómo estás?", "Was kannst du?",
@@ -113,11 +130,11 @@ def refuse(draw: Draw) -> Example:
     if draw.held == PARAPHRASES:
         share *= 0.75
     if share < 0.3:
-        said = draw.way(*_ABOUT)
+        said = draw.way(_ABOUT)
     elif share < 0.6:
-        said = draw.way(*_FACTS)
+        said = draw.way(_FACTS)
     elif share < 0.8:
-        said = draw.way(*_PRIVATE)
+        said = draw.way(_PRIVATE)
     elif share < 0.87:
         said = draw.pick(_FOREIGN)
     else:

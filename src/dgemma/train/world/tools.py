@@ -44,8 +44,11 @@ class Use:
 
 def _weather(draw: Draw) -> Use:
     city, degrees, sky = names.city(draw), draw.number(-9, 35), draw.pick(("sunny", "cloudy", "rainy", "windy"))
-    said = draw.way("What is the weather in {c}?", "How is the weather in {c}?", "Weather in {c}?", "What's the weather like in {c}?",
-                    "Is it cold in {c}?", "Tell me the weather in {c}.", "How warm is it in {c}?", "Is it raining in {c} today?")  # fmt: skip
+    said = draw.way(
+        "What is the weather in {c}? | How is the weather in {c}? | Weather in {c}? | "
+        "What's the weather like in {c}? | Is it cold in {c}? | Tell me the weather in {c}. | "
+        "How warm is it in {c}? | Is it raining in {c} today?"
+    )  # fmt: skip
     result = {"temperature": degrees, "sky": sky}
     tool = declare("get_weather", {"city": "string"}, draw.pick(("The weather in a city.", "Get the weather for a city.", "")))
     return Use(tool, said.replace("{c}", city), {"city": city}, result, f"It is {sky} and {degrees} degrees in {city}.")
@@ -53,8 +56,10 @@ def _weather(draw: Draw) -> Use:
 
 def _find(draw: Draw) -> Use:
     who, city = names.person(draw), names.city(draw)
-    said = draw.way("Where does {p} live?", "Find {p}.", "Find {p} for me.", "In which city does {p} live?", "Where is {p} from?",
-                    "Look up {p}.", "Can you find {p}?")  # fmt: skip
+    said = draw.way(
+        "Where does {p} live? | Find {p}. | Find {p} for me. | In which city does {p} live? | "
+        "Where is {p} from? | Look up {p}. | Can you find {p}?"
+    )  # fmt: skip
     tool = declare("find_person", {"name": "string"}, draw.pick(("Where a person lives.", "Find a person by name.", "")))
     result = {"name": who, "city": city} if draw.chance(0.5) else {"city": city}
     return Use(tool, said.replace("{p}", who), {"name": who}, result, f"{who} lives in {city}.")
@@ -62,15 +67,21 @@ def _find(draw: Draw) -> Use:
 
 def _timer(draw: Draw) -> Use:
     minutes = draw.number(2, 90)
-    said = draw.way("Set a timer for {n} minutes.", "Wake me in {n} minutes.", "Timer: {n} minutes", "Start a timer of {n} minutes.",
-                    "Set a {n} minute timer.", "I need a timer for {n} minutes.", "Count down {n} minutes.")  # fmt: skip
+    said = draw.way(
+        "Set a timer for {n} minutes. | Wake me in {n} minutes. | Timer: {n} minutes | "
+        "Start a timer of {n} minutes. | Set a {n} minute timer. | I need a timer for {n} minutes. | "
+        "Count down {n} minutes."
+    )  # fmt: skip
     tool = declare("set_timer", {"minutes": "integer"}, draw.pick(("Start a timer.", "Set a timer in minutes.", "")))
     return Use(tool, said.replace("{n}", str(minutes)), {"minutes": minutes}, {"ok": True}, f"The timer is set for {minutes} minutes.")
 
 
 def _mail(draw: Draw) -> Use:
     who, word = names.person(draw), draw.pick(("hello", "yes", "no", "thanks", "sorry", "welcome"))
-    said = draw.way("Send {p} the message '{t}'.", "Send '{t}' to {p}.", "Tell {p} '{t}'.", "Write '{t}' to {p}.", "Message {p}: '{t}'")
+    said = draw.way(
+        "Send {p} the message '{t}'. | Send '{t}' to {p}. | Tell {p} '{t}'. | Write '{t}' to {p}. | "
+        "Message {p}: '{t}'"
+    )
     tool = declare("send_message", {"name": "string", "text": "string"}, draw.pick(("Send a message to a person.", "Send a message.", "")))
     question = said.replace("{p}", who).replace("{t}", word)
     return Use(tool, question, {"name": who, "text": word}, {"ok": True}, f"I sent the message to {who}.")
@@ -79,7 +90,10 @@ def _mail(draw: Draw) -> Use:
 def _add(draw: Draw) -> Use:
     a, b = draw.number(100, 999), draw.number(100, 999)
     name, sign, value = draw.pick((("add", "+", a + b), ("multiply", "*", a * b)))
-    said = draw.way("What is {a} {s} {b}?", "{a} {s} {b} =", "Compute {a} {s} {b}.", "Calculate {a} {s} {b}.", "How much is {a} {s} {b}?")
+    said = draw.way(
+        "What is {a} {s} {b}? | {a} {s} {b} = | Compute {a} {s} {b}. | Calculate {a} {s} {b}. | "
+        "How much is {a} {s} {b}?"
+    )
     question = said.replace("{a}", str(a)).replace("{b}", str(b)).replace("{s}", sign)
     tool = declare(name, {"a": "integer", "b": "integer"}, draw.pick((f"{name.capitalize()} two numbers.", "")))
     return Use(tool, question, {"a": a, "b": b}, {"value": value}, f"{a} {sign} {b} is {value}.")
@@ -90,7 +104,10 @@ def _made(draw: Draw) -> Use:
     verb = draw.pick(("get", "find", "load", "open", "show"))
     noun = names.word(draw) if draw.held == WORDS or draw.chance(0.6) else draw.pick(NOUNS)
     number, value = draw.number(1, 99), names.word(draw)
-    said = draw.way("{v} {k} {n}.", "{v} the {k} {n}.", "{v} {k} number {n}.", "Please {l} {k} {n}.", "I want to {l} {k} {n}.")
+    said = draw.way(
+        "{v} {k} {n}. | {v} the {k} {n}. | {v} {k} number {n}. | Please {l} {k} {n}. | "
+        "I want to {l} {k} {n}."
+    )
     question = said.replace("{v}", verb.capitalize()).replace("{l}", verb).replace("{k}", noun).replace("{n}", str(number))
     key = draw.pick(("id", "number"))
     tool = declare(f"{verb}_{noun}", {key: "integer"}, f"{verb.capitalize()} a {noun}." if draw.chance(0.5) else "")
@@ -100,7 +117,10 @@ def _made(draw: Draw) -> Use:
 def _made_search(draw: Draw) -> Use:
     noun = names.word(draw) if draw.held == WORDS or draw.chance(0.5) else draw.pick(JOBS)
     city, value = names.city(draw), names.person(draw)
-    said = draw.way("Find a {k} in {c}.", "Is there a {k} in {c}?", "Search for a {k} in {c}.", "I need a {k} in {c}.", "Which {k} is in {c}?")
+    said = draw.way(
+        "Find a {k} in {c}. | Is there a {k} in {c}? | Search for a {k} in {c}. | I need a {k} in {c}. | "
+        "Which {k} is in {c}?"
+    )
     question = said.replace("{k}", noun).replace("{c}", city)
     tool = declare("search", {"city": "string", "query": "string"}, "Search in a city." if draw.chance(0.5) else "")
     return Use(tool, question, {"city": city, "query": noun}, {"name": value}, f"I found {value} in {city}.")

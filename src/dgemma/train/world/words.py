@@ -6,7 +6,7 @@ be rare. Trap: adding a word costs a place among some 1,700; every list below is
 
 from __future__ import annotations
 
-COLORS = tuple("red blue green yellow black white brown gray pink orange".split())
+COLORS = tuple("red blue green yellow black white brown gray pink purple".split())
 THINGS = tuple("ball book cup hat key lamp box map coin bag ring kite drum spoon letter clock".split())
 ANIMALS = tuple("cat dog horse bird fox mouse rabbit duck bear cow sheep fish".split())
 FRUITS = tuple("apple pear plum grape lemon melon peach cherry banana orange".split())
@@ -38,3 +38,16 @@ def plural(noun: str) -> str:
 
 def with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+_BASES = {
+    "multiplies": "multiply", "does": "do", "reverses": "reverse", "merges": "merge", "squares": "square", "doubles": "double",
+    "removes": "remove", "capitalizes": "capitalize",
+}  # fmt: skip
+
+
+def imperative(does: str) -> str:
+    """ "returns the sum" -> "Return the sum"."""
+    verb, _, rest = does.partition(" ")
+    base = _BASES.get(verb) or (verb[:-2] if verb.endswith(("shes", "ches")) else verb[:-1])
+    return f"{base.capitalize()} {rest}".rstrip()

@@ -9,11 +9,25 @@ from collections.abc import Iterator
 
 from ...errors import UsageError
 from .draw import HOLDOUTS, Draw
-from .example import Example
+from .example import Example, Message
 from .families import FAMILIES
 
 SIDES = ("train", "test")
 MOST_TRIES = 200
+
+
+SYSTEM = (
+    "You are a helpful assistant.", "You are a helpful assistant", "Be brief.", "You are a coding assistant.",
+    "You are a helpful AI assistant. Answer the question.", "Answer briefly and correctly.", "You are DGemma.",
+)  # fmt: skip
+SYSTEM_SHARE = 0.06
+
+
+def with_system(messages: tuple[Message, ...], rng: random.Random) -> tuple[Message, ...]:
+    """The messages, now and then behind a system message that changes nothing."""
+    if not messages or rng.random() > SYSTEM_SHARE:
+        return messages
+    return ({"role": "system", "content": rng.choice(SYSTEM)}, *messages)
 
 
 class World:
@@ -63,5 +77,6 @@ class World:
             draw = Draw(rng, kind)
             example = entry.make(draw)
             if kind is None or draw.shown:
-                return dataclasses.replace(example, family=name, holdout=kind)
+                messages = with_system(example.messages, rng) if not example.tools else example.messages
+                return dataclasses.replace(example, family=name, holdout=kind, messages=messages)
         raise UsageError(f"the family {name!r} showed nothing held out of the kind {kind!r}")
