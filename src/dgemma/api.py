@@ -160,7 +160,7 @@ class Model:
         extra: Sequence[tuple[str, str]] = (), **sampler: Any,
     ) -> Filling:  # fmt: skip
         """The text that belongs between prefix and suffix. `widths`: gap sizes to try, in tokens, in one batch; one wider than a
-        canvas is settled by successive canvases.
+        canvas is settled by successive canvases. Its lines end as most of those around it.
 
         A gap is closed by its filler, so eos_token_id, ignore_after_end, min_tokens are no settings here; `context`: tokens read before the canvas,
         of which `extra`, other files as (name, text), take what the prefix leaves and up to half in any case.

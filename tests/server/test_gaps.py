@@ -10,7 +10,6 @@ import pytest
 from starlette.testclient import TestClient
 
 import dgemma
-from dgemma.server.schema.gaps import cut
 from dgemma.server.schema.nextedit import read_place
 from tests.server.test_openai import chunks
 
@@ -62,7 +61,6 @@ def test_stop_strings_cut_a_gap(client: Client, model: dgemma.Model) -> None:
     assert text
     body = {"prompt": "def f():\n", "suffix": "\nx = 1\n", "seed": 4, "max_tokens": 10**9, "stop": [text[-1]]}
     assert client().post(FIM, json=body).json()["choices"][0]["text"] == text[: text.index(text[-1])]
-    assert cut("abcd", ["d", "bc", ""]) == ("a", "bc") and cut("abcd", None) == ("abcd", "") and cut("abcd", "x") == ("abcd", "")
 
 
 def test_a_marked_region_is_read() -> None:
@@ -83,6 +81,40 @@ def test_a_next_edit_changes_the_cursors_line_alone(client: Client, model: dgemm
     assert FILE[: place.region[0]] + region + FILE[place.region[1] :] == want.text and region.startswith("def area(r):\n")
     told = chunks(client().post(EDIT, json=body | {"stream": True}).text)
     assert told[0]["choices"][0]["delta"]["content"] == content and told[-1]["usage"]["steps"] == sum(want.generation.steps)
+
+
+def windows(text: str) -> str:
+    return text.replace("\n", "\r\n")
+
+
+def test_line_ends_are_the_texts_in_every_dialect(client: Client, model: dgemma.Model) -> None:
+    prefix, suffix = "def f():\n", "\nx = 1\n"
+    newline = model.tokenizer.encode("\n")[0]
+    want = windows(model.fill(prefix, suffix, 1, widths=[1, 3, 6], logit_bias={newline: 7.0}).text)
+    assert "\r\n" in want
+    more: dict[str, Any] = {"seed": 1, "logit_bias": {str(newline): 7.0}}
+    around = {"prompt": windows(prefix), "suffix": windows(suffix), "max_tokens": 6} | more
+    asking = client()
+    for given in ({}, {"stop": ["\n"]}):
+        reply = asking.post("/v1/completions", json=around | given).json()
+        assert reply["choices"][0]["text"] == (want.partition("\r\n")[0] if given else want)
+    seeded = {"seed": 1, "temperature": 1.0}
+    plain = asking.post(FIM, json={"prompt": prefix, "suffix": suffix} | seeded).json()["choices"][0]["text"]
+    assert asking.post(FIM, json={"prompt": windows(prefix), "suffix": windows(suffix)} | seeded).json()["choices"][0]["text"] == windows(plain)
+    body = {"input_prefix": windows(prefix), "input_suffix": windows(suffix)} | seeded
+    assert asking.post(INFILL, json=body).json()["content"] == windows(plain)
+
+
+def test_a_next_edit_keeps_line_ends(client: Client, model: dgemma.Model) -> None:
+    place, plain = read_place(windows(MESSAGE)), read_place(MESSAGE)
+    assert place.document == windows(FILE) and plain.document == FILE
+    for span, same in ((place.region, plain.region), (place.free, plain.free)):
+        assert place.document[slice(*span)] == windows(FILE[slice(*same)])
+    content = []
+    for message in (MESSAGE, windows(MESSAGE)):
+        body = {"messages": [{"role": "user", "content": message}], "seed": 3}
+        content.append(client().post(EDIT, json=body).json()["choices"][0]["message"]["content"].removeprefix("```\n").removesuffix("\n\n```"))
+    assert content[1] == windows(content[0])
 
 
 @pytest.mark.parametrize(

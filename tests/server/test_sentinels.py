@@ -3,35 +3,130 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from dgemma.server.schema.sentinels import MARKS, marked_gap, without_marks
+from dgemma.server.schema.sentinels import FAMILIES, MarkedGap, marked_gap, without_marks
+from tests.server.test_ollama import lines
+
+Client = Callable[..., TestClient]
+Files = list[tuple[str, str]]
+Layout = Callable[[str, str], str]
+
+# every order of every family's marks, as a function of prefix and suffix
+LAYOUTS: list[Layout] = []
+for marks in FAMILIES:
+    a, b, c = marks.prefix, marks.suffix, marks.middle
+    LAYOUTS += [
+        lambda p, s, a=a, b=b, c=c: f"{a}{p}{b}{s}{c}",
+        lambda p, s, a=a, b=b, c=c: f"{b}{s}{a}{p}{c}",
+        lambda p, s, a=a, b=b, c=c: f"{a}{b}{s}{c}{p}",
+    ]
+CODESTRAL: Layout = lambda p, s: f"[SUFFIX]{s}[PREFIX]{p}"  # noqa: E731
+SPACED: list[Layout] = [lambda p, s: f"<PRE> {p} <SUF>{s} <MID>", lambda p, s: f"<PRE> <SUF>{s} <MID> {p}"]
+
+# what stands before a gap, as a function of files and the name of the file around it
+HEADS: list[Callable[[Files, str], str]] = [
+    lambda files, own: "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n",
+    lambda files, own: "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n",
+    lambda files, own: "<repo_name>demo" + "".join(f"<file_sep>{n}\n{t}" for n, t in files) + f"<file_sep>{own}\n",
+    lambda files, own: "".join(f"<file_sep>{n}\n{t}" for n, t in files) + "<file_sep>",
+    lambda files, own: "<reponame>demo" + "".join(f"<filename>{n}\n{t}\n" for n, t in files) + f"<filename>{own}\n",
+    lambda files, own: "".join(f"{n}\n{t}\n<|file_separator|>" for n, t in files) + f"{own}\n" * bool(files),
+]
+TEXTS = st.text(alphabet="ab \n\r<|>", max_size=12)
+NAMES = st.from_regex(r"[a-z]{1,4}(/[a-z]{1,4})?\.(py|kt|c)", fullmatch=True)
+FILE_TEXTS = st.text(alphabet="ab \n(=", min_size=1, max_size=12).map(lambda text: text.strip("\n")).filter(bool)
+FILES = st.lists(st.tuples(NAMES, FILE_TEXTS), max_size=3)
 
 
-@given(st.text(alphabet="ab \n<|"), st.text(alphabet="ab \n<|"))
-def test_what_is_marked_comes_back(prefix: str, suffix: str) -> None:
-    for start, between, end in MARKS:
-        assert marked_gap(f"{start}{prefix}{between}{suffix}{end}") == (prefix, suffix)
-    assert marked_gap(f"[SUFFIX]{suffix}[PREFIX]{prefix}") == (prefix, suffix)
+def of_codellama(layout: Layout) -> bool:
+    return "<PRE>" in layout("", "")
 
 
-@pytest.mark.parametrize("text", ["", "a", "<|fim_prefix|>a<|fim_middle|>", "x<fim_prefix>a<fim_suffix>b<fim_middle>", "[SUFFIX]a", "[PREFIX]a[SUFFIX]"])
+@given(TEXTS.filter(lambda text: text not in ("\n", "\r\n")), TEXTS, st.sampled_from(["", "<s>", "<bos>", "<｜begin▁of▁sentence｜>"]))
+def test_what_is_marked_comes_back_from_every_layout(prefix: str, suffix: str, start: str) -> None:
+    ambiguous = prefix[:1] == prefix[-1:] == suffix[-1:] == " "
+    for layout in [*LAYOUTS, CODESTRAL]:
+        if not (ambiguous and of_codellama(layout)):
+            assert marked_gap(start + layout(prefix, suffix)) == MarkedGap(prefix, suffix), layout(prefix, suffix)
+    for layout in SPACED:
+        assert marked_gap(start + layout(prefix, suffix)) == MarkedGap(prefix, suffix)
+
+
+@given(TEXTS, TEXTS, st.sampled_from(["\n", "\r\n"]))
+def test_a_line_end_behind_the_last_mark_is_nobodys(prefix: str, suffix: str, end: str) -> None:
+    for marks in FAMILIES:
+        if not marks.spaced:
+            prefix_first = f"{marks.prefix}{prefix}{marks.suffix}{suffix}{marks.middle}{end}"
+            suffix_first = f"{marks.suffix}{suffix}{marks.prefix}{prefix}{marks.middle}{end}"
+            assert marked_gap(prefix_first) == marked_gap(suffix_first) == MarkedGap(prefix, suffix)
+
+
+@given(TEXTS, TEXTS, FILES, NAMES)
+def test_files_come_back_from_every_layout(prefix: str, suffix: str, files: Files, own: str) -> None:
+    want = MarkedGap(prefix, suffix, tuple(files))
+    for head in HEADS:
+        for marks in FAMILIES:
+            prefix_first = f"{marks.prefix}x{prefix}{marks.suffix}{suffix}x{marks.middle}"
+            suffix_first = f"{marks.suffix}{suffix}x{marks.prefix}x{prefix}{marks.middle}"
+            found = MarkedGap(f"x{prefix}", f"{suffix}x", want.files)
+            assert marked_gap(head(files, own) + prefix_first) == marked_gap(head(files, own) + suffix_first) == found
+    inside = "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n"
+    assert marked_gap(f"<|fim_prefix|>{inside}{prefix}<|fim_suffix|>{suffix}<|fim_middle|>") == want
+    plus = "".join(f"+++++ {n}\n{t}\n\n" for n, t in files) + f"+++++ {own}\n"
+    assert marked_gap(f"<s>[SUFFIX]{suffix}[PREFIX]{plus}{prefix}") == want
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "a", "<|fim_prefix|>a<|fim_middle|>", "x<fim_prefix>a<fim_suffix>b<fim_middle>", "[SUFFIX]a", "[PREFIX]a[SUFFIX]",
+        "<fim_prefix>a<fim_suffix>b<fim_middle>c", "see <|file_sep|>a.py\n<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>",
+        "<|file_sep|>a.py\nx", "<fim_suffix>a<fim_prefix>b<fim_middle>c", "x[SUFFIX]a[PREFIX]b", "<fim_prefix>a<|fim_suffix|>b<fim_middle>",
+    ],
+)  # fmt: skip
 def test_other_texts_are_texts(text: str) -> None:
     assert marked_gap(text) is None
 
 
 def test_stops_that_are_marks_go() -> None:
-    assert without_marks(["<|endoftext|>", "<EOT>", "\n\n", "<｜fim▁hole｜>", "[PREFIX]"]) == ["\n\n"] and without_marks(None) == []
+    stops = ["<|endoftext|>", "<EOT>", "\n\n", "<｜fim▁hole｜>", "[PREFIX]", "<file_sep>", "<|file_sep|>", "<[fim-middle]>", "</s>", "<div>"]
+    assert without_marks(stops) == ["\n\n", "<div>"] and without_marks(None) == []
 
 
-def test_a_marked_prompt_is_a_gap(client: Callable[..., TestClient]) -> None:
+FILLED = "<|file_sep|>lib.py\ny = 2\n<|file_sep|>main.py\n<|fim_prefix|>abc<|fim_suffix|>xyz<|fim_middle|>"
+
+
+def test_a_marked_prompt_is_a_gap_in_every_dialect(client: Client) -> None:
+    asking = client()
+    infill = {"input_prefix": "abc", "input_suffix": "xyz", "n_predict": 3, "seed": 1, "input_extra": [{"filename": "lib.py", "text": "y = 2"}]}
+    want = asking.post("/infill", json=infill).json()
+    more: dict[str, Any] = {"max_tokens": 3, "seed": 1, "stop": ["<|endoftext|>"]}
+    reply = asking.post("/v1/completions", json={"prompt": FILLED} | more).json()
+    assert reply["choices"][0]["text"] == want["content"] and reply["usage"]["prompt_tokens"] == want["tokens_evaluated"]
+    fim = asking.post("/v1/fim/completions", json={"prompt": FILLED} | more).json()
+    assert fim["choices"][0]["text"] == want["content"] and fim["usage"] == reply["usage"]
+    for raw in (True, False):
+        body = {"model": "any", "prompt": FILLED, "raw": raw, "options": {"seed": 1, "num_predict": 3, "stop": ["<|file_sep|>"]}}
+        told = lines(asking.post("/api/generate", json=body).text)
+        assert "".join(line["response"] for line in told) == want["content"]
+        assert told[-1]["prompt_eval_count"] == want["tokens_evaluated"]
+
+
+def test_each_prompt_of_a_list_is_read_by_itself(client: Client) -> None:
     asking, more = client(), {"max_tokens": 3, "seed": 1}
-    want = asking.post("/v1/completions", json={"prompt": "abc", "suffix": "xyz"} | more).json()["choices"]
-    marked = {"prompt": "<|fim_prefix|>abc<|fim_suffix|>xyz<|fim_middle|>", "stop": ["<|endoftext|>"]} | more
-    assert asking.post("/v1/completions", json=marked).json()["choices"] == want
-    told = {"prompt": f"of {marked['prompt']}"} | more
-    assert asking.post("/v1/completions", json=told).json()["choices"] != want
+    prompts = [FILLED, "abc", f"of {FILLED}"]
+    alone = [asking.post("/v1/completions", json={"prompt": prompt} | more).json()["choices"][0]["text"] for prompt in prompts]
+    assert len(set(alone)) == 3
+    for prompt, text in zip(prompts, alone, strict=True):
+        choices = asking.post("/v1/completions", json={"prompt": [prompt], "n": 2} | more).json()["choices"]
+        assert choices[0]["text"] == text
+    together = asking.post("/v1/completions", json={"prompt": prompts} | more).json()["choices"]
+    assert [choice["text"] for choice in together] == alone
+    echoed = asking.post("/v1/completions", json={"prompt": prompts, "echo": True} | more).json()["choices"]
+    assert [choice["text"] for choice in echoed] == ["abc" + alone[0], "abc" + alone[1], prompts[2] + alone[2]]

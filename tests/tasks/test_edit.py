@@ -169,3 +169,21 @@ def test_widths_are_three_and_distinct() -> None:
         widths = widths_of(tokens, 64)
         assert len(set(widths)) == 3 and min(widths) >= 1 and tokens + 1 in widths
     assert widths_of(0, 64) == [8, 16, 32] and len(widths_of(0, 2)) == 3
+
+
+def test_places_and_line_ends_are_the_documents_own(model: dgemma.Model) -> None:
+    spans = [(5, 20), (30, 36), (100, 100)]
+    windows = DOCUMENT.replace("\n", "\r\n")
+    moved = [(start + DOCUMENT[:start].count("\n"), end + DOCUMENT[:end].count("\n")) for start, end in spans]
+    for seed in range(3):
+        want = model.edit(DOCUMENT, "do", spans=spans, seed=seed, max_denoising_steps=3)
+        found = model.edit(windows, "do", spans=moved, seed=seed, max_denoising_steps=3)
+        assert [(change.start, change.end) for change in found.changes] == moved
+        assert [change.before for change in found.changes] == [windows[slice(*span)] for span in moved]
+        assert found.text == found.generation.text == want.text.replace("\n", "\r\n") and found.document == windows
+        assert found.generation.token_ids == want.generation.token_ids
+    mixed = DOCUMENT.replace("\n", "\r\n", 8)
+    found = model.edit(mixed, spans=[(5, 7)], seed=1, max_denoising_steps=2)
+    assert found.text.startswith(mixed[:5]) and found.text.endswith(mixed[7:])
+    between = model.edit(windows, spans=[(5, 15)], seed=1, max_denoising_steps=2)  # ends between "\r" and "\n"
+    assert windows[14:16] == "\r\n" and between.changes[0].end == 14 and between.text.endswith(windows[14:])

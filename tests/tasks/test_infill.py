@@ -244,3 +244,16 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
         finally:
             tracemalloc.stop()
     assert default_widths(64) == [8, 16, 32] and default_widths(64, 12) == [8, 12] and default_widths(64, 100) == [8, 16, 32, 100]
+
+
+def test_a_gap_ends_its_lines_as_the_text_around_it(model: dgemma.Model) -> None:
+    prefix, suffix, extra = "a\nbc\n", "\nd\n", [("x.py", "y\nz")]
+    often = {model.tokenizer.encode("\n")[0]: 7.0}
+    want = model.fill(prefix, suffix, 1, widths=[3, 8], extra=extra, logit_bias=often)
+    assert "\n" in want.text
+    windows = [text.replace("\n", "\r\n") for text in (prefix, suffix, extra[0][1])]
+    found = model.fill(windows[0], windows[1], 1, widths=[3, 8], extra=[("x.py", windows[2])], logit_bias=often)
+    assert found.text == found.generation.text == want.text.replace("\n", "\r\n")
+    assert found.candidates == [text.replace("\n", "\r\n") for text in want.candidates]
+    assert found.generation.token_ids == want.generation.token_ids
+    assert "\r" not in model.fill(windows[0], suffix * 9, 1, widths=[3, 8], logit_bias=often).text

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.errors import UsageError
-from dgemma.text.lines import NO_NEWLINE, lines_span, split_lines, unified_diff
+from dgemma.text.lines import NO_NEWLINE, PlainView, line_end, lines_span, plain, split_lines, unified_diff, with_line_end
 
 TEXTS = st.text(alphabet="ab\n\r\x0c\u2028+- @\\", max_size=40)
 
@@ -21,6 +21,28 @@ def test_lines_put_together_are_the_text(text: str) -> None:
     for number, line in enumerate(lines, 1):
         start, end = lines_span(text, number, number)
         assert text[start:end] == line.removesuffix("\n")
+
+
+@given(TEXTS)
+def test_places_of_the_plain_text_are_those_of_the_same_characters(text: str) -> None:
+    view = PlainView(text)
+    assert view.text == plain(text)
+    for place, character in enumerate(view.text):
+        there = view.to_original(place)
+        assert text[there] == character or text[there : there + 2] == "\r\n"
+        assert view.to_plain(there) == place
+    assert view.to_original(len(view.text)) == len(text)
+    places = [view.to_plain(place) for place in range(len(text) + 1)]
+    assert places == sorted(places) and plain(text[: view.to_original(places[-1] // 2)]) == view.text[: places[-1] // 2]
+
+
+@given(TEXTS)
+def test_most_lines_say_what_all_written_ones_end_with(text: str) -> None:
+    windows, lines = text.count("\r\n"), text.count("\n")
+    assert (line_end(text) == "\r\n") == (windows > lines - windows)
+    written = with_line_end(text, "\r\n")
+    assert written.count("\n") == written.count("\r\n") == lines and plain(written) == plain(text)
+    assert with_line_end(text, "\n") == plain(text)
 
 
 def test_spans_of_lines() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.errors import UsageError
-from dgemma.text.stream import StopFinder, StreamDecoder
+from dgemma.text.stream import StopFinder, StreamDecoder, cut_at_stop
 from dgemma.text.tokenizer import Tokenizer
 from tests.helpers import byte_tokenizer
 from tests.text.gemma_like import gemma_like, gemma_like_json
@@ -132,3 +132,11 @@ def test_nothing_follows_a_hit():
 def test_an_impossible_stop_string_is_refused(stops):
     with pytest.raises(UsageError, match="stop string"):
         StopFinder(stops)
+
+
+def test_a_whole_text_is_cut_at_its_first_stop() -> None:
+    assert cut_at_stop("abcd", ["d", "bc", ""]) == ("a", "bc") and cut_at_stop("abcd", None) == ("abcd", "")
+    assert cut_at_stop("abcd", "x") == ("abcd", "") and cut_at_stop("a\r\nb", "") == ("a\r\nb", "")
+    for stop in ("\nc", "\r\nc"):
+        assert cut_at_stop("a\r\nb\r\nc", stop) == ("a\r\nb", "\nc")
+    assert cut_at_stop("a\r\nb", ["\n"]) == ("a", "\n")

@@ -8,11 +8,14 @@ length and half as long again.
 A chat-tuned model is given instruction and document as a user's turn and writes the document as its own; any other model
 reads the instruction as a comment above the text, and owes it nothing: a base model fills the spans with what is likely there.
 
+The model reads plain line ends; places and texts that are told are those of the document as it is.
+
 Trap: only spans are ever replaced in the document, by their places; no text that was decoded stands anywhere else.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -23,7 +26,7 @@ from ..config import DenoiseConfig
 from ..engine.engine import Engine, by_turns
 from ..engine.requests import Request, Result, whole
 from ..errors import UsageError
-from ..text.lines import split_lines
+from ..text.lines import PlainView, split_lines
 from ..text.tokenizer import Tokenizer
 from .chat import prompt_ids
 from .events import Change, Draft, Edit
@@ -38,7 +41,7 @@ Span = tuple[int, int]  # characters of the document, end excluded
 class Plan:
     """An edit, ready to run."""
 
-    document: str
+    view: PlainView  # of the document; the spans are places in its plain text
     spans: list[Span]  # in order, apart from each other
     head: list[int]  # ids that every prompt opens with
     end: int  # the token that ends the document
@@ -46,6 +49,11 @@ class Plan:
     canvas: int
     config: DenoiseConfig
     seed: int
+
+    @property
+    def document(self) -> str:
+        """As the model reads it."""
+        return self.view.text
 
 
 def prepare(
@@ -62,6 +70,9 @@ def prepare(
     model, special = engine.model.config, tokenizer.special
     canvas = config.canvas_width or model.canvas_length
     tokens, asked = context_tokens(canvas, context), [] if spans is None else _in_order(spans, len(document))
+    view = PlainView(document)
+    document = view.text
+    asked = [(view.to_plain(start), view.to_plain(end)) for start, end in asked]
     head, end = [special.need("bos")], special.need("eos")
     if instruction is not None and chat:
         message = {"role": "user", "content": f"{instruction}\n{document}"}
@@ -73,7 +84,7 @@ def prepare(
     engine.check(Request(whole_text, canvas, seed, config))  # no window's prompt is longer
     if spans is None:
         asked = by_turns(engine, unlikely_lines(engine, tokenizer, document, head))
-    return Plan(document, asked, head, end, tokens, canvas, config, seed)
+    return Plan(view, asked, head, end, tokens, canvas, config, seed)
 
 
 def _in_order(spans: Sequence[Span], length: int) -> list[Span]:
@@ -135,6 +146,37 @@ def widths_of(tokens: int, canvas: int) -> list[int]:
 
 def stream(engine: Engine, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
     """Window by window: Drafts of every row, a Change for each span of a window that has settled, the Edit last."""
+    for event in _settle_windows(engine, tokenizer, plan):
+        if isinstance(event, Change):
+            yield _change_as_written(plan.view, event)
+        elif isinstance(event, Edit):
+            yield _edit_as_written(plan.view, event)
+        else:
+            yield event
+
+
+def _change_as_written(view: PlainView, change: Change) -> Change:
+    """A change of the plain text as one of the original."""
+    start, end = view.to_original(change.start), view.to_original(change.end)
+    before = view.original[start:end]
+    after = before if change.after == change.before else view.written(change.after)
+    return dataclasses.replace(change, start=start, end=end, before=before, after=after)
+
+
+def _edit_as_written(view: PlainView, edit: Edit) -> Edit:
+    """An edit of the plain text as one of the original: all that is not in a span is as it was."""
+    changes = [_change_as_written(view, change) for change in edit.changes]
+    text = ""
+    place = 0
+    for change in changes:
+        text += view.original[place : change.start] + change.after
+        place = change.end
+    text += view.original[place:]
+    return Edit(view.original, text, changes, dataclasses.replace(edit.generation, text=text))
+
+
+def _settle_windows(engine: Engine, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
+    """`stream` of the plain text."""
     clock, result, notes = Stopwatch(), Result(finish_reason="stop"), []
     changes: list[Change] = []
     text, place, first = "", 0, None  # the edited document so far, and up to where the document is in it

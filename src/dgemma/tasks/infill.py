@@ -6,6 +6,7 @@ business. Trap: the context is one budget for other files and the prefix, and th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from ..config import DenoiseConfig, Rules
@@ -13,6 +14,7 @@ from ..engine.engine import Engine
 from ..engine.requests import Result, check_width, whole
 from ..errors import UsageError
 from ..model.dgemma import DiffusionGemma
+from ..text.lines import line_end, plain, with_line_end
 from ..text.tokenizer import Tokenizer
 from .events import Draft, Filling
 from .generate import Stopwatch, summary
@@ -36,7 +38,12 @@ def prepare(
     net: DiffusionGemma, tokenizer: Tokenizer, prefix: str, suffix: str, *, config: DenoiseConfig, seed: int = 0,
     widths: Sequence[int] | None = None, context: int | None = None, extra: Extra = (), rules: Rules = Rules(),
 ) -> Window:  # fmt: skip
-    """Lay out one gap, a row per width. Raises UsageError for what cannot be a width, a context, a file or a rule of a gap."""
+    """Lay out one gap, a row per width. The texts are read with plain line ends, which `stream` turns into their own.
+
+    Raises UsageError for what cannot be a width, a context, a file or a rule of a gap.
+    """
+    ends = line_end(prefix, suffix)
+    prefix, suffix = plain(prefix), plain(suffix)
     if named := next((name for name in ("min_tokens", "logprobs") if getattr(rules, name)), None):
         raise UsageError(f"{named} has no meaning for a gap; leave it out")
     canvas = config.canvas_width or net.config.canvas_length
@@ -59,7 +66,7 @@ def prepare(
     )  # fmt: skip
     if max(widths) > (most := max(canvas, net.config.max_position_embeddings - len(window.before) - canvas)):
         raise UsageError(f"a gap of {max(widths)} tokens leaves the model's positions; at most {most} fit here")
-    return window
+    return dataclasses.replace(window, line_end=ends)
 
 
 def context_tokens(canvas: int, context: int | None) -> int:
@@ -76,19 +83,22 @@ def _files(tokenizer: Tokenizer, extra: Extra, context: int) -> list[int]:
         if not isinstance(file, list | tuple) or len(file) != 2 or not all(isinstance(part, str) for part in file):
             raise UsageError(f"extra holds {file!r:.40}; each file is a pair of its name and its text")
         name, text = file
-        parts.append(f"# {name}\n{text.rstrip(chr(10))}\n\n")
+        parts.append(f"# {name}\n{plain(text).rstrip(chr(10))}\n\n")
     return tokenizer.encode("".join(parts)[-12 * context :])[-context:] if parts and context else []
 
 
 def stream(engine: Engine, tokenizer: Tokenizer, window: Window) -> Iterator[Draft | Filling]:
-    """Run all widths in one batch: Drafts of every row, then the best Filling. Empty ones are drawn once more."""
+    """Run all widths in one batch: Drafts of every row, then the best Filling, whose lines end as those around it.
+
+    Empty ones are drawn once more.
+    """
     clock = Stopwatch()
     for event in settle(engine, tokenizer, window, clock):
         if isinstance(event, Draft):
             yield event
             continue
-        text, closed = event.texts[0], event.closed[0]
+        text, closed = with_line_end(event.texts[0], window.line_end), event.closed[0]
         result = Result(event.token_ids, event.steps, "stop" if closed else "length")
         generation = summary(text, result, event.request, clock, event.notes)
-        width, candidates = window.holes[0].widths[event.row], [texts[0] for texts in event.rows]
+        width, candidates = window.holes[0].widths[event.row], [with_line_end(texts[0], window.line_end) for texts in event.rows]
         yield Filling(text, closed, width, event.score, event.row_steps, generation, candidates)

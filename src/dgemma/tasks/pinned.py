@@ -61,6 +61,7 @@ class Window:
     seed: int
     control: tuple[int, ...]  # ids that close a hole
     rules: Rules = Rules()
+    line_end: str = "\n"  # of the text around it, which was read with plain ones
 
     def first(self) -> list[Request]:
         """The requests that it begins with, one for each row."""

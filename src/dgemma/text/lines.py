@@ -7,6 +7,8 @@ lines are not those of editors, compilers and patch.
 from __future__ import annotations
 
 import difflib
+import re
+from bisect import bisect_left
 
 from ..errors import UsageError
 
@@ -18,6 +20,44 @@ def split_lines(text: str) -> list[str]:
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]
     return lines if lines[-1] else lines[:-1]
+
+
+def line_end(*texts: str) -> str:
+    """What most lines of some texts end with: "\\r\\n" or "\\n"."""
+    windows = sum(text.count("\r\n") for text in texts)
+    lines = sum(text.count("\n") for text in texts)
+    return "\r\n" if 2 * windows > lines else "\n"
+
+
+def plain(text: str) -> str:
+    """A text as a model reads it: each line ends with "\\n" alone."""
+    return text.replace("\r\n", "\n")
+
+
+def with_line_end(text: str, end: str) -> str:
+    """A text whose every line ends with `end`."""
+    return plain(text).replace("\n", end)
+
+
+class PlainView:
+    """A text as a model reads it, and where its characters stand in the text as it is."""
+
+    def __init__(self, text: str):
+        self.original, self.text = text, plain(text)
+        self.line_end = line_end(text)
+        self._pairs = [found.start() for found in re.finditer("\r\n", text)]
+        self._breaks = [start - number for number, start in enumerate(self._pairs)]  # the same in the plain text
+
+    def to_plain(self, place: int) -> int:
+        """A place of the original in the plain text; between "\\r" and "\\n" it is the one before both."""
+        return place - bisect_left(self._pairs, place)
+
+    def to_original(self, place: int) -> int:
+        return place + bisect_left(self._breaks, place)
+
+    def written(self, text: str) -> str:
+        """What a model wrote, with the line ends of the original."""
+        return with_line_end(text, self.line_end)
 
 
 def lines_span(text: str, first: int, last: int) -> tuple[int, int]:

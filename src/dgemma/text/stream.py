@@ -13,6 +13,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 from ..errors import UsageError
+from .lines import line_end, plain, with_line_end
 from .tokenizer import Tokenizer
 
 
@@ -85,3 +86,15 @@ class StopFinder:
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length
         return 0
+
+
+def cut_at_stop(text: str, stops: Sequence[str] | str | None) -> tuple[str, str]:
+    """A whole text up to its first stop string, and which one that was ("": none). Empty ones stop nothing.
+
+    Line ends are compared as if all were "\\n": a stop of one holds in a text of "\\r\\n" too.
+    """
+    given = [stops] if isinstance(stops, str) else stops or []
+    finder = StopFinder([plain(stop) for stop in given if stop])
+    before = finder.feed(plain(text)) + finder.flush()
+    end = line_end(text)
+    return with_line_end(before, end) if end != "\n" else before, finder.hit or ""

@@ -5,9 +5,9 @@ A new dialect is one module with ROUTES, a tuple of app.Task and app.Page, and a
 
 from __future__ import annotations
 
-from . import anthropic, canvas, decisions, gaps, nextedit, ollama, openai, own, responses
+from . import anthropic, canvas, decisions, gaps, models, nextedit, ollama, openai, own, responses
 
 ROUTES = (
-    *openai.ROUTES, *responses.ROUTES, *anthropic.ROUTES, *ollama.ROUTES, *gaps.ROUTES, *nextedit.ROUTES, *decisions.ROUTES,
+    *openai.ROUTES, *models.ROUTES, *responses.ROUTES, *anthropic.ROUTES, *ollama.ROUTES, *gaps.ROUTES, *nextedit.ROUTES, *decisions.ROUTES,
     *canvas.ROUTES, *own.ROUTES,
 )  # fmt: skip

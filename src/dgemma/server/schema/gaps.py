@@ -15,11 +15,13 @@ import msgspec
 
 from ...tasks.events import Filling
 from ...tasks.infill import default_widths
+from ...text.stream import cut_at_stop
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import StreamOptions, Usage, shape
 from .sampling import OWN, RULES, Sampling, settings
+from .sentinels import File, MarkedGap, marked_gap, without_marks
 from .turn import Remarks, drawn, new_id
 
 
@@ -80,15 +82,8 @@ class InfillRequest(Sampling, kw_only=True):
 UNHEEDED = ("samplers", "t_max_prompt_ms", "t_max_predict_ms", "n_indent", "repeat_penalty")
 
 
-def cut(text: str, stops: str | Sequence[str] | None) -> tuple[str, str]:
-    """A text up to the first of some strings, and which one that was ("": none)."""
-    found = [(place, stop) for stop in ([stops] if isinstance(stops, str) else stops or ()) if stop and (place := text.find(stop)) >= 0]
-    place, stop = min(found, default=(len(text), ""))
-    return text[:place], stop
-
-
-def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, extra: Sequence[ExtraFile] = ()) -> Call:
-    """The call that fills a gap of at most `longest` tokens, and never of more than half a canvas: what editors give is a bound, and
+def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, files: Sequence[File] = ()) -> Call:
+    """The call that fills a gap, `files` read before it, of at most `longest` tokens, and never of more than half a canvas: what editors give is a bound, and
     each width that is tried costs them time."""
     asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
@@ -103,7 +98,7 @@ def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int
     canvas = body.canvas_width or service.model.config.canvas_length
     widths = default_widths(canvas, None if longest is None else min(longest, max(1, canvas // 2)))
     asked |= {"prefix": prefix, "suffix": suffix, "seed": drawn(body.seed), "widths": widths}
-    asked["extra"] = [(file.filename, file.text) for file in extra]
+    asked["extra"] = files
     return Call("stream_fill", asked, (f"not heeded: {', '.join(unheeded)}",) if unheeded else ())
 
 
@@ -123,8 +118,8 @@ class _GapAnswer:
     def take(self, index: int, event: Any) -> Iterable[bytes]:
         if isinstance(event, Filling):
             self.result = event.generation
-            self.text, self.stop = cut(event.text, self.stops)
-            self.candidates = [cut(text, self.stops)[0] for text in event.candidates]
+            self.text, self.stop = cut_at_stop(event.text, self.stops)
+            self.candidates = [cut_at_stop(text, self.stops)[0] for text in event.candidates]
         return ()
 
     def broken(self, error: Refusal) -> Iterator[bytes]:
@@ -201,7 +196,10 @@ def _at(told: dict[str, Any], name: str) -> Any:
 
 def fim(service: Service, body: FimRequest) -> Job:
     body = msgspec.structs.replace(body, seed=body.random_seed if body.seed is None else body.seed)
-    call = gap(service, body, body.prompt, body.suffix or "", body.max_tokens)
+    marked = marked_gap(body.prompt) if not body.suffix else None
+    around = marked or MarkedGap(body.prompt, body.suffix or "")
+    body = msgspec.structs.replace(body, stop=without_marks(body.stop))
+    call = gap(service, body, around.prefix, around.suffix, body.max_tokens, around.files)
     return Job((call,), FimAnswer(service, body), bool(body.stream))
 
 
@@ -209,7 +207,8 @@ def infill(service: Service, body: InfillRequest) -> Job:
     seed = None if body.seed == -1 else body.seed  # -1: drawn, as elsewhere
     body, longest = msgspec.structs.replace(body, seed=seed), body.n_predict if body.n_predict != -1 else None
     prefix = body.input_prefix + body.prompt
-    calls = () if longest == 0 else (gap(service, body, prefix, body.input_suffix, longest, body.input_extra or ()),)
+    files = [(file.filename, file.text) for file in body.input_extra or ()]
+    calls = () if longest == 0 else (gap(service, body, prefix, body.input_suffix, longest, files),)
     return Job(calls, InfillAnswer(service, body), bool(body.stream))
 
 

@@ -7,6 +7,7 @@ the region out of the reply's code fence by the empty line before its end, so on
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from .sampling import Sampling, settings
 from .turn import drawn, joined, new_id
 
 FILE, REGION, HISTORY, CURSOR = "current_file_content", "code_to_edit", "edit_diff_history", "<|cursor|>"
+LINE_BREAK = re.compile(r"\r?\n")
 
 
 class EditRequest(Sampling, kw_only=True):
@@ -53,20 +55,27 @@ def read_place(text: str) -> Place:
         raise Refusal(400, f"the message marks nothing to edit; put it between <|{REGION}|> and <|/{REGION}|>", parameter="messages")
     before, region, after = (part.replace(CURSOR, "") for part in (before, marked, after))
     start, end = len(before), len(before) + len(region)
-    free, cursor = (start, end), marked.find(CURSOR)
+    free = start, end
+    cursor = marked.find(CURSOR)
     if cursor >= 0:
-        line = region.find("\n", cursor)
-        free = start + region.rfind("\n", 0, cursor) + 1, end if line < 0 else start + line
+        line = LINE_BREAK.search(region, cursor)
+        free = start + region.rfind("\n", 0, cursor) + 1, start + line.start() if line else end
     return Place(before + region + after, (start, end), free, (_between(text, HISTORY)[1] or "").strip())
 
 
 def _between(text: str, name: str) -> tuple[str, str | None, str]:
-    """What stands before a mark's line, what is marked (None: nothing), and what follows, with the newline before it."""
+    """What stands before a mark's line, what is marked (None: nothing), and what follows, with the line break before it."""
     before, opened, rest = text.partition(f"<|{name}|>")
     inside, closed, after = rest.partition(f"<|/{name}|>")
     if not opened or not closed:
         return text, None, ""
-    return before, inside.removeprefix("\n").removesuffix("\n"), after and "\n" + after.removeprefix("\n")
+    first = LINE_BREAK.match(inside)
+    inside = inside[first.end() :] if first else inside
+    last = re.search(r"\r?\n\Z", inside)
+    inside = inside[: last.start()] if last else inside
+    if after and not LINE_BREAK.match(after):
+        after = "\n" + after
+    return before, inside, after
 
 
 class EditAnswer:

@@ -16,10 +16,12 @@ import msgspec
 from ... import __version__
 from ...tasks.events import Committed, Filling, Generation
 from ...text.calls import ToolCall
+from ...text.stream import cut_at_stop
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
-from .gaps import cut, gap
+from .gaps import gap
 from .sampling import Sampling, settings, unserved
+from .sentinels import MarkedGap, marked_gap, without_marks
 from .turn import Turn, drawn, form_of
 
 MEDIA = "application/x-ndjson"
@@ -102,7 +104,7 @@ class OllamaAnswer:
     def parts(self, event: Any) -> Iterator[dict[str, Any]]:
         if isinstance(event, Filling):
             self.result = event.generation
-            yield {"content": cut(event.text, self.stops)[0]}
+            yield {"content": cut_at_stop(event.text, self.stops)[0]}
         elif isinstance(event, Committed | Generation):
             self.result = event if isinstance(event, Generation) else None
             for channel, part in self.turn.take(event):
@@ -146,11 +148,12 @@ def generate(service: Service, body: GenerateRequest) -> Job:
         if getattr(body, name):
             raise unserved(name)
     options, limit = _options(body)
-    if body.suffix:
+    around = MarkedGap(body.prompt, body.suffix) if body.suffix else marked_gap(body.prompt)
+    if around is not None:
         if body.format:
             raise Refusal(400, "'format' has no meaning in a gap", parameter="format")
-        call = gap(service, options, body.prompt, body.suffix, limit)
-        return Job((call,), OllamaAnswer(service, False, options.stop), body.stream)
+        call = gap(service, options, around.prefix, around.suffix, limit, around.files)
+        return Job((call,), OllamaAnswer(service, False, without_marks(options.stop)), body.stream)
     if not body.prompt:
         return Job((), OllamaAnswer(service, False), body.stream)
     asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed)}

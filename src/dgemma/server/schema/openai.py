@@ -1,4 +1,4 @@
-"""OpenAI's dialect: chat completions, completions (with a suffix: infill), models.
+"""OpenAI's dialect: chat completions, completions (with a suffix: infill). Its list of models is in models.py.
 
 Text is streamed canvas by canvas, because a token may change until its canvas is committed. With `diffusing` each draft is told too:
 `delta.content` (`text`) is then the whole answer so far, to be put in place of what was shown before. Fields that would change the answer
@@ -16,18 +16,17 @@ from typing import Any
 
 import msgspec
 
-from ... import __version__
 from ...tasks.chat import Voices, reply
 from ...tasks.events import Committed, Draft, Filling, Generation, TokenLogProbs
 from ...tasks.infill import default_widths
 from ...text.calls import ToolCall
-from ...text.stream import StopFinder
+from ...text.stream import cut_at_stop
 from .. import sse
-from ..app import Page, Service, Task
+from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .logprobs import ChatLogProbs, CompletionLogProbs, asked_of_chat, asked_of_completion, of_chat, of_completion
 from .sampling import Formed, form, seeds, settings, unserved
-from .sentinels import marked_gap, without_marks
+from .sentinels import MarkedGap, marked_gap, without_marks
 from .turn import forced
 
 
@@ -278,7 +277,7 @@ class CompletionAnswer(_Answer):
         else:
             self.results[index] = event.generation if isinstance(event, Filling) else event
             if isinstance(event, Filling):
-                yield from self.add(index, self.cut(event), [])
+                yield from self.add(index, cut_at_stop(event.text, self.stops)[0], [])
             yield self.piece(index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason)
 
     def add(self, index: int, text: str, fresh: list[TokenLogProbs]) -> Iterator[bytes]:
@@ -287,11 +286,6 @@ class CompletionAnswer(_Answer):
             yield self.piece(index, self.committed[index], fresh=self.logprobs[index])
         elif text:
             yield self.piece(index, text, fresh=fresh)
-
-    def cut(self, gap: Filling) -> str:
-        """A gap's text up to its stop string."""
-        finder = StopFinder(self.stops)
-        return finder.feed(gap.text) + finder.flush()
 
     def whole(self) -> CompletionReply:
         choices = []
@@ -313,28 +307,47 @@ def chat(service: Service, body: ChatRequest) -> Job:
 
 
 def complete(service: Service, body: CompletionRequest) -> Job:
-    if isinstance(body.prompt, str) and body.suffix is None and (gap := marked_gap(body.prompt)):
-        body = msgspec.structs.replace(body, prompt=gap[0], suffix=gap[1], stop=without_marks(body.stop))
     prompts = _prompts(body)
     count = _count(service, body, len(prompts))
     if body.best_of not in (None, 1, count):
         raise unserved("best_of")
-    asked = settings(body) | form(body) | asked_of_completion(body.logprobs, bool(body.suffix), bool(body.echo))
-    if body.suffix:
-        asked.pop("stop", None)  # cut off the gap when it is known
-        if not all(isinstance(prompt, str) for prompt in prompts):
-            raise Refusal(400, "a suffix needs a prompt of text", parameter="suffix")
-        asked["widths"] = default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens)
+    prompts = [_gap_of(prompt, body.suffix) or prompt for prompt in prompts]
+    gaps = any(isinstance(prompt, MarkedGap) for prompt in prompts)
+    if gaps:
+        body = msgspec.structs.replace(body, stop=without_marks(body.stop))
+    asked = settings(body) | form(body) | asked_of_completion(body.logprobs, gaps, bool(body.echo))
+    widths = default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens) if gaps else []
     calls = tuple(
-        Call(*_completion(prompt, body, asked | {"seed": seed})) for prompt in prompts for seed in seeds(body.seed, count)
+        Call(*_completion(prompt, body, asked | {"seed": seed}, widths))
+        for prompt in prompts
+        for seed in seeds(body.seed, count)
     )
-    texts = [service.model.tokenizer.decode(prompt) if body.echo and not isinstance(prompt, str) else prompt for prompt in prompts]
+    texts = [_text_of(service, prompt) if body.echo else "" for prompt in prompts]
     return Job(calls, CompletionAnswer(service, body, texts, count), bool(body.stream))
 
 
-def _completion(prompt: str | list[int], body: CompletionRequest, asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    if body.suffix:
-        return "stream_fill", asked | {"prefix": prompt, "suffix": body.suffix}
+def _gap_of(prompt: str | list[int], suffix: str | None) -> MarkedGap | None:
+    """The gap that a suffix or the marks inside a prompt make of it. Raises Refusal for ids with a suffix."""
+    if suffix:
+        if not isinstance(prompt, str):
+            raise Refusal(400, "a suffix needs a prompt of text", parameter="suffix")
+        return MarkedGap(prompt, suffix)
+    return marked_gap(prompt) if isinstance(prompt, str) else None
+
+
+def _text_of(service: Service, prompt: str | list[int] | MarkedGap) -> str:
+    if isinstance(prompt, MarkedGap):
+        return prompt.prefix
+    return prompt if isinstance(prompt, str) else service.model.tokenizer.decode(prompt)
+
+
+def _completion(
+    prompt: str | list[int] | MarkedGap, body: CompletionRequest, asked: dict[str, Any], widths: list[int]
+) -> tuple[str, dict[str, Any]]:
+    if isinstance(prompt, MarkedGap):
+        asked.pop("stop", None)  # cut off the gap when it is known
+        given = {"prefix": prompt.prefix, "suffix": prompt.suffix, "extra": prompt.files, "widths": widths}
+        return "stream_fill", asked | given
     if isinstance(prompt, str):
         return "stream", asked | {"text": prompt, "max_tokens": body.max_tokens}
     return "stream_ids", asked | {"prompt_ids": prompt, "max_tokens": body.max_tokens}
@@ -376,30 +389,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
-def model_card(service: Service) -> dict[str, Any]:
-    model = service.model
-    return {
-        "id": service.config.name, "object": "model", "created": service.created, "owned_by": "dgemma",
-        "max_model_len": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
-        "chat_tuned": model.chat_tuned, "version": __version__,
-    }  # fmt: skip
-
-
-def models(service: Service, request: Any) -> dict[str, Any]:
-    """Both names of the list, because clients read either."""
-    cards = [model_card(service)]
-    return {"object": "list", "data": cards, "models": cards}
-
-
-def one_model(service: Service, request: Any) -> dict[str, Any]:
-    if request.path_params["name"] != service.config.name:
-        raise Refusal(404, "there is no model of that name here", "not_found_error", parameter="model")
-    return model_card(service)
-
-
 ROUTES = (
     Task("/v1/chat/completions", ChatRequest, chat, shape, ChatReply, {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}),
     Task("/v1/completions", CompletionRequest, complete, shape, CompletionReply, {"prompt": "def area(r):", "max_tokens": 8}),
-    Page("/v1/models", models, shape),
-    Page("/v1/models/{name:path}", one_model, shape),
 )

@@ -1,40 +1,159 @@
-"""Gaps inside a completion's prompt: the marks by which other models are told of a prefix and a suffix, as editors write them.
+"""Gaps inside a prompt: the marks by which other models are told of a prefix, a suffix and other files, as editors write them.
 
-Knows the marks, no dialect. Trap: a prompt is a gap only where its marks are whole and in order, from its first character to its
-last; a text that merely speaks of them is a text.
+    marked_gap("<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>")  ->  MarkedGap("P", "S", ())
+
+Knows the marks, no dialect. Trap: a prompt is a gap only where its marks are whole and in an order that a model was trained on, and where
+nothing but marked files stands before them; a text that merely speaks of marks is a text.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-# (before the prefix, between, before the gap); Codestral alone begins with the suffix
-MARKS = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-    ("<PRE> ", " <SUF>", " <MID>"),
+File = tuple[str, str]  # its name and its text
+
+
+@dataclass(frozen=True)
+class MarkedGap:
+    """What a marked prompt asks for. The name of the file around the gap is not kept, nor the repository's."""
+
+    prefix: str
+    suffix: str
+    files: tuple[File, ...] = ()  # read before the gap, in this order
+
+
+@dataclass(frozen=True)
+class Marks:
+    """One model's marks: before the prefix, before the suffix, behind both."""
+
+    prefix: str
+    suffix: str
+    middle: str
+    spaced: bool = False  # may stand apart from the texts by a space
+
+
+FAMILIES = (
+    Marks("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma, Granite
+    Marks("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Mellum
+    Marks("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    Marks("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
+    Marks("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
+    Marks("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek, and as its marks are typed
+    Marks("<|fim▁begin|>", "<|fim▁hole|>", "<|fim▁end|>"),
+    Marks("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"),
+    Marks("<PRE>", "<SUF>", "<MID>", spaced=True),  # CodeLlama
+    Marks("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Mistral
 )
-SUFFIX, PREFIX = "[SUFFIX]", "[PREFIX]"
-_MARK = re.compile(r"<[|｜]?[\w▁]+[|｜]?>|\[(SUFFIX|PREFIX)\]")
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")  # of a text
+# of Qwen, CodeGemma, StarCoder 2, and StarCoder and Mellum; the repository's name stands before the first file
+FILE = re.compile(r"<\|file_sep\|>|<\|file_separator\|>|<file_sep>|<filename>")
+REPOSITORY = re.compile(r"<\|repo_name\|>|<repo_name>|<reponame>")
+CODESTRAL_FILE = re.compile(r"(?:^|\n)\+{5} ")
+NAME = re.compile(r"[\w.@+~/\\:-]+")  # a line that names a file
+CONTROL = re.compile(r"<[|｜][\w▁]+[|｜]>|<\|?file\w+\|?>|<repo_?name>|<EOT>|</s>")
 
 
-def marked_gap(prompt: str) -> tuple[str, str] | None:
-    """(prefix, suffix) of a prompt in any of these notations, or None."""
-    for start, between, end in MARKS:
-        if prompt.startswith(start) and prompt.endswith(end):
-            prefix, mark, suffix = prompt[len(start) : -len(end)].partition(between)
-            if mark:
-                return prefix, suffix
-    if prompt.startswith(SUFFIX):
-        suffix, mark, prefix = prompt[len(SUFFIX) :].partition(PREFIX)
-        if mark:
-            return prefix, suffix
-    return None
+def marked_gap(prompt: str) -> MarkedGap | None:
+    """The gap of a prompt in any of these notations, or None where it is a text."""
+    for start in STARTS:
+        prompt = prompt.removeprefix(start)
+    for marks in FAMILIES:
+        found = _prefix_first(prompt, marks) or _suffix_first(prompt, marks)
+        if found is not None:
+            return found
+    return _codestral(prompt)
 
 
 def without_marks(stop: str | list[str] | None) -> list[str]:
     """Stop strings but for those that are another model's control tokens, which this one has no words for."""
     stops = [stop] if isinstance(stop, str) else stop or []
-    return [text for text in stops if not _MARK.fullmatch(text.strip())]
+    return [text for text in stops if text.strip() not in _CONTROLS and not CONTROL.fullmatch(text.strip())]
+
+
+_CONTROLS = {mark for marks in FAMILIES for mark in (marks.prefix, marks.suffix, marks.middle)} | {*STARTS}
+
+
+def _prefix_first(prompt: str, marks: Marks) -> MarkedGap | None:
+    """FILES prefix P suffix S middle, or P behind the last mark instead."""
+    head, _, rest = prompt.partition(marks.prefix)
+    prefix, _, rest = rest.partition(marks.suffix)
+    suffix, ended, behind = rest.rpartition(marks.middle)
+    if not ended:
+        return None
+    if marks.spaced:
+        prefix, suffix, behind = _closed_up(prefix, suffix, behind)
+    if behind in ("\n", "\r\n"):  # as some examples write it
+        behind = ""
+    if behind and prefix:
+        return None
+    return _with_files(head, behind or prefix, suffix)
+
+
+def _suffix_first(prompt: str, marks: Marks) -> MarkedGap | None:
+    """FILES suffix S prefix P middle."""
+    head, _, rest = prompt.partition(marks.suffix)
+    suffix, _, rest = rest.partition(marks.prefix)
+    prefix, ended, behind = rest.rpartition(marks.middle)
+    if not ended or behind.strip("\r\n"):
+        return None
+    return _with_files(head, prefix, suffix)
+
+
+def _closed_up(prefix: str, suffix: str, behind: str) -> tuple[str, str, str]:
+    """The texts without the spaces of a notation that has one at each of its three places."""
+    spaced = prefix[:1] == " " and prefix[-1:] == " " and suffix[-1:] == " "
+    if not spaced:
+        return prefix, suffix, behind
+    return prefix[1:-1], suffix[:-1], behind.removeprefix(" ")
+
+
+def _codestral(prompt: str) -> MarkedGap | None:
+    """[SUFFIX]S[PREFIX]P, without a mark behind both."""
+    head, _, rest = prompt.partition("[SUFFIX]")
+    suffix, divided, prefix = rest.partition("[PREFIX]")
+    if head or not divided:
+        return None
+    return _with_files("", prefix, suffix)
+
+
+def _with_files(head: str, prefix: str, suffix: str) -> MarkedGap | None:
+    """Take apart the files that stand before a gap or, by other editors, at the start of its prefix. None where `head` is no files."""
+    files = []
+    if head:
+        sections = _sections(head)
+        if sections is None:
+            return None
+        files = sections
+        if "\n" not in files[-1].rstrip("\r\n"):  # the name of the file around the gap, or nothing
+            files = files[:-1]
+    elif inside := _sections(prefix) or CODESTRAL_FILE.split(prefix)[1:]:
+        *files, own = inside
+        _, named, behind = own.partition("\n")  # its file's name, and the text
+        prefix = behind if named else own
+    read = [_file(text) for text in files]
+    return MarkedGap(prefix, suffix, tuple(file for file in read if file[1]))
+
+
+def _sections(text: str) -> list[str] | None:
+    """The marked files of a text that consists of them, or None."""
+    first, *files = FILE.split(text)
+    if REPOSITORY.match(first) or (files and not first):
+        return files or [""]
+    if files and NAME.fullmatch(first.partition("\n")[0].rstrip("\r")):  # CodeGemma's mark stands between files alone
+        return [first, *files]
+    return None
+
+
+def _file(section: str) -> File:
+    name, text = _named(section)
+    return name or "file", text.strip("\r\n")
+
+
+def _named(section: str) -> tuple[str, str]:
+    """The name in a section's first line, and what follows; "" where that line names nothing."""
+    line, ended, rest = section.partition("\n")
+    line = line.rstrip("\r")
+    if ended and NAME.fullmatch(line):
+        return line, rest
+    return "", section
