@@ -54,6 +54,17 @@ class NumericsError(DgemmaError):
     exit_code = 6
 
 
+class DeviceError(DgemmaError):
+    """The device, or the thread that drives it, failed for good; nothing is answered until the process is started again."""
+
+    exit_code = 7
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a Rust library gave up. PyO3 derives its panics from BaseException: `except Exception` does not see them."""
+    return any(kind.__name__ == "PanicException" for kind in type(error).__mro__)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Also torch's: its CUDA error has a class of its own, its CPU allocator raises a bare RuntimeError."""
     names = {kind.__name__ for kind in type(error).__mro__}

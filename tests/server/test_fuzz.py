@@ -52,20 +52,21 @@ def test_malformed_requests_break_nothing(script: Any, at: Live, caplog: pytest.
 
 def test_the_fuzzer_sees_what_is_wrong(script: Any, at: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """The twin: some answers of 500, and a place that is not given back."""
-    admission, asked = at.app.state.service.admission, []
-    enter = admission.enter
+    admission, asked, kept = at.app.state.service.admission, [], []
+    check = admission.check
     monkeypatch.setattr(script, "PATIENCE", 20)
 
-    def breaks(count: int) -> Any:
-        asked.append(count)
-        admission.open += len(asked) == 30
+    def breaks(client: str) -> None:
+        asked.append(client)
+        if len(asked) == 30:
+            kept.append(admission.enter("somebody", 1))
         if 10 < len(asked) < 20:
             raise KeyError
-        return enter(count)
+        check(client)
 
-    monkeypatch.setattr(admission, "enter", breaks)
+    monkeypatch.setattr(admission, "check", breaks)
     faults = asyncio.run(script.Fuzz(at.address, seed=1).run(60)).faults
-    admission.open = 0
+    kept[0]()
     assert 0 < sum("500" in what for what, _, _ in faults) < 10 and "afterwards" in faults[-1][0]
 
 

@@ -18,7 +18,7 @@ from dgemma.server.settings import KEY_VARIABLE, ServerConfig, read_keys
 
 Client = Callable[..., TestClient]
 COMPLETE = "/v1/completions"
-OPEN = {"/health", "/", "/web/{name:path}"}
+OPEN = {"/health", "/health/live", "/", "/web/{name:path}"}
 ROUTES = all_routes()
 
 

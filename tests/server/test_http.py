@@ -126,7 +126,7 @@ def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> Non
 
 def test_bodies_that_are_being_read_have_a_common_limit(live: Callable[..., Live]) -> None:
     """A second large body is too much beside the first one; small ones are not counted, and the first one's share comes back."""
-    at = live(max_body=300_000, max_bodies=200_000)
+    at = live(max_body=300_000, max_bodies=400_000)
     large = head("/v1/completions", b'{"max_tokens": 0, "prompt": "' + b"a" * 199_000 + b'"}')
     first = at.connect(large[:-1])
     eventually(lambda: at.app.state.service.bodies.held > 100_000)

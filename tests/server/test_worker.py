@@ -12,7 +12,7 @@ import dgemma
 from dgemma.config import DenoiseConfig
 from dgemma.engine.engine import Engine, by_turns
 from dgemma.engine.requests import CommitRecord, Request, Result, results
-from dgemma.errors import DgemmaError, ResourceError, UsageError
+from dgemma.errors import DeviceError, DgemmaError, ResourceError, UsageError
 from dgemma.server.worker import Cancelled, Remote, Worker, WorkerError
 
 POISON = 77  # a token that breaks the pass that reads it
@@ -141,6 +141,93 @@ def test_a_generator_that_is_dropped_frees_its_slot(worker: Worker) -> None:
     records.close()
     worker.call(lambda: None)
     assert worker.call(lambda: len(worker.engine.slots.taken)) == 0
+
+
+class Panic(BaseException):
+    """What a Rust library's panic looks like from Python."""
+
+
+@pytest.mark.parametrize("where", ["advance", "submit", "call"])
+def test_what_is_no_exception_costs_only_who_caused_it(worker: Worker, model: dgemma.Model, monkeypatch: Any, where: str) -> None:
+    good = results(Engine(model.net).run([request(30)]), 1)[0]
+    if where == "advance":
+        worker.engine.error = Panic("secret")  # type: ignore[assignment]
+        found, bad = in_threads(worker, [request(30), request(POISON)])
+        assert found == good and isinstance(bad, WorkerError) and "Panic" in str(bad) and "secret" not in str(bad)
+    elif where == "submit":
+        with monkeypatch.context() as broken:
+            broken.setattr(worker.engine, "submit", lambda request: (_ for _ in ()).throw(Panic("secret")))
+            with pytest.raises(WorkerError, match="Panic"):
+                [*Remote(worker).run([request(31)])]
+    else:
+        with pytest.raises(Panic):
+            worker.call(lambda: (_ for _ in ()).throw(Panic("secret")))
+    assert in_threads(worker, [request(30)]) == [good]
+    assert worker.fault is None and worker.running
+
+
+def test_a_lost_device_ends_the_thread_and_everybody_learns_of_it(worker: Worker) -> None:
+    waiting = Remote(worker).run([request(31, max_tokens=400)])
+    next(waiting)
+    worker.call(lambda: setattr(worker.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret"))))
+    for answer in (waiting, Remote(worker).run([request(30)])):
+        with pytest.raises(DgemmaError, match="RuntimeError") as caught:
+            [*answer]
+        assert "secret" not in str(caught.value)
+    worker._thread.join(60)
+    assert not worker.running and isinstance(worker.fault, DeviceError)
+    with pytest.raises(DeviceError):
+        worker.call(lambda: None)
+    with pytest.raises(DeviceError):
+        [*Remote(worker).run([request(32)])]
+
+
+def test_memory_that_others_took_is_no_lost_device(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = in_threads(worker, [request(30)])
+    with monkeypatch.context() as broken:
+        broken.setattr(worker.engine, "_pass", lambda readers: (_ for _ in ()).throw(MemoryError))
+        assert isinstance(in_threads(worker, [request(31)])[0], ResourceError)
+    assert in_threads(worker, [request(30)]) == good and worker.fault is None
+
+
+def test_a_pass_that_does_not_end_is_seen(worker: Worker) -> None:
+    held, begun = threading.Event(), threading.Event()
+    assert worker.at_work_for == 0
+
+    def hangs() -> None:
+        begun.set()
+        held.wait(60)
+
+    asked = threading.Thread(target=worker.call, args=(hangs,))
+    asked.start()
+    assert begun.wait(60)
+    first = worker.at_work_for
+    assert 0 < first < worker.at_work_for
+    held.set()
+    asked.join(60)
+    in_threads(worker, [request(30)])
+    worker.call(lambda: None)
+    while worker.at_work_for:
+        threading.Event().wait(0.01)
+
+
+def test_calls_of_one_client_do_not_keep_another_s_passes_waiting(worker: Worker) -> None:
+    """Between two passes each client has one call; a client that is alone has all of its own."""
+    log: list[str] = []
+    held = threading.Event()
+    blocked = threading.Thread(target=worker.call, args=(held.wait, 60))
+    blocked.start()
+    asking = [
+        threading.Thread(target=worker.call, args=(log.append, name), kwargs={"client": name}) for name in ["a"] * 5 + ["b"] * 2
+    ]
+    for thread in asking:
+        thread.start()
+    while worker._inbox.qsize() < 7:
+        threading.Event().wait(0.01)
+    held.set()
+    for thread in (blocked, *asking):
+        thread.join(60)
+    assert sorted(log[:4]) == ["a", "a", "b", "b"] and log[4:] == ["a"] * 3
 
 
 def test_calls_run_on_the_thread_and_their_errors_come_back(worker: Worker) -> None:

@@ -6,12 +6,14 @@ which every user of the machine could see.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import DeviceError, UsageError
 from .flags import Asked, asking, check
 from .run import open_model, tell
 from .screen import note
@@ -41,6 +43,9 @@ def command(
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt.", min=1)] = None,
     request_timeout: Annotated[float, typer.Option(help="Seconds for a whole answer, waiting included.", min=0)] = 600.0,
     drain_timeout: Annotated[float, typer.Option(help="Seconds that requests at work get after SIGTERM.", min=0)] = 30.0,
+    pass_timeout: Annotated[
+        float, typer.Option(help="Seconds for one pass; the process ends (exit code 7) where one takes longer. 0: no watch.", min=0)
+    ] = 300.0,
     *,
     asked: Asked,
 ) -> None:
@@ -50,7 +55,7 @@ def command(
     config = ServerConfig(
         host=host, port=port, uds=uds, name=name or _name(asked.model), keys=read_keys(api_key_file),
         allow_origins=tuple(allow_origin or ()), allow_hosts=tuple(allow_host or ()), max_queue=max_queue,
-        max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout,
+        max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout, pass_timeout=pass_timeout,
     )  # fmt: skip
     check(asked)
     try:
@@ -67,7 +72,13 @@ def command(
         length = max_tokens or (max(own, TURN) if model.chat_tuned else own)
         model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=length)
         tell(model.notes)
-        if serve(create_app(model, config), found, lambda: _say_where(config, found.getsockname())):
+        try:
+            interrupted = serve(create_app(model, config), found, lambda: _say_where(config, found.getsockname()))
+        except DeviceError as error:
+            note(f"dgemma: {error}")
+            sys.stderr.flush()
+            os._exit(error.exit_code)  # an ordinary exit would wait for a thread that may hang in the device
+        if interrupted:
             raise typer.Exit(INTERRUPTED)
 
 

@@ -10,13 +10,16 @@ One pass does what the plain loop (denoise.py, which this must equal token for t
 and its first step are one, and so are a finished canvas's commit and the next canvas's first step. Requests join
 and leave between passes; none waits for another's canvas to stand. Slots are given out by memory (slots.py).
 
+Clients share a pass fairly (shares.py): its room for prompts in equal parts, and beside canvases of others a client's prompts
+bring no more rows than the largest of these others has there, so that a long prompt does not slow down those who answer.
+
 Whoever pulls records drives: there is no thread here, and the lock only keeps drivers apart.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,9 +31,11 @@ from ..model.kv import KVCache
 from .decks import Deck
 from .graphs import Graphs, can_capture
 from .requests import CommitRecord, Record, Request
+from .shares import Waiting, divide
 from .slots import Slot, Slots
 
 T = TypeVar("T")
+BESIDE_OTHERS = 64  # prompt rows that a client has in a pass at least, however small the canvases of others are
 
 
 class Load(NamedTuple):
@@ -57,7 +62,7 @@ class Engine:
         self.decks: dict[tuple[int, bool], Deck] = {}  # by canvas width, and whether its rows have rules
         self.graphs = Graphs(model) if can_capture(model) else None
         self.passes, self.last = 0, Load(0, 0, 0, 0, 0)
-        self._waiting: deque[Slot] = deque()
+        self._waiting = Waiting()
         self._told: dict[int, list[Record]] = {}  # by ticket: records that nobody has polled yet
         self._tickets = 0
         self._lock = threading.RLock()
@@ -68,7 +73,7 @@ class Engine:
         with self._lock:
             ticket, self._tickets = self._tickets, self._tickets + 1
             self._told[ticket] = []
-            self._waiting.append(Slot(ticket, request, request.max_tokens))
+            self._waiting.add(Slot(ticket, request, request.max_tokens))
         return ticket
 
     def check(self, request: Request) -> None:
@@ -80,7 +85,8 @@ class Engine:
         """Forget a request, whatever it is doing; nothing more is told of it."""
         with self._lock:
             self._told.pop(ticket, None)
-            self._waiting = deque(slot for slot in self._waiting if slot.ticket != ticket)
+            for slot in [slot for slot in self._waiting if slot.ticket == ticket]:
+                self._waiting.remove(slot)
             for slot in [slot for slot in self.slots.taken if slot.ticket == ticket]:
                 self._release(slot, keep=True)
 
@@ -113,18 +119,21 @@ class Engine:
                 self.cancel(ticket)
 
     @torch.inference_mode()
-    def read(self, ids: Sequence[int], salt: str = "", keep: bool = False) -> Generator[None, None, KVCache]:
+    def read(
+        self, ids: Sequence[int], salt: str = "", keep: bool = False, client: str = ""
+    ) -> Generator[None, None, KVCache]:  # fmt: skip
         """K and V of some tokens, for whoever wants to look at them with the model (see `by_turns`); what is cached is not read again.
 
         keep: what is read stays in the prefix cache as a finished request's would, and its reader gets a copy.
         """
         with self._lock:
-            encoded = self.slots.prefixes.open(self.model.new_cache(len(ids)), ids, salt)
+            encoded = self.slots.prefixes.open(self.model.new_cache(len(ids)), ids, salt, client=client)
         try:
-            kv, chunk = encoded.kv, self.config.prefill_chunk
-            for start in range(kv.length, len(ids), chunk):
-                self.model.encode(torch.tensor([[*ids[start : start + chunk]]], device=self.model.device), [kv])
-                if start + chunk < len(ids):
+            kv = encoded.kv
+            while kv.length < len(ids):
+                chunk = ids[kv.length : kv.length + self._room_beside_others(client)]
+                self.model.encode(torch.tensor([[*chunk]], device=self.model.device), [kv])
+                if kv.length < len(ids):
                     yield
             encoded.tokens, kv = [*ids], kv.copy() if keep else kv
         except BaseException:
@@ -160,11 +169,16 @@ class Engine:
     def idle(self) -> bool:
         return not self._waiting and not self.slots.taken
 
+    @property
+    def clients(self) -> set[str]:
+        """Whose requests are at work or wait for a slot."""
+        return self._waiting.clients | {slot.client for slot in self.slots.taken}
+
     @torch.inference_mode()
     def advance(self) -> None:
         """One pass for everybody who has a slot; nothing where nobody has one."""
         with self._lock:
-            self._waiting = self.slots.admit(self._waiting)
+            self._let_in()
             readers = self._readers()
             for slot in self.slots.taken:
                 if slot.unread == slot.reading and not slot.on_deck:
@@ -173,13 +187,35 @@ class Engine:
             if self.slots.taken:
                 self._pass(readers)
 
+    def _let_in(self) -> None:
+        """Give out slots. Who has more than a fair share and stands between two canvases makes room for who has less."""
+        given_up = self.slots.admit(self._waiting)
+        while ready := [slot for slot in given_up if slot.between_canvases]:
+            for slot in ready:
+                self._release(slot, keep=True)
+                self._waiting.add(slot, first=True)
+            given_up = self.slots.admit(self._waiting)
+
     def _readers(self) -> list[Slot]:
         """Whose clean tokens are in the coming pass: canvases that stood, and at most `prefill_chunk` of prompts."""
-        room = self.config.prefill_chunk
+        wants: Counter[str] = Counter()
         for slot in self.slots.taken:
-            slot.reading = min(room, slot.unread)
-            room -= slot.reading
+            wants[slot.client] += slot.unread
+        limits = [min(want, self._room_beside_others(client)) for client, want in wants.items()]
+        room = dict(zip(wants, divide(self.config.prefill_chunk, limits), strict=True))
+        for slot in self.slots.taken:
+            slot.reading = min(room[slot.client], slot.unread)
+            room[slot.client] -= slot.reading
         return [slot for slot in self.slots.taken if slot.reading or slot.pending is not None]
+
+    def _room_beside_others(self, client: str) -> int:
+        """Prompt tokens that a client may bring to a pass: `prefill_chunk`, or as many rows as any other has canvases there."""
+        rows: Counter[str] = Counter()
+        for slot in self.slots.taken:
+            if slot.on_deck and slot.client != client:
+                rows[slot.client] += slot.request.width(self.model.config)
+        chunk = self.config.prefill_chunk
+        return min(chunk, max(BESIDE_OTHERS, *rows.values())) if rows else chunk
 
     def _pass(self, readers: list[Slot]) -> None:
         decks = [deck for deck in self.decks.values() if deck.slots]

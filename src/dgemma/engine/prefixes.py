@@ -5,12 +5,13 @@ only, so a sequence can be resumed just where a copy of the window was put aside
 ends of the chunks it was read in, at its prompt's end, and where it was left. A sequence may be resumed by others while it is
 still at work, because what is encoded never changes. Tenants do not see each other: a salt is part of every match.
 
-Least recently used first out. Knows no turns: a request names the places. Trap: a beginning is shared by tokens, never by
+What is forgotten is that of the client who holds most, least recently used first. Knows no turns: a request names the places. Trap: a beginning is shared by tokens, never by
 text; two tokenizations are two prefixes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +44,7 @@ class Encoded:
     tokens: list[int] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
     retired: int = 0  # bytes of K and V beside the marks, once it has left its slot
+    client: str = ""  # whose share of the cache it takes
 
     def by_worth(self, places: Collection[int]) -> list[int]:
         """Places to resume at, the last one worth most: ends of chunks, oldest first, then turns, oldest first but for the
@@ -65,9 +67,9 @@ class Prefixes:
         self.live: list[Encoded] = []
         self.cached: list[Encoded] = []  # the least recently used first
 
-    def open(self, kv: KVCache, ids: Sequence[int], salt: str, turns: Sequence[int] = ()) -> Encoded:
+    def open(self, kv: KVCache, ids: Sequence[int], salt: str, turns: Sequence[int] = (), client: str = "") -> Encoded:
         """A sequence in the empty `kv` that will begin with `ids`; as much of them as is known is in it already."""
-        opened = Encoded(kv, salt, frozenset(turns))
+        opened = Encoded(kv, salt, frozenset(turns), client=client)
         count, best = self._best(ids, salt)
         if best is not None:
             kv.resume(best.kv, count, best.marks[count].window)
@@ -118,17 +120,21 @@ class Prefixes:
             pass
 
     def _forget(self) -> bool:
-        """What is missed least: marks beyond FEW, then sequences, always the least recently used; marks of those at work last."""
-        if self._thin(FEW):
+        """What is missed least, of the client who holds most: marks beyond FEW, then sequences, always the least recently used;
+        marks of those at work last."""
+        held = self._held()
+        most = max(held, key=held.__getitem__, default="")
+        if self._thin(FEW, most):
             return True
-        if self.cached:
-            self.cached.pop(0)
-            return True
-        return self._thin(0)
+        for sequence in self.cached:
+            if sequence.client == most:
+                self.cached.remove(sequence)
+                return True
+        return self._thin(0, most)
 
-    def _thin(self, most: int) -> bool:
+    def _thin(self, most: int, client: str) -> bool:
         for sequence in (*self.cached, *self.live):
-            if len(sequence.marks) > most:
+            if sequence.client == client and len(sequence.marks) > most:
                 del sequence.marks[sequence.by_worth(sequence.marks)[0]]
                 return True
         return False
@@ -136,8 +142,19 @@ class Prefixes:
     @property
     def nbytes(self) -> int:
         """Bytes of what finished sequences hold and of all marks; K and V of those at work are their slots' own."""
-        marks = {id(mark): mark.nbytes for sequence in (*self.cached, *self.live) for mark in sequence.marks.values()}
-        return sum(marks.values()) + sum(sequence.retired for sequence in self.cached)
+        return self._held().total()
+
+    def _held(self) -> Counter[str]:
+        """These bytes by client; a mark of several sequences is its first one's."""
+        held: Counter[str] = Counter()
+        counted: set[int] = set()
+        for sequence in (*self.cached, *self.live):
+            held[sequence.client] += sequence.retired
+            for mark in sequence.marks.values():
+                if id(mark) not in counted:
+                    counted.add(id(mark))
+                    held[sequence.client] += mark.nbytes
+        return held
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -21,6 +21,7 @@ class Request:
     config: DenoiseConfig = DenoiseConfig()
     canvas_ids: tuple[tuple[int, ...], ...] = ()  # starting tokens of the first canvases, instead of noise
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
+    client: str = ""  # whose share of passes, slots and cache it takes: an opaque name, equal for requests of one client
     salt: str = ""  # only requests of the same salt share what was read of their prompts
     marks: tuple[int, ...] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
     rules: Rules = Rules()

@@ -25,7 +25,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from .auth import Guard
-from .jobs import Job, Refusal, Running, unexpected
+from .jobs import ENDINGS, Job, Refusal, Running, unexpected
 from .limits import Admission, Bodies, read
 from .metrics import Metrics
 from .settings import ServerConfig
@@ -93,11 +93,20 @@ class Service:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self.worker.start()
         yield
-        await asyncio.to_thread(self.worker.stop)
+        await asyncio.to_thread(self.worker.stop, None if self.fault is None else 0.0)
         self.threads.shutdown(wait=False, cancel_futures=True)
 
-    def running(self, job: Job, tenant: str) -> Running:
-        running = Running(self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens)
+    @property
+    def fault(self) -> str | None:
+        """Why this process will answer nothing any more; None while passes run."""
+        if self.worker.fault is not None:
+            return str(self.worker.fault)
+        if 0 < self.config.pass_timeout < self.worker.at_work_for:
+            return f"a pass has not ended for {self.config.pass_timeout:g} seconds; the service must be started again"
+        return None
+
+    def running(self, job: Job, tenant: str, client: str) -> Running:
+        running = Running(self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens, client)
         self.at_work.add(running)
         return running
 
@@ -158,7 +167,9 @@ def _route(service: Service, route: Task | Page) -> Route:
             response = await (_run(service, route, request) if isinstance(route, Task) else _answer(service, route, request))
         except Refusal as refusal:
             response = _refuse(refusal, route.shape)
-        except Exception as error:
+        except ENDINGS:
+            raise
+        except BaseException as error:
             response = _refuse(unexpected(error), route.shape)
         finally:
             status = response.status_code if response else 499
@@ -172,7 +183,7 @@ def _route(service: Service, route: Task | Page) -> Route:
 
 
 async def _answer(service: Service, page: Page, request: Request) -> Response:
-    with service.bodies.one() as grow:
+    with service.bodies.one(request.state.client) as grow:
         asked = request if page.body is None else await read(request, page.body, service.config, grow)
         answer = page.handle(service, asked)
         if inspect.isawaitable(answer):
@@ -181,12 +192,13 @@ async def _answer(service: Service, page: Page, request: Request) -> Response:
 
 
 async def _run(service: Service, task: Task, request: Request) -> Response:
-    service.admission.enter(0)  # before the body is read: what is full answers at once
-    with service.bodies.one() as grow:
+    client = request.state.client
+    service.admission.check(client)  # before the body is read: what is full answers at once
+    with service.bodies.one(client) as grow:
         body = await read(request, task.body, service.config, grow)
         job = task.begin(service, body)
-    leave = service.admission.enter(len(job.calls))
-    running = service.running(job, request.state.tenant)
+    running = service.running(job, request.state.tenant, client)
+    leave = service.admission.enter(client, len(job.calls), running)
     if job.stream:
         return Streaming(service, running, task.shape, leave)
     work, gone = asyncio.ensure_future(_whole(service, running)), asyncio.ensure_future(_gone(request))
@@ -297,7 +309,9 @@ class Streaming(Response):
                     yield chunk
             for chunk in answer.end():
                 yield chunk
-        except Exception as error:
+        except ENDINGS:
+            raise
+        except BaseException as error:
             raise unexpected(error) from None
 
 async def _chunk(send: Send, chunk: bytes) -> None:

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .jobs import Refusal, unexpected
+from .jobs import ENDINGS, Refusal, unexpected
+from .limits import client_of
 from .settings import ServerConfig, is_loopback
 
 Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
@@ -40,7 +41,9 @@ class Guard:
 
         try:
             await self._let_through(scope, receive, sending)
-        except Exception as error:  # here, because whoever else met it would log its message, which may hold somebody's text
+        except ENDINGS:
+            raise
+        except BaseException as error:  # here, because whoever else met it would log its message, which may hold somebody's text
             refusal = unexpected(error)
             if not begun:
                 await self.denied(scope, receive, send, refusal)
@@ -63,7 +66,8 @@ class Guard:
         if tenant is None and not self.is_open(scope):
             await self.denied(scope, receive, send, Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"))
             return
-        scope["state"] = scope.get("state", {}) | {"tenant": tenant or ""}
+        client = client_of(tenant or "", (scope.get("client") or (None,))[0])
+        scope["state"] = scope.get("state", {}) | {"tenant": tenant or "", "client": client}
         await self.app(scope, receive, send)
 
     def tenant(self, headers: Headers) -> str | None:

@@ -26,7 +26,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..errors import UsageError
+from ..errors import DeviceError, UsageError
 from .app import Service
 from .settings import ServerConfig
 
@@ -161,6 +161,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service, self.ready = service, ready
         self.interrupted = False
+        self.fault: str | None = None  # why the service ended by itself
         self._until: float | None = None  # when what still runs is ended
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -174,6 +175,10 @@ class Server(uvicorn.Server):
         self.service.admission.draining = True
 
     async def on_tick(self, counter: int) -> bool:
+        if self.fault is None and (fault := self.service.fault) is not None:
+            self.fault = fault
+            self.service.admission.draining = True
+            self._until = time.monotonic()
         if self._until is not None and (time.monotonic() >= self._until or not self.service.admission.open):
             self.service.end_all()
             self.should_exit = True
@@ -193,7 +198,9 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
 
 
 def serve(app: Any, found: socket.socket, ready: Callable[[], None] = lambda: None) -> bool:
-    """Answer until told to end. -> whether it was Ctrl-C."""
+    """Answer until told to end. -> whether it was Ctrl-C. Raises DeviceError where passes run no more."""
     at = server(app, ready)
     at.run([found])
+    if at.fault is not None:
+        raise DeviceError(at.fault)
     return at.interrupted

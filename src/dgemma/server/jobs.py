@@ -20,12 +20,13 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..errors import DgemmaError, LengthError, ResourceError, is_out_of_memory
+from ..errors import DeviceError, DgemmaError, LengthError, ResourceError, is_out_of_memory
 from ..tasks.events import Decisions, Draft
 from .worker import Cancelled, Remote, Worker
 
 ANSWERS = ("stream", "stream_ids", "stream_chat")  # methods whose answer has a length
 MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
+ENDINGS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)  # what is no fault of a request
 log = logging.getLogger("dgemma.server")
 
 
@@ -83,7 +84,7 @@ class Refusal(Exception):
 
 def refusal_of(error: DgemmaError) -> Refusal:
     """The status of an error that a user can meet."""
-    if isinstance(error, ResourceError):
+    if isinstance(error, (DeviceError, ResourceError)):
         return Refusal(503, str(error), "server_error", retry_after=10)
     if error.exit_code == 2:
         return Refusal(400, str(error))
@@ -100,6 +101,8 @@ class Running:
     job: Job
     salt: str = ""
     max_prompt_tokens: int | None = None
+    client: str = ""
+    begun: bool = False  # something of an answer has come
     _events: deque[tuple[int, Any]] = field(default_factory=deque)
     _fresh: asyncio.Event = field(default_factory=asyncio.Event)
     _left: int = 0  # calls that go on
@@ -110,7 +113,8 @@ class Running:
         loop = asyncio.get_running_loop()
         self._left, watched = len(self.job.calls), self.job.stream and self.job.answer.watched
         for index, call in enumerate(self.job.calls):
-            self._remotes.append(remote := Remote(self.worker, self.salt, self.max_prompt_tokens, watched))
+            remote = Remote(self.worker, self.salt, self.max_prompt_tokens, watched, self.client)
+            self._remotes.append(remote)
             self.threads.submit(self._run, loop, index, call, remote)
 
     async def event(self, patience: float | None = None) -> tuple[int, Any] | None:
@@ -149,11 +153,12 @@ class Running:
             loop.call_soon_threadsafe(self._put, index, None)
         except Cancelled:
             pass
-        except Exception as error:
+        except BaseException as error:  # the edge of a thread: a panic of a library is no Exception, and somebody waits here
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._put, index, unexpected(error))
 
     def _put(self, index: int, event: Any) -> None:
+        self.begun = True
         if isinstance(event, Draft) and len(self._events) > MOST_EVENTS:
             late = [(i, e) for i, e in self._events if not (i == index and isinstance(e, Draft) and e.row == event.row)]
             self._events = deque(late)
@@ -200,7 +205,7 @@ def _opened(served: Any, call: Call) -> tuple[Any, int | None]:
         arguments = call.arguments | {"max_tokens": cut}
 
 
-def unexpected(error: Exception) -> Refusal:
+def unexpected(error: BaseException) -> Refusal:
     """What to tell of an error. A fault of ours is told by its kind and place: its message may hold somebody's text, and goes nowhere."""
     if isinstance(error, Refusal):
         return error

@@ -1,16 +1,22 @@
 """How much a client may take: of the body, of nesting, of the queue. Each limit has its own status.
 
+A client is whoever a key belongs to, or where no keys are asked for an address. Where a place in the queue is wanted and none is
+free, the newest request that waits of the client with most of them gives up its own; so one client never leaves 429 for the others.
+
 Refuses to know dialects. Trap: a body's length is what has arrived, never what its header claims.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -24,28 +30,52 @@ STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 CONTAINERS = (dict, list)  # a union made for each value would take five times as long
 
 
+def client_of(tenant: str, address: str | None) -> str:
+    """The name under which a request takes its share: that of its key, else its address (of IPv6 the network, which is one user's)."""
+    if tenant or address is None:
+        return tenant
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if number.version == 6:
+        return str(ipaddress.ip_network((number, 64), strict=False))
+    return address
+
+
 class Bodies:
-    """Bytes of all bodies that are being read and translated. What of one lies within LARGE is free, so that large ones do not shut out others."""
+    """Bytes of all bodies that are being read and translated. What of one lies within LARGE is free, so that large ones do not shut out others.
+
+    No client holds more than it leaves free, so there is always room for another one's.
+    """
 
     def __init__(self, most: int):
-        self.most, self.held = most, 0
+        self.most = most
+        self._held: Counter[str] = Counter()  # by client
+
+    @property
+    def held(self) -> int:
+        return self._held.total()
 
     @contextmanager
-    def one(self) -> Iterator[Callable[[int], None]]:
-        """What is yielded is told how long a body is so far. It raises Refusal 503 where that is too much for all of them together."""
+    def one(self, client: str = "") -> Iterator[Callable[[int], None]]:
+        """What is yielded is told how long a body is so far. It raises Refusal 503 where that is too much."""
         mine = 0
 
         def grow(length: int) -> None:
             nonlocal mine
             fresh = max(0, length - LARGE) - mine
-            if self.held + fresh > self.most:
+            if fresh and self._held[client] + fresh > self.most - self.held - fresh:
                 raise Refusal(503, "too many large bodies are being read; try again later", "server_error", retry_after=5)
-            self.held, mine = self.held + fresh, mine + fresh
+            self._held[client] += fresh
+            mine += fresh
 
         try:
             yield grow
         finally:
-            self.held -= mine
+            self._held[client] -= mine
+            if not self._held[client]:
+                del self._held[client]
 
 
 async def read(request: Request, kind: type[Any], config: ServerConfig, grow: Callable[[int], None]) -> Any:
@@ -129,27 +159,96 @@ def _check_depth(raw: Any, most: int) -> None:
     raise Refusal(400, f"the body is nested more than {most} deep")
 
 
+class Asking(Protocol):
+    """A request that may be turned away while it waits (jobs.Running)."""
+
+    begun: bool  # something of its answer has come
+
+    def end(self, refusal: Refusal) -> None:
+        """Turn it away."""
+
+
+@dataclass(eq=False)
+class Place:
+    """The places of one request, a place for each of its answers."""
+
+    client: str
+    count: int
+    asking: Asking | None  # None: it is never turned away
+    since: float
+
+    @property
+    def waits(self) -> bool:
+        return self.asking is not None and not self.asking.begun
+
+
 class Admission:
     """How many requests are open: at work and waiting together. Counted on the event loop alone."""
 
     def __init__(self, most: int):
-        self.most, self.open = most, 0
+        self.most = most
         self.draining = False
+        self._places: dict[Place, None] = {}  # in the order in which they were taken
+        self._held: Counter[str] = Counter()  # by client
         self._seconds = 1.0  # of an answer, a running mean
 
-    def enter(self, count: int) -> Callable[[], None]:
-        """A place for `count` requests; call what comes back to leave it. Raises Refusal: 429 where there is none, 503 on the way down."""
+    @property
+    def open(self) -> int:
+        """Places that are taken."""
+        return self._held.total()
+
+    def check(self, client: str) -> None:
+        """Raise Refusal where `enter` would, before a body is read: 429 where the service is full, 503 on the way down."""
         if self.draining:
             raise Refusal(503, "the service is shutting down", "server_error", retry_after=10)
-        if self.open and self.open + max(1, count) > self.most:
-            wait = max(1, min(60, round(self._seconds)))
-            raise Refusal(429, f"{self.open} requests are open; try again later", "rate_limit_error", retry_after=wait)
-        self.open += count
-        start, inside = time.monotonic(), [count]
+        if self.open >= self.most and all(held <= self._held[client] + 1 for held in self._held.values()):
+            raise self._full()
+
+    def enter(self, client: str, count: int, asking: Asking | None = None) -> Callable[[], None]:
+        """A place for `count` answers; call what comes back to leave it. Raises Refusal as `check` does.
+
+        Where none is free, the newest requests of clients that have more are turned away, of those that still wait.
+        """
+        self.check(client)
+        count = max(1, count)
+        for place in self._too_many(client, count):
+            self._give_back(place)
+            if place.asking is not None:
+                place.asking.end(self._full())
+        place = Place(client, count, asking, time.monotonic())
+        self._places[place] = None
+        self._held[client] += count
 
         def leave() -> None:
-            if inside:
-                self.open -= inside.pop()
-                self._seconds += 0.1 * (time.monotonic() - start - self._seconds)
+            if place in self._places:
+                self._give_back(place)
+                self._seconds += 0.1 * (time.monotonic() - place.since - self._seconds)
 
         return leave
+
+    def _full(self) -> Refusal:
+        wait = max(1, min(60, round(self._seconds)))
+        return Refusal(429, "too many requests are open; try again later", "rate_limit_error", retry_after=wait)
+
+    def _too_many(self, client: str, count: int) -> list[Place]:
+        """Who is turned away so that `count` more of a client have a place, the newest of whoever has most again and again."""
+        held = self._held.copy()
+        excess = self.open + count - max(count, self.most)
+        found: list[Place] = []
+        waiting = [place for place in reversed(self._places) if place.waits] if excess > 0 else []
+        while excess > 0:
+            richer = [place for place in waiting if held[place.client] > held[client] + count]
+            if not richer:
+                raise self._full()
+            newest = max(richer, key=lambda place: held[place.client])  # the first of several that are equal
+            waiting.remove(newest)
+            found.append(newest)
+            held[newest.client] -= newest.count
+            excess -= newest.count
+        return found
+
+    def _give_back(self, place: Place) -> None:
+        del self._places[place]
+        self._held[place.client] -= place.count
+        if not self._held[place.client]:
+            del self._held[place.client]

@@ -31,6 +31,7 @@ class Metrics:
             "dgemma_requests_open": ("Requests at work or waiting.", lambda: admission.open),
             "dgemma_requests_running": ("Requests that have a slot.", lambda: len(engine.slots.taken)),
             "dgemma_requests_waiting": ("Requests that wait for a slot.", lambda: max(0, admission.open - len(engine.slots.taken))),
+            "dgemma_passes": ("Passes over the model that have ended.", lambda: engine.passes),
             "dgemma_kv_bytes": ("Bytes given to requests at work, K and V and buffers.", lambda: _given(engine)),
         }
         for name, (text, value) in gauges.items():

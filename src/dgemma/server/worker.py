@@ -1,6 +1,8 @@
 """The one thread that owns the device: it alone makes passes, and all else that touches the model runs on it between them.
 
     call(fn)          run something on it, between two passes
+    at_work_for       seconds since a pass or a call began: whether passes still end
+    fault             why the thread has ended, where nobody asked it to
     Remote            what a request's own thread has in place of the engine: `run` waits for records instead of driving
 
 A request's task (api.Model's generators) runs on a small thread of its own, which sleeps in `Remote.run` until there is
@@ -10,12 +12,19 @@ A pass that fails says nothing of who broke it. Everything it carried is forgott
 newest first, until one fails alone: that one gets the error. Requests give the same tokens again, so what a client has already been
 told is not told twice. Trap: in bf16 the company changes a few tokens; one whose committed text came out otherwise the second
 time ends with an error instead of two halves that do not belong together.
+
+After a request that failed alone, a pass of our own is made: where that fails too, the device is lost and the thread ends with a
+`fault`. So does it after an error outside of a pass. Trap: a panic of a Rust library is no Exception; at the edge of a thread
+everything is caught.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import threading
+import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -23,11 +32,13 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from ..config import DenoiseConfig
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Record, Request
-from ..errors import DgemmaError, ResourceError, is_out_of_memory
+from ..errors import DeviceError, DgemmaError, ResourceError, is_out_of_memory
 
 T = TypeVar("T")
+log = logging.getLogger("dgemma.server")
 
 
 class Cancelled(Exception):
@@ -63,32 +74,42 @@ class Worker:
     def __init__(self, engine: Engine, observe: Callable[[Record], None] = lambda record: None):
         self.engine, self._observe = engine, observe
         self.failures = 0  # passes that failed
+        self.fault: DeviceError | None = None
+        self._began: float | None = None  # when the pass or the call at work began; None: nothing is at work
+        self._end: DgemmaError | Cancelled | None = None  # what everybody gets who comes after the end
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._entries: dict[int, _Entry] = {}  # by ticket
         self._suspects: deque[_Entry] = deque()  # to be run alone, after a failed pass
         self._parked: deque[_Entry] = deque()  # who waits until they have been
+        self._calls: dict[str, deque[Callable[[], None]]] = {}  # that wait for the device, by client
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="dgemma device", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread after the pass that it is in."""
+    def stop(self, patience: float | None = None) -> None:
+        """End the thread after the pass that it is in; wait for that, at most `patience` seconds."""
         self._inbox.put(self._stop)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(patience)
 
-    def call(self, fn: Callable[..., T], *arguments: Any) -> T:
+    def call(self, fn: Callable[..., T], *arguments: Any, client: str = "") -> T:
         """Run something that touches the device, between two passes; wait for it. Its error is raised here."""
         if threading.current_thread() is self._thread:
             return fn(*arguments)
         future: Future[T] = Future()
-        self._inbox.put(lambda: _fulfil(future, fn, arguments))
+        self._ask(lambda: self._calls.setdefault(client, deque()).append(lambda: self._fulfil(future, fn, arguments)))
         return future.result()
 
     def submit(self, batch: Batch) -> None:
-        self._inbox.put(lambda: self._admit([_Entry(batch, index) for index in range(len(batch.requests))]))
+        self._ask(lambda: self._admit([_Entry(batch, index) for index in range(len(batch.requests))]))
+
+    def _ask(self, message: Callable[[], None]) -> None:
+        """Leave a message for the thread. Once that has ended, the message is answered with the reason."""
+        self._inbox.put(message)
+        if self._end is not None:
+            self._turn_away()
 
     def cancel(self, batch: Batch) -> None:
         """Forget a batch before the next pass; its thread wakes with Cancelled."""
@@ -101,35 +122,104 @@ class Worker:
         """Requests that are not at work yet."""
         return max(0, len(self._entries) - len(self.engine.slots.taken)) + len(self._suspects) + len(self._parked)
 
+    @property
+    def at_work_for(self) -> float:
+        """Seconds since the pass or the call that the thread is in began; 0 while it waits for something to do."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread was begun and has not ended."""
+        return self._thread.is_alive()
+
     def _stop(self) -> None:
         self._stopping = True
 
     def _work(self) -> None:
-        while not self._stopping:
-            self._obey()
-            if self.engine.idle or self._stopping:
-                continue
-            try:
-                self.engine.advance()
-            except Exception as error:  # whatever it is: the thread survives, and somebody gets to know
-                self._recover(_told_to_its_client(error))
-            self._hand_out()
+        """The thread, from begin to end. Whatever ends it, nobody is left waiting for it."""
+        end: DgemmaError | Cancelled = Cancelled()
+        try:
+            while not self._stopping:
+                self._obey()
+                if not self.engine.idle and not self._stopping:
+                    self._advance()
+                    self._hand_out()
+        except BaseException as error:
+            places = "".join(traceback.format_tb(error.__traceback__))
+            log.error("the device thread ended: %s\n%s", type(error).__name__, places)
+            kind = type(error.__cause__ or error).__name__
+            end = self.fault = DeviceError(f"the device failed ({kind}); the service must be started again")
+        self._began = None
+        self._end = end
         for batch in {entry.batch for entry in (*self._entries.values(), *self._suspects, *self._parked)}:
-            batch.box.put(Cancelled())
+            batch.closed = True
+            batch.box.put(end)
+        self._turn_away()
+
+    def _turn_away(self) -> None:
+        """After the end: answer all messages that are left with its reason."""
+        while True:
+            try:
+                self._inbox.get(block=False)()
+            except Empty:
+                break
+        for calls in [*self._calls.values()]:
+            while calls:
+                calls.popleft()()
+
+    def _advance(self) -> None:
+        """A pass; where it fails, whatever the error is, the thread survives and somebody gets to know."""
+        passes = self.engine.passes
+        if self._began is None:
+            self._began = time.monotonic()
+        try:
+            self.engine.advance()
+        except BaseException as error:
+            self._recover(_told_to_its_client(error))
+            self._began = None
+        if self.engine.passes != passes:  # not where `advance` found nobody to make a pass for: that may not go on either
+            self._began = None
 
     def _obey(self) -> None:
         """What others asked for; without anything to do, wait until they do."""
-        wait = self.engine.idle
+        wait = self.engine.idle and not self._calls
         while not self._stopping:
+            if wait:
+                self._began = None
             try:
                 self._inbox.get(block=wait)()
             except Empty:
-                return
+                break
             wait = False
+        self._take_calls()
+
+    def _take_calls(self) -> None:
+        """The calls that wait: all of them of a client that is alone, one of each where several want the device."""
+        alone = len(self._calls.keys() | self.engine.clients) <= 1
+        for client, calls in [*self._calls.items()]:
+            for _ in range(len(calls) if alone else 1):
+                self._began = time.monotonic()
+                calls.popleft()()
+                self._began = None
+            if not calls:
+                del self._calls[client]
+
+    def _fulfil(self, future: Future[Any], fn: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        try:
+            if self._end is not None:
+                raise self._end
+            future.set_result(fn(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
 
     def _admit(self, entries: list[_Entry]) -> None:
         for entry in entries:
             if entry.batch.closed:
+                continue
+            if self._end is not None:
+                entry.batch.closed = True
+                entry.batch.box.put(self._end)
                 continue
             if self._suspects:
                 self._parked.append(entry)
@@ -139,7 +229,7 @@ class Worker:
     def _enter(self, entry: _Entry) -> None:
         try:
             self._entries[self.engine.submit(entry.batch.requests[entry.index])] = entry
-        except Exception as error:
+        except BaseException as error:
             self._fail(entry.batch, _told_to_its_client(error))
 
     def _forget(self, batch: Batch) -> None:
@@ -195,8 +285,22 @@ class Worker:
             return
         self._parked.extendleft(self._suspects)  # the one to blame was found, or there was no other
         self._suspects.clear()
+        self._suspects.extend(suspects)  # who is told, should the device be lost
+        self._check_device()
+        self._suspects.clear()
         for entry in suspects:
             self._fail(entry.batch, error)
+
+    def _check_device(self) -> None:
+        """Raises DeviceError where a pass of our own, with nobody else in it, fails as well: then it was no request's fault."""
+        config = DenoiseConfig(max_denoising_steps=1, stability_threshold=1, eos_token_id=None)
+        try:
+            for _ in self.engine.run([Request((0,), 1, config=config)]):
+                pass
+        except BaseException as error:
+            if not is_out_of_memory(error):  # others may have taken the memory, and give it back
+                raise DeviceError("a pass of our own failed") from error
+            self.engine.abandon()
 
     def _go_on(self) -> None:
         """The next of those that are run alone; after them all who waited."""
@@ -213,8 +317,11 @@ class Worker:
 class Remote:
     """The engine, as a request's thread sees it: tasks get this in place of `Model.engine`."""
 
-    def __init__(self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None, watched: bool = True):
+    def __init__(
+        self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None, watched: bool = True, client: str = ""
+    ):  # fmt: skip
         self._worker, self._salt, self._most, self._watched = worker, salt, max_prompt_tokens, watched
+        self._client = client
         self._batch: Batch | None = None
         self._closed = False
         self.model, self.config, self.slots = worker.engine.model, worker.engine.config, worker.engine.slots
@@ -226,7 +333,9 @@ class Remote:
 
     def run(self, requests: Sequence[Request]) -> Iterator[Record]:
         """Engine.run, by the worker. Raises Cancelled once nobody waits for it any more."""
-        salted = [dataclasses.replace(request, salt=self._salt + request.salt) for request in requests]
+        salted = [
+            dataclasses.replace(request, salt=self._salt + request.salt, client=self._client) for request in requests
+        ]
         batch = self._batch = Batch(salted, watched=self._watched)
         if self._closed:
             raise Cancelled
@@ -245,13 +354,13 @@ class Remote:
                 self._worker.cancel(batch)
 
     def read(self, ids: Sequence[int], keep: bool = False) -> Any:
-        return self._worker.engine.read(ids, self._salt, keep)
+        return self._worker.engine.read(ids, self._salt, keep, self._client)
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:
         """Engine.do, by the worker. Raises Cancelled once nobody waits for it any more."""
         if self._closed:
             raise Cancelled
-        return self._worker.call(self._worker.engine.do, fn, *arguments)
+        return self._worker.call(self._worker.engine.do, fn, *arguments, client=self._client)
 
     def close(self) -> None:
         """End what runs, from any thread; its slots are free before the next pass."""
@@ -260,14 +369,7 @@ class Remote:
             self._worker.cancel(self._batch)
 
 
-def _fulfil(future: Future[Any], fn: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    try:
-        future.set_result(fn(*arguments))
-    except BaseException as error:
-        future.set_exception(error)
-
-
-def _told_to_its_client(error: Exception) -> DgemmaError:
+def _told_to_its_client(error: BaseException) -> DgemmaError:
     """The same without a traceback, whose frames would keep the pass's memory alive, and without anybody's text."""
     if isinstance(error, DgemmaError):
         return error.with_traceback(None)

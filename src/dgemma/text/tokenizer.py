@@ -19,7 +19,7 @@ from typing import Any
 import tokenizers
 
 from ..config import read_json
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError, UsageError, is_panic
 from .vocabulary import CONTROL_TEXTS, Vocabulary, read_vocabulary
 
 
@@ -93,7 +93,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without anything added. No part of it becomes a control token.
 
-        Raises UsageError for text that cannot be written as UTF-8 (half of a surrogate pair), with its position.
+        Raises UsageError for text that cannot be written as UTF-8 (half of a surrogate pair), with its position, and for
+        text on which a pattern of the tokenizer gives up.
         """
         if not isinstance(text, str):
             raise UsageError(f"text must be a string, not {type(text).__name__}")
@@ -103,7 +104,12 @@ class Tokenizer:
             broken = ord(text[error.start])
             raise UsageError(f"character {error.start} of the text (U+{broken:04X}) is half a character") from None
         # of several, because that one lets other threads run meanwhile; "fast" leaves out places, which nobody asks for
-        return self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        try:
+            return self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except BaseException as error:  # a pattern that backtracks too often ends in a panic, which is no Exception
+            if not is_panic(error):
+                raise
+            raise UsageError("this checkpoint's tokenizer fails on the text; ask with another text") from None
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of some ids. Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.

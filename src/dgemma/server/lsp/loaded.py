@@ -44,7 +44,7 @@ class Loaded:
             worker = Worker(model.engine)
             worker.start()
             self.ready.set_result((model, worker))
-        except Exception as error:
+        except BaseException as error:  # the edge of a thread
             small = ResourceError("out of memory; `dgemma doctor` says what fits where") if is_out_of_memory(error) else error
             self.ready.set_exception(small)
 

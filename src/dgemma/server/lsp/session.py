@@ -213,7 +213,7 @@ class Session:
             if self._settle(pending, error=(FAILED, str(error))) and self._told != str(error):
                 self._told = str(error)  # once, and not with every key
                 self._writer.write({"method": "window/showMessage", "params": {"type": ERROR, "message": f"dgemma: {error}"}})
-        except Exception as error:  # a fault of ours: its words may hold somebody's text, and go nowhere
+        except BaseException as error:  # a fault of ours, or a library's panic: its words may hold somebody's text, and go nowhere
             self._settle(pending, error=(INTERNAL, f"the gap could not be filled ({type(error).__name__}); this is a bug"))
 
     # answers

@@ -29,9 +29,21 @@ class Content(msgspec.Struct):
     content: str
 
 
-def health(service: Service, request: Any) -> Any:
-    draining = service.admission.draining
-    return Response('{"status":"draining"}' if draining else '{"status":"ok"}', 503 if draining else 200, media_type="application/json")
+def alive(service: Service, request: Any) -> Response:
+    """Whether passes run: 503 means that the process must be started again."""
+    return _status("ok" if service.fault is None else "failed")
+
+
+def health(service: Service, request: Any) -> Response:
+    """Whether requests are taken."""
+    if service.fault is None and service.admission.draining:
+        return _status("draining")
+    return alive(service, request)
+
+
+def _status(status: str) -> Response:
+    body = msgspec.json.encode({"status": status})
+    return Response(body, 200 if status == "ok" else 503, media_type="application/json")
 
 
 def metrics(service: Service, request: Any) -> Response:
@@ -133,6 +145,7 @@ ERRORS = {
 
 ROUTES = (
     Page("/health", health, shape, access="open"),
+    Page("/health/live", alive, shape, access="open"),
     Page("/metrics", metrics, shape, media="text/plain"),
     Page("/tokenize", tokenize, shape, TokenizeRequest, Tokens, {"content": "def area(r):"}),
     Page("/detokenize", detokenize, shape, Tokens, Content, {"tokens": [300, 301]}),
