@@ -1,7 +1,7 @@
 # make demo: install into .venv and watch two canvases settle.   make test: install and run the tests.
 #
 # The stamp files remember what is installed, so that a second call starts at once. PYTHON picks the interpreter
-# (3.11 or later), VENV another folder, MODEL another checkpoint than the one that ships.
+# (3.11 or later), VENV another folder, MODEL another checkpoint than the one that ships. docs/install.md has installing without make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 KERNELS := hatch_build.py $(wildcard src/dgemma/kernels/c/*.[ch])
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help install demo test test-all test-clients clean
+.PHONY: help install demo test test-all test-clients check-install lock sbom clean
 
 help:
 	@sed -n '1p' Makefile | cut -c 3-
@@ -19,25 +19,40 @@ help:
 demo: install
 	$(BIN)/dgemma fill examples/gap.py $(WITH_MODEL)
 	$(BIN)/dgemma run 'def read_lines(path):' --max-tokens 64 $(WITH_MODEL)
+	@echo
+	@echo "dgemma is installed as $(BIN)/dgemma; to type dgemma alone:  . $(BIN)/activate"
+	@echo "next:  $(BIN)/dgemma serve $(WITH_MODEL)"
 
 # One thread: the models of the tests are tiny, and threads that wait for each other only cost on a busy machine.
 test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n 2 -rs -m 'not slow'
 
-test-all: export OMP_NUM_THREADS ?= 1
-test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 -rs
+# Every test with the oldest and with the newest versions, in .venv-oldest and .venv-newest; writes tests/range/results.md.
+test-all:
+	$(PYTHON) scripts/test_range.py
 
 # Other people's clients against a running service, in environments of their own (.venv-clients).
 test-clients: $(VENV)/.installed-test
 	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh
 
+# Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
+check-install:
+	PYTHON=$(PYTHON) scripts/check_install.sh
+
+# What a service needs, every file of it by its hash: requirements.txt. UPGRADE=--upgrade takes the newest versions.
+lock:
+	PYTHON=$(PYTHON) scripts/lock.sh $(UPGRADE)
+
+# What is installed in $(VENV), as a CycloneDX bill of materials: dist/sbom.cdx.json.
+sbom: install
+	PYTHON=$(PYTHON) VENV=$(VENV) scripts/sbom.sh
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
-	@echo "installing dgemma into $(VENV) (torch is a large download; once)"
-	$(PIP) -e .
+	@echo "installing dgemma into $(VENV) (on Linux torch is a download of 2.7 GB, with CUDA; once)"
+	$(PIP) -e '.[serve]'
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
@@ -51,5 +66,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-clients .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-clients .venv-oldest .venv-newest .venv-tools .pytest_cache .hypothesis dist
 	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

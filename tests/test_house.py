@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "dgemma"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     "errors": 0, "config": 1, "kernels": 2, "text": 2, "weights": 3, "sampling": 3, "model": 4, "engine": 5,
-    "tasks": 6, "api": 7, "server": 8, "train": 8, "audit": 8, "bench": 8, "cli": 9,
+    "tasks": 6, "api": 7, "server": 8, "train": 8, "audit": 8, "bench": 8, "cli": 9, "__main__": 10,
 }  # fmt: skip
 ROOT = "__init__"  # the package's own file: it names things lazily and stands on no floor
 LONGEST = 420
@@ -169,3 +169,21 @@ def test_lazy_names_are_the_public_ones() -> None:
     assert dgemma.errors.UsageError.exit_code == 2
     with pytest.raises(AttributeError, match="nothing_like_this"):
         dgemma.nothing_like_this  # noqa: B018
+
+
+LINUX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslog", "crypt", "spwd", "nis"}
+
+
+def test_every_module_is_imported_where_python_lacks_what_windows_lacks() -> None:
+    """Windows' Python has none of LINUX_ONLY; a module that needs one at import would break every verb that reaches it."""
+    modules = [".".join(["dgemma", *file.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__") for file in FILES]
+    modules = [name for name in modules if not name.endswith("_triton")]  # there is no Triton either
+    code = (
+        "import sys, torch, importlib\n"  # what torch and the standard library import for themselves they have on Windows
+        "import asyncio, subprocess, tempfile, socket, multiprocessing, uvicorn, starlette, typer, rich, huggingface_hub, tokenizers\n"
+        f"lacking = {sorted(LINUX_ONLY)!r}\n"
+        "for name in lacking: sys.modules[name] = None\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr

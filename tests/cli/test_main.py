@@ -54,6 +54,18 @@ def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("Usage: dgemma")
 
 
+def test_the_module_runs_as_the_command_does() -> None:
+    def of(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "dgemma", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    assert of("--version").stdout == f"dgemma {dgemma.__version__}\n"
+    assert of().stdout.startswith("Usage: python -m dgemma [OPTIONS]")
+    assert of("run", "--help").stdout.startswith("Usage: python -m dgemma run [OPTIONS]")
+    wrong = of("run", "x", "--steps", "many")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("dgemma: run: Invalid value for")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -79,7 +91,7 @@ def test_every_error_is_one_line_with_its_exit_code(
 ) -> None:
     error = getattr(errors, kind)("name\nwith a line\x1b[31m and a colour")
 
-    def fail(_: object) -> int:
+    def fail(*_: object) -> int:
         raise error
 
     monkeypatch.setattr(main_module, "_invoke", fail)
@@ -99,7 +111,7 @@ class OutOfMemoryError(RuntimeError):
 def test_memory_that_runs_out_is_an_error_of_one_line(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: object) -> int:
+    def fail(*_: object) -> int:
         raise error
 
     monkeypatch.setattr(main_module, "_invoke", fail)
@@ -112,13 +124,13 @@ def test_an_interrupt_and_a_lost_reader_are_quiet(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for error, code in ((KeyboardInterrupt(), INTERRUPTED), (BrokenPipeError(), BROKEN_PIPE)):
-        monkeypatch.setattr(main_module, "_invoke", lambda _, error=error: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(main_module, "_invoke", lambda *_, error=error: (_ for _ in ()).throw(error))
         assert main(["run"]) == code
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main_module, "_invoke", lambda _: {}["bug"])
+    monkeypatch.setattr(main_module, "_invoke", lambda *_: {}["bug"])
     with pytest.raises(KeyError):
         main(["run"])
 

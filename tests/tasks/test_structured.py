@@ -124,7 +124,7 @@ def test_what_cannot_be_kept_is_refused_by_name(model: dgemma.Model, asked: dict
 
 def test_a_missing_library_is_named_with_its_mending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(UsageError, match=r"pip install 'dgemma\[serve\]'"):
+    with pytest.raises(UsageError, match=r"needs the package 'llguidance'.* install .*\[serve\]"):
         form("regex", "a", BYTES, ENDS)
 
 

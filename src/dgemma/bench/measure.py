@@ -8,8 +8,8 @@ canvas says nothing, so both are always in the row.
 from __future__ import annotations
 
 import dataclasses
-import resource
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -21,6 +21,11 @@ from ..engine.requests import CommitRecord, StepRecord
 from ..model.dgemma import DiffusionGemma
 from .recipes import Recipe
 from .roofline import Machine, bytes_per_weight, synchronise, work_of
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 
 @dataclass
@@ -125,6 +130,9 @@ def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
     return seen
 
 
-def _most_resident() -> int:
-    """Bytes of this process's peak resident memory."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _most_resident() -> float:
+    """Bytes of this process's peak resident memory; NaN on Windows, where Python does not tell it."""
+    if resource is None:
+        return float("nan")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -98,12 +98,15 @@ def dgemma(
     """Run DiffusionGemma on your own machine: a canvas of noise settles into text."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (default: the process's own) and return its exit code. Only bugs raise."""
+def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int:
+    """Run one command line (default: the process's own) and return its exit code. Only bugs raise.
+
+    `program` is what the user typed before the verb; usage lines begin with it.
+    """
     if sys.stderr is None:  # closed by the caller; what is printed to it would otherwise land on stdout
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (for as long as the process lives)
     try:
-        code = _invoke(list(sys.argv[1:] if arguments is None else arguments) or ["--help"])
+        code = _invoke(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], program)
         if sys.stdout is not None:
             sys.stdout.flush()  # an error here still has an exit code; at the end of the process it has none
         return code
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except _ClickError as error:
         context = getattr(error, "ctx", None)
-        where = context.command_path.partition(" ")[2] if context else ""
+        where = context.command_path.removeprefix(program).strip() if context else ""
         return _fail(f"{where}: {error.format_message()}" if where else error.format_message(), error.exit_code)
     except typer.Abort:
         return _fail("stopped", 1)
@@ -133,11 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _invoke(arguments: list[str]) -> int:
+def _invoke(arguments: list[str], program: str) -> int:
     """Through the command's own two halves: its `main` would print errors its way and read an environment variable."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("dgemma", arguments) as context:
+        with command.make_context(program, arguments) as context:
             command.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code

@@ -13,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DeviceError, UsageError
+from ..config.extras import SERVE_MODULES, first_missing, missing_extra
+from ..errors import DeviceError
 from .flags import Asked, asking, check
 from .run import open_model, tell
 from .screen import note
@@ -58,13 +59,11 @@ def command(
         max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout, pass_timeout=pass_timeout,
     )  # fmt: skip
     check(asked)
-    try:
-        from ..server.app import create_app
-        from ..server.http import listen, serve
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("dgemma"):
-            raise
-        raise UsageError(f"serve needs the package '{error.name}'; pip install 'dgemma[serve]'") from None
+    if package := first_missing(SERVE_MODULES):
+        raise missing_extra("serve", package)
+    from ..server.app import create_app
+    from ..server.http import listen, serve
+
     found = listen(config)
     with found:
         model = open_model(asked)

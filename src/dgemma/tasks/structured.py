@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.extras import missing_extra
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
 
@@ -195,7 +196,7 @@ def _library() -> Any:
     try:
         import llguidance
     except ImportError:
-        raise UsageError(f"answers of a given form need {PACKAGE}, which is not installed; pip install 'dgemma[serve]'") from None
+        raise missing_extra("an answer of a given form", PACKAGE) from None
     return llguidance
 
 
