@@ -1,18 +1,36 @@
-"""The world: every family's own answer passes its check and a broken one fails, sides do not meet, and all is a function of the index."""
+"""The world.
+
+Every family's own answer passes its check and a broken one fails, sides do not meet, and all is a function of
+the index.
+"""
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import random
+from pathlib import Path
 
 import pytest
 
 from dgemma.errors import UsageError
-from dgemma.train.world import FAMILIES, HOLDOUTS, Example, World, judge, sandbox
+from dgemma.train.world import (
+    FAMILIES,
+    HOLDOUTS,
+    Example,
+    World,
+    facts,
+    judge,
+    names,
+    sandbox,
+    vocabulary,
+    words,
+)
+from dgemma.train.world import german as german_words
 from dgemma.train.world.checks import Exact, SameCall, SameJson, SameResults, SameTable
-from dgemma.train.world.draw import Draw, is_held_out
 from dgemma.train.world.compositions import LOOPED, spec
+from dgemma.train.world.draw import Draw, is_held_out
 from dgemma.train.world.functions import Function
 
 MANY = 30
@@ -36,7 +54,9 @@ def test_own_answers_pass_and_broken_ones_fail(name: str, kind: str | None) -> N
     drawn = examples(name, kind)
     checks = [example.check for example in drawn]
     own = [example.answer for example in drawn]
-    verdicts = judge(checks * 3, [*own, *map(broken, own), *[""] * len(own)])  # at once: each call is a process
+    verdicts = judge(
+        checks * 3, [*own, *map(broken, own), *[""] * len(own)]
+    )  # at once: each call is a process
     assert verdicts == [True] * MANY + [False] * 2 * MANY
 
 
@@ -60,7 +80,9 @@ def everything(example: Example) -> str:
 
 def test_an_example_is_a_function_of_seed_side_and_index() -> None:
     one, other = World(3), World(3)
-    assert [one.sample(index) for index in range(50)] == [other.sample(index) for index in reversed(range(50))][::-1]
+    assert [one.sample(index) for index in range(50)] == [
+        other.sample(index) for index in reversed(range(50))
+    ][::-1]
     assert [next(iter(one)) for _ in range(5)] == [one.sample(index) for index in range(5)]
     assert World(4).sample(0) != one.sample(0) != World(3, "test").sample(0)
 
@@ -93,7 +115,9 @@ def test_the_train_side_shows_nothing_held_out(monkeypatch: pytest.MonkeyPatch) 
             World(5, "test", kind).sample(index)
         held = {thing for thing in seen[kind] if is_held_out(kind, thing)}
         assert len(held) > 10 and not held & train[kind]
-        assert not [thing for other in HOLDOUTS if other != kind for thing in seen[other] if is_held_out(other, thing)]
+        assert not [
+            thing for other in HOLDOUTS if other != kind for thing in seen[other] if is_held_out(other, thing)
+        ]
 
 
 def test_prompts_of_the_test_side_are_new() -> None:
@@ -153,7 +177,7 @@ def test_different_compositions_give_different_results() -> None:
         (SameCall("f", {"x": 1}), 'f{"x": 1}', 'f{"x": "1"}'),
         (SameCall("f", {}), "f{}", "g{}"),
     ],
-)  # fmt: skip
+)
 def test_a_check_tells_right_from_wrong(check, right: str, wrong: str) -> None:  # type: ignore[no-untyped-def]
     assert judge([check, check], [right, wrong]) == [True, False]
 
@@ -170,7 +194,7 @@ def test_a_program_is_judged_by_what_it_does() -> None:
         "def f(x):\n    return [].__class__ and x * 2": False,
         "def f(x):\n    return open('/etc/passwd').read() and x * 2": False,
         "f = lambda x: x * 2": False,
-    }  # fmt: skip
+    }
     assert judge([check] * len(answers), list(answers)) == list(answers.values())
 
 
@@ -182,4 +206,64 @@ def test_a_program_that_does_not_end_costs_only_itself() -> None:
     endless = job("def f(x):\n    while True:\n        pass")
     greedy = job("def f(x):\n    return [0] * 10 ** 10 and x")
     deep = job("def f(x):\n    return f(x)")
-    assert sandbox.run([good, endless, good, greedy, deep, good], seconds=1.0) == [True, False, True, False, False, True]
+    assert sandbox.run([good, endless, good, greedy, deep, good], seconds=1.0) == [
+        True,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_every_closed_word_and_every_syllable_is_one_token() -> None:
+    tokenizer = vocabulary.vocabulary(2048, examples=1500)
+    assert tokenizer.get_vocab_size() == 2048
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    spoken = [
+        *words.COLORS,
+        *words.THINGS,
+        *words.ANIMALS,
+        *words.JOBS,
+        *facts.CAPITALS.values(),
+        *facts.DAYS,
+    ]
+    spoken += [german for _, german in german_words.NOUNS.values()]
+    assert not [word for word in spoken if tokens(f" {word}") != 1]
+    assert not [word for word in ("def", "return", "for", "in", "numbers", "Return") if tokens(word) != 1]
+    made = [names.made(Draw(random.Random(number))) for number in range(300)]
+    assert max(tokens(f" {word.capitalize()}") for word in made) <= 3  # one a syllable
+    assert max(tokens(f"_{word}") for word in made) <= 3
+    assert tokens(" extraordinary") > 1  # must fail: nobody put it in
+    for text in ("Größe: 3\n\n  x", '{"a":[1,"ß"]}', "日本", "a  b\t\n"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
+
+
+def test_the_held_out_wording_is_not_among_the_others() -> None:
+    folder = Path(sandbox.__file__).parent
+    found = 0
+    for node in (
+        node for file in folder.glob("*.py") for node in ast.walk(ast.parse(file.read_text("utf-8")))
+    ):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.count(" | ") > 1:
+            *seen, held = node.value.split(" | ")
+            found += 1
+            assert held not in seen, held
+    assert found > 100
+
+
+def test_decisions_and_edits_are_put_as_the_tasks_put_them() -> None:
+    for example in examples("decide", None):
+        state, _, asked = example.messages[-2]["content"].partition("\n\n")
+        assert state and asked.endswith(".")
+        labels = asked.rpartition("Answer with one of: ")[2][:-1].split(", ")
+        assert example.answer in labels
+    for name in ("edit", "rename", "change", "restyle", "two_code_edits"):
+        for example in examples(name, None):
+            instruction, _, document = example.messages[-2]["content"].partition("\n")
+            assert (
+                instruction and "\n" in document
+            )  # tasks/edit.py: the document in the line below the instruction

@@ -1,11 +1,13 @@
-"""A small world by program: unlimited conversations, code, edits, tables, tools and decisions with exact answers.
+"""A small world by program: unlimited conversations, code, edits, tables, tools and decisions with exact
+answers.
 
     world = World(seed=0)
     example = world.sample()
     judge([example.check], [example.answer])    # [True]
 
-Each module holds one idea: `families` registers what there is, `draw` keeps the hold-outs, `checks` judges answers. No text of others
-is in here: word lists are plain vocabulary, code and sentences are written by rules.
+Each module holds one idea: `families` registers what there is, `draw` keeps the hold-outs, `checks` judges
+answers. No text of others is in here: word lists are plain vocabulary, code and sentences are written by
+rules.
 """
 
 from __future__ import annotations

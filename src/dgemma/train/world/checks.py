@@ -1,6 +1,8 @@
-"""The checks that judge answers: text as text, JSON as values, tables as cells, calls as name and arguments, code by running it.
+"""The checks that judge answers: text as text, JSON as values, tables as cells, calls as name and arguments,
+code by running it.
 
-`judge` takes many answers at once, so that all code among them runs in one restricted process (sandbox.py) instead of one each.
+`judge` takes many answers at once, so that all code among them runs in one restricted process (sandbox.py)
+instead of one each.
 """
 
 from __future__ import annotations
@@ -115,7 +117,8 @@ def written_call(name: str, arguments: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class SameResults(Check):
-    """The program `before + answer + after` defines `name`, which returns and prints what the reference does for all inputs.
+    """The program `before + answer + after` defines `name`, which returns and prints what the reference does
+    for all inputs.
 
     `contains`: what the answer was asked to hold, such as "for " where a loop was.
     """

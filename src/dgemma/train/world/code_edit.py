@@ -1,7 +1,7 @@
 """Families that change code: rename, another condition, loop or one line, one step at a time or two at once.
 
-A step takes a function and gives the instruction and the changed function. Because a function is kept as its parts, the
-answer of any two steps follows from them.
+A step takes a function and gives the instruction and the changed function. Because a function is kept as its
+parts, the answer of any two steps follows from them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from .example import Example, ask
 from .families import family
 from .functions import Function, a_function
 
-
 Step = Callable[[Draw, Function], tuple[str, Function]]
 
 
@@ -27,7 +26,7 @@ def _new_name(draw: Draw, function: Function) -> tuple[str, Function]:
         "Change the name to {new}. | Rename this function to {new}. | Name the function {new}. | "
         "The function should be called {new}. | Change the function name to {new}. | "
         "Use {new} as the name of the function."
-    )  # fmt: skip
+    )
     return said.replace("{new}", new).replace("{old}", function.name), dataclasses.replace(function, name=new)
 
 
@@ -40,8 +39,10 @@ def _new_argument(draw: Draw, function: Function) -> tuple[str, Function]:
         "Call the argument {new}. | Rename the parameter {old} to {new}. | Change {old} to {new}. | "
         "Rename the argument {old} to {new}. | The argument should be called {new}. | "
         "Use {new} instead of {old}."
-    )  # fmt: skip
-    return said.replace("{new}", new).replace("{old}", function.argument), dataclasses.replace(function, argument=new)
+    )
+    return said.replace("{new}", new).replace("{old}", function.argument), dataclasses.replace(
+        function, argument=new
+    )
 
 
 def _add_doc(draw: Draw, function: Function) -> tuple[str, Function]:
@@ -60,7 +61,7 @@ def _use_loop(draw: Draw, function: Function) -> tuple[str, Function]:
     said = draw.way(
         "Write this with a loop. | Turn this into a for loop. | Use a for loop. | Use a loop instead. | "
         "Rewrite it with a loop. | Convert this to a loop."
-    )  # fmt: skip
+    )
     return said, dataclasses.replace(function, loop=True)
 
 
@@ -68,7 +69,7 @@ def _use_one_line(draw: Draw, function: Function) -> tuple[str, Function]:
     said = draw.way(
         "Write this in one line. | Use one line. | Make it shorter. | Rewrite it without a loop. | "
         "Use a comprehension. | Turn the loop into one line. | Simplify this."
-    )  # fmt: skip
+    )
     return said, dataclasses.replace(function, loop=False)
 
 
@@ -86,7 +87,7 @@ def _new_condition(draw: Draw, function: Function) -> tuple[str, Function]:
         said = draw.way(
             "Use only {}. | Change it to take only {}. | Make this use only {}. | Take only {}. | "
             "Change the condition to {}. | It should use {} instead."
-        )  # fmt: skip
+        )
         said = said.replace("{}", draw.pick(keep.english).replace("{}", spec.kind))
     return said.replace("{x}", str(new.keep_by)), dataclasses.replace(function, spec=new)
 
@@ -118,17 +119,29 @@ def restyle(draw: Draw) -> Example:
 
 
 _PAIRS: tuple[tuple[Step, Step], ...] = (
-    (_new_name, _add_doc), (_new_name, _new_argument), (_new_name, _use_loop), (_new_argument, _add_doc),
-    (_new_condition, _add_doc), (_new_condition, _use_loop), (_new_name, _remove_doc), (_new_argument, _use_one_line),
-)  # fmt: skip
-_HELD_PAIRS: tuple[tuple[Step, Step], ...] = ((_new_name, _new_condition), (_use_loop, _new_argument), (_use_loop, _add_doc))
+    (_new_name, _add_doc),
+    (_new_name, _new_argument),
+    (_new_name, _use_loop),
+    (_new_argument, _add_doc),
+    (_new_condition, _add_doc),
+    (_new_condition, _use_loop),
+    (_new_name, _remove_doc),
+    (_new_argument, _use_one_line),
+)
+_HELD_PAIRS: tuple[tuple[Step, Step], ...] = (
+    (_new_name, _new_condition),
+    (_use_loop, _new_argument),
+    (_use_loop, _add_doc),
+)
 
 
 @family("two_code_edits", weight=1.5, holdouts=(WORDS, COMPOSITIONS, PARAPHRASES, TWO_STEPS))
 def two_code_edits(draw: Draw) -> Example:
     """Two steps in one request."""
     steps = draw.steps(_PAIRS, _HELD_PAIRS)
-    function = a_function(draw, loops=_use_loop in steps or _use_one_line in steps, with_keep=_new_condition in steps)
+    function = a_function(
+        draw, loops=_use_loop in steps or _use_one_line in steps, with_keep=_new_condition in steps
+    )
     function = dataclasses.replace(
         function,
         doc=_remove_doc in steps or (function.doc and _add_doc not in steps),
@@ -174,14 +187,17 @@ def rename_variable(draw: Draw) -> Example:
         while (name := names.variable(draw)) in taken:
             pass
         taken.append(name)
-    old = dict(zip(places, taken, strict=False)) | {"m": str(draw.number(1, 30)), "n": str(draw.number(1, 30))}
+    old = dict(zip(places, taken, strict=False)) | {
+        "m": str(draw.number(1, 30)),
+        "n": str(draw.number(1, 30)),
+    }
     place = draw.pick(places)
     said = draw.way(
         "Rename {old} to {new}. | Rename {old} to {new} in this code | "
         "Rename the variable {old} to {new}. | Rename {old} to {new} | Change {old} to {new}. | "
         "Replace {old} with {new}. | Use {new} instead of {old}. | Call {old} {new} instead. | "
         "Rename `{old}` to `{new}`. | In this code, rename {old} to {new}."
-    )  # fmt: skip
+    )
     if place in "fg":
         said = said.replace("variable", "function")
     said = draw.dress(said).replace("{old}", old[place]).replace("{new}", taken[-1])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import compositions, names
-from .compositions import LOOPED, Spec
 from .checks import Exact
+from .compositions import LOOPED, Spec
 from .draw import COMPOSITIONS, PARAPHRASES, WORDS, Draw
 from .example import Example, ask
 from .families import family
@@ -17,7 +17,9 @@ from .words import imperative
 def _place(draw: Draw, spec: Spec) -> str:
     """Where the items are, when no argument is named."""
     ways = ("", " in a list", " of a list", " from a list", " in the list", f" in a list of {spec.kind}")
-    return draw.pick(ways) if not spec.english().endswith("commas") else draw.pick((" in a list", " of a list"))
+    return (
+        draw.pick(ways) if not spec.english().endswith("commas") else draw.pick((" in a list", " of a list"))
+    )
 
 
 def _style(draw: Draw, spec: Spec, loop: bool, doc: bool) -> str:
@@ -59,14 +61,20 @@ def _without_name(draw: Draw, spec: Spec, style: str) -> str:
         return _by_deed(draw, spec, style)
     what = spec.english(_place(draw, spec), draw)
     if not style and draw.chance(0.15) and spec.fold not in ("any", "all"):
-        question = draw.way("How do I get {} in Python? | How can I find {} in Python? | How do you get {} with Python?")
+        question = draw.way(
+            "How do I get {} in Python? | How can I find {} in Python? | How do you get {} with Python?"
+        )
         return draw.dress(question.replace("{}", what))
     said = draw.way(
-        "Write a function that returns {}. | Write a function that returns {}. | Write a Python function that returns {}. | "
-        "Write a function to get {}. | I need a function that returns {}. | Give me a function that returns {}. | "
-        "Write Python code that returns {}. | Write a function which returns {}. | Python function that returns {}. | "
+        "Write a function that returns {}. | Write a function that returns {}. | "
+        "Write a Python function that returns {}. | "
+        "Write a function to get {}. | I need a function that returns {}. | "
+        "Give me a function that returns {}. | "
+        "Write Python code that returns {}. | Write a function which returns {}. | "
+        "Python function that returns {}. | "
         "Create a function that gives {}. | Make a function that returns {}. | Write code to find {}. | "
-        "Define a function that returns {}. | Code a function that computes {}. | Write me a function returning {}."
+        "Define a function that returns {}. | Code a function that computes {}. | "
+        "Write me a function returning {}."
     )
     return draw.dress(said.replace("{}", what) + style)
 
@@ -75,9 +83,12 @@ def _by_deed(draw: Draw, spec: Spec, style: str) -> str:
     """The same, with a verb for what the function does."""
     deed = spec.deed(_place(draw, spec), draw)
     said = draw.way(
-        "Write a function that {}. | Write a function that {}. | Write a Python function that {}. | Write a function to {i}. | "
-        "I need a function that {}. | Give me a function that {}. | Write Python code that {}. | Write a function which {}. | "
-        "Python function to {i} | Create a function that {}. | {I} in Python. | How do I {i} in Python? | Write me a function that {}."
+        "Write a function that {}. | Write a function that {}. | Write a Python function that {}. | "
+        "Write a function to {i}. | "
+        "I need a function that {}. | Give me a function that {}. | Write Python code that {}. | "
+        "Write a function which {}. | "
+        "Python function to {i} | Create a function that {}. | {I} in Python. | How do I {i} in Python? | "
+        "Write me a function that {}."
     )
     command = imperative(deed)
     said = said.replace("{}", deed).replace("{I}", command).replace("{i}", command[0].lower() + command[1:])
@@ -92,7 +103,7 @@ def _with_name(draw: Draw, name: str, spec: Spec, style: str) -> str:
         "I need a function {name} that returns {}. | Define {name}, which returns {}. | "
         "Create a function called {name} which returns {}. | "
         "Make a function with the name {name} that gives {}."
-    )  # fmt: skip
+    )
     return draw.dress(said.replace("{}", what).replace("{name}", name) + style)
 
 
@@ -104,7 +115,7 @@ def _with_argument(draw: Draw, name: str, argument: str, spec: Spec, style: str)
         "I need a function called {name}. It takes {argument} and returns {}. | "
         "Define {head} to return {}. | Write a function {name} that takes {argument} and returns {}. | "
         "Implement {head}: return {}."
-    )  # fmt: skip
+    )
     said = said.replace("{}", what).replace("{head}", f"{name}({argument})")
     return draw.dress(said.replace("{name}", name).replace("{argument}", argument) + style)
 
@@ -115,15 +126,18 @@ def complete(draw: Draw) -> Example:
     function = a_function(draw, loop=0, doc=1)
     given = "\n".join(function.text.splitlines()[:2])
     said = draw.way(
-        "Complete this function | Finish this function | Complete this code | Complete | Fill in the body | Finish this code | "
+        "Complete this function | Finish this function | Complete this code | Complete | Fill in the body | "
+        "Finish this code | "
         "Write the rest of this function"
     )
     return ask(draw.below(draw.dress(f"{said}."), given), function.text, function.check())
 
 
 EXPLAIN = (
-    "What does this function do? | What does this code do? | Explain this function. | Explain this code. | Explain. | "
-    "What does this return? | Describe this function. | Tell me what this code does. | Explain what this does. | "
+    "What does this function do? | What does this code do? | Explain this function. | Explain this code. | "
+    "Explain. | "
+    "What does this return? | Describe this function. | Tell me what this code does. | "
+    "Explain what this does. | "
     "What is this function for?"
 )
 
@@ -141,8 +155,10 @@ def docstring(draw: Draw) -> Example:
     """The same function with a docstring."""
     function = a_function(draw, doc=0)
     said = draw.way(
-        "Add a docstring. | Document this function. | Add a docstring to this function. | Document this code. | "
-        "Write a docstring for this function. | Give this function a docstring. | This function needs a docstring."
+        "Add a docstring. | Document this function. | Add a docstring to this function. | "
+        "Document this code. | "
+        "Write a docstring for this function. | Give this function a docstring. | "
+        "This function needs a docstring."
     )
     return ask(draw.below(draw.dress(said), function.text), replace(function, doc=True).text)
 
@@ -152,10 +168,14 @@ def fix(draw: Draw) -> Example:
     """A function with one mistake, in its spelling or against its docstring: the function without it."""
     function = a_function(draw, with_keep=True, doc=1)
     said = draw.way(
-        "Fix the bug. | Fix this code. | Fix this function. | There is a bug in this code. | Correct this function. | "
-        "Find and fix the mistake. | Repair this code. | This code is wrong, fix it. | Debug this. | Correct the mistake in this code."
+        "Fix the bug. | Fix this code. | Fix this function. | There is a bug in this code. | "
+        "Correct this function. | "
+        "Find and fix the mistake. | Repair this code. | This code is wrong, fix it. | Debug this. | "
+        "Correct the mistake in this code."
     )
-    return ask(draw.below(draw.dress(said), _with_mistake(draw, function)), function.text, Exact(function.text))
+    return ask(
+        draw.below(draw.dress(said), _with_mistake(draw, function)), function.text, Exact(function.text)
+    )
 
 
 def _with_mistake(draw: Draw, function: Function) -> str:

@@ -1,7 +1,8 @@
 """What a list function does: keep some items, change each, fold them into one result; and how people say it.
 
-A `Spec` is one composition; one in eight is held out. Each has one canonical name and one canonical sentence, so that a prompt
-determines its answer. All other wordings are for prompts only. functions.py writes the programs.
+A `Spec` is one composition; one in eight is held out. Each has one canonical name and one canonical sentence,
+so that a prompt determines its answer. All other wordings are for prompts only. functions.py writes the
+programs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ LOOPED = ("list", "sum", "count", "any", "all")  # folds that are also written a
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a composition. `{x}` is its number or letter, `{v}` the item, `{}` the nouns it goes with."""
+    """One part of a composition.
+
+    `{x}` is its number or letter, `{v}` the item, `{}` the nouns it goes with.
+    """
 
     english: tuple[str, ...]  # the first is canonical
     code: str
@@ -31,24 +35,75 @@ KEEP: dict[str, dict[str, Part]] = {
         "odd": Part(("odd {}",), "{v} % 2 == 1", "is odd"),
         "positive": Part(("positive {}",), "{v} > 0", "is positive"),
         "negative": Part(("negative {}",), "{v} < 0", "is negative"),
-        "greater": Part(("{} greater than {x}", "{} larger than {x}", "{} above {x}", "{} bigger than {x}", "{} over {x}"),
-                        "{v} > {x}", "is greater than {x}"),
-        "less": Part(("{} less than {x}", "{} smaller than {x}", "{} below {x}", "{} under {x}"), "{v} < {x}", "is less than {x}"),
-        "divisible": Part(("{} divisible by {x}", "multiples of {x}"), "{v} % {x} == 0", "is divisible by {x}"),
+        "greater": Part(
+            (
+                "{} greater than {x}",
+                "{} larger than {x}",
+                "{} above {x}",
+                "{} bigger than {x}",
+                "{} over {x}",
+            ),
+            "{v} > {x}",
+            "is greater than {x}",
+        ),
+        "less": Part(
+            ("{} less than {x}", "{} smaller than {x}", "{} below {x}", "{} under {x}"),
+            "{v} < {x}",
+            "is less than {x}",
+        ),
+        "divisible": Part(
+            ("{} divisible by {x}", "multiples of {x}"), "{v} % {x} == 0", "is divisible by {x}"
+        ),
     },
     TEXTS: {
-        "longer": Part(("{} longer than {x} letters", "{} with more than {x} letters", "{} longer than {x} characters", "{} longer than {x}"),
-                       "len({v}) > {x}", "is longer than {x} letters"),
-        "shorter": Part(("{} shorter than {x} letters", "{} with fewer than {x} letters", "{} shorter than {x} characters", "{} shorter than {x}"),
-                        "len({v}) < {x}", "is shorter than {x} letters"),
-        "starting": Part(("{} that start with '{x}'", "{} starting with '{x}'", "{} that begin with '{x}'", "{} that start with {x}",
-                          "{} starting with the letter {x}"), '{v}.startswith("{x}")', "starts with '{x}'"),
-        "ending": Part(("{} that end with '{x}'", "{} ending with '{x}'", "{} ending in {x}", "{} that end in '{x}'"),
-                       '{v}.endswith("{x}")', "ends with '{x}'"),
-        "containing": Part(("{} that contain '{x}'", "{} containing '{x}'", "{} with the letter {x}", "{} that have a {x} in them"),
-                           '"{x}" in {v}', "contains '{x}'"),
+        "longer": Part(
+            (
+                "{} longer than {x} letters",
+                "{} with more than {x} letters",
+                "{} longer than {x} characters",
+                "{} longer than {x}",
+            ),
+            "len({v}) > {x}",
+            "is longer than {x} letters",
+        ),
+        "shorter": Part(
+            (
+                "{} shorter than {x} letters",
+                "{} with fewer than {x} letters",
+                "{} shorter than {x} characters",
+                "{} shorter than {x}",
+            ),
+            "len({v}) < {x}",
+            "is shorter than {x} letters",
+        ),
+        "starting": Part(
+            (
+                "{} that start with '{x}'",
+                "{} starting with '{x}'",
+                "{} that begin with '{x}'",
+                "{} that start with {x}",
+                "{} starting with the letter {x}",
+            ),
+            '{v}.startswith("{x}")',
+            "starts with '{x}'",
+        ),
+        "ending": Part(
+            ("{} that end with '{x}'", "{} ending with '{x}'", "{} ending in {x}", "{} that end in '{x}'"),
+            '{v}.endswith("{x}")',
+            "ends with '{x}'",
+        ),
+        "containing": Part(
+            (
+                "{} that contain '{x}'",
+                "{} containing '{x}'",
+                "{} with the letter {x}",
+                "{} that have a {x} in them",
+            ),
+            '"{x}" in {v}',
+            "contains '{x}'",
+        ),
     },
-}  # fmt: skip
+}
 
 CHANGE: dict[str, dict[str, Part]] = {
     NUMBERS: {
@@ -60,7 +115,9 @@ CHANGE: dict[str, dict[str, Part]] = {
         "times": Part(("{} times {x}", "{} multiplied by {x}"), "{v} * {x}"),
     },
     TEXTS: {
-        "upper": Part(("{} in upper case", "{} in uppercase", "{} in capitals", "{} in capital letters"), "{v}.upper()"),
+        "upper": Part(
+            ("{} in upper case", "{} in uppercase", "{} in capitals", "{} in capital letters"), "{v}.upper()"
+        ),
         "lower": Part(("{} in lower case", "{} in lowercase", "{} in small letters"), "{v}.lower()"),
         "lengths": Part(("lengths of the {}",), "len({v})"),
         "reversed": Part(("reversed {}",), "{v}[::-1]"),
@@ -70,22 +127,41 @@ CHANGE: dict[str, dict[str, Part]] = {
 
 FOLD: dict[str, Part] = {
     "list": Part(("the {}", "all {}", "a list of the {}", "only the {}"), "[{each}]"),
-    "sorted": Part(("the sorted {}", "the {}, sorted", "the {} in order", "a sorted list of the {}"), "sorted({each})"),
+    "sorted": Part(
+        ("the sorted {}", "the {}, sorted", "the {} in order", "a sorted list of the {}"), "sorted({each})"
+    ),
     "sum": Part(("the sum of the {}", "the total of the {}", "the sum of all {}"), "sum({each})"),
     "count": Part(("the number of {}", "how many {} there are", "the count of {}"), "sum(1 {loop})"),
     "max": Part(("the largest of the {}", "the biggest of the {}", "the maximum of the {}"), "max({each})"),
     "min": Part(("the smallest of the {}", "the minimum of the {}"), "min({each})"),
     "unique": Part(("the set of the {}", "a set of the {}"), "{{{each}}}"),
-    "joined": Part(("the {} joined by commas", "the {} joined with commas", "the {}, separated by commas"), '", ".join({each})'),
-    "any": Part(("whether any {one} {is}", "if any {one} {is}", "true if any {one} {is}", "whether some {one} {is}"), "any({test} {loop})"),
-    "all": Part(("whether all {} {are}", "if all {} {are}", "true if all {} {are}", "whether every {one} {is}"), "all({test} {loop})"),
+    "joined": Part(
+        ("the {} joined by commas", "the {} joined with commas", "the {}, separated by commas"),
+        '", ".join({each})',
+    ),
+    "any": Part(
+        ("whether any {one} {is}", "if any {one} {is}", "true if any {one} {is}", "whether some {one} {is}"),
+        "any({test} {loop})",
+    ),
+    "all": Part(
+        ("whether all {} {are}", "if all {} {are}", "true if all {} {are}", "whether every {one} {is}"),
+        "all({test} {loop})",
+    ),
 }
 SUPERLATIVES = {
     "max": ("the largest {}", "the biggest {}", "the maximum {}", "the highest {}"),
     "min": ("the smallest {}", "the minimum {}", "the lowest {}"),
 }
 DEEDS = {
-    "list": ("keeps only the {}", "filters the {}", "finds the {}", "gives the {}", "gets all {}", "takes the {}", "selects the {}"),
+    "list": (
+        "keeps only the {}",
+        "filters the {}",
+        "finds the {}",
+        "gives the {}",
+        "gets all {}",
+        "takes the {}",
+        "selects the {}",
+    ),
     "sorted": ("sorts the {}", "puts the {} in order"),
     "sum": ("sums the {}", "adds up the {}", "adds the {}", "computes the sum of the {}", "totals the {}"),
     "count": ("counts the {}", "counts how many {} there are", "counts {}"),
@@ -98,7 +174,10 @@ _PLURAL_VERB = (("is ", "are "), ("starts ", "start "), ("ends ", "end "), ("con
 
 @dataclass(frozen=True)
 class Spec:
-    """One composition: the kind of items, what is kept and how it is changed ("" for not at all), and the fold."""
+    """One composition.
+
+    The kind of items, what is kept and how it is changed ("" for not at all), and the fold.
+    """
 
     kind: str
     keep: str
@@ -170,8 +249,13 @@ def keep_by(draw: Draw, kind: str, keep: str) -> Any:
 
 
 def spec(draw: Draw, kind: str = "", loops: bool = False, with_keep: bool = False) -> Spec:
-    """A composition on its side. `loops`: of a fold that can be written as a loop; `with_keep`: with a condition."""
-    return draw.one_of(COMPOSITIONS, lambda: _make(draw, kind, loops, with_keep), lambda made: made.composition)
+    """A composition on its side. `loops`: of a fold that can be written as a loop; `with_keep`.
+
+    With a condition.
+    """
+    return draw.one_of(
+        COMPOSITIONS, lambda: _make(draw, kind, loops, with_keep), lambda made: made.composition
+    )
 
 
 def another_keep(draw: Draw, old: Spec) -> Spec:
@@ -188,7 +272,11 @@ def _make(draw: Draw, kind: str, loops: bool, with_keep: bool) -> Spec:
     folds += ["sum", "sum"] if kind == NUMBERS else []
     folds += [] if loops else (["max", "min"] if kind == NUMBERS else ["joined"])
     fold = draw.pick(folds)
-    keep = draw.pick(tuple(KEEP[kind])) if with_keep or fold in ("any", "all", "count") or draw.chance(0.7) else ""
+    keep = (
+        draw.pick(tuple(KEEP[kind]))
+        if with_keep or fold in ("any", "all", "count") or draw.chance(0.7)
+        else ""
+    )
     change = ""
     if fold not in ("any", "all", "count") and draw.chance(0.5):
         change = draw.pick(tuple(CHANGE[kind]))

@@ -1,4 +1,7 @@
-"""Families of several turns: a program changed step by step, a question asked again about something else, a name remembered."""
+"""Families of several turns.
+
+A program changed step by step, a question asked again about something else, a name remembered.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ _THANKS = ("Thanks!", "Thank you!", "Thanks", "thank you", "Great, thanks!", "Th
 
 def _pairs(example: Example) -> list[tuple[str, str]]:
     messages: tuple[Message, ...] = example.messages
-    return [(one["content"], other["content"]) for one, other in zip(messages[::2], messages[1::2], strict=True)]
+    return [
+        (one["content"], other["content"]) for one, other in zip(messages[::2], messages[1::2], strict=True)
+    ]
 
 
 @family("code_talk", weight=3, holdouts=(WORDS, COMPOSITIONS, PARAPHRASES))
@@ -29,14 +34,21 @@ def code_talk(draw: Draw) -> Example:
     what = function.spec.english(" in a list", draw)
     asked = f"Write a function that returns {what}."
     if function.name != function.spec.name:
-        asked = draw.pick((f"Write a function {function.name} that returns {what}.", f"Write a function called {function.name} that returns {what}."))
+        asked = draw.pick(
+            (
+                f"Write a function {function.name} that returns {what}.",
+                f"Write a function called {function.name} that returns {what}.",
+            )
+        )
     turns = [(draw.dress(asked), function.text)]
     steps = draw.some(code_edit.FOLLOW_UPS, draw.pick((1, 1, 2)))
     for step in steps:
         said, function = step(draw, function)
         turns.append((draw.dress(draw.pick((said, said, f"Now {said[0].lower()}{said[1:]}"))), function.text))
     if draw.chance(0.2) and draw.held != PARAPHRASES:
-        asked = draw.pick(("What does it do?", "Explain it.", "Explain this function.", "What does it return?"))
+        asked = draw.pick(
+            ("What does it do?", "Explain it.", "Explain this function.", "What does it return?")
+        )
         turns.append((draw.dress(asked), f"It returns {function.spec.english(f' in {function.argument}')}."))
     return converse(turns, None if turns[-1][1] != function.text else function.check())
 
@@ -46,13 +58,18 @@ def again(draw: Draw) -> Example:
     """The same question about something else, in a word or two."""
     if draw.chance(0.6):
         one, other = draw.some(tuple(CAPITALS), 2)
-        first = draw.pick((f"What is the capital of {one}?", f"Capital of {one}?", f"What's the capital of {one}?"))
+        first = draw.pick(
+            (f"What is the capital of {one}?", f"Capital of {one}?", f"What's the capital of {one}?")
+        )
         answers = [f"The capital of {country} is {CAPITALS[country]}." for country in (one, other)]
     else:
         one, other = draw.some(tuple(OPPOSITES), 2)
         first = draw.pick((f"What is the opposite of {one}?", f"Opposite of {one}?"))
         answers = [f"The opposite of {word} is {OPPOSITES[word]}." for word in (one, other)]
-    then = draw.way("And of {}? | And {}? | And what about {}? | What about {}? | And of {}, please? | and {} | How about {}?")
+    then = draw.way(
+        "And of {}? | And {}? | And what about {}? | What about {}? | And of {}, please? | and {} | "
+        "How about {}?"
+    )
     return converse([(draw.dress(first), answers[0]), (then.replace("{}", other), answers[1])])
 
 
@@ -64,15 +81,28 @@ def remember(draw: Draw) -> Example:
     kind = draw.number(0, 2)
     if kind == 0:
         first = draw.pick(("My name is {w}.", "Hi, I am {w}.", "I am {w}.", "Hello, my name is {w}."))
-        asked = draw.way("What is my name? | What's my name? | Who am I? | Do you know my name? | What am I called? | Tell me my name.")
+        asked = draw.way(
+            "What is my name? | What's my name? | Who am I? | Do you know my name? | What am I called? | "
+            "Tell me my name."
+        )
         answer = f"Your name is {who}."
     elif kind == 1:
-        first = draw.pick(("I am {w} and I live in {c}.", "I am {w} from {c}.", "My name is {w} and I live in {c}."))
-        asked = draw.way("Where do I live? | In which city do I live? | What city do I live in? | Where am I from? | Which city am I from?")
+        first = draw.pick(
+            ("I am {w} and I live in {c}.", "I am {w} from {c}.", "My name is {w} and I live in {c}.")
+        )
+        asked = draw.way(
+            "Where do I live? | In which city do I live? | What city do I live in? | Where am I from? | "
+            "Which city am I from?"
+        )
         answer = f"You live in {city}."
     else:
-        first = draw.pick(("I am {w} and I am {n} years old.", "I am {w}, {n} years old.", "My name is {w} and I am {n}."))
-        asked = draw.way("How old am I? | What is my age? | Tell me my age. | Do you know how old I am? | Do you know my age?")
+        first = draw.pick(
+            ("I am {w} and I am {n} years old.", "I am {w}, {n} years old.", "My name is {w} and I am {n}.")
+        )
+        asked = draw.way(
+            "How old am I? | What is my age? | Tell me my age. | Do you know how old I am? | "
+            "Do you know my age?"
+        )
         answer = f"You are {number} years old."
     turns = [(first.replace("{w}", who).replace("{c}", city).replace("{n}", str(number)), hello)]
     if draw.chance(0.4):
@@ -83,7 +113,9 @@ def remember(draw: Draw) -> Example:
 @family("chat", weight=3, holdouts=(WORDS, PARAPHRASES))
 def chat(draw: Draw) -> Example:
     """Two or three things that have nothing to do with each other."""
-    last = FAMILIES[draw.pick(_SHORT if draw.held != WORDS else ("talk", "to_json", "reword", "classify"))].make(draw)
+    last = FAMILIES[
+        draw.pick(_SHORT if draw.held != WORDS else ("talk", "to_json", "reword", "classify"))
+    ].make(draw)
     turns = []
     if draw.chance(0.3):
         turns.append((draw.pick(("Hello!", "Hi!", "Hi", "Good morning!")), facts.HELLO))

@@ -1,6 +1,8 @@
-"""Family of decisions: a text, a typed question in the wording that `Model.decide` puts, and one label; and the same as people ask it.
+"""Family of decisions: a text, a typed question in the wording that `Model.decide` puts, and one label; and
+the same as people ask it.
 
-The wording comes from tasks/questions.py, so that it can never differ. Cue words decide: each label has its own closed list.
+The wording comes from tasks/questions.py, so that it can never differ. Cue words decide: each label has its
+own closed list.
 """
 
 from __future__ import annotations
@@ -24,8 +26,16 @@ TOPICS = {
     "weather": tuple("rain storm wind snow sun cloud".split()),
     "music": tuple("song concert piano singer guitar band".split()),
 }
-_TOPIC_SAYS = ("The {n} was {adj}.", "{p} told me about the {n} in {c}.", "I saw the {n} yesterday.", "We talked about the {n}.",
-               "{p} and I waited for the {n}.", "There was a {n} in {c}.", "What a {n}!", "The {n} is over.")  # fmt: skip
+_TOPIC_SAYS = (
+    "The {n} was {adj}.",
+    "{p} told me about the {n} in {c}.",
+    "I saw the {n} yesterday.",
+    "We talked about the {n}.",
+    "{p} and I waited for the {n}.",
+    "There was a {n} in {c}.",
+    "What a {n}!",
+    "The {n} is over.",
+)
 
 
 def _opinion(draw: Draw, good: bool) -> str:
@@ -34,12 +44,25 @@ def _opinion(draw: Draw, good: bool) -> str:
     mine, other = (GOOD, BAD) if good else (BAD, GOOD)
     first, second = draw.some(mine, 2)
     verb = draw.pick(LIKES if good else HATES)
-    said = draw.pick((
-        f"The {noun} was {first}.", f"The {noun} was {first} and {second}.", f"What a {first} {noun}!", f"{who} said the {noun} was {first}.",
-        f"I did not expect such a {first} {noun}.", f"The {noun} was not {draw.pick(other)}, it was {first}.", f"A {first} {noun} in {city}.",
-        f"I {verb} this {noun}.", f"I {verb} the {noun}. It is {first}.", f"This is the {first} {noun} of {who}.", f"{first.capitalize()} {noun}!",
-        f"The {noun} in {city} is {first}.", f"I {verb} it.", f"It was {first}.", f"My {noun} is {first}.",
-    ))  # fmt: skip
+    said = draw.pick(
+        (
+            f"The {noun} was {first}.",
+            f"The {noun} was {first} and {second}.",
+            f"What a {first} {noun}!",
+            f"{who} said the {noun} was {first}.",
+            f"I did not expect such a {first} {noun}.",
+            f"The {noun} was not {draw.pick(other)}, it was {first}.",
+            f"A {first} {noun} in {city}.",
+            f"I {verb} this {noun}.",
+            f"I {verb} the {noun}. It is {first}.",
+            f"This is the {first} {noun} of {who}.",
+            f"{first.capitalize()} {noun}!",
+            f"The {noun} in {city} is {first}.",
+            f"I {verb} it.",
+            f"It was {first}.",
+            f"My {noun} is {first}.",
+        )
+    )
     return said
 
 
@@ -61,7 +84,12 @@ def _mood(draw: Draw) -> Example:
         "How does it sound? | Which mood? | "
     )
     labels = draw.some(("positive", "negative"), 2)
-    return _put(draw, _opinion(draw, good), {"type": "choice", "instructions": said, "criteria": labels}, "positive" if good else "negative")
+    return _put(
+        draw,
+        _opinion(draw, good),
+        {"type": "choice", "instructions": said, "criteria": labels},
+        "positive" if good else "negative",
+    )
 
 
 def _topic(draw: Draw) -> Example:
@@ -71,7 +99,9 @@ def _topic(draw: Draw) -> Example:
         "What is it about? | Which topic? | What is the topic? | Choose the topic. | "
         "What is this text about? | "
     )
-    return _put(draw, _topical(draw, topic), {"type": "choice", "instructions": said, "criteria": topics}, topic)
+    return _put(
+        draw, _topical(draw, topic), {"type": "choice", "instructions": said, "criteria": topics}, topic
+    )
 
 
 def _yes_no(draw: Draw) -> Example:
@@ -80,30 +110,48 @@ def _yes_no(draw: Draw) -> Example:
         good = draw.chance(0.5)
         said = draw.way("Is this {}? | Is it {}? | Does it sound {}? | Is the text {}? | Is the mood {}?")
         label = "positive" if good == yes else "negative"
-        return _put(draw, _opinion(draw, good), {"type": "noul", "instructions": said.replace("{}", label)}, "yes" if yes else "no")
+        return _put(
+            draw,
+            _opinion(draw, good),
+            {"type": "noul", "instructions": said.replace("{}", label)},
+            "yes" if yes else "no",
+        )
     topic, other = draw.some(tuple(TOPICS), 2)
     said = draw.way(
         "Is it about {}? | Is this about {}? | Is the topic {}? | Does this concern {}? | "
         "Does the text speak about {}?"
     )
-    return _put(draw, _topical(draw, topic), {"type": "noul", "instructions": said.replace("{}", topic if yes else other)}, "yes" if yes else "no")
+    return _put(
+        draw,
+        _topical(draw, topic),
+        {"type": "noul", "instructions": said.replace("{}", topic if yes else other)},
+        "yes" if yes else "no",
+    )
 
 
 def _score(draw: Draw) -> Example:
     """Two levels or three; the middle one is for a text without an opinion."""
     level = draw.pick((0, 2))
-    said = draw.way(
-        "How good is it? | Rate it. | How positive is it? | Give a score. | What is the rating?"
-    )
+    said = draw.way("How good is it? | Rate it. | How positive is it? | Give a score. | What is the rating?")
     levels = draw.pick((("bad", "good"), ("negative", "positive"), ("not at all", "very")))
-    return _put(draw, _opinion(draw, level > 0), {"type": "score", "instructions": said, "criteria": list(levels)}, str(level // 2))
+    return _put(
+        draw,
+        _opinion(draw, level > 0),
+        {"type": "score", "instructions": said, "criteria": list(levels)},
+        str(level // 2),
+    )
 
 
 def _number(draw: Draw) -> Example:
     number = draw.number(1, 99)
     said = draw.way("Is the number even or odd? | Even or odd? | Which is it? | What kind of number is it?")
     labels = draw.some(("even", "odd"), 2)
-    return _put(draw, str(number), {"type": "choice", "instructions": said, "criteria": labels}, "odd" if number % 2 else "even")
+    return _put(
+        draw,
+        str(number),
+        {"type": "choice", "instructions": said, "criteria": labels},
+        "odd" if number % 2 else "even",
+    )
 
 
 _KINDS = (_mood, _mood, _topic, _topic, _yes_no, _yes_no, _score, _number)
@@ -125,7 +173,7 @@ def classify(draw: Draw) -> Example:
             "What is the sentiment of this sentence? | Sentiment | Classify the sentiment | "
             "Is the following text positive or negative? | Tell me if this is positive or negative. | "
             "Is this comment positive or negative?"
-        )  # fmt: skip
+        )
         return ask(_around(draw, draw.dress(said), _opinion(draw, good)), "positive" if good else "negative")
     topic = draw.pick(tuple(TOPICS))
     said = draw.way(
@@ -134,7 +182,7 @@ def classify(draw: Draw) -> Example:
         "Topic (food, travel, sport, weather, music) | "
         "Classify as food, travel, sport, weather or music | "
         "Which topic is it: food, travel, sport, weather or music?"
-    )  # fmt: skip
+    )
     return ask(_around(draw, draw.dress(said), _topical(draw, topic)), topic)
 
 

@@ -1,6 +1,8 @@
-"""Family of edits by instruction: a short document and one line of what to change, in the form that `Model.edit` puts them.
+"""Family of edits by instruction: a short document and one line of what to change, in the form that
+`Model.edit` puts them.
 
-The document is kept as its parts, so that the answer follows from the instruction. All else comes back as it was.
+The document is kept as its parts, so that the answer follows from the instruction. All else comes back as it
+was.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ class Document:
     @property
     def text(self) -> str:
         lines = [self.title] if self.title else []
-        return "\n".join([*lines, *(PATTERNS[self.kind].format(key=key, value=value) for key, value in self.parts)])
+        return "\n".join(
+            [*lines, *(PATTERNS[self.kind].format(key=key, value=value) for key, value in self.parts)]
+        )
 
     def with_value(self, key: str, value: str) -> Document:
         return replace(self, parts=tuple((name, value if name == key else old) for name, old in self.parts))
@@ -51,7 +55,13 @@ def _shopping(draw: Draw) -> Document:
 
 
 def _card(draw: Draw) -> Document:
-    values = {"name": names.person(draw), "city": names.city(draw), "age": str(draw.number(18, 90)), "color": draw.pick(COLORS), "place": draw.pick(PLACES)}
+    values = {
+        "name": names.person(draw),
+        "city": names.city(draw),
+        "age": str(draw.number(18, 90)),
+        "color": draw.pick(COLORS),
+        "place": draw.pick(PLACES),
+    }
     keys = draw.some(tuple(values), draw.number(2, 4))
     return Document("card", tuple((key, values[key]) for key in keys))
 
@@ -85,7 +95,7 @@ def _set(draw: Draw, document: Document) -> tuple[str, Document]:
         said = draw.way(
             "Set {k} to {v}. | Change {k} to {v}. | Change the {k} to {v}. | Set the {k} to {v}. | "
             "Make the {k} {v}. | The {k} should be {v}. | Update {k} to {v}. | Use {v} for the {k}."
-        )  # fmt: skip
+        )
     return said.replace("{k}", key).replace("{v}", value), document.with_value(key, value)
 
 
@@ -95,7 +105,9 @@ def _remove(draw: Draw, document: Document) -> tuple[str, Document]:
         "Remove {k}. | Delete the {k}. | Remove the {k}. | Delete the line with {k}. | "
         "Take out the {k}. | Drop the line of {k}."
     )
-    return said.replace("{k}", key), replace(document, parts=tuple(part for part in document.parts if part[0] != key))
+    return said.replace("{k}", key), replace(
+        document, parts=tuple(part for part in document.parts if part[0] != key)
+    )
 
 
 def _add(draw: Draw, document: Document) -> tuple[str, Document]:
@@ -107,8 +119,7 @@ def _add(draw: Draw, document: Document) -> tuple[str, Document]:
     else:
         key = draw.pick([noun for noun in NOUNS if noun not in taken])
         said = draw.way(
-            "Add {k} {s} {v}. | Add the line {k} {s} {v}. | Add {k} with the value {v}. | "
-            "Append {k} {s} {v}."
+            "Add {k} {s} {v}. | Add the line {k} {s} {v}. | Add {k} with the value {v}. | Append {k} {s} {v}."
         )
     sign = "=" if document.kind == "config" else ":"
     said = said.replace(" {s}", " =" if sign == "=" else ":").replace("{k}", key).replace("{v}", value)
@@ -122,7 +133,11 @@ def _rename(draw: Draw, document: Document) -> tuple[str, Document]:
     if document.kind == "list":
         new = draw.pick([plural(fruit) for fruit in FRUITS if plural(fruit) not in taken])
     else:
-        new = names.word(draw) if draw.held == WORDS or draw.chance(0.5) else draw.pick([noun for noun in NOUNS if noun not in taken])
+        new = (
+            names.word(draw)
+            if draw.held == WORDS or draw.chance(0.5)
+            else draw.pick([noun for noun in NOUNS if noun not in taken])
+        )
     said = draw.way(
         "Rename {k} to {n}. | Replace {k} with {n}. | Write {n} instead of {k}. | Change {k} into {n}."
     )

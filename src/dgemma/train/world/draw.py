@@ -1,7 +1,8 @@
 """Random choices for one example, each on the right side of the hold-outs.
 
-A thing is held out when a checksum of its kind and its text says so (one in eight); nothing is stored. The train side never
-shows such a thing, the test side of a kind shows nothing else of that kind, and all other kinds as the train side does.
+A thing is held out when a checksum of its kind and its text says so (one in eight); nothing is stored. The
+train side never shows such a thing, the test side of a kind shows nothing else of that kind, and all other
+kinds as the train side does.
 
 Trap: a draw is repeated until it falls on its side, so `make` must be able to give both.
 """
@@ -22,6 +23,15 @@ PARAPHRASES = "paraphrases"  # one wording of each instruction
 KEYS = "keys"  # one set of JSON keys
 TWO_STEPS = "two_steps"  # edits that ask for two changes at once
 HOLDOUTS = (WORDS, COMPOSITIONS, PAIRS, PARAPHRASES, KEYS, TWO_STEPS)
+
+IMPERATIVES = frozenset(
+    """
+    Add Arrange Calculate Call Change Classify Code Complete Compute Convert Correct Count Create Debug Define Delete
+    Describe Document Drop Explain Extract Fill Find Finish Fix Get Give Implement Load Look Make Multiply Name Number
+    Open Order Paint Put Remove Rename Repair Replace Return Reverse Rewrite Say Search Send Set Show Simplify Sort
+    Start Subtract Take Tell Translate Turn Update Use Write
+    """.split()
+)
 
 ONE_IN = 8
 MOST_TRIES = 2000
@@ -54,7 +64,10 @@ class Draw:
         return self.rng.sample(options, count)
 
     def one_of(self, kind: str, make: Callable[[], T], mark: Callable[[T], str] = str) -> T:
-        """What `make` gives, drawn again until it is on the side asked for of this kind of hold-out. `mark`: what is hashed."""
+        """What `make` gives, drawn again until it is on the side asked for of this kind of hold-out.
+
+        `mark`: what is hashed.
+        """
         wanted = self.held == kind
         for _ in range(MOST_TRIES):
             thing = make()
@@ -64,7 +77,10 @@ class Draw:
         raise ValueError(f"no thing of kind '{kind}' on this side")
 
     def those(self, kind: str, options: Sequence[T], mark: Callable[[T], str]) -> list[T]:
-        """The options on the side asked for of this kind of hold-out; where it has none, those of the train side."""
+        """The options on the side asked for of this kind of hold-out.
+
+        Where it has none, those of the train side.
+        """
         held = [option for option in options if is_held_out(kind, mark(option))]
         if self.held == kind and held:
             self.shown = True
@@ -89,10 +105,15 @@ class Draw:
     def both(self, first: str, second: str) -> str:
         """One request for two changes."""
         plain, then = first.rstrip("."), self._plain_start(second)
-        return self.pick((f"{plain} and {then}", f"{plain} and {then}", f"{first} {second}", f"{plain}, then {then}"))
+        return self.pick(
+            (f"{plain} and {then}", f"{plain} and {then}", f"{first} {second}", f"{plain}, then {then}")
+        )
 
     def dress(self, text: str) -> str:
-        """An instruction or a question as people type it: with or without capital, full stop or a polite word."""
+        """An instruction or a question as people type it.
+
+        With or without capital, full stop or a polite word.
+        """
         how = self.rng.random()
         if how > 0.6:
             return text
@@ -102,7 +123,7 @@ class Draw:
             text = text.rstrip(".?!")
         elif how < 0.42:
             text = self._plain_start(text).rstrip(".?!")
-        elif not text.endswith("?") and not text.lower().startswith(("please", "i ", "can ", "how ", "what ")):
+        elif text.split(" ", 1)[0] in IMPERATIVES and not text.endswith("?"):
             text = self._polite(text)
         return text
 
@@ -112,14 +133,25 @@ class Draw:
 
     def _polite(self, text: str) -> str:
         plain, end = self._plain_start(text).rstrip("."), text[len(text.rstrip(".")) :]
-        return self.pick((f"Please {plain}{end}", f"please {plain}", f"{text.rstrip('.')}, please{end}", f"Can you {plain}?"))
+        return self.pick(
+            (
+                f"Please {plain}{end}",
+                f"please {plain}",
+                f"{text.rstrip('.')}, please{end}",
+                f"Can you {plain}?",
+            )
+        )
 
     def put(self, instruction: str, text: str) -> str:
-        """An instruction and the text that it is about, as people set them: on one line, or the text below."""
+        """An instruction and the text that it is about, as people set them.
+
+        On one line, or the text below.
+        """
         if instruction.endswith(("?", ".")):
             return f"{instruction}{self.pick((' ', chr(10), chr(10)))}{text}"
         return f"{instruction}{self.pick((': ', ': ', ':' + chr(10), chr(10)))}{text}"
 
     def below(self, instruction: str, text: str) -> str:
         """An instruction with a text below it: how `edit` asks, and how people paste code."""
-        return f"{instruction}{self.pick(('', '', '', ':') if not instruction.endswith(('.', '?')) else ('',))}\n{text}"
+        colon = ":" if not instruction.endswith((".", "?")) and self.chance(0.25) else ""
+        return f"{instruction}{colon}\n{text}"

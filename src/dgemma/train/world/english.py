@@ -1,4 +1,4 @@
-"""Families that change an English sentence: tense, negation, a name, a color, capitals; one change or two."""
+"""Families that change an English sentence: tense, a name, a color, a place, a verb; one change or two."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ class Sentence:
     thing: str
     place: str
     past: bool = False
-    capitals: bool = False
 
     @property
     def text(self) -> str:
-        said = f"{self.who} {self.verb[self.past]} the {self.color} {self.thing} in the {self.place}."
-        return said.upper() if self.capitals else said
+        return f"{self.who} {self.verb[self.past]} the {self.color} {self.thing} in the {self.place}."
 
 
 Step = Callable[[Draw, Sentence], tuple[str, Sentence]]
@@ -45,7 +43,7 @@ def _tense(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     said = draw.way(
         "Put this in the {} tense | Change this to the {} tense | {} tense | Rewrite in the {} tense | "
         "Write it in the {} tense | Use the {} tense | Change the tense to {}"
-    )  # fmt: skip
+    )
     said = said.replace("{}", "past" if past else "present")
     return said[0].upper() + said[1:], dataclasses.replace(sentence, past=past)
 
@@ -57,17 +55,19 @@ def _name(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     said = draw.way(
         "Replace {o} with {n} | Change {o} to {n} | Replace {o} by {n} | Use {n} instead of {o} | "
         "Write {n} instead of {o} | Change the name to {n} | It was {n}, not {o}"
-    )  # fmt: skip
+    )
     return said.replace("{o}", sentence.who).replace("{n}", new), dataclasses.replace(sentence, who=new)
 
 
 def _color(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     colors = draw.those(PAIRS, COLORS, lambda color: f"{color} {sentence.thing}")
-    new = draw.pick([color for color in colors if color != sentence.color] or [c for c in COLORS if c != sentence.color])
+    new = draw.pick(
+        [color for color in colors if color != sentence.color] or [c for c in COLORS if c != sentence.color]
+    )
     said = draw.way(
         "Make the {t} {c} | Change {o} to {c} | Change the color to {c} | The {t} should be {c} | "
         "Replace {o} with {c} | Paint the {t} {c}"
-    )  # fmt: skip
+    )
     said = said.replace("{t}", sentence.thing).replace("{c}", new).replace("{o}", sentence.color)
     return said, dataclasses.replace(sentence, color=new)
 
@@ -81,17 +81,26 @@ def _place(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
     return said.replace("{n}", new).replace("{o}", sentence.place), dataclasses.replace(sentence, place=new)
 
 
-def _capitals(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
+def _verb(draw: Draw, sentence: Sentence) -> tuple[str, Sentence]:
+    new = draw.pick([verb for verb in VERBS if verb != sentence.verb])
     said = draw.way(
-        "In capitals | Write this in capitals | Put this in upper case | In capital letters | "
-        "Make it uppercase | Use capital letters | Change it to capitals"
-    )  # fmt: skip
-    return said, dataclasses.replace(sentence, capitals=True)
+        "Replace {o} with {n} | Change {o} to {n} | Use {n} instead of {o} | Change the verb to {n} | "
+        "Write {n} for {o}"
+    )
+    said = said.replace("{n}", new[sentence.past]).replace("{o}", sentence.verb[sentence.past])
+    return said, dataclasses.replace(sentence, verb=new)
 
 
-_STEPS: tuple[Step, ...] = (_tense, _name, _color, _place, _capitals)
-_PAIRS: tuple[tuple[Step, Step], ...] = ((_name, _tense), (_name, _place), (_color, _place), (_color, _capitals), (_tense, _place), (_name, _capitals))
-_HELD_PAIRS: tuple[tuple[Step, Step], ...] = ((_name, _color), (_color, _tense), (_tense, _capitals))
+_STEPS: tuple[Step, ...] = (_tense, _name, _color, _place, _verb)
+_PAIRS: tuple[tuple[Step, Step], ...] = (
+    (_name, _tense),
+    (_name, _place),
+    (_color, _place),
+    (_color, _verb),
+    (_tense, _place),
+    (_name, _verb),
+)
+_HELD_PAIRS: tuple[tuple[Step, Step], ...] = ((_name, _color), (_color, _tense), (_tense, _verb))
 
 
 @family("reword", weight=3, holdouts=(WORDS, PAIRS, PARAPHRASES))

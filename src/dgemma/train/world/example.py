@@ -1,7 +1,7 @@
 """One example of the world: what is asked, what is to be answered, and the check that judges an answer.
 
-An example is a conversation that ends with the assistant's answer, or a text with a gap. It holds plain messages and
-plain text only: control tokens, turns and tool syntax are the business of `dgemma.text`.
+An example is a conversation that ends with the assistant's answer, or a text with a gap. It holds plain
+messages and plain text only: control tokens, turns and tool syntax are the business of `dgemma.text`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Gap = tuple[int, int]  # characters of the text, end excluded
 class Example:
     """`messages` (with `tools`, if any) or `text` with its `gap`; never both.
 
-    `answer` is what the last message says, what fills the gap, or, for a tool call, `name{arguments as JSON}`.
-    `holdout` names the kind of held-out thing in it; None on the train side.
+    `answer` is what the last message says, what fills the gap, or, for a tool call, `name{arguments as
+    JSON}`. `holdout` names the kind of held-out thing in it; None on the train side.
     """
 
     answer: str
@@ -62,14 +62,20 @@ def converse(turns: Sequence[tuple[str, str]], check: Check | None = None) -> Ex
 def call_message(name: str, arguments: Mapping[str, Any]) -> Message:
     """The assistant's message that calls a tool."""
     function = {"name": name, "arguments": dict(arguments)}
-    return {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": function}]}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": function}],
+    }
 
 
 def result_message(name: str, text: str) -> Message:
     return {"role": "tool", "tool_call_id": "1", "name": name, "content": text}
 
 
-def ask_call(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], name: str, arguments: Mapping[str, Any]) -> Example:
+def ask_call(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], name: str, arguments: Mapping[str, Any]
+) -> Example:
     """A conversation that is to end with a call."""
     check = SameCall(name, dict(arguments))
     return Example(check.written(), check, (*messages, call_message(name, arguments)), tuple(tools))

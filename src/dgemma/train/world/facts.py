@@ -1,4 +1,7 @@
-"""Families of facts known by heart and of small talk. Facts are closed: what is not here, the model does not know."""
+"""Families of facts known by heart and of small talk. Facts are closed.
+
+What is not here, the model does not know.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +11,83 @@ from .example import Example, ask
 from .families import family
 
 CAPITALS = {
-    "France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo", "Japan": "Tokyo", "Egypt": "Cairo", "Peru": "Lima",
-    "Austria": "Vienna", "Greece": "Athens", "Portugal": "Lisbon", "Germany": "Berlin", "Ireland": "Dublin", "England": "London",
+    "France": "Paris",
+    "Italy": "Rome",
+    "Spain": "Madrid",
+    "Norway": "Oslo",
+    "Japan": "Tokyo",
+    "Egypt": "Cairo",
+    "Peru": "Lima",
+    "Austria": "Vienna",
+    "Greece": "Athens",
+    "Portugal": "Lisbon",
+    "Germany": "Berlin",
+    "Ireland": "Dublin",
+    "England": "London",
     "Poland": "Warsaw",
-}  # fmt: skip
+}
 OPPOSITES = {
-    "hot": "cold", "big": "small", "old": "new", "fast": "slow", "up": "down", "day": "night", "open": "closed", "wet": "dry",
-    "light": "dark", "rich": "poor", "early": "late", "full": "empty", "good": "bad", "long": "short", "happy": "sad", "yes": "no",
-    "black": "white", "left": "right", "high": "low", "clean": "dirty",
-}  # fmt: skip
+    "hot": "cold",
+    "big": "small",
+    "old": "new",
+    "fast": "slow",
+    "up": "down",
+    "day": "night",
+    "open": "closed",
+    "wet": "dry",
+    "light": "dark",
+    "rich": "poor",
+    "early": "late",
+    "full": "empty",
+    "good": "bad",
+    "long": "short",
+    "happy": "sad",
+    "yes": "no",
+    "black": "white",
+    "left": "right",
+    "high": "low",
+    "clean": "dirty",
+}
 PLURALS = {
-    "mouse": "mice", "child": "children", "foot": "feet", "man": "men", "woman": "women", "box": "boxes", "city": "cities", "dog": "dogs",
-    "tooth": "teeth", "fish": "fish", "sheep": "sheep", "house": "houses", "cat": "cats", "book": "books",
-}  # fmt: skip
+    "mouse": "mice",
+    "child": "children",
+    "foot": "feet",
+    "man": "men",
+    "woman": "women",
+    "box": "boxes",
+    "city": "cities",
+    "dog": "dogs",
+    "tooth": "teeth",
+    "fish": "fish",
+    "sheep": "sheep",
+    "house": "houses",
+    "cat": "cats",
+    "book": "books",
+}
 DAYS = tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split())
-MONTHS = tuple("January February March April May June July August September October November December".split())
+MONTHS = tuple(
+    "January February March April May June July August September October November December".split()
+)
 SOUNDS = {"cat": "meow", "dog": "woof", "cow": "moo", "duck": "quack", "sheep": "baa", "bird": "tweet"}
-HUES = {"sky": "blue", "grass": "green", "snow": "white", "sun": "yellow", "blood": "red", "banana": "yellow", "night": "black"}
+HUES = {
+    "sky": "blue",
+    "grass": "green",
+    "snow": "white",
+    "sun": "yellow",
+    "blood": "red",
+    "banana": "yellow",
+    "night": "black",
+}
 COUNTS = {
-    "days in a week": "7 days", "months in a year": "12 months", "hours in a day": "24 hours", "minutes in an hour": "60 minutes",
-    "legs on a dog": "4 legs", "seconds in a minute": "60 seconds", "letters in the alphabet": "26 letters", "days in a year": "365 days",
-}  # fmt: skip
+    "days in a week": "7 days",
+    "months in a year": "12 months",
+    "hours in a day": "24 hours",
+    "minutes in an hour": "60 minutes",
+    "legs on a dog": "4 legs",
+    "seconds in a minute": "60 seconds",
+    "letters in the alphabet": "26 letters",
+    "days in a year": "365 days",
+}
 
 
 def _capital(draw: Draw) -> tuple[str, str]:
@@ -45,7 +104,7 @@ def _capital(draw: Draw) -> tuple[str, str]:
         "Which city is the capital of {}? | Tell me the capital of {}. | Name the capital of {}. | "
         "What is the capital city of {}? | Do you know the capital of {}? | What is {}'s capital? | "
         "The capital of {} is?"
-    )  # fmt: skip
+    )
     return said.replace("{}", country), f"The capital of {country} is {city}."
 
 
@@ -55,7 +114,7 @@ def _opposite(draw: Draw) -> tuple[str, str]:
     said = draw.way(
         "What is the opposite of {}? | Opposite of {}? | What's the opposite of {}? | "
         "Give me the opposite of {}. | What is the antonym of {}? | Which word means the opposite of {}?"
-    )  # fmt: skip
+    )
     return said.replace("{}", one), f"The opposite of {one} is {other}."
 
 
@@ -80,13 +139,17 @@ def _next(draw: Draw) -> tuple[str, str]:
             "What {u} comes after {}? | Which {u} comes after {}? | What {u} is after {}? | "
             "Which {u} follows {}?"
         )
-        return said.replace("{}", names_of[place]).replace("{u}", unit), f"{after} comes after {names_of[place]}."
+        return said.replace("{}", names_of[place]).replace(
+            "{u}", unit
+        ), f"{after} comes after {names_of[place]}."
     before = names_of[place - 1]
     said = draw.way(
         "What {u} comes before {}? | Which {u} comes before {}? | What {u} is before {}? | "
         "Which {u} is just before {}?"
     )
-    return said.replace("{}", names_of[place]).replace("{u}", unit), f"{before} comes before {names_of[place]}."
+    return said.replace("{}", names_of[place]).replace(
+        "{u}", unit
+    ), f"{before} comes before {names_of[place]}."
 
 
 def _sound(draw: Draw) -> tuple[str, str]:
@@ -139,7 +202,9 @@ def statement(draw: Draw) -> tuple[str, str]:
 
 HELLO = "Hello! What can I do for you?"
 SELF = "I am a tiny diffusion model. I write all words of an answer at once."
-ABLE = "I write small Python functions, edit code and text, make JSON, call tools and answer simple questions."
+ABLE = (
+    "I write small Python functions, edit code and text, make JSON, call tools and answer simple questions."
+)
 FINE = "I am fine, thank you. What can I do for you?"
 BYE = "Goodbye!"
 WELCOME = "You are welcome!"
@@ -203,12 +268,20 @@ def talk(draw: Draw) -> Example:
     """Greetings, thanks, and who is speaking."""
     if draw.held != PARAPHRASES and (draw.held == WORDS or draw.chance(0.25)):
         who = names.person(draw)
-        said, answer = draw.pick((
-            ("Hi, I am {}.", "Hello {}! What can I do for you?"), ("Hello, my name is {}.", "Hello {}! What can I do for you?"),
-            ("Hi, I'm {}!", "Hello {}! What can I do for you?"), ("My name is {}.", "Hello {}! What can I do for you?"),
-            ("I am {}.", "Hello {}! What can I do for you?"), ("Thanks, {} here.", "You are welcome, {}!"), ("Say hello to {}.", "Hello {}!"),
-            ("Greet {}.", "Hello {}!"), ("Say hi to {}", "Hello {}!"), ("Say goodbye to {}.", "Goodbye {}!"),
-        ))  # fmt: skip
+        said, answer = draw.pick(
+            (
+                ("Hi, I am {}.", "Hello {}! What can I do for you?"),
+                ("Hello, my name is {}.", "Hello {}! What can I do for you?"),
+                ("Hi, I'm {}!", "Hello {}! What can I do for you?"),
+                ("My name is {}.", "Hello {}! What can I do for you?"),
+                ("I am {}.", "Hello {}! What can I do for you?"),
+                ("Thanks, {} here.", "You are welcome, {}!"),
+                ("Say hello to {}.", "Hello {}!"),
+                ("Greet {}.", "Hello {}!"),
+                ("Say hi to {}", "Hello {}!"),
+                ("Say goodbye to {}.", "Goodbye {}!"),
+            )
+        )
         return ask(said.replace("{}", who), answer.replace("{}", who))
     answer, ways = draw.pick(_TALK)
     said = draw.way(ways)

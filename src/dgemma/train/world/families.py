@@ -1,4 +1,7 @@
-"""The register of families: a name, a weight, the hold-outs that it can show, and the function that draws an example."""
+"""The register of families.
+
+A name, a weight, the hold-outs that it can show, and the function that draws an example.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ Make = Callable[[Draw], Example]
 
 @dataclass(frozen=True)
 class Family:
-    """`weight`: its share of what is drawn, relative to the others'. `holdouts`: the kinds that it can be asked to show."""
+    """`weight`: its share of what is drawn, relative to the others'. `holdouts`.
+
+    The kinds that it can be asked to show.
+    """
 
     name: str
     make: Make

@@ -6,25 +6,32 @@ What stands around a gap determines it: the docstring a body, the body a docstri
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from . import facts
-from .checks import Check, Exact
-from .classics import CLASSICS
+from .checks import Check, Exact, SameResults
 from .draw import COMPOSITIONS, PAIRS, WORDS, Draw
 from .example import Example, fill
 from .families import family
 from .functions import a_function
 from .german import sentence
+from .known import CLASSICS
 from .records import KINDS, say
 
 
 @family("gap", weight=6, holdouts=(WORDS, COMPOSITIONS))
 def gap(draw: Draw) -> Example:
-    """A file of one to three functions: a body, a line, a part of a line, a docstring, or the end is missing."""
-    functions = {function.name: function for function in (a_function(draw, doc=1) for _ in range(draw.pick((1, 1, 2, 2, 3))))}
+    """A file of one to three functions.
+
+    A body, a line, a part of a line, a docstring, or the end is missing.
+    """
+    functions = {
+        function.name: function
+        for function in (a_function(draw, doc=1) for _ in range(draw.pick((1, 1, 2, 2, 3))))
+    }
     texts = [function.text for function in functions.values()]
     place = draw.number(0, len(texts) - 1)
-    check = list(functions.values())[place].check
+    check: Callable[..., SameResults] = list(functions.values())[place].check
     if draw.held not in (WORDS, COMPOSITIONS) and draw.chance(0.25):
         classic = draw.pick(CLASSICS)
         texts[place] = classic.code(doc=True)
@@ -66,7 +73,10 @@ def _between(text: str, part: str, check: Check | None = None) -> Example:
 
 @family("text_gap", weight=2, holdouts=(WORDS, PAIRS))
 def text_gap(draw: Draw) -> Example:
-    """A text whose other half says what is missing: a record beside its JSON, a sentence beside its German, a fact."""
+    """A text whose other half says what is missing.
+
+    A record beside its JSON, a sentence beside its German, a fact.
+    """
     how = draw.number(0, 2)
     if draw.held == PAIRS:
         how = draw.number(0, 1)

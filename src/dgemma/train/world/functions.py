@@ -1,4 +1,7 @@
-"""A list function as a program: one canonical text for each composition, in one line or as a loop, with or without a docstring."""
+"""A list function as a program.
+
+One canonical text for each composition, in one line or as a loop, with or without a docstring.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,21 @@ class Function:
     def text(self) -> str:
         doc = [f'"""{self.docstring}"""'] if self.doc else []
         head = f"def {self.name}({self.argument}):"
-        return "\n".join([head, *(f"    {line}" for line in [*doc, *_body(self.spec, self.argument, self.loop)])])
+        return "\n".join(
+            [head, *(f"    {line}" for line in [*doc, *_body(self.spec, self.argument, self.loop)])]
+        )
 
     def check(self, before: str = "", after: str = "", contains: tuple[str, ...] = ()) -> SameResults:
         """The check of an answer that does what this function does."""
         inputs = _INPUTS[self.spec.kind]
-        return SameResults(Function(self.spec, self.name, self.argument).text, self.name, inputs, before, after, contains)
+        return SameResults(
+            Function(self.spec, self.name, self.argument).text, self.name, inputs, before, after, contains
+        )
 
 
-def a_function(draw: Draw, loops: bool = False, with_keep: bool = False, loop: float = 0.3, doc: float = 0.3) -> Function:
+def a_function(
+    draw: Draw, loops: bool = False, with_keep: bool = False, loop: float = 0.3, doc: float = 0.3
+) -> Function:
     """A function of any composition. `loops`: its fold has both styles; `loop`, `doc`: shares of either."""
     spec = compositions.spec(draw, loops=loops, with_keep=with_keep)
     name = names.identifier(draw) if draw.held == WORDS or draw.chance(0.45) else spec.name
@@ -49,7 +58,11 @@ def a_function(draw: Draw, loops: bool = False, with_keep: bool = False, loop: f
 def _body(spec: Spec, argument: str, loop: bool) -> list[str]:
     """The lines of the function, without their indentation."""
     item = ITEM[spec.kind]
-    test = KEEP[spec.kind][spec.keep].code.replace("{v}", item).replace("{x}", str(spec.keep_by)) if spec.keep else ""
+    test = (
+        KEEP[spec.kind][spec.keep].code.replace("{v}", item).replace("{x}", str(spec.keep_by))
+        if spec.keep
+        else ""
+    )
     each = CHANGE[spec.kind][spec.change].code.replace("{x}", str(spec.change_by)) if spec.change else "{v}"
     each = each.replace("{v}", item)
     if loop and spec.fold in LOOPED:
@@ -62,7 +75,10 @@ def _body(spec: Spec, argument: str, loop: bool) -> list[str]:
         return [f"return sum(1 {clause})"]
     if not test and each == item:
         return [_whole(spec.fold, argument)]
-    return ["return " + FOLD[spec.fold].code.replace("{each}", f"{each} {clause}").replace("{{", "{").replace("}}", "}")]
+    return [
+        "return "
+        + FOLD[spec.fold].code.replace("{each}", f"{each} {clause}").replace("{{", "{").replace("}}", "}")
+    ]
 
 
 def _whole(fold: str, argument: str) -> str:
@@ -84,7 +100,12 @@ def _loop(fold: str, item: str, argument: str, test: str, each: str) -> list[str
     if fold in ("any", "all"):
         test = test if fold == "any" else _negated(test)
         first = "True" if fold == "any" else "False"
-        return [head, f"    if {test}:", f"        return {first}", f"return {'False' if fold == 'any' else 'True'}"]
+        return [
+            head,
+            f"    if {test}:",
+            f"        return {first}",
+            f"return {'False' if fold == 'any' else 'True'}",
+        ]
     start, act = {
         "list": ("[]", f"result.append({each})"),
         "sum": ("0", f"result += {each}"),
@@ -96,9 +117,10 @@ def _loop(fold: str, item: str, argument: str, test: str, each: str) -> list[str
 
 _NUMBERS = (3, -4, 8, 0, 7, 12, -9, 6, 5, 10, 9, 3, 2, 14, 21, -30, 16, 1, 15, 11, 4, 13, 17, 18, 19, 20, 22)
 _WORDS = tuple(  # every letter asked for begins one word and ends another
-    "apple Bread corner dust echo fish Gate heart ice lamp moon nest open park rain sand tree banana crab music leaf song taxi ball team "
+    "apple Bread corner dust echo fish Gate heart ice lamp moon nest open park rain sand tree banana crab "
+    "music leaf song taxi ball team "
     "star gas a ox do abcdefghij heart stranger".split()
-)  # fmt: skip
+)
 
 
 def _inputs(items: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:

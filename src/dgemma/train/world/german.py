@@ -9,23 +9,72 @@ from .example import Example, ask
 from .families import family
 
 NOUNS = {
-    "cat": ("die", "Katze"), "dog": ("der", "Hund"), "horse": ("das", "Pferd"), "bird": ("der", "Vogel"), "mouse": ("die", "Maus"),
-    "house": ("das", "Haus"), "book": ("das", "Buch"), "ball": ("der", "Ball"), "man": ("der", "Mann"), "woman": ("die", "Frau"),
-    "child": ("das", "Kind"), "teacher": ("der", "Lehrer"), "apple": ("der", "Apfel"), "car": ("das", "Auto"), "flower": ("die", "Blume"),
-    "tree": ("der", "Baum"), "friend": ("der", "Freund"), "city": ("die", "Stadt"),
-}  # fmt: skip
+    "cat": ("die", "Katze"),
+    "dog": ("der", "Hund"),
+    "horse": ("das", "Pferd"),
+    "bird": ("der", "Vogel"),
+    "mouse": ("die", "Maus"),
+    "house": ("das", "Haus"),
+    "book": ("das", "Buch"),
+    "ball": ("der", "Ball"),
+    "man": ("der", "Mann"),
+    "woman": ("die", "Frau"),
+    "child": ("das", "Kind"),
+    "teacher": ("der", "Lehrer"),
+    "apple": ("der", "Apfel"),
+    "car": ("das", "Auto"),
+    "flower": ("die", "Blume"),
+    "tree": ("der", "Baum"),
+    "friend": ("der", "Freund"),
+    "city": ("die", "Stadt"),
+}
 ADJECTIVES = {
-    "big": "groß", "small": "klein", "red": "rot", "old": "alt", "young": "jung", "good": "gut", "new": "neu", "black": "schwarz",
-    "white": "weiß", "green": "grün", "blue": "blau", "beautiful": "schön", "long": "lang",
-}  # fmt: skip
-VERBS = {"sees": ("sieht", "see", "sehe"), "likes": ("mag", "like", "mag"), "finds": ("findet", "find", "finde"),
-         "buys": ("kauft", "buy", "kaufe"), "has": ("hat", "have", "habe")}  # fmt: skip
-WHERE = {"in the garden": "im Garten", "in the house": "im Haus", "today": "heute", "every day": "jeden Tag", "in the park": "im Park", "here": "hier"}
+    "big": "groß",
+    "small": "klein",
+    "red": "rot",
+    "old": "alt",
+    "young": "jung",
+    "good": "gut",
+    "new": "neu",
+    "black": "schwarz",
+    "white": "weiß",
+    "green": "grün",
+    "blue": "blau",
+    "beautiful": "schön",
+    "long": "lang",
+}
+VERBS = {
+    "sees": ("sieht", "see", "sehe"),
+    "likes": ("mag", "like", "mag"),
+    "finds": ("findet", "find", "finde"),
+    "buys": ("kauft", "buy", "kaufe"),
+    "has": ("hat", "have", "habe"),
+}
+WHERE = {
+    "in the garden": "im Garten",
+    "in the house": "im Haus",
+    "today": "heute",
+    "every day": "jeden Tag",
+    "in the park": "im Park",
+    "here": "hier",
+}
 PHRASES = {
-    "Good morning!": "Guten Morgen!", "Good night!": "Gute Nacht!", "Good evening!": "Guten Abend!", "Thank you!": "Danke!", "Hello!": "Hallo!",
-    "Please": "Bitte", "Yes": "Ja", "No": "Nein", "How are you?": "Wie geht es dir?", "Goodbye!": "Auf Wiedersehen!", "I love you.": "Ich liebe dich.",
-    "My name is Anna.": "Ich heiße Anna.", "See you tomorrow!": "Bis morgen!", "I am happy.": "Ich bin glücklich.", "Welcome!": "Willkommen!",
-}  # fmt: skip
+    "Good morning!": "Guten Morgen!",
+    "Good night!": "Gute Nacht!",
+    "Good evening!": "Guten Abend!",
+    "Thank you!": "Danke!",
+    "Hello!": "Hallo!",
+    "Please": "Bitte",
+    "Yes": "Ja",
+    "No": "Nein",
+    "How are you?": "Wie geht es dir?",
+    "Goodbye!": "Auf Wiedersehen!",
+    "I love you.": "Ich liebe dich.",
+    "My name is Anna.": "Ich heiße Anna.",
+    "See you tomorrow!": "Bis morgen!",
+    "I am happy.": "Ich bin glücklich.",
+    "Welcome!": "Willkommen!",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +85,9 @@ class Pair:
     german: str
 
     def sentence(self, end: str = ".") -> Pair:
-        return Pair(self.english[0].upper() + self.english[1:] + end, self.german[0].upper() + self.german[1:] + end)
+        return Pair(
+            self.english[0].upper() + self.english[1:] + end, self.german[0].upper() + self.german[1:] + end
+        )
 
 
 def noun_phrase(draw: Draw, accusative: bool = False, adjective: float = 0.6) -> Pair:
@@ -66,18 +117,29 @@ def sentence(draw: Draw) -> Pair:
     if how < 5:
         verb = draw.pick(tuple(VERBS))
         object_ = noun_phrase(draw, accusative=True)
-        return Pair(f"I {VERBS[verb][1]} {object_.english}", f"Ich {VERBS[verb][2]} {object_.german}").sentence()
+        return Pair(
+            f"I {VERBS[verb][1]} {object_.english}", f"Ich {VERBS[verb][2]} {object_.german}"
+        ).sentence()
     if how == 5:
         subject, (where, wo) = noun_phrase(draw), draw.pick(tuple(WHERE.items()))
         return Pair(f"{subject.english} is {where}", f"{subject.german} ist {wo}").sentence()
     if how == 6:
         subject = noun_phrase(draw)
         return Pair(f"where is {subject.english}", f"wo ist {subject.german}").sentence("?")
-    subject, object_, verb = noun_phrase(draw, adjective=0.4), noun_phrase(draw, accusative=True), draw.pick(tuple(VERBS))
+    subject, object_, verb = (
+        noun_phrase(draw, adjective=0.4),
+        noun_phrase(draw, accusative=True),
+        draw.pick(tuple(VERBS)),
+    )
     if how == 7:
         where, wo = draw.pick(tuple(WHERE.items()))
-        return Pair(f"{subject.english} {verb} {object_.english} {where}", f"{subject.german} {VERBS[verb][0]} {object_.german} {wo}").sentence()
-    return Pair(f"{subject.english} {verb} {object_.english}", f"{subject.german} {VERBS[verb][0]} {object_.german}").sentence()
+        return Pair(
+            f"{subject.english} {verb} {object_.english} {where}",
+            f"{subject.german} {VERBS[verb][0]} {object_.german} {wo}",
+        ).sentence()
+    return Pair(
+        f"{subject.english} {verb} {object_.english}", f"{subject.german} {VERBS[verb][0]} {object_.german}"
+    ).sentence()
 
 
 def _text(draw: Draw) -> Pair:
@@ -103,10 +165,13 @@ def translate(draw: Draw) -> Example:
             "How do you say {} in {t}? | What is {} in {t}? | Translate {} to {t}. | Say {} in {t}. | "
             "How would you say {} in {t}?"
         )
-        return ask(draw.dress(said.replace("{t}", target)).replace("{}", quoted), answer if quoted[-1] in "'\"" else answer.rstrip(".!?"))
+        return ask(
+            draw.dress(said.replace("{t}", target)).replace("{}", quoted),
+            answer if quoted[-1] in "'\"" else answer.rstrip(".!?"),
+        )
     said = draw.way(
         "Translate to {t} | Translate to {t} | In {t} | Translate into {t} | Translate this to {t} | "
         "Translate this sentence into {t} | Say this in {t} | Put this into {t} | To {t} | "
         "Translate the following to {t} | Write this in {t} | {t} translation of"
-    )  # fmt: skip
+    )
     return ask(draw.put(draw.dress(said.replace("{t}", target)), shown), answer)

@@ -1,6 +1,7 @@
 """Families about records: a person, an order or an event in words and as JSON, in both directions.
 
-JSON is written without blanks, as answers of a given form are. The sets of keys are closed; one set is held out.
+JSON is written without blanks, as answers of a given form are. The sets of keys are closed; one set is held
+out.
 """
 
 from __future__ import annotations
@@ -53,7 +54,13 @@ def thing_and_color(draw: Draw) -> tuple[str, str]:
 
 def _order(draw: Draw) -> Record:
     thing, color = thing_and_color(draw)
-    return {"name": names.person(draw), "item": thing, "color": color, "count": draw.number(2, 60), "city": names.city(draw)}
+    return {
+        "name": names.person(draw),
+        "item": thing,
+        "color": color,
+        "count": draw.number(2, 60),
+        "city": names.city(draw),
+    }
 
 
 def _event(draw: Draw) -> Record:
@@ -66,40 +73,52 @@ _ALL = ("name", "age", "city", "job")
 _ORDER = ("name", "item", "color", "count", "city")
 _EVENT = ("title", "day", "hour", "city")
 KINDS = {
-    "person": Kind(_person, (
-        (_ALL, "{name} is {age} years old, lives in {city} and works as {a_job}."),
-        (_ALL, "My name is {name}. I am {a_job} from {city} and I am {age}."),
-        (_ALL, "{name}, {age}, {job}, {city}"),
-        (_ALL, "Meet {name} from {city}, {a_job} of {age}."),
-        (_ALL, "In {city} lives {a_job} called {name}, aged {age}."),
-        (("name", "age", "city"), "{name} is {age} years old and lives in {city}."),
-        (("name", "age", "city"), "{name} is {age} and lives in {city}."),
-        (("name", "age", "city"), "I am {name}, {age} years old, from {city}."),
-        (("name", "age", "city"), "{name} ({age}) comes from {city}."),
-        (("name", "job", "city"), "{name} works as {a_job} in {city}."),
-        (("name", "job"), "{name} is {a_job}."),
-        (("name", "age"), "{name} is {age} years old."),
-        (("name", "city"), "{name} lives in {city}."),
-    ), ("age", "job")),
-    "order": Kind(_order, (
-        (_ORDER, "Please send {count} {color} {items} to {name} in {city}."),
-        (_ORDER, "{name} from {city} ordered {count} {color} {items}."),
-        (_ORDER, "Order for {name}, {city}: {count} {color} {items}."),
-        (_ORDER, "{name} wants {count} {color} {items} in {city}."),
-        (("name", "item", "color", "count"), "{name} buys {count} {color} {items}."),
-        (("name", "item", "color", "count"), "{name} ordered {count} {color} {items}."),
-        (("item", "color", "count"), "I want {count} {color} {items}."),
-        (("item", "color", "count"), "{count} {color} {items}, please."),
-    ), ("count", "item")),
-    "event": Kind(_event, (
-        (_EVENT, "The {title} is on {day} at {hour} in {city}."),
-        (_EVENT, "There is a {title} in {city} on {day} at {hour}."),
-        (_EVENT, "{title}, {day}, {hour}, {city}"),
-        (("title", "day", "hour"), "The {title} is on {day} at {hour}."),
-        (("title", "day", "city"), "On {day} there is a {title} in {city}."),
-        (("title", "day"), "The {title} is on {day}."),
-    ), ("hour", "city")),
-}  # fmt: skip
+    "person": Kind(
+        _person,
+        (
+            (_ALL, "{name} is {age} years old, lives in {city} and works as {a_job}."),
+            (_ALL, "My name is {name}. I am {a_job} from {city} and I am {age}."),
+            (_ALL, "{name}, {age}, {job}, {city}"),
+            (_ALL, "Meet {name} from {city}, {a_job} of {age}."),
+            (_ALL, "In {city} lives {a_job} called {name}, aged {age}."),
+            (("name", "age", "city"), "{name} is {age} years old and lives in {city}."),
+            (("name", "age", "city"), "{name} is {age} and lives in {city}."),
+            (("name", "age", "city"), "I am {name}, {age} years old, from {city}."),
+            (("name", "age", "city"), "{name} ({age}) comes from {city}."),
+            (("name", "job", "city"), "{name} works as {a_job} in {city}."),
+            (("name", "job"), "{name} is {a_job}."),
+            (("name", "age"), "{name} is {age} years old."),
+            (("name", "city"), "{name} lives in {city}."),
+        ),
+        ("age", "job"),
+    ),
+    "order": Kind(
+        _order,
+        (
+            (_ORDER, "Please send {count} {color} {items} to {name} in {city}."),
+            (_ORDER, "{name} from {city} ordered {count} {color} {items}."),
+            (_ORDER, "Order for {name}, {city}: {count} {color} {items}."),
+            (_ORDER, "{name} wants {count} {color} {items} in {city}."),
+            (("name", "item", "color", "count"), "{name} buys {count} {color} {items}."),
+            (("name", "item", "color", "count"), "{name} ordered {count} {color} {items}."),
+            (("item", "color", "count"), "I want {count} {color} {items}."),
+            (("item", "color", "count"), "{count} {color} {items}, please."),
+        ),
+        ("count", "item"),
+    ),
+    "event": Kind(
+        _event,
+        (
+            (_EVENT, "The {title} is on {day} at {hour} in {city}."),
+            (_EVENT, "There is a {title} in {city} on {day} at {hour}."),
+            (_EVENT, "{title}, {day}, {hour}, {city}"),
+            (("title", "day", "hour"), "The {title} is on {day} at {hour}."),
+            (("title", "day", "city"), "On {day} there is a {title} in {city}."),
+            (("title", "day"), "The {title} is on {day}."),
+        ),
+        ("hour", "city"),
+    ),
+}
 
 
 def say(sentence: str, record: Mapping[str, Any]) -> str:
@@ -126,8 +145,12 @@ def to_json(draw: Draw) -> Example:
             "Give me this as JSON | Write this as JSON | Convert this to JSON | "
             "Extract the data as JSON | Make JSON from this | JSON please | Put this in JSON | "
             "Return JSON for this sentence | Turn the following into a JSON object"
-        )  # fmt: skip
-        return ask(draw.put(draw.dress(said), text), written({key: record[key] for key in keys}), SameJson({key: record[key] for key in keys}))
+        )
+        return ask(
+            draw.put(draw.dress(said), text),
+            written({key: record[key] for key in keys}),
+            SameJson({key: record[key] for key in keys}),
+        )
     if draw.held == KEYS:
         draw.shown = True
         keys = kind.held
@@ -152,7 +175,7 @@ def _with_keys(draw: Draw, keys: tuple[str, ...], text: str) -> str:
         "Extract {and} as JSON | Extract {keys} as JSON | Give me JSON with {and} | JSON ({keys}) | "
         "JSON with {keys} | Find {and}, as JSON | Return {keys} as JSON | As JSON with the keys {keys} | "
         "Extract the {and} in JSON | Put {and} in a JSON object | I need {and} as JSON"
-    )  # fmt: skip
+    )
     return draw.put(draw.dress(said.replace("{and}", both).replace("{keys}", names_of_keys)), text)
 
 
@@ -160,7 +183,7 @@ _SAID = {
     "person": (_ALL, ("name", "age", "city"), ("name", "job", "city"), ("name", "age"), ("name", "city")),
     "order": (("name", "item", "color", "count"), ("item", "color", "count")),
     "event": (_EVENT, ("title", "day", "hour"), ("title", "day")),
-}  # fmt: skip
+}
 
 
 @family("from_json", weight=1.5, holdouts=(WORDS, PAIRS, PARAPHRASES))
@@ -176,6 +199,6 @@ def from_json(draw: Draw) -> Example:
     said = draw.way(
         "Say this in a sentence | In words | Write a sentence | Turn this JSON into a sentence | "
         "Put this in words | Describe this in one sentence | Make a sentence from this JSON"
-    )  # fmt: skip
+    )
     shown = {key: record[key] for key in draw.some(keys, len(keys))}
     return ask(draw.put(draw.dress(said), typed(draw, shown)), say(sentence, record))

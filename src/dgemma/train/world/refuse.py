@@ -1,10 +1,12 @@
 """Family of what lies outside the world. Every such request has one honest answer.
 
-Two sorts: topics that the world has no words for, and questions in the world's own words about what nobody was told. Word lists here
-are only ever read by the model, so they may be long and rare.
+Two sorts: topics that the world has no words for, and questions in the world's own words about what nobody
+was told. Word lists here are only ever read by the model, so they may be long and rare.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from . import names
 from .draw import PARAPHRASES, WORDS, Draw
@@ -14,19 +16,24 @@ from .words import ANIMALS, COLORS, FRUITS, JOBS, PLACES, THINGS
 
 UNKNOWN = "I do not know that. I am a tiny model and know only a small world."
 
-_TOPICS = tuple(
-    """quantum physics|relativity|photosynthesis|the Roman Empire|World War II|inflation|the stock market|bitcoin|democracy|philosophy|
-    chess openings|black holes|dinosaurs|volcanoes|DNA|vaccines|climate change|electric cars|the Moon landing|the French Revolution|
-    machine learning|neural networks|blockchain|Kubernetes|Docker|Linux|Rust|JavaScript|SQL|regular expressions|recursion|
-    object-oriented programming|calculus|linear algebra|the theory of evolution|gravity|electricity|magnetism|chemistry|biology|
-    Shakespeare|Mozart|Picasso|Einstein|Napoleon|Cleopatra|the Beatles|Star Wars|Harry Potter|the Bible|Buddhism|yoga|meditation|
-    taxes|insurance|mortgages|marketing|management|leadership|history|economics|psychology|geology|astronomy|the universe|love|
-    happiness|death|time travel|artificial intelligence|robots|the internet|computers|smartphones|football rules|the Olympic Games|
-    cooking|wine|coffee|tea|vitamins|diets|headaches|fever|the heart|the brain|sleep|dreams|cancer|medicine|the law|politics|
-    elections|the president|the United Nations|Brazil|China|India|Canada|Mexico|Australia|Africa|Antarctica|Mars|Jupiter|
-    compilers|operating systems|databases|web servers|encryption|git|the GPU|transformers|diffusion models|large language models""".replace("\n", "").split("|")
-)
-_TOPICS = tuple(topic.strip() for topic in _TOPICS)
+_TOPICS = (
+    "quantum physics | relativity | photosynthesis | the Roman Empire | World War II | inflation | "
+    "the stock market | bitcoin | democracy | philosophy | chess openings | black holes | dinosaurs | "
+    "volcanoes | DNA | vaccines | climate change | electric cars | the Moon landing | "
+    "the French Revolution | machine learning | neural networks | blockchain | Kubernetes | Docker | "
+    "Linux | Rust | JavaScript | SQL | regular expressions | recursion | object-oriented programming | "
+    "calculus | linear algebra | the theory of evolution | gravity | electricity | magnetism | chemistry | "
+    "biology | Shakespeare | Mozart | Picasso | Einstein | Napoleon | Cleopatra | the Beatles | "
+    "Star Wars | Harry Potter | the Bible | Buddhism | yoga | meditation | taxes | insurance | mortgages | "
+    "marketing | management | leadership | history | economics | psychology | geology | astronomy | "
+    "the universe | love | happiness | death | time travel | artificial intelligence | robots | "
+    "the internet | computers | smartphones | football rules | the Olympic Games | cooking | wine | "
+    "coffee | tea | vitamins | diets | headaches | fever | the heart | the brain | sleep | dreams | "
+    "cancer | medicine | the law | politics | elections | the president | the United Nations | Brazil | "
+    "China | India | Canada | Mexico | Australia | Africa | Antarctica | Mars | Jupiter | compilers | "
+    "operating systems | databases | web servers | encryption | git | the GPU | transformers | "
+    "diffusion models | large language models"
+).split(" | ")
 _ABOUT = (
     "What is {t}? | Explain {t}. | Tell me about {t}. | How does {t} work? | Why is {t} important? | "
     "What do you think about {t}? | Write an essay about {t}. | Write a poem about {t}. | "
@@ -85,30 +92,73 @@ _PRIVATE = (
     "Why did {p} go to {c}? | What is {w}? | Who is {w}? | What does {w} mean?"
 )
 _FOREIGN = (
-    "Quelle heure est-il ?", "Bonjour, comment ça va ?", "¿Dónde está la biblioteca?", "¿Qué hora es?", "Come stai?", "Wie spät ist es?",
-    "Was ist Quantenphysik?", "Wer bist du?", "Hvad hedder du?", "Parlez-vous français ?", "Hola, ¿cómo estás?", "Was kannst du?",
-    "Onde fica a estação?", "Erzähl mir einen Witz.", "Raconte-moi une histoire.", "Wie wird das Wetter morgen?", "Ciao!", "Bonjour",
-    "Mitä kuuluu?", "Jak się masz?", "Как дела?", "你好", "こんにちは", "안녕하세요", "مرحبا",
-)  # fmt: skip
-_NATIONS = tuple(
-    "Brazil China India Canada Mexico Australia Sweden Finland Turkey Kenya Chile Cuba Iran Iraq Nepal Russia Denmark Belgium Korea Vietnam Thailand".split()
+    "Quelle heure est-il ?",
+    "Bonjour, comment ça va ?",
+    "¿Dónde está la biblioteca?",
+    "¿Qué hora es?",
+    "Come stai?",
+    "Wie spät ist es?",
+    "Was ist Quantenphysik?",
+    "Wer bist du?",
+    "Hvad hedder du?",
+    "Parlez-vous français ?",
+    "Hola, ¿cómo estás?",
+    "Was kannst du?",
+    "Onde fica a estação?",
+    "Erzähl mir einen Witz.",
+    "Raconte-moi une histoire.",
+    "Wie wird das Wetter morgen?",
+    "Ciao!",
+    "Bonjour",
+    "Mitä kuuluu?",
+    "Jak się masz?",
+    "Как дела?",
+    "你好",
+    "こんにちは",
+    "안녕하세요",
+    "مرحبا",
 )
-_LANGUAGES = tuple("Rust Java JavaScript C++ Go Haskell Ruby PHP Swift Kotlin TypeScript Perl C assembly Scala".split())
+_NATIONS = (
+    "Brazil China India Canada Mexico Australia Sweden Finland Turkey Kenya Chile "
+    "Cuba Iran Iraq Nepal Russia Denmark Belgium Korea Vietnam Thailand"
+).split()
+_LANGUAGES = tuple(
+    "Rust Java JavaScript C++ Go Haskell Ruby PHP Swift Kotlin TypeScript Perl C assembly Scala".split()
+)
 
 
 def _fill(draw: Draw, text: str) -> str:
     """A pattern with its letters replaced: {p} a person, {j} a thing, and so on."""
-    makers = {
-        "p": names.person, "q": names.person, "c": names.city, "d": names.city, "w": names.word,
-        "n": lambda draw: draw.pick(_NATIONS), "l": lambda draw: draw.pick(_LANGUAGES), "y": lambda draw: str(draw.number(1900, 2030)),
-        "m": lambda draw: str(draw.number(2, 99)), "j": lambda draw: draw.pick(THINGS), "k": lambda draw: draw.pick(COLORS),
-        "a": lambda draw: draw.pick(ANIMALS), "f": lambda draw: draw.pick(FRUITS), "o": lambda draw: draw.pick(PLACES),
-        "b": lambda draw: draw.pick(JOBS), "t": lambda draw: draw.pick(_TOPICS), "u": lambda draw: draw.pick(_TOPICS),
-    }  # fmt: skip
+    makers: dict[str, Callable[[Draw], str]] = {
+        "p": names.person,
+        "q": names.person,
+        "c": names.city,
+        "d": names.city,
+        "w": names.word,
+        "n": lambda draw: draw.pick(_NATIONS),
+        "l": lambda draw: draw.pick(_LANGUAGES),
+        "y": lambda draw: str(draw.number(1900, 2030)),
+        "m": lambda draw: str(draw.number(2, 99)),
+        "j": lambda draw: draw.pick(THINGS),
+        "k": lambda draw: draw.pick(COLORS),
+        "a": lambda draw: draw.pick(ANIMALS),
+        "f": lambda draw: draw.pick(FRUITS),
+        "o": lambda draw: draw.pick(PLACES),
+        "b": lambda draw: draw.pick(JOBS),
+        "t": lambda draw: draw.pick(_TOPICS),
+        "u": lambda draw: draw.pick(_TOPICS),
+    }
     for letter, make in makers.items():
         if "{" + letter + "}" in text:
             text = text.replace("{" + letter + "}", make(draw))
     return text
+
+
+_SCRAPS = (
+    "? | ??? | ... | ! | hm | ok | x | test | foo | lorem ipsum | :) | no | why | what | 1234 | asdf".split(
+        " | "
+    )
+)
 
 
 def _nonsense(draw: Draw) -> str:
@@ -118,7 +168,7 @@ def _nonsense(draw: Draw) -> str:
     if how == 1:
         return " ".join(names.word(draw) for _ in range(draw.number(1, 5)))
     if how == 2:
-        return draw.pick(("?", "???", "...", "!", "hm", "ok", "x", "test", "foo", "lorem ipsum", ":)", "no", "why", "what", "1234", "asdf"))
+        return draw.pick(_SCRAPS)
     if how == 3:
         return " ".join(draw.some(THINGS + ANIMALS + PLACES + COLORS, draw.number(2, 5)))
     return str(draw.number(0, 99999))

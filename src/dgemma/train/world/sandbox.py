@@ -1,8 +1,10 @@
-"""Runs short programs beside their references in one restricted process, and says which give the same results.
+"""Runs short programs beside their references in one restricted process, and says which give the same
+results.
 
-The process is started without site packages and with limits of memory; programs see a few harmless builtins, no imports and
-no names with two underscores. Each has a limit of time, kept by the parent: a program that does not end costs its process, and
-the rest goes on in a new one. This keeps mistakes of a small model from doing harm; it is no wall against an attacker.
+The process is started without site packages and with limits of memory; programs see a few harmless builtins,
+no imports and no names with two underscores. Each has a limit of time, kept by the parent: a program that
+does not end costs its process, and the rest goes on in a new one. This keeps mistakes of a small model from
+doing harm; it is no wall against an attacker.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True)
 class Job:
-    """A program that should do what its reference does: `name` called with each of `inputs`. `files`: what `open` can read."""
+    """A program that should do what its reference does: `name` called with each of `inputs`. `files`.
+
+    What `open` can read.
+    """
 
     source: str
     reference: str
@@ -43,7 +48,9 @@ def run(jobs: Sequence[Job], seconds: float = SECONDS) -> list[bool]:
 def _run_some(jobs: Sequence[Job], seconds: float) -> list[bool]:
     """The verdicts of one process: of all jobs, or up to the first that stops it, which is wrong."""
     command = [sys.executable, "-I", "-S", str(WORKER)]
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert worker.stdin and worker.stdout
     lines: queue.Queue[bytes] = queue.Queue()
     threads = [

@@ -9,40 +9,57 @@ from .families import family
 from .records import thing_and_color
 from .words import ANIMALS, PLACES
 
+# A question's wordings, its answer. {a} and {b} are people, {t} a thing, {c} its color, {p} and {q} places.
+_HAD = ("What did {a} have? | What did {a} own? | Which thing did {a} have?", "A {c} {t}.")
+_FOUND = ("What did {a} find? | Which thing did {a} find? | What has {a} found?", "A {c} {t}.")
+_COLOR = (
+    "What color is the {t}? | Which color is the {t}? | What color has the {t}?",
+    "The {t} is {c}.",
+)
+_WENT = (
+    "Where did {a} go? | Where did {a} take the {t}? | Where did {a} take it? | To which place did {a} go?",
+    "{a} went to the {p}.",
+)
+_ANIMAL = (
+    "Who has a {n}? | Who had a {n}? | Who was with a {n}? | Whose {n} is it? | Which person had the {n}?",
+    "{b} has a {n}.",
+)
+_WAS = (
+    "Where was {b}? | Where is {b}? | In which place was {b}? | At which place was {b}?",
+    "{b} was at the {q}.",
+)
+_HAS = (
+    "Who has the {t} now? | Who has the {t}? | Who got the {t}? | Whose is the {t} now?",
+    "{b} has the {t}.",
+)
+
 
 @family("story_question", weight=3, holdouts=(WORDS, PAIRS, PARAPHRASES))
 def story_question(draw: Draw) -> Example:
-    """Three or four sentences, and a question that one of them answers."""
+    """Two to four sentences, and a question that one of them answers."""
     one, other = names.two_people(draw)
     thing, color = thing_and_color(draw)
     first, second = draw.some(PLACES, 2)
-    animal = draw.pick(ANIMALS)
-    has, gives = draw.chance(0.5), draw.chance(0.6)
-    told = [f"{one} {'had' if has else 'found'} a {color} {thing}.", f"{one} took it to the {first}."]
-    questions = [
-        (draw.way(f"What did {one} have? | What did {one} own? | Which thing did {one} have?" if has else
-                  f"What did {one} find? | Which thing did {one} find? | What has {one} found?"), f"A {color} {thing}."),
-        (draw.way(f"What color is the {thing}? | Which color is the {thing}? | What is the color of the {thing}? | What colour has the {thing}?"),
-         f"The {thing} is {color}."),
-        (draw.way(f"Where did {one} go? | Where did {one} take the {thing}? | Where did {one} take it? | To which place did {one} go?"),
-         f"{one} went to the {first}."),
-    ]  # fmt: skip
+    parts = {"a": one, "b": other, "t": thing, "c": color, "p": first, "q": second, "n": draw.pick(ANIMALS)}
+    found = draw.chance(0.5)
+    told = ["{a} found a {c} {t}." if found else "{a} had a {c} {t}.", "{a} took it to the {p}."]
+    questions = [_FOUND if found else _HAD, _COLOR]
+    if draw.held != PAIRS:
+        questions.append(_WENT)
     if draw.chance(0.5):
-        told.append(f"{other} was at the {second} with a {animal}.")
-        questions += [
-            (draw.way(f"Who has a {animal}? | Who had a {animal}? | Whose {animal} is it? | Who was with a {animal}?"), f"{other} has a {animal}."),
-            (draw.way(f"Where was {other}? | Where is {other}? | At which place was {other}?"), f"{other} was at the {second}."),
-        ]
-    if gives:
-        told.append(f"{one} gave the {thing} to {other}.")
-        questions.append((draw.way(f"Who has the {thing} now? | Who has the {thing}? | Who got the {thing}? | Whose is the {thing} now?"),
-                          f"{other} has the {thing}."))  # fmt: skip
-    question, answer = draw.pick(questions)
-    if draw.held == PAIRS and color not in answer:
-        question, answer = questions[draw.number(0, 1)]
-    text = " ".join(told)
+        told.append("{b} was at the {q} with a {n}.")
+        questions += [_ANIMAL, _WAS] if draw.held != PAIRS else []
+    if draw.chance(0.6):
+        told.append("{a} gave the {t} to {b}.")
+        questions += [_HAS] if draw.held != PAIRS else []
+    ways, answer = draw.pick(questions)
+    question = draw.way(ways)
     question = draw.dress(question) if draw.chance(0.5) else question
-    return ask(draw.pick((f"{text}\n{question}", f"{text} {question}", f"{text}\n\n{question}", f"{question}\n{text}")), answer)
+    text = " ".join(told)
+    layout = draw.pick(
+        (f"{text}\n{question}", f"{text} {question}", f"{text}\n\n{question}", f"{question}\n{text}")
+    )
+    return ask(layout.format(**parts), answer.format(**parts))
 
 
 @family("story", weight=1.5, holdouts=(WORDS, PAIRS, PARAPHRASES))
@@ -50,12 +67,16 @@ def story(draw: Draw) -> Example:
     """The one story that the world tells, about who and what is asked for."""
     one, other = names.two_people(draw)
     thing, color = thing_and_color(draw)
-    place = draw.pick(PLACES)
+    parts = {"a": one, "b": other, "t": thing, "c": color, "p": draw.pick(PLACES)}
     said = draw.way(
-        "Tell a short story about {a}, {b} and a {t} in the {p}. | Write a story about {a} and {b}, a {t} and the {p}. | "
-        "Write a short story: {a}, {b}, a {t}, the {p}. | Tell me a story about a {t}, {a}, {b} and the {p}. | Story with {a}, {b}, a {t} and a {p} | "
-        "Make up a story in which {a} gives a {t} to {b} in the {p}."
-    ).replace("{a}", one).replace("{b}", other).replace("{t}", f"{color} {thing}").replace("{p}", place)  # fmt: skip
-    told = [f"One day {one} found a {color} {thing}.", f"{one} took it to the {place}.", f"There {one} met {other}.",
-            f"{one} gave the {thing} to {other}.", f"{other} was happy."]  # fmt: skip
-    return ask(draw.dress(said), " ".join(told))
+        "Tell a short story about {a}, {b} and a {c} {t} in the {p}. | "
+        "Write a story about {a} and {b}, a {c} {t} and the {p}. | "
+        "Write a short story: {a}, {b}, a {c} {t}, the {p}. | "
+        "Tell me a story about a {c} {t}, {a}, {b} and the {p}. | Story with {a}, {b}, a {c} {t} and a {p} | "
+        "Make up a story in which {a} gives a {c} {t} to {b} in the {p}."
+    )
+    told = (
+        "One day {a} found a {c} {t}. {a} took it to the {p}. There {a} met {b}. "
+        "{a} gave the {t} to {b}. {b} was happy."
+    )
+    return ask(draw.dress(said).format(**parts), told.format(**parts))

@@ -14,7 +14,11 @@ from .words import COLORS, FRUITS, JOBS, THINGS
 
 FORMS = ("CSV", "JSON", "Markdown")
 _COLUMNS = ("name", "age", "city", "job", "color", "count", "item", "fruit", "price")
-_HELD = (("city", "count"), ("name", "price"), ("color", "age"))  # sets of columns that the train side never shows
+_HELD = (
+    ("city", "count"),
+    ("name", "price"),
+    ("color", "age"),
+)  # sets of columns that the train side never shows
 Rows = list[dict[str, Any]]
 
 
@@ -40,7 +44,10 @@ def _columns(draw: Draw) -> tuple[str, ...]:
 
 def _rows(draw: Draw) -> Rows:
     columns = _columns(draw)
-    return [{column: _cell(draw, column) for column in columns} for _ in range(draw.pick((1, 2, 2, 3) if len(columns) < 3 else (1, 2, 2)))]
+    return [
+        {column: _cell(draw, column) for column in columns}
+        for _ in range(draw.pick((1, 2, 2, 3) if len(columns) < 3 else (1, 2, 2)))
+    ]
 
 
 def as_csv(rows: Rows) -> str:
@@ -67,9 +74,16 @@ def table(draw: Draw) -> Example:
     source, target = draw.some(FORMS, 2)
     shown = typed(draw, rows) if source == "JSON" else _write(rows, source)[0]
     answer, check = _write(rows, target)
-    named = target if target != "Markdown" else draw.pick(("a Markdown table", "Markdown", "a markdown table", "a table"))
+    named = (
+        target
+        if target != "Markdown"
+        else draw.pick(("a Markdown table", "Markdown", "a markdown table", "a table"))
+    )
     said = draw.way(
-        "Turn this into {t} | Convert to {t} | Convert this to {t} | Make this {t} | As {t} | To {t} | Convert from {s} to {t} | Write this as {t} | "
+        "Turn this into {t} | Convert to {t} | Convert this to {t} | Make this {t} | As {t} | To {t} | "
+        "Convert from {s} to {t} | Write this as {t} | "
         "Change this {s} to {t} | Convert this {s} to {t} | I need this as {t}"
     )
-    return ask(draw.below(draw.dress(said).replace("{t}", named).replace("{s}", source), shown), answer, check)
+    return ask(
+        draw.below(draw.dress(said).replace("{t}", named).replace("{s}", source), shown), answer, check
+    )

@@ -29,7 +29,10 @@ def declare(name: str, parameters: Schema, description: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a tool: the question, the arguments that it asks for, the result and what is said about it."""
+    """One use of a tool.
+
+    The question, the arguments that it asks for, the result and what is said about it.
+    """
 
     tool: dict[str, Any]
     question: str
@@ -43,15 +46,29 @@ class Use:
 
 
 def _weather(draw: Draw) -> Use:
-    city, degrees, sky = names.city(draw), draw.number(-9, 35), draw.pick(("sunny", "cloudy", "rainy", "windy"))
+    city, degrees, sky = (
+        names.city(draw),
+        draw.number(-9, 35),
+        draw.pick(("sunny", "cloudy", "rainy", "windy")),
+    )
     said = draw.way(
         "What is the weather in {c}? | How is the weather in {c}? | Weather in {c}? | "
         "What's the weather like in {c}? | Is it cold in {c}? | Tell me the weather in {c}. | "
         "How warm is it in {c}? | Is it raining in {c} today?"
-    )  # fmt: skip
+    )
     result = {"temperature": degrees, "sky": sky}
-    tool = declare("get_weather", {"city": "string"}, draw.pick(("The weather in a city.", "Get the weather for a city.", "")))
-    return Use(tool, said.replace("{c}", city), {"city": city}, result, f"It is {sky} and {degrees} degrees in {city}.")
+    tool = declare(
+        "get_weather",
+        {"city": "string"},
+        draw.pick(("The weather in a city.", "Get the weather for a city.", "")),
+    )
+    return Use(
+        tool,
+        said.replace("{c}", city),
+        {"city": city},
+        result,
+        f"It is {sky} and {degrees} degrees in {city}.",
+    )
 
 
 def _find(draw: Draw) -> Use:
@@ -59,8 +76,10 @@ def _find(draw: Draw) -> Use:
     said = draw.way(
         "Where does {p} live? | Find {p}. | Find {p} for me. | In which city does {p} live? | "
         "Where is {p} from? | Look up {p}. | Can you find {p}?"
-    )  # fmt: skip
-    tool = declare("find_person", {"name": "string"}, draw.pick(("Where a person lives.", "Find a person by name.", "")))
+    )
+    tool = declare(
+        "find_person", {"name": "string"}, draw.pick(("Where a person lives.", "Find a person by name.", ""))
+    )
     result = {"name": who, "city": city} if draw.chance(0.5) else {"city": city}
     return Use(tool, said.replace("{p}", who), {"name": who}, result, f"{who} lives in {city}.")
 
@@ -71,9 +90,17 @@ def _timer(draw: Draw) -> Use:
         "Set a timer for {n} minutes. | Wake me in {n} minutes. | Timer: {n} minutes | "
         "Start a timer of {n} minutes. | Set a {n} minute timer. | I need a timer for {n} minutes. | "
         "Count down {n} minutes."
-    )  # fmt: skip
-    tool = declare("set_timer", {"minutes": "integer"}, draw.pick(("Start a timer.", "Set a timer in minutes.", "")))
-    return Use(tool, said.replace("{n}", str(minutes)), {"minutes": minutes}, {"ok": True}, f"The timer is set for {minutes} minutes.")
+    )
+    tool = declare(
+        "set_timer", {"minutes": "integer"}, draw.pick(("Start a timer.", "Set a timer in minutes.", ""))
+    )
+    return Use(
+        tool,
+        said.replace("{n}", str(minutes)),
+        {"minutes": minutes},
+        {"ok": True},
+        f"The timer is set for {minutes} minutes.",
+    )
 
 
 def _mail(draw: Draw) -> Use:
@@ -82,7 +109,11 @@ def _mail(draw: Draw) -> Use:
         "Send {p} the message '{t}'. | Send '{t}' to {p}. | Tell {p} '{t}'. | Write '{t}' to {p}. | "
         "Message {p}: '{t}'"
     )
-    tool = declare("send_message", {"name": "string", "text": "string"}, draw.pick(("Send a message to a person.", "Send a message.", "")))
+    tool = declare(
+        "send_message",
+        {"name": "string", "text": "string"},
+        draw.pick(("Send a message to a person.", "Send a message.", "")),
+    )
     question = said.replace("{p}", who).replace("{t}", word)
     return Use(tool, question, {"name": who, "text": word}, {"ok": True}, f"I sent the message to {who}.")
 
@@ -95,7 +126,9 @@ def _add(draw: Draw) -> Use:
         "How much is {a} {s} {b}?"
     )
     question = said.replace("{a}", str(a)).replace("{b}", str(b)).replace("{s}", sign)
-    tool = declare(name, {"a": "integer", "b": "integer"}, draw.pick((f"{name.capitalize()} two numbers.", "")))
+    tool = declare(
+        name, {"a": "integer", "b": "integer"}, draw.pick((f"{name.capitalize()} two numbers.", ""))
+    )
     return Use(tool, question, {"a": a, "b": b}, {"value": value}, f"{a} {sign} {b} is {value}.")
 
 
@@ -105,12 +138,18 @@ def _made(draw: Draw) -> Use:
     noun = names.word(draw) if draw.held == WORDS or draw.chance(0.6) else draw.pick(NOUNS)
     number, value = draw.number(1, 99), names.word(draw)
     said = draw.way(
-        "{v} {k} {n}. | {v} the {k} {n}. | {v} {k} number {n}. | Please {l} {k} {n}. | "
-        "I want to {l} {k} {n}."
+        "{v} {k} {n}. | {v} the {k} {n}. | {v} {k} number {n}. | Please {l} {k} {n}. | I want to {l} {k} {n}."
     )
-    question = said.replace("{v}", verb.capitalize()).replace("{l}", verb).replace("{k}", noun).replace("{n}", str(number))
+    question = (
+        said.replace("{v}", verb.capitalize())
+        .replace("{l}", verb)
+        .replace("{k}", noun)
+        .replace("{n}", str(number))
+    )
     key = draw.pick(("id", "number"))
-    tool = declare(f"{verb}_{noun}", {key: "integer"}, f"{verb.capitalize()} a {noun}." if draw.chance(0.5) else "")
+    tool = declare(
+        f"{verb}_{noun}", {key: "integer"}, f"{verb.capitalize()} a {noun}." if draw.chance(0.5) else ""
+    )
     return Use(tool, question, {key: number}, {"value": value}, f"The {noun} {number} is {value}.")
 
 
@@ -122,7 +161,9 @@ def _made_search(draw: Draw) -> Use:
         "Which {k} is in {c}?"
     )
     question = said.replace("{k}", noun).replace("{c}", city)
-    tool = declare("search", {"city": "string", "query": "string"}, "Search in a city." if draw.chance(0.5) else "")
+    tool = declare(
+        "search", {"city": "string", "query": "string"}, "Search in a city." if draw.chance(0.5) else ""
+    )
     return Use(tool, question, {"city": city, "query": noun}, {"name": value}, f"I found {value} in {city}.")
 
 
@@ -154,5 +195,10 @@ def tool_answer(draw: Draw) -> Example:
     """The whole exchange: the call, its result and the answer."""
     use, tools = a_use(draw)
     result = result_message(use.name, json.dumps(use.result, ensure_ascii=False))
-    messages = (user(draw.dress(use.question)), call_message(use.name, use.arguments), result, assistant(use.answer))
+    messages = (
+        user(draw.dress(use.question)),
+        call_message(use.name, use.arguments),
+        result,
+        assistant(use.answer),
+    )
     return Example(use.answer, Exact(use.answer), messages, tuple(tools))

@@ -1,7 +1,8 @@
 """The closed word lists: plain vocabulary, each word frequent enough to become one token.
 
-A word that the model must write belongs here. A word that it only reads (topics to refuse, for instance) does not, and may
-be rare. Trap: adding a word costs a place among some 1,700; every list below is used by several families for that reason.
+A word that the model must write belongs here. A word that it only reads (topics to refuse, for instance) does
+not, and may be rare. Trap: adding a word costs a place among some 1,700; every list below is used by several
+families for that reason.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ THINGS = tuple("ball book cup hat key lamp box map coin bag ring kite drum spoon
 ANIMALS = tuple("cat dog horse bird fox mouse rabbit duck bear cow sheep fish".split())
 FRUITS = tuple("apple pear plum grape lemon melon peach cherry banana orange".split())
 PLACES = tuple("park school kitchen garden market library station forest house shop".split())
-JOBS = tuple("nurse teacher baker pilot farmer doctor painter driver cook singer writer lawyer".split())
-SIZES = tuple("big small old new young good long short".split())
+JOBS = tuple(
+    """
+    nurse teacher baker pilot farmer doctor painter driver cook singer writer lawyer
+    """.split()
+)
 
 # for identifiers: what programs name
 NOUNS = tuple(
-    "value item number name score price weight height count total size rate level point user file line page data result".split()
+    """
+    value item number name score price weight height count total size rate level point user file line page
+    data result
+    """.split()
 )
 ARGUMENTS = {
     "numbers": tuple("numbers values items data scores prices nums xs lst points sizes".split()),
@@ -25,11 +32,27 @@ ARGUMENTS = {
 
 # (present, past): he carries, he carried
 VERBS = (
-    ("carries", "carried"), ("finds", "found"), ("loses", "lost"), ("wants", "wanted"), ("paints", "painted"),
-    ("buys", "bought"), ("sells", "sold"), ("likes", "liked"), ("sees", "saw"), ("takes", "took"),
-)  # fmt: skip
+    ("carries", "carried"),
+    ("finds", "found"),
+    ("loses", "lost"),
+    ("wants", "wanted"),
+    ("paints", "painted"),
+    ("buys", "bought"),
+    ("sells", "sold"),
+    ("likes", "liked"),
+    ("sees", "saw"),
+    ("takes", "took"),
+)
 
-PLURALS = {"mouse": "mice", "fish": "fish", "sheep": "sheep", "box": "boxes", "fox": "foxes", "peach": "peaches", "cherry": "cherries"}
+PLURALS = {
+    "mouse": "mice",
+    "fish": "fish",
+    "sheep": "sheep",
+    "box": "boxes",
+    "fox": "foxes",
+    "peach": "peaches",
+    "cherry": "cherries",
+}
 
 
 def plural(noun: str) -> str:
@@ -41,9 +64,15 @@ def with_article(noun: str) -> str:
 
 
 _BASES = {
-    "multiplies": "multiply", "does": "do", "reverses": "reverse", "merges": "merge", "squares": "square", "doubles": "double",
-    "removes": "remove", "capitalizes": "capitalize",
-}  # fmt: skip
+    "multiplies": "multiply",
+    "does": "do",
+    "reverses": "reverse",
+    "merges": "merge",
+    "squares": "square",
+    "doubles": "double",
+    "removes": "remove",
+    "capitalizes": "capitalize",
+}
 
 
 def imperative(does: str) -> str:

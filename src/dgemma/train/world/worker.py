@@ -21,8 +21,10 @@ except ImportError:  # Windows has no such limits
 MEMORY = 512 << 20  # bytes of address space
 MOST_OUTPUT = 10_000  # characters that a program may print
 ALLOWED = (
-    "abs all any bool chr dict divmod enumerate filter float int isinstance len list map max min ord pow range repr reversed "
-    "round set sorted str sum tuple zip True False None ValueError TypeError KeyError IndexError ZeroDivisionError Exception"
+    "abs all any bool chr dict divmod enumerate filter float int isinstance len list map max min ord pow "
+    "range repr reversed "
+    "round set sorted str sum tuple zip True False None ValueError TypeError KeyError IndexError "
+    "ZeroDivisionError Exception"
 ).split()
 
 

@@ -17,9 +17,14 @@ MOST_TRIES = 200
 
 
 SYSTEM = (
-    "You are a helpful assistant.", "You are a helpful assistant", "Be brief.", "You are a coding assistant.",
-    "You are a helpful AI assistant. Answer the question.", "Answer briefly and correctly.", "You are DGemma.",
-)  # fmt: skip
+    "You are a helpful assistant.",
+    "You are a helpful assistant",
+    "Be brief.",
+    "You are a coding assistant.",
+    "You are a helpful AI assistant. Answer the question.",
+    "Answer briefly and correctly.",
+    "You are DGemma.",
+)
 SYSTEM_SHARE = 0.06
 
 
@@ -31,19 +36,25 @@ def with_system(messages: tuple[Message, ...], rng: random.Random) -> tuple[Mess
 
 
 class World:
-    """Examples of one side. `side="train"` shows nothing held out; `"test"` shows in each example something that is.
+    """Examples of one side. `side="train"` shows nothing held out; `"test"` shows in each example something
+    that is.
 
-    `holdout`: the kind that every example of the test side shows; None takes the kinds of each family in turn by chance.
-    Raises UsageError for an unknown side, kind or family, and for a family that cannot show the kind.
+    `holdout`: the kind that every example of the test side shows; None takes the kinds of each family in turn
+    by chance. Raises UsageError for an unknown side, kind or family, and for a family that cannot show the
+    kind.
     """
 
     def __init__(self, seed: int, side: str = "train", holdout: str | None = None):
         if side not in SIDES:
             raise UsageError(f"side is {side!r}; it must be one of {', '.join(SIDES)}")
         if holdout is not None and (side == "train" or holdout not in HOLDOUTS):
-            raise UsageError(f"holdout is {holdout!r}; on the test side it may be one of {', '.join(HOLDOUTS)}")
+            raise UsageError(
+                f"holdout is {holdout!r}; on the test side it may be one of {', '.join(HOLDOUTS)}"
+            )
         self.seed, self.side, self.holdout = seed, side, holdout
-        self.families = [name for name, entry in FAMILIES.items() if holdout is None or holdout in entry.holdouts]
+        self.families = [
+            name for name, entry in FAMILIES.items() if holdout is None or holdout in entry.holdouts
+        ]
         self._weights = list(itertools.accumulate(FAMILIES[name].weight for name in self.families))
         self._count = itertools.count()
 
