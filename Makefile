@@ -51,7 +51,7 @@ sbom: install
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
-	@echo "installing dgemma into $(VENV) (on Linux torch is a download of 2.7 GB, with CUDA; once)"
+	@echo "installing dgemma into $(VENV) (on Linux torch is a download of 2.8 GB, with CUDA; once)"
 	$(PIP) -e '.[serve]'
 	@touch $@
 
