@@ -21,13 +21,15 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match, Route, compile_path
 from starlette.types import Receive, Scope, Send
 
+from ..weights.identity import Identity
 from .auth import Guard
 from .jobs import ENDINGS, Job, Refusal, Running, unexpected
 from .limits import Admission, Bodies, read
 from .metrics import Metrics
+from .paths import CanonicalPath
 from .settings import ServerConfig
 from .sse import MEDIA, PING
 from .worker import Worker
@@ -66,6 +68,18 @@ class Page:
     access: Access = "key"
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A route that clients know and that is refused, by any method, with a reason and the dialect's shape."""
+
+    path: str
+    message: str
+    shape: Shape
+
+    def matches(self, path: str) -> bool:
+        return compile_path(self.path)[0].match(path) is not None
+
+
 @dataclass
 class Service:
     """What the routes share."""
@@ -88,6 +102,7 @@ class Service:
         self.threads = ThreadPoolExecutor(most + self.config.max_choices, "dgemma request")
         self.at_work: WeakSet[Running] = WeakSet()
         self.created = int(time.time())
+        self.identity: Identity | None = None  # of the checkpoint's files, once somebody asked
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -124,12 +139,21 @@ def all_routes() -> tuple[Task | Page, ...]:
     return (*dialects, *page)
 
 
+def all_absent() -> tuple[Absent, ...]:
+    from .schema import ABSENT
+
+    return ABSENT
+
+
 def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[Task | Page, ...] | None = None) -> Starlette:
     """The ASGI application of a model. `routes`: all there are, unless a test brings others."""
     if routes is None:
         routes = all_routes()
     service = Service(model, config, routes)
-    table = [_route(service, route) for route in routes]
+    table, absent = [_route(service, route) for route in routes], all_absent()
+
+    def is_route(path: str) -> bool:
+        return any(route.path_regex.match(path) for route in table) or any(one.matches(path) for one in absent)
 
     def found(scope: Scope) -> Task | Page | None:
         for route, declared in zip(table, routes, strict=True):
@@ -147,17 +171,33 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
         await _refuse(refusal, route.shape if route else routes[0].shape)(scope, receive, send)
 
     async def not_found(request: Request, error: Exception) -> Response:
+        path = request.url.path
+        shape = _nearest(path, routes).shape
         if getattr(error, "status_code", 404) == 404:
-            return _refuse(Refusal(404, "there is no such route", "not_found_error"), routes[0].shape)
-        response = _refuse(Refusal(405, f"{request.method} is not answered here"), routes[0].shape)
+            refused = next((one for one in absent if one.matches(path)), None)
+            if refused is not None:
+                return _refuse(Refusal(501, refused.message, "not_supported_error"), refused.shape)
+            return _refuse(Refusal(404, "there is no such route", "not_found_error"), shape)
+        response = _refuse(Refusal(405, f"{request.method} is not answered here"), shape)
         response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
         return response
 
-    guard = Middleware(Guard, config=config, is_open=is_open, denied=denied)
-    app = Starlette(routes=table, middleware=[guard], lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
+    layers = [Middleware(CanonicalPath, is_route=is_route), Middleware(Guard, config=config, is_open=is_open, denied=denied)]
+    app = Starlette(routes=table, middleware=layers, lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
     app.router.redirect_slashes = False  # a path is a route's or nobody's
     app.state.service = service
     return app
+
+
+def _nearest(path: str, routes: tuple[Task | Page, ...]) -> Task | Page:
+    """The first of the routes that begin as a path does for longest: who asks for it speaks that dialect."""
+    parts = path.split("/")
+
+    def shared(route: Task | Page) -> int:
+        equal = [one == other for one, other in zip(parts, route.path.split("/"), strict=False)]
+        return [*equal, False].index(False)
+
+    return max(routes, key=shared)
 
 
 def _route(service: Service, route: Task | Page) -> Route:

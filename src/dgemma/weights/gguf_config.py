@@ -20,6 +20,11 @@ ARCHITECTURE = "diffusion-gemma"
 EMBEDDING, ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
 STILL = 1e20  # a divisor of a frequency from which on a pair of dims does not turn; the files say 1e30
 END_TEXTS = ("<eos>", "<turn|>", "<|tool_response>")  # in the order of the published generation_config.json
+# general.file_type, by llama.cpp's numbers: the mix of formats that a file was quantised to
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L",
+    14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL", 30: "IQ4_XS", 32: "BF16", 38: "MXFP4",
+}  # fmt: skip
 # Keys that would change the mathematics, and what this model is
 _FIXED: dict[str, tuple[Any, ...]] = {
     "attention.causal": (False,),

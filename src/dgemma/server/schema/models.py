@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import __version__
-from ..app import Page, Service
+from ..app import Absent, Page, Service
 from ..jobs import Refusal
 from .openai import shape
 
@@ -35,3 +35,4 @@ ROUTES = (
     Page("/v1/models", models, shape),
     Page("/v1/models/{name:path}", one_model, shape),
 )
+ABSENT = (Absent("/v1/embeddings", "this model makes no embeddings; a service that serves an embedding model does", shape),)

@@ -1,4 +1,6 @@
-"""Ollama's dialect: generate (with a suffix: a gap), chat, tags, version. Streams are lines of JSON, and the default.
+"""Ollama's dialect: generate (with a suffix: a gap) and chat. Streams are lines of JSON, and the default.
+
+What it tells of the model stands in ollama_models.py.
 
 A chat-tuned model reads the prompt of `generate` as a user's turn, unless it is `raw`; any other model goes on from it. `options`
 hold the sampler's settings; those of Ollama's runner (num_ctx, num_gpu ...) change nothing here. Trap: an empty prompt asks that the
@@ -8,16 +10,17 @@ model be loaded, which it is.
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from ... import __version__
 from ...tasks.events import Committed, Filling, Generation
 from ...text.calls import ToolCall
+from ...text.content import Unread, joined, note
 from ...text.stream import cut_at_stop
-from ..app import Page, Service, Task
+from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .gaps import gap
 from .sampling import Sampling, settings, unserved
@@ -25,6 +28,7 @@ from .sentinels import MarkedGap, marked_gap, without_marks
 from .turn import Turn, drawn, form_of
 
 MEDIA = "application/x-ndjson"
+EFFORTS = ("none", "low", "medium", "high", "max")
 
 
 class Options(Sampling, kw_only=True):
@@ -50,6 +54,8 @@ class OllamaRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     think: bool | str | None = None
     format: Any = None
     keep_alive: Any = None  # the model stays
+    truncate: Any = None  # no conversation is cut: one that is too long is refused
+    shift: Any = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
 
@@ -170,9 +176,10 @@ def chat(service: Service, body: OllamaChatRequest) -> Job:
     options, limit = _options(body)
     if not body.messages:
         return Job((), OllamaAnswer(service, True), body.stream)
+    messages, notes = conversation(body.messages)
     asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
-    asked |= {"tools": body.tools, "messages": [_message(message, f"messages[{n}]") for n, message in enumerate(body.messages)]}
-    return Job((Call("stream_chat", asked),), OllamaAnswer(service, True), body.stream)
+    asked |= {"tools": body.tools, "messages": messages}
+    return Job((Call("stream_chat", asked, notes),), OllamaAnswer(service, True), body.stream)
 
 
 def _options(body: OllamaRequest) -> tuple[Options, int | None]:
@@ -193,32 +200,59 @@ def _form(given: Any) -> dict[str, Any]:
 
 
 def _thinks(body: OllamaRequest) -> bool:
+    """`think`: whether, or how hard, which is one here. Raises Refusal for other words."""
+    if isinstance(body.think, str) and body.think not in EFFORTS:
+        raise Refusal(400, f"'think' is true, false or one of {', '.join(EFFORTS)}", parameter="think")
     return bool(body.think) and body.think != "none"
 
 
-def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """A message as text/turns.py reads it."""
-    if message.get("images"):
-        raise Refusal(400, f"{where}: images cannot be read; only text can", parameter="images")
-    told = {key: message.get(key) for key in ("role", "content", "tool_calls", "tool_call_id")}
-    return told | {"name": message.get("tool_name"), "reasoning_content": message.get("thinking")}
+def conversation(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Messages as text/turns.py reads them, and notes. Calls have no ids here: results belong to them by name, else in order."""
+    found: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []  # calls without a result so far
+    unread: Unread = Counter()
+    for place, message in enumerate(messages):
+        read = {"role": message.get("role"), "content": _content(message, f"messages[{place}]", unread)}
+        if calls := message.get("tool_calls"):
+            waiting = read["tool_calls"] = _numbered(calls, place)
+        if read["role"] == "tool":
+            read |= _answered(message, waiting)
+        elif thought := message.get("thinking"):
+            read["reasoning_content"] = thought
+        found.append(read)
+        waiting = [call for call in waiting if call["id"] != read.get("tool_call_id")]
+    return found, tuple(note(unread))
 
 
-def tags(service: Service, request: Any) -> dict[str, Any]:
-    name, model = service.config.name, service.model
-    changed = datetime.datetime.fromtimestamp(service.created, datetime.UTC).isoformat()
-    details = {"format": "safetensors", "family": "diffusion_gemma", "families": ["diffusion_gemma"], "parent_model": ""}
-    size = sum(parameter.nbytes for parameter in model.net.parameters())
-    return {"models": [{"name": name, "model": name, "modified_at": changed, "size": size, "digest": "", "details": details}]}
+def _content(message: dict[str, Any], where: str, unread: Unread) -> str:
+    pictures = message.get("images")
+    parts = [message.get("content") or "", *[{"type": "image"}] * len(pictures if isinstance(pictures, list) else ())]
+    return joined([part for part in parts if part], where, unread)
 
 
-def version(service: Service, request: Any) -> dict[str, str]:
-    return {"version": __version__}
+def _numbered(calls: Any, place: int) -> list[dict[str, Any]]:
+    """The calls of a message, each with an id. Raises Refusal for what is no list of calls."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise Refusal(400, f"messages[{place}]: tool_calls must be a list of calls", parameter="messages")
+    return [call | {"id": call.get("id") or f"call_{place}_{number}"} for number, call in enumerate(calls)]
+
+
+def _answered(message: dict[str, Any], waiting: list[dict[str, Any]]) -> dict[str, Any]:
+    """Which of the waiting calls a result is of: by its id, by the tool's name, else the first."""
+    key, name = message.get("tool_call_id"), message.get("tool_name") or message.get("name")
+    named = [call for call in waiting if key is not None and call["id"] == key]
+    named = named or [call for call in waiting if name is not None and _tool(call) == name]
+    matching = named or waiting
+    return {"tool_call_id": matching[0]["id"]} if matching else {"tool_call_id": key, "name": name}
+
+
+def _tool(call: dict[str, Any]) -> Any:
+    function = call.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 SHORT = {"model": "dgemma", "options": {"num_predict": 8}}
 ROUTES = (
     Task("/api/generate", GenerateRequest, generate, shape, None, SHORT | {"prompt": "def area(r):"}, stream=MEDIA),
     Task("/api/chat", OllamaChatRequest, chat, shape, None, SHORT | {"messages": [{"role": "user", "content": "Hello"}]}, stream=MEDIA),
-    Page("/api/tags", tags, shape), Page("/api/version", version, shape),
 )  # fmt: skip
