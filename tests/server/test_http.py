@@ -19,6 +19,7 @@ import openai
 import pytest
 
 import dgemma
+from dgemma.config import EngineConfig
 from dgemma.engine.engine import Engine
 from dgemma.errors import UsageError
 from dgemma.server.app import create_app
@@ -271,3 +272,50 @@ def test_openais_own_client_asks_for_a_form_a_stop_and_log_probabilities(live: C
         assert json.loads(text)["a"] in "xy" and found is not None and len(found.content or ()) == len(text)
         cut = ask(model="any", messages=messages, max_tokens=24, response_format=form, stop='"a')
         assert cut.choices[0].message.content == "{" and cut.choices[0].finish_reason == "stop"
+
+
+def test_a_full_service_refuses_at_once_and_answers_what_takes_no_place(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+    fresh.engine = Engine(fresh.net, EngineConfig(max_slots=1))
+    at = live(max_queue=0)
+    held = threading.Event()
+    blocked = threading.Thread(target=at.app.state.service.worker.call, args=(held.wait, 60))
+    blocked.start()
+    first = at.connect(head("/v1/completions", b'{"prompt": "a", "max_tokens": 2}', "connection: close\r\n"))
+    eventually(lambda: at.open == 1)
+    with httpx.Client(base_url=at.url) as asking:
+        for path in ("/v1/completions", "/v1/messages", "/v1/completions"):
+            refused = asking.post(path, json={"prompt": "a"})
+            assert refused.status_code == 429 and refused.headers["retry-after"] and "too many" in refused.text
+        assert asking.post("/tokenize", json={"content": "a"}).status_code == 200
+        assert 'dgemma_requests_total{route="/v1/completions",status="429"} 2.0' in asking.get("/metrics").text
+    held.set()
+    blocked.join(60)
+    assert rest(first).startswith(b"HTTP/1.1 200 ")
+
+
+BROKEN = """
+import sys, threading, time
+from dgemma.config import EngineConfig
+from dgemma.engine.engine import Engine
+right = Engine._pass
+def broken(self, readers):
+    if threading.current_thread().name != "dgemma device":
+        return right(self, readers)
+    {what}
+Engine._pass = broken
+from dgemma.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("what", ["raise RuntimeError('secret')", "time.sleep(600)"])
+def test_a_service_whose_passes_run_no_more_leaves_with_its_own_code(fresh: dgemma.Model, what: str) -> None:
+    command = [sys.executable, "-c", BROKEN.format(what=what), "serve", "-m", str(fresh.folder), "--port", "0", "--pass-timeout", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+        assert process.stderr is not None
+        url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+        answer = httpx.post(f"{url}/v1/completions", json={"prompt": CANARY}, timeout=60)
+        assert answer.status_code in (500, 503) and "secret" not in answer.text
+        assert process.wait(60) == 7
+        said = process.stderr.read()
+    assert "started again" in said and "secret" not in said and CANARY not in said

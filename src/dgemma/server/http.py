@@ -27,8 +27,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import DeviceError, UsageError
-from .app import Service
+from .app import Service, Task
 from .settings import ServerConfig
+from .shed import Shed
 
 LINGER = 5.0  # seconds that the last bytes of ended answers are given
 
@@ -77,11 +78,12 @@ def _listen_at(path: Path) -> socket.socket:
 class Connection(H11Protocol):
     """One connection with its timers: until a request's head is there, and until a client reads on."""
 
-    def __init__(self, *arguments: Any, limits: ServerConfig, **named: Any):
+    def __init__(self, *arguments: Any, limits: ServerConfig, shed: Shed, **named: Any):
         super().__init__(*arguments, **named)
-        self.limits = limits
+        self.limits, self.shed = limits, shed
         self._head: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
+        self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -92,6 +94,12 @@ class Connection(H11Protocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
+        if not self._is_answering and not self.conn.trailing_data[0]:
+            refused = self.shed.answer(data, self.client[0] if self.client else None)
+            if refused is not None:
+                self.transport.write(refused)
+                self._close_for_sure()
+                return
         if self._head is None and not self._is_answering:
             self._await_head()
         super().data_received(data)
@@ -113,7 +121,7 @@ class Connection(H11Protocol):
 
     def _close_for_sure(self) -> None:
         self.transport.close()
-        self.loop.call_later(LINGER, self.transport.abort)
+        self._end = self.loop.call_later(LINGER, self.transport.abort)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -124,7 +132,7 @@ class Connection(H11Protocol):
         self._stuck = _cancelled(self._stuck)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head, self._stuck = _cancelled(self._head), _cancelled(self._stuck)
+        self._head, self._stuck, self._end = _cancelled(self._head), _cancelled(self._stuck), _cancelled(self._end)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
@@ -189,8 +197,10 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
     """The server of an app, not yet running; tests run it on a thread."""
     service: Service = app.state.service
     limits = service.config
+    shapes = {route.path: route.shape for route in service.routes if isinstance(route, Task)}
+    shed = Shed(service.admission, shapes, bool(limits.keys), lambda path, status: service.metrics.requests.labels(path, status).inc())
     config = uvicorn.Config(
-        app, http=functools.partial(Connection, limits=limits), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
+        app, http=functools.partial(Connection, limits=limits, shed=shed), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
         timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -197,11 +197,15 @@ class Admission:
         """Places that are taken."""
         return self._held.total()
 
+    @property
+    def full(self) -> bool:
+        return self.open >= self.most
+
     def check(self, client: str) -> None:
         """Raise Refusal where `enter` would, before a body is read: 429 where the service is full, 503 on the way down."""
         if self.draining:
             raise Refusal(503, "the service is shutting down", "server_error", retry_after=10)
-        if self.open >= self.most and all(held <= self._held[client] + 1 for held in self._held.values()):
+        if self.full and all(held <= self._held[client] + 1 for held in self._held.values()):
             raise self._full()
 
     def enter(self, client: str, count: int, asking: Asking | None = None) -> Callable[[], None]:
