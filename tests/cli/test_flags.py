@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dgemma.cli import flags
-from dgemma.cli.flags import NO_FLAG, SAMPLER_HELP, Asked, asking, check, read_prompt, read_text
+from dgemma.cli.flags import NO_FLAG, SAMPLER_HELP, Asked, asking, check, decode, read_prompt, read_text
 from dgemma.config import MAX_PROMPT_CHARACTERS, DenoiseConfig
 from dgemma.errors import CheckpointError, DgemmaError, UsageError
 
@@ -123,6 +123,13 @@ def test_a_prompt_is_its_bytes_or_an_error(data: bytes) -> None:
         assert read_text(data, "X").encode() == data
     except DgemmaError as error:
         assert "\n" not in str(error) and str(error).startswith("X ")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark() -> None:
+    assert decode(b'\xef\xbb\xbf{"a": 1}', "f") == '{"a": 1}'
+    with pytest.raises(UsageError, match="byte 4 is 0xff"):
+        decode(b"\xef\xbb\xbf{\xff", "f")
+    assert read_text(b"\xef\xbb\xbfx", "the prompt") == "\ufeffx", "a prompt is what was typed"
 
 
 def test_where_a_prompt_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:

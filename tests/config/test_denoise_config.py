@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dgemma.config import DenoiseConfig, EngineConfig
+from dgemma.config.remarks import remarks
 from dgemma.errors import ConfigError, UsageError
 from tests import oracle
 
@@ -89,7 +90,8 @@ def test_replace_knows_every_name_and_no_other() -> None:
 @pytest.mark.parametrize(
     ("name", "raw"),
     [
-        ("unknown key 'top_k'", {"top_k": 64}),
+        ("unknown key 'block_length'", {"block_length": 32}),
+        ("unknown key 'mask_token_id'", {"mask_token_id": 4}),
         ("t_min", {"t_min": "0.4"}),
         ("t_min", {"t_min": 10**400}),
         ("t_max", {"t_max": 0.1}),
@@ -107,6 +109,12 @@ def test_a_fault_in_the_file_is_refused_by_name(name: str, raw: dict[str, Any]) 
     with pytest.raises(ConfigError, match=name) as caught:
         DenoiseConfig.from_dict(raw, "some/generation_config.json")
     assert str(caught.value).startswith("some/generation_config.json")
+
+
+def test_settings_of_other_samplers_are_not_used() -> None:
+    raw = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 1.0, "transformers_version": "5.24.0", "num_beams": 1}
+    assert DenoiseConfig.from_dict(raw | {"bos_token_id": 2, "assistant_early_exit": None}) == DenoiseConfig()
+    assert remarks(raw) == ["do_sample", "top_k", "top_p", "temperature", "num_beams"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from dgemma.config import FULL, SLIDING, LayerConfig, ModelConfig, read_json
+from dgemma.config.remarks import remarks
 from dgemma.errors import ConfigError
 from tests import oracle
 from tests.helpers import tiny_raw
@@ -62,6 +65,47 @@ def test_null_means_the_default_where_other_tools_write_it() -> None:
     assert ModelConfig.from_dict(raw) == ModelConfig.from_dict(tiny_raw())
 
 
+SAVED_BY_OTHERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"unsloth_version": "2026.9.1", "unsloth_fixed": True}, {}),
+    ({"_attn_implementation_autoset": True, "model_parallel": False, "auto_map": {}, "audio_config": None}, {}),
+    ({"auto_map": {"AutoModel": "code.Model"}, "trust_remote_code": True, "custom_pipelines": {"a": {"impl": "b"}}}, {}),
+    ({}, {"output_router_logits": False, "router_aux_loss_coef": 0.001, "cache_implementation": "hybrid"}),
+    ({}, {"attention_dropout": 0.1, "hidden_dropout_prob": 0.1, "resid_pdrop": 0.1, "router_z_loss_coef": 1e-3}),
+    ({"temperature": 1.0, "top_k": 64, "do_sample": True, "num_beams": 1}, {"max_length": 20, "early_stopping": False}),
+    ({"mystery": None, "other": {}, "more": [], "text": ""}, {"mystery": None}),
+    ({"torch_version": "2.13.0+cu130", "peft_type": "LORA", "audio_token_id": 9, "boa_token_id": 8}, {"_experts_implementation": "eager"}),
+    ({}, {"sliding_window_pattern": 3, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    ({}, {"num_kv_shared_layers": 0, "use_double_wide_mlp": False, "initializer_factor": 1.0, "hidden_activation": None}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("top", "text"), SAVED_BY_OTHERS, ids=range(len(SAVED_BY_OTHERS)))
+def test_what_other_tools_note_changes_no_model(top: dict[str, Any], text: dict[str, Any]) -> None:
+    assert ModelConfig.from_dict(tiny_raw(**text) | top) == ModelConfig.from_dict(tiny_raw())
+
+
+def test_what_is_there_and_not_used_can_be_told() -> None:
+    raw = tiny_raw(router_aux_loss_coef=0.1, hidden_dropout=0.0) | {"unsloth_fixed": True, "audio_config": None, "sparse": 1}
+    assert remarks(raw) == ["unsloth_fixed", "text_config.router_aux_loss_coef", "text_config.hidden_dropout"]
+    assert remarks(json.loads(PUBLISHED.read_text())) == [], "nothing is worth a word in the published file"
+
+
+@given(st.text(), st.none() | st.just("") | st.just([]) | st.just({}))
+def test_an_unknown_key_that_says_nothing_is_nothing(key: str, value: Any) -> None:
+    raw = tiny_raw()
+    if key not in raw:
+        assert ModelConfig.from_dict(raw | {key: value}) == ModelConfig.from_dict(tiny_raw())
+
+
+@given(st.from_regex(r"[a-z]{3,9}(_(scale|multiplier|norm|bias|theta|window))", fullmatch=True), st.booleans() | st.integers() | st.floats(0, 9))
+def test_an_unknown_key_that_may_change_the_model_is_refused(key: str, value: Any) -> None:
+    raw = tiny_raw()
+    assume(key not in raw["text_config"] and not key.startswith(("loss", "mlx", "trl", "peft")))
+    raw["text_config"][key] = value
+    with pytest.raises(ConfigError, match="unknown key|computes only"):
+        ModelConfig.from_dict(raw)
+
+
 def test_how_weights_are_stored_is_not_asked_here() -> None:
     """weights/quantization.py judges it."""
     assert ModelConfig.from_dict(tiny_raw() | {"quantization_config": {"quant_method": "?"}}) == ModelConfig.from_dict(tiny_raw())
@@ -84,7 +128,14 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("text_config", {"text_config": [1]}, {}),
     ("vision_config", {"vision_config": "none"}, {}),
     ("unknown key 'sparse'", {"sparse": 1}, {}),
-    ("unknown key 'mystery'", {}, {"mystery": None}),
+    ("unknown key 'mystery'", {}, {"mystery": False}),
+    ("unknown key 'mask_token_id'", {"mask_token_id": 4}, {}),
+    ("unknown key 'rope_theta'", {}, {"rope_theta": 1e4}),
+    ("unknown key 'query_pre_attn_scalar'", {}, {"query_pre_attn_scalar": 256}),
+    ("unknown key 'norm_topk_prob'", {}, {"norm_topk_prob": False}),
+    ("unknown key 'fast_version'", {}, {"fast_version": True}),
+    ("num_kv_shared_layers", {}, {"num_kv_shared_layers": 2}),
+    ("_sliding_window_pattern", {}, {"_sliding_window_pattern": 5, "layer_types": None}),
     ("unknown key 'a\\\\nb'", {}, {"a\nb": 1}),
     ("canvas_length", {"canvas_length": 0}, {}),
     ("canvas_length", {"canvas_length": None}, {}),
@@ -93,7 +144,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("eos_token_id", {"eos_token_id": [-1]}, {}),
     ("eos_token_id", {"eos_token_id": True}, {}),
     ("attention_bias", {}, {"attention_bias": True}),
-    ("attention_dropout", {}, {"attention_dropout": 0.1}),
+    ("add_cross_attention", {}, {"add_cross_attention": True}),
     ("hidden_activation", {}, {"hidden_activation": "silu"}),
     ("use_bidirectional_attention", {}, {"use_bidirectional_attention": "all"}),
     ("tie_word_embeddings", {"tie_word_embeddings": False}, {}),
@@ -201,6 +252,12 @@ def test_a_file_that_is_no_plain_json_is_refused(text: str, message: str, tmp_pa
     with pytest.raises(ConfigError, match=message) as caught:
         read_json(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(tiny_raw()), encoding="utf-8-sig")
+    assert ModelConfig.from_file(path) == ModelConfig.from_dict(tiny_raw())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _examine(report: Report, found: Source, label: str | None) -> tuple[ModelCon
     config = _attempt(report, found.config)
     layout = found.layout(config)
     report.problems += [problem for problem in layout.problems if problem not in report.problems]
-    report.notes += layout.notes()
+    report.notes += layout.notes() + found.remarks()
     report.model = {
         "folder": label or str(found.place),
         "weights": _weight_facts(layout),

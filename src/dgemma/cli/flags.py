@@ -207,7 +207,11 @@ def text_model(name: str | None, revision: str | None = None) -> Source:
 
 
 def decode(data: bytes, name: str) -> str:
-    """UTF-8 text, or a UsageError that says which byte is none."""
+    """A file's UTF-8 text without a byte-order mark, or a UsageError that says which byte is none."""
+    return _utf8(data, name).removeprefix("\ufeff")
+
+
+def _utf8(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -223,7 +227,7 @@ def argument(text: str, name: str) -> str:
 
 def read_text(data: bytes, name: str) -> str:
     """A prompt from its bytes. Raises UsageError for an empty, overlong or unreadable one, naming limit or offset."""
-    text = decode(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
+    text = _utf8(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
     if text is None or len(text) > MAX_PROMPT_CHARACTERS:
         count = f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
         raise UsageError(f"{name} has {count}; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")

@@ -124,7 +124,11 @@ def _parse_layers(text: Reader) -> tuple[LayerConfig, ...]:
     if count > _MOST_LAYERS:
         raise ConfigError(f"{text.source}: 'num_hidden_layers' is {count}; at most {_MOST_LAYERS} are read")
     default_types = [FULL if (i + 1) % 6 == 0 or i == count - 1 else SLIDING for i in range(count)]
-    kinds = text.take("layer_types", list, None) or default_types
+    kinds = text.take("layer_types", list, None)
+    if kinds:  # then a pattern is how they were made
+        text.raw.pop("sliding_window_pattern", None)
+        text.raw.pop("_sliding_window_pattern", None)
+    kinds = kinds or default_types
     if len(kinds) != count or any(kind not in (SLIDING, FULL) for kind in kinds):
         raise ConfigError(f"{text.source}: 'layer_types' must name {count} layers as '{SLIDING}' or '{FULL}'")
     if kinds[-1] != FULL:
@@ -156,7 +160,7 @@ def _parse_overrides(text: Reader, count: int) -> dict[int, dict[str, int]] | No
             raise ConfigError(f"{text.source}: per_layer_config[{shown(key)}] must name one of {count} layers, once")
         layer = Reader(value, f"{text.source}: per_layer_config['{key}']")
         sizes = {name: layer.size(name, None) for name in ("head_dim", "num_key_value_heads")}
-        layer.done()
+        layer.done(strict=True)
         overrides[number] = {name: size for name, size in sizes.items() if size is not None}
     return overrides
 
@@ -175,7 +179,7 @@ def _parse_ropes(text: Reader) -> dict[str, tuple[float, float, bool]]:
             raise ConfigError(f"{rope.source}: rope_theta must be above 0, partial_rotary_factor from 0 to 1")
         if style == "default" and partial != 1:  # the oracle has no such rope: it fails on the shapes
             raise ConfigError(f"{rope.source}: partial_rotary_factor needs the rope_type 'proportional'")
-        rope.done()
+        rope.done(strict=True)
         ropes[kind] = (theta, partial, style == "proportional")
     if extra := set(raw) - {SLIDING, FULL}:
         raise ConfigError(f"{text.source}: rope_parameters has an unknown entry {shown(sorted(extra)[0])}")

@@ -1,7 +1,7 @@
 """Reading JSON from outside: one object, no key twice, every key known, every value of its type.
 
-Knows no setting by name, except those that never matter. Trap: Python's JSON is laxer than a checkpoint may be. It
-takes NaN and Infinity, keeps the last of two equal keys, and refuses long integers with a ValueError of its own.
+Knows no setting by name, except those with one value that this build computes. Trap: Python's JSON is laxer than a checkpoint
+may be. It takes NaN and Infinity, keeps the last of two equal keys, and refuses long integers with a ValueError of its own.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from .remarks import has_no_effect, is_empty
 
-# Keys that may stand in a config.json without any effect on what the model computes.
-_HARMLESS = {
-    "architectures", "dtype", "torch_dtype", "transformers_version", "initializer_range", "use_cache", "_name_or_path",
-    "return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward", "is_encoder_decoder",
-    "id2label", "label2id", "problem_type", "_attn_implementation", "attn_implementation", "_commit_hash",
-    "name_or_path", "is_decoder",
-}  # fmt: skip
 # Keys that do change the mathematics, and the only values this build computes.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "attention_bias": (False,),
-    "attention_dropout": (0, 0.0, None),
     "hidden_activation": ("gelu_pytorch_tanh",),
     "use_bidirectional_attention": ("vision", None),
     "tie_word_embeddings": (True,),
     "attention_k_eq_v": (True,),
     "enable_moe_block": (True,),
+    "sliding_window_pattern": (6,),
+    "_sliding_window_pattern": (6,),
+    "num_kv_shared_layers": (0,),
+    "hidden_size_per_layer_input": (0,),
+    "use_double_wide_mlp": (False,),
+    "add_cross_attention": (False,),
+    "pretraining_tp": (1,),
 }
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, duplicate keys refused. Raises ConfigError that names the file."""
+    """A JSON object from a file, duplicate keys refused, a byte-order mark skipped. Raises ConfigError that names the file."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would never end, nor would /dev/zero
             raise ConfigError(f"{path}: not readable (not a regular file)")
-        raw = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=pairs)
+        raw = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; a checkpoint folder needs it") from None
     except OSError as error:
@@ -127,13 +127,19 @@ class Reader:
                 raise ConfigError(f"{self.source}: '{key}' holds {shown(token)}, which is no token id")
         return tuple(ids) or None
 
-    def done(self) -> None:
-        """Raise ConfigError for what nobody took, unless it never matters or says what this build does anyway."""
+    def done(self, strict: bool = False) -> None:
+        """Raise ConfigError for what nobody took.
+
+        Null and empty values say nothing. Unless strict, a key may also stand there that has no effect (remarks.py), or that
+        says what this build does anyway.
+        """
         for key, value in self.raw.items():
-            if key in _HARMLESS:
-                continue
-            if key not in _FIXED:
-                raise ConfigError(f"{self.source}: unknown key {key!r}; it may change the model, so it is not ignored")
-            if value not in _FIXED[key]:
-                only = _FIXED[key][0]
-                raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; this build computes only {only!r}")
+            if key in _FIXED and value is not None and not strict:
+                self._check_fixed(key, value)
+            elif not (is_empty(value) if strict else has_no_effect(key, value)):
+                raise ConfigError(f"{self.source}: unknown key {shown(key)}; it may change the model, so it is not ignored")
+
+    def _check_fixed(self, key: str, value: Any) -> None:
+        allowed = _FIXED[key]
+        if not any(value == want and isinstance(value, bool) == isinstance(want, bool) for want in allowed):
+            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; this build computes only {allowed[0]!r}")

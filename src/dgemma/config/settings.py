@@ -132,7 +132,7 @@ def _parse(raw: dict[str, Any], source: str) -> DenoiseConfig:
         if (name := inner.take("_cls_name", str, "EntropyBoundSamplerConfig")) != "EntropyBoundSamplerConfig":
             raise ConfigError(f"{inner.source}: sampler {shown(name)} is not known")
         settings["entropy_bound"] = inner.number("entropy_bound")
-        inner.done()
+        inner.done(strict=True)
     for name in ("max_denoising_steps", "stability_threshold", "max_new_tokens", "pad_token_id"):
         if (value := reader.take(name, int, None)) is not None:
             settings[name] = value
@@ -141,9 +141,7 @@ def _parse(raw: dict[str, Any], source: str) -> DenoiseConfig:
             settings[name] = value
     if "eos_token_id" in reader.raw:
         settings["eos_token_id"] = reader.tokens("eos_token_id")
-    for name in ("bos_token_id", "max_length", "cache_implementation", "_from_model_config", "return_dict_in_generate",
-                 "disable_compile", "cache_config"):  # fmt: skip
-        reader.raw.pop(name, None)
+    reader.raw.pop("bos_token_id", None)  # what a prompt begins with is the config's
     reader.done()
     try:
         return DenoiseConfig(**settings)

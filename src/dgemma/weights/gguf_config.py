@@ -55,7 +55,7 @@ def model_config(file: Gguf) -> ModelConfig:
         if key in keys.raw and (value := keys.raw.pop(key)) not in allowed:
             raise ConfigError(f"{keys.source}: '{key}' is {shown(value)}; this build computes only {allowed[-1]!r}")
     text = _layers(file, keys) | _sizes(file, keys)
-    keys.done()
+    keys.done(strict=True)
     if (value := file.metadata.get("diffusion.shift_logits", False)) is not False:
         raise ConfigError(f"{file.path}: 'diffusion.shift_logits' is {shown(value)}; this model's logits are not shifted")
     raw = {

@@ -151,6 +151,8 @@ def _modelopt_file(top: Reader) -> Quantization:
     inner = Reader(top.take("quantization", dict), f"{top.source}: quantization")
     scheme, notes = _modelopt_scheme(inner.take("quant_algo", str), inner.source), _cache_notes(inner)
     _only(inner, "group_size", 16)
+    for reader in (top, inner):
+        _only(reader, "quant_method", "modelopt", "modelopt_fp4")
     ignore = _globs(_names(inner, "exclude_modules"))
     _finish(inner)
     _finish(top)

@@ -6,12 +6,14 @@ answer stands in a file of its own; a GGUF file holds them all in one header, wh
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..config import DenoiseConfig, ModelConfig, read_json
-from ..errors import CheckpointError
+from ..config.remarks import remarks
+from ..errors import CheckpointError, ConfigError
 from ..text.gguf import is_readable, tokenizer_json
 from .gguf import Gguf, read_gguf
 from .gguf_config import denoise_config, model_config
@@ -53,6 +55,15 @@ class Source:
         path = self.place / "generation_config.json"
         return path.exists() or path.is_symlink()  # a link to nothing is a fault, not a folder without settings
 
+    def remarks(self) -> list[str]:
+        """What its settings say and this build does not use, one line for each file; nothing where they cannot be read."""
+        found = []
+        for name in ("config.json", "generation_config.json"):
+            with suppress(ConfigError):
+                if keys := remarks(read_json(self.place / name)):
+                    found.append(f"{name}: not used, and without effect on the model: {', '.join(keys)}")
+        return found
+
     def vocabulary(self) -> Path:
         """The file that `tokenizer_json` reads."""
         return self.place / VOCABULARY
@@ -90,6 +101,9 @@ class GgufSource(Source):
 
     def has_settings(self) -> bool:
         return any(key.startswith("diffusion.eb_") for key in self.file.metadata)
+
+    def remarks(self) -> list[str]:
+        return []
 
     def vocabulary(self) -> Path:
         beside = self.place.with_name(VOCABULARY)
