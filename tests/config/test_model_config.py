@@ -160,6 +160,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("vocab_size", {}, {"vocab_size": 0}),
     ("num_hidden_layers", {}, {"num_hidden_layers": 10**12, "layer_types": None}),
     ("top_k_experts", {}, {"top_k_experts": 5}),
+    ("num_experts", {}, {"num_experts": 10**7}),
     ("sliding_window", {}, {"sliding_window": None}),
     ("rms_norm_eps", {}, {"rms_norm_eps": float("nan")}),
     ("rms_norm_eps", {}, {"rms_norm_eps": 0}),

@@ -397,7 +397,7 @@ def test_norms_are_not_read_in_blocks(config: ModelConfig, found: Found, tmp_pat
 def test_missing_strange_and_misshapen_tensors_are_told(config: ModelConfig, found: Found, tmp_path: Path) -> None:
     given = {name: one for name, one in found.items() if name != "blk.2.enc_layer_output_scale.weight"}
     given |= {
-        "output.weight": found["token_embd.weight"],
+        "output.weight": found["blk.0.attn_q.weight"],
         "blk.2.attn_v.weight": found["blk.1.attn_v.weight"],  # full layers have none
         "blk.3.attn_norm.weight": found["blk.1.attn_norm.weight"],
         "mm.weight": found["output_norm.weight"],
@@ -416,6 +416,19 @@ def test_missing_strange_and_misshapen_tensors_are_told(config: ModelConfig, fou
         assert part in told
     with pytest.raises(CheckpointError, match="and 5 more: `dgemma doctor"):
         file.inspect(file.config())
+
+
+def test_a_head_that_is_the_embedding_again_is_accepted(config: ModelConfig, found: Found, path: Path, tmp_path: Path) -> None:
+    again = files.write(tmp_path / "x.gguf", files.metadata(config), found | {"output.weight": found["token_embd.weight"]})
+    model = api.load(again, "cpu", "float32")
+    assert torch.equal(logits(model), logits(api.load(path, "cpu", "float32")))
+    assert "'output.weight'" in model.notes[0]
+    kind, raw = found["token_embd.weight"]
+    changed = raw.copy()
+    changed.reshape(-1).view(np.uint8)[-1] ^= 1
+    files.write(tmp_path / "y.gguf", files.metadata(config), found | {"output.weight": (kind, changed)})
+    with pytest.raises(CheckpointError, match="'output.weight' differs from 'token_embd.weight'"):
+        api.load(tmp_path / "y.gguf", "cpu", "float32")
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,15 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
-from .weights_helpers import raw_file, tiny_config, tiny_state, write_folder
 
+from dgemma.config import ModelConfig
 from dgemma.errors import CheckpointError
+from dgemma.weights import copies
 from dgemma.weights.layout import INDEX, inspect, problems, read_layout
 from dgemma.weights.names import expected_tensors
+from dgemma.weights.reader import load_into
+
+from .weights_helpers import raw_file, stand_in, tiny_config, tiny_state, write_folder
 
 UP = "model.decoder.layers.0.mlp.up_proj.weight"
 SHARD2 = "model-00002-of-00003.safetensors"
@@ -57,8 +61,9 @@ def test_missing_and_misnamed_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("lm_head.weight", (280, 16), "tied"),
-        ("model.encoder.language_model.layers.0.mlp.up_proj.weight", (24, 16), "share"),
+        ("lm_head.weight", (280, 17), "tied"),
+        ("lm_head.bias", (280,), "tied"),
+        ("model.encoder.language_model.layers.0.mlp.up_proj.weight", (16, 24), "share"),
         ("model.decoder.layers.2.self_attn.v_proj.weight", (12, 16), "describes no such tensor"),
         ("model.decoder.layers.3.layer_scalar", (1,), "describes no such tensor"),
         ("model.decoder.layers.0.mlp.up_proj.weight_scale", (24,), "quantised"),
@@ -77,6 +82,36 @@ def test_a_wrong_shape_and_a_quantised_dtype(tmp_path):
     assert f"'{UP}' is stored as F8_E4M3" in problem
 
 
+@pytest.mark.parametrize("shape", [(), (1, 1)])
+def test_one_number_may_have_any_shape(tmp_path, shape):
+    state = {name: value.reshape(shape) if name.endswith("layer_scalar") else value for name, value in tiny_state().items()}
+    module = stand_in()
+    load_into(module, inspect(write_folder(tmp_path, state), tiny_config()), "cpu", torch.float32)
+    for name, value in module.state_dict().items():
+        if name.endswith("layer_scalar"):
+            assert value.shape == (1,)
+
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.decoder.embed_tokens.weight"
+ENCODER_UP = UP.replace("decoder", "encoder.language_model")
+
+
+@pytest.mark.parametrize(("copy", "original"), [(HEAD, EMBEDDING), ("model.lm_head.weight", EMBEDDING), (ENCODER_UP, UP)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_second_copy_of_a_tied_tensor_is_accepted_where_it_is_equal(tmp_path, copy, original, dtype, monkeypatch):
+    monkeypatch.setattr(copies, "PIECE", 100)
+    state = tiny_state(dtype=torch.bfloat16)
+    layout = inspect(write_folder(tmp_path, state | {copy: state[original].to(dtype, copy=True)}), tiny_config())
+    assert copy in layout.notes()[0]
+    copies.check_copies(layout)
+    other = state[original].to(dtype, copy=True)
+    other[-1, -1] += 1
+    layout = inspect(write_folder(tmp_path, state | {copy: other}), tiny_config())
+    with pytest.raises(CheckpointError, match=f"'{copy}' differs from '{original}'"):
+        copies.check_copies(layout)
+
+
 def test_vision_is_recognised_and_reported(tmp_path):
     state = tiny_state() | {"model.encoder.vision_tower.std_bias": torch.zeros(1000)}
     layout = inspect(write_folder(tmp_path, state), tiny_config())
@@ -93,7 +128,7 @@ def test_duplicates_across_shards(tmp_path):
     found = problems(folder, tiny_config())
     assert any(f"'{UP}' stands in model-00" in line and "too" in line for line in found)
     unindexed = write_folder(tmp_path / "unindexed", shards=3, index=False)
-    save_file(extra, unindexed / "model.safetensors")
+    save_file(extra, unindexed / "model-extra.safetensors")
     assert "stands in" in one_problem(unindexed)
 
 
@@ -106,8 +141,20 @@ def test_shards_missing_from_disk_or_index(tmp_path):
     (folder / SHARD2).unlink()
     assert f"{SHARD2}: the shard is missing" in problems(folder, tiny_config())[0]
     folder = write_folder(tmp_path / "stray", shards=3)
-    save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
-    assert "model.safetensors: on disk, but" in one_problem(folder)
+    save_file({"x": torch.zeros(1)}, folder / "model-stray.safetensors")
+    assert "model-stray.safetensors: on disk, but" in one_problem(folder)
+
+
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("damage", [False, True])
+def test_of_a_folder_that_was_saved_twice_the_single_file_is_read(tmp_path, index, damage):
+    folder = write_folder(tmp_path, tiny_state(seed=1), shards=3, index=index)
+    write_folder(tmp_path, tiny_state(seed=2))
+    if damage:
+        (folder / SHARD2).unlink()
+    layout = inspect(folder, tiny_config())
+    assert [path.name for path in layout.files] == ["model.safetensors"]
+    assert "was saved twice" in layout.notes()[0]
 
 
 def test_index_and_headers_must_agree(tmp_path):
@@ -177,6 +224,17 @@ def test_an_index_that_is_no_index(tmp_path, text):
     folder = write_folder(tmp_path, shards=3)
     (folder / INDEX).write_text(text)
     assert INDEX in one_problem(folder)
+
+
+def test_what_a_config_says_is_believed_as_far_as_there_are_tensors(tmp_path):
+    """A number alone must not make lists: of 65,536 experts a layer, of 9,999 layers."""
+    folder = write_folder(tmp_path)
+    raw = json.loads((folder / "config.json").read_text())
+    for change in ({"num_experts": 65_536}, {"num_hidden_layers": 9_999, "layer_types": None}, {"vocab_size": 2**62}, {"hidden_size": 2**40}):
+        config = ModelConfig.from_dict(raw | {"text_config": raw["text_config"] | change})
+        for state in (tiny_state(), {}):
+            found = problems(write_folder(tmp_path / str(len(state)), state or {"x": torch.zeros(1)}), config)
+            assert 0 < len(found) < 1000 and all(len(line) < 500 for line in found)
 
 
 def test_no_weights_at_all(tmp_path):

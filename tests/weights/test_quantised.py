@@ -15,6 +15,7 @@ from dgemma.cli import doctor
 from dgemma.errors import CheckpointError, UsageError
 from dgemma.kernels.formats import QuantTensor
 from dgemma.model.build import build
+from dgemma.weights.copies import check_copies
 from dgemma.weights.layout import Layout, inspect, read_layout
 from dgemma.weights.locate import list_models
 from dgemma.weights.plan import fit
@@ -51,6 +52,23 @@ def problem(folder: Path) -> str:
     found = read_layout(folder, small_config()).problems
     assert len(found) == 1 and "\n" not in found[0], found
     return found[0]
+
+
+@pytest.mark.parametrize("groups", [LINEAR, (*LINEAR, "embedding")])
+def test_a_head_that_is_the_embedding_again_is_accepted(tmp_path: Path, groups: tuple[str, ...]) -> None:
+    state, want = small_state("int8", groups)
+    head = {name.replace("model.decoder.embed_tokens", "lm_head"): tensor.clone() for name, tensor in state.items() if "embed_tokens" in name}
+    config = description("int8", ["lm_head"])
+    if "embedding" in groups:
+        config["config_groups"]["group_0"]["targets"] = ["Linear", "Embedding"]
+    found = inspect(write(tmp_path, state | head, config), small_config())
+    check_copies(found)
+    assert len(found.copies) == len(head)
+    assert equal(dict(stream(found, "cpu", torch.bfloat16))["embed.weight"], want["embed.weight"])
+    name, tensor = next(iter(head.items()))
+    other = (tensor.float() + 1).to(tensor.dtype)
+    with pytest.raises(CheckpointError, match="differs from 'model.decoder.embed_tokens"):
+        check_copies(inspect(write(tmp_path, state | head | {name: other}, config), small_config()))
 
 
 @pytest.mark.parametrize("layout", FORMATS)

@@ -17,6 +17,7 @@ from .reader import Reader, read_json, shown
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 _MOST_LAYERS = 10_000  # the published model has 30; a list is made from the number before anything checks it
+_MOST_EXPERTS = 1 << 16  # the published model has 128
 _ROPE_DEFAULTS = {
     SLIDING: {"rope_type": "default", "rope_theta": 10_000.0},
     FULL: {"rope_type": "proportional", "rope_theta": 1_000_000.0, "partial_rotary_factor": 0.25},
@@ -187,6 +188,8 @@ def _parse_ropes(text: Reader) -> dict[str, tuple[float, float, bool]]:
 
 
 def _check_model(config: ModelConfig, source: str) -> None:
+    if config.num_experts > _MOST_EXPERTS:
+        raise ConfigError(f"{source}: 'num_experts' is {config.num_experts}; at most {_MOST_EXPERTS} are read")
     if config.top_k_experts > config.num_experts:
         raise ConfigError(f"{source}: top_k_experts {config.top_k_experts} exceeds num_experts {config.num_experts}")
     for i, layer in enumerate(config.layers):

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import torch
 
+from ..weights.copies import check_copies
 from ..weights.headers import TensorInfo
 from ..weights.layout import Layout
 from ..weights.locate import disk_size
@@ -33,6 +34,8 @@ def load(
 
     rounds: number formats whose products round activations where the file declares it; trainable: keep plain parameters.
     """
+    if device.type != "meta":
+        check_copies(layout)
     model = build(layout.config, "meta", dtype)
     away = _matrices(model, placement.streamed) if placement else {}
     names = [name for streamed in away.values() for name in streamed]

@@ -9,7 +9,7 @@ expert by expert, so each is cut into its experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ..config import ModelConfig
@@ -20,9 +20,10 @@ from .headers import READABLE, TensorInfo
 from .layout import Layout
 from .names import Target, expected_tensors
 from .schemes import Scheme
-from .stored import Stored
+from .stored import Stored, copies_note, may_be_equal
 
 READ = (*READABLE, *(name.upper() for name in BLOCKS))
+HEAD = "output.weight"
 _BLOCK = re.compile(r"blk\.(0|[1-9][0-9]{0,5})\.(.+)")
 # model name within a layer: name within blk.N
 _LAYER = {
@@ -74,6 +75,7 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
     found = list(file.problems)
     text: dict[str, Stored] = {}
     left = dict(file.tensors)
+    copies: tuple[tuple[TensorInfo, TensorInfo], ...] = ()
     for target in expected_tensors(config).values() if config is not None else ():
         stored = _place(file, target, left)
         if isinstance(stored, Stored):
@@ -83,8 +85,19 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
     if config is not None:
         if not all(layer.is_sliding for layer in config.layers):
             left.pop(ROPE_FREQS, None)  # read by the config
+        copies = _copies(left, file.tensors)
         found += [f"{file.path}: unexpected tensor '{name}': {_why(name)}" for name in left]
-    return Layout(file.path, config, (file.path,), tensors, text, (), tuple(found))
+    said = (copies_note([HEAD]),) if copies else ()
+    return Layout(file.path, config, (file.path,), tensors, text, (), tuple(found), said=said, copies=copies)
+
+
+def _copies(left: dict[str, TensorInfo], tensors: Mapping[str, TensorInfo]) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
+    """The output head where it may be a copy of the embedding, taken out of `left`; copies.py compares them."""
+    head, embedding = left.get(HEAD), tensors.get(EMBEDDING)
+    if head is None or embedding is None or not may_be_equal(head, embedding):
+        return ()
+    del left[HEAD]
+    return ((_as_bytes(head), _as_bytes(embedding)),)
 
 
 def _place(file: Gguf, target: Target, left: dict[str, TensorInfo]) -> Stored | str:
@@ -144,8 +157,8 @@ def _as_bytes(info: TensorInfo) -> TensorInfo:
 
 def _why(name: str) -> str:
     """Half a sentence for the error: why a tensor of this name is refused instead of ignored."""
-    if name == "output.weight":
-        return f"the output head is tied to {EMBEDDING}, so a second copy would go unused"
+    if name == HEAD:
+        return f"the output head is tied to {EMBEDDING}, so another would go unused"
     known = _BLOCK.fullmatch(name)
     if name == ROPE_FREQS or name in _ONCE.values() or (known and known[2] in _LAYER.values()):
         return "the metadata describes no such tensor (layer count, layer kind)"

@@ -25,8 +25,10 @@ from .stored import Match, Stored, match
 
 __all__ = ["INDEX", "Layout", "Stored", "inspect", "problems", "read_layout"]
 
-INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors")
+SINGLE = "model.safetensors"
+INDEX = f"{SINGLE}.index.json"
+SHARD = re.compile(r"model-([0-9]{5})-of-([0-9]{5})\.safetensors")
+_FEW_LAYERS = 200  # as many are looked for by name, however few tensors there are
 _FOREIGN = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -42,7 +44,8 @@ class Layout:
     vision: tuple[TensorInfo, ...] = field(repr=False)
     problems: tuple[str, ...] = ()
     quantization: Quantization | None = None
-    said: tuple[str, ...] = ()  # about the quantisation: what is worth saying and no fault
+    said: tuple[str, ...] = ()  # about files and quantisation: what is worth saying and no fault
+    copies: tuple[tuple[TensorInfo, TensorInfo], ...] = ()  # a second copy of a tied tensor, and the first; see copies.py
 
     @property
     def total_bytes(self) -> int:
@@ -106,7 +109,8 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     folder, found = Path(folder), []
     if not folder.is_dir():
         return Layout(folder, config, (), {}, {}, (), (f"{folder}: no such folder",))
-    files, weight_map = _shards(folder, found)
+    said: list[str] = []
+    files, weight_map = _shards(folder, found, said)
     tensors: dict[str, TensorInfo] = {}
     unread = False
     for path in files:
@@ -125,7 +129,9 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     indexed = _check_index(folder, weight_map, tensors, files, found)
     vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
     quantization, matched = None, Match()
-    if config is not None and files:
+    if config is not None and len(config.layers) > len(tensors) + _FEW_LAYERS:
+        found.append(f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them")
+    elif config is not None and files:
         try:
             quantization = read_quantization(folder)
             # with a shard unread, "missing" would repeat its one fault for each of its tensors
@@ -134,14 +140,22 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
             found.append(str(error))
     found += matched.problems
     return Layout(
-        folder, config, tuple(files), tensors, matched.text, vision, tuple(found), quantization, tuple(matched.notes)
-    )
+        folder, config, tuple(files), tensors, matched.text, vision, tuple(found), quantization, (*said, *matched.notes),
+        tuple(matched.copies),
+    )  # fmt: skip
 
 
-def _shards(folder: Path, found: list[str]) -> tuple[list[Path], dict[str, str] | None]:
+def _shards(folder: Path, found: list[str], said: list[str]) -> tuple[list[Path], dict[str, str] | None]:
     """The weight files to read, sorted, and the index's tensor-to-file map where there is an index."""
     on_disk = sorted(folder.glob("model*.safetensors"))
-    weight_map = _read_index(folder, found) if (folder / INDEX).exists() or (folder / INDEX).is_symlink() else None
+    has_index = (folder / INDEX).exists() or (folder / INDEX).is_symlink()
+    weight_map = _read_index(folder, found) if has_index else None
+    shards = [path for path in on_disk if SHARD.fullmatch(path.name)]
+    if folder / SINGLE in on_disk and shards and SINGLE not in (weight_map or {}).values():
+        # a folder that was saved twice: every other reader takes the single file
+        said.append(f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not (a folder that was saved twice?)")
+        on_disk, weight_map = [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)], None
+        found.clear()  # of what is wrong with an index that is not read
     files = []
     for path in on_disk:
         if not _stays_inside(path, folder):
@@ -206,7 +220,7 @@ def _stays_inside(path: Path, folder: Path) -> bool:
 
 def _check_numbering(folder: Path, files: list[Path], found: list[str]) -> None:
     """Without an index the names alone say how many shards there are."""
-    numbered = [match for path in files if (match := _SHARD.fullmatch(path.name))]
+    numbered = [match for path in files if (match := SHARD.fullmatch(path.name))]
     for total in sorted({match[2] for match in numbered}):
         have = {int(match[1]) for match in numbered if match[2] == total}
         for number in range(1, min(int(total), 10_000) + 1):

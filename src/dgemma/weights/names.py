@@ -1,8 +1,8 @@
 """The one table from the names in a checkpoint to the names in the model, with the shapes a config asks for.
 
 Knows no file and no tensor. Trap: `layer_scalar` is the only text tensor that is stored twice (once for `denoise`
-under the decoder, once for `encode` under the encoder); any other text tensor found under the encoder is a copy
-that nobody would read, so it is unknown here, like an `lm_head`, which is the embedding itself.
+under the decoder, once for `encode` under the encoder); any other text tensor found under the encoder is a second copy of the
+decoder's, and an `lm_head` one of the embedding (`tied_to`): nobody reads them, and they must say the same.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from ..config import LayerConfig, ModelConfig
 
 DECODER = "model.decoder."
 LAYER = "model.decoder.layers."
-ENCODER_LAYER = "model.encoder.language_model.layers."
+ENCODER = "model.encoder.language_model."
+ENCODER_LAYER = f"{ENCODER}layers."
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")
 
 GROUPS = ("experts", "attention", "embedding", "dense", "router", "self_conditioning", "norms")
@@ -54,6 +55,7 @@ _ONCE = {
     "self_conditioning.up_proj.weight": ("self_conditioning.up_proj.weight", "self_conditioning", "I D"),
     "self_conditioning.down_proj.weight": ("self_conditioning.down_proj.weight", "self_conditioning", "D I"),
 }
+_HEADS = ("lm_head.", "model.lm_head.")
 _LAYER_NAME = re.compile(r"model\.(decoder|encoder\.language_model)\.layers\.(0|[1-9][0-9]{0,5})\.(.+)")
 _QUANTISED = re.compile(r".*\.(weight_\w+|input_(global_)?scale|qweight|qzeros|scales|g_idx)")
 _CACHE = re.compile(r"model\.decoder\.layers\.(0|[1-9][0-9]{0,5})\.self_attn\.([kv]_proj\.)?[kv]_scale")
@@ -125,13 +127,22 @@ def classify(name: str) -> str:
     return "unknown"
 
 
+def tied_to(name: str) -> str | None:
+    """The tensor that this one is a second copy of in a model whose weights are tied; None for what is tied to nothing."""
+    if name.startswith(_HEADS):
+        return f"{DECODER}embed_tokens.{name.rpartition('.')[2]}"
+    if name.startswith(ENCODER) and not name.endswith(".layer_scalar"):
+        return DECODER + name.removeprefix(ENCODER)
+    return None
+
+
 def why_unknown(name: str) -> str:
     """Half a sentence for the error: why a tensor of this name is refused instead of ignored."""
-    if name.endswith("lm_head.weight"):
-        return "the output head is tied to model.decoder.embed_tokens.weight, so a second copy would go unused"
+    if name.startswith(_HEADS):
+        return "the output head is tied to model.decoder.embed_tokens.weight, so another would go unused"
     if _QUANTISED.fullmatch(name):
         return "it belongs to a quantised layout, which config.json does not describe (quantization_config)"
-    if name.startswith("model.encoder.language_model."):
+    if name.startswith(ENCODER):
         return "encoder and decoder share their text weights, which are read under model.decoder"
     if classify(name) == "text":
         return "config.json describes no such tensor (layer count, layer kind)"

@@ -89,7 +89,7 @@ def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.
     """One tensor of the model, put together on the host matrix by matrix and then moved."""
     if len(stored.matrices) == 1 and stored.format is None:
         info = stored.matrices[0]["weight"]
-        return _to_device(files.read(info), info, device, dtype)
+        return _to_device(files.read(info).view(stored.shape), info, device, dtype)
     weight = empty(stored.format, stored.shape, "cpu") if stored.format else torch.empty(stored.shape, dtype=dtype)
     rows = math.prod(stored.shape[:-1]) // len(stored.matrices)
     parts = weight.parts if isinstance(weight, QuantTensor) else {"weight": weight}

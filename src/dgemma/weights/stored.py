@@ -8,6 +8,7 @@ one model tensor share a fate, and a fault of 256 experts is told once.
 from __future__ import annotations
 
 import difflib
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from ..config import ModelConfig
 from ..config.formats import Format
 from .headers import READABLE, TensorInfo
-from .names import Target, classify, expected_tensors, modules, why_unknown
+from .names import Target, classify, expected_tensors, modules, tied_to, why_unknown
 from .schemes import Quantization, Scheme
 
 Fields = dict[str, TensorInfo]
@@ -65,11 +66,12 @@ class Stored:
 
 @dataclass
 class Match:
-    """What `match` found: model name -> Stored, one line per fault, what is worth saying."""
+    """What `match` found: model name -> Stored, one line per fault, what is worth saying, second copies."""
 
     text: dict[str, Stored] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    copies: list[tuple[TensorInfo, TensorInfo]] = field(default_factory=list)  # a second copy of a tied tensor, and the first
 
 
 def match(
@@ -104,21 +106,25 @@ class _Matching:
         self.inputs = 0  # stored scales of activations
 
     def place(self, name: str, target: Target) -> None:
-        """Find one tensor of the model."""
-        matrices = modules(name, target)
+        """Find one tensor of the model. What a config says of experts is believed as far as there are tensors for them."""
         kind = "Embedding" if target.group == "embedding" else "Linear"
-        if len(matrices) > 1 and name not in self.tensors and any(module in self.modules for module, _ in matrices):
+        apart = len(target.shape) == 3 and name not in self.tensors
+        if len(target.shape) == 3 and not (apart and target.shape[0] <= len(self.tensors)):
+            self._whole(name, target, kind)
+            return
+        matrices = modules(name, target)
+        if apart and any(module in self.modules for module, _ in matrices):
             self._gather(target, matrices, kind)
         elif len(matrices) == 1 and self.quantization is not None and not self._is_plain(matrices[0][0]):
             self._gather(target, matrices, kind)
         else:
-            self._whole(name, target, [module for module, _ in matrices], kind)
+            self._whole(name, target, kind)
 
     def _is_plain(self, module: str) -> bool:
         fields = self.modules.get(module, {})
         return not fields or (set(fields) == {"weight"} and fields["weight"].dtype in READABLE)
 
-    def _whole(self, name: str, target: Target, matrices: list[str], kind: str) -> None:
+    def _whole(self, name: str, target: Target, kind: str) -> None:
         """A tensor that stands in one file as the model has it."""
         info = self.tensors.get(name)
         self.claimed.add(name)
@@ -129,7 +135,8 @@ class _Matching:
         if fault:
             self.result.problems.append(fault)
             return
-        self.left += [module for module in matrices if self._targeted(module, kind)]
+        if self.quantization is not None:
+            self.left += [module for module, _ in modules(name, target) if self._targeted(module, kind)]
         self.result.text[target.model_name] = Stored(target.shape, ({"weight": info},))
 
     def _gather(self, target: Target, matrices: list[tuple[str, tuple[int, int]]], kind: str) -> None:
@@ -213,15 +220,26 @@ class _Matching:
                 self.ignored.append(module)
             self.inputs += any(leaf.startswith("input_") for leaf in self.modules[module])
 
+    def _is_copy(self, name: str) -> bool:
+        """Whether a tensor may be a second copy of a tied one; then it is noted, to be compared (copies.py)."""
+        original = self.tensors.get(tied_to(name) or "")
+        if original is None or original.name not in self.claimed or not may_be_equal(self.tensors[name], original):
+            return False
+        self.result.copies.append((self.tensors[name], original))
+        return True
+
     def finish(self) -> None:
         """Complaints about names, and the notes."""
         result = self.result
-        strange = [name for name in sorted(self.tensors) if name not in self.claimed and self.kinds[name] in ("text", "unknown")]
+        unclaimed = [name for name in sorted(self.tensors) if name not in self.claimed and self.kinds[name] in ("text", "unknown")]
+        strange = [name for name in unclaimed if not self._is_copy(name)]
         untold = [] if self.told is None else [name for name in self.missing if name not in self.told]
         result.problems += [f"{self.folder}: tensor '{name}' is missing{_hint(name, strange)}" for name in untold]
         for name in strange:
             reason = f"{why_unknown(name)}{_hint(name, self.missing)}"
             result.problems.append(f"{self.tensors[name].file}: unexpected tensor '{name}': {reason}")
+        if result.copies:
+            result.notes.append(copies_note([copy.name for copy, _ in result.copies]))
         if self.quantization is not None:
             result.notes += self.quantization.notes
         for found, what in (
@@ -236,8 +254,18 @@ class _Matching:
             result.notes.append(f"{cache} scales of a K/V cache in few bits are not used: K and V keep the model's precision")
 
 
+def may_be_equal(copy: TensorInfo, original: TensorInfo) -> bool:
+    """Whether two tensors can hold the same, by their headers: one shape, and one dtype or two that are numbers as they stand."""
+    numbers = copy.dtype in READABLE and original.dtype in READABLE
+    return copy.shape == original.shape and (copy.dtype == original.dtype or numbers)
+
+
+def copies_note(names: list[str]) -> str:
+    return f"second copies of tied tensors are compared, and not kept: '{names[0]}'" + (f" and {len(names) - 1} more" if names[1:] else "")
+
+
 def _plain_fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
-    if info.shape != shape:
+    if info.shape != shape and not math.prod(info.shape) == math.prod(shape) == 1:  # one number, whatever its shape
         return f"{info.file}: tensor '{info.name}' has the shape {list(info.shape)}, config.json asks for {list(shape)}"
     if info.dtype not in READABLE:
         return f"{info.file}: tensor '{info.name}' is stored as {info.dtype}; readable: {', '.join(READABLE)}"
