@@ -211,12 +211,12 @@ def _without_a_byte(raw):
         (lambda raw: raw["model"].update(byte_fallback=False), "byte_fallback is off"),
         (lambda raw: raw["model"].update(ignore_merges=True), "with ignore_merges"),
         (lambda raw: raw["decoder"]["decoders"].pop(1), "no ByteFallback"),
-        (lambda raw: raw.update(decoder={"type": "WordPiece"}), "decoder step 'WordPiece'"),
+        (lambda raw: raw.update(decoder={"type": "WordPiece"}), "decoder: 'WordPiece' is not read"),
         (_without_a_byte, "1 of 256 byte tokens"),
         (lambda raw: raw["added_tokens"][3].update(content="<"), "too short"),
         (lambda raw: raw["added_tokens"][3].update(id=77), "not its place"),
         (lambda raw: raw["model"].update(merges=[["no", "such"]]), "not a tokenizer"),
-        (lambda raw: raw.update(normalizer={"type": "Nonsense"}), "not a tokenizer"),
+        (lambda raw: raw.update(normalizer={"type": "Nonsense"}), "normalizer: 'Nonsense' is not read"),
     ],
 )
 def test_a_file_that_cannot_be_served_is_refused(change, message):

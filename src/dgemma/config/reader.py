@@ -33,8 +33,14 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, duplicate keys refused, a byte-order mark skipped. Raises ConfigError that names the file."""
+LARGEST = 1 << 24  # bytes of a file that is read, unless the caller knows better
+
+
+def read_json(path: Path, most: int = LARGEST) -> dict[str, Any]:
+    """A JSON object from a file of at most so many bytes, duplicate keys refused, a byte-order mark skipped.
+
+    Raises ConfigError that names the file.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -45,8 +51,11 @@ def read_json(path: Path) -> dict[str, Any]:
         return seen
 
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would never end, nor would /dev/zero
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would never end, nor would /dev/zero
             raise ConfigError(f"{path}: not readable (not a regular file)")
+        if status.st_size > most:
+            raise ConfigError(f"{path}: has {status.st_size} bytes; at most {most} are read")
         raw = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=pairs)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; a checkpoint folder needs it") from None

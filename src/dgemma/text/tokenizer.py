@@ -19,8 +19,13 @@ from typing import Any
 import tokenizers
 
 from ..config import read_json
+from ..config.reader import shown
 from ..errors import ConfigError, UsageError, is_panic
-from .vocabulary import CONTROL_TEXTS, Vocabulary, read_vocabulary
+from .vocabulary import CONTROL_TEXTS, LARGEST, Vocabulary, read_vocabulary
+
+
+def _first_line(error: BaseException) -> str:
+    return shown((str(error).splitlines() or [type(error).__name__])[0])
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
         """Read a `tokenizer.json`. Raises ConfigError that names the file when it is missing or not understood."""
-        return cls.from_json(read_json(Path(path)), str(path))
+        return cls.from_json(read_json(Path(path), LARGEST), str(path))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
@@ -76,8 +81,10 @@ class Tokenizer:
         vocabulary = read_vocabulary(raw, source)
         try:
             engine = tokenizers.Tokenizer.from_str(json.dumps(raw, ensure_ascii=False))
-        except Exception as error:  # the library raises a bare Exception
-            raise ConfigError(f"{source}: not a tokenizer this build can read ({error})") from None
+        except BaseException as error:  # the library raises a bare Exception, or panics
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            raise ConfigError(f"{source}: not a tokenizer this build can read ({_first_line(error)})") from None
         engine.no_truncation()
         engine.no_padding()
         engine.encode_special_tokens = True  # special tokens found in text are encoded as the text they are

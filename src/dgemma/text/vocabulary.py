@@ -14,7 +14,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from ..config.reader import shown
 from ..errors import ConfigError
+from .parts import check_decoder, check_parts, check_tokens
 
 # The field of ControlIds -> the token's text. Ids differ between checkpoints and are never assumed.
 CONTROL_TEXTS = {
@@ -24,6 +26,7 @@ CONTROL_TEXTS = {
     "tool_response": "<|tool_response>", "end_tool_response": "<tool_response|>", "quote": '<|"|>',
     "image": "<|image|>", "begin_image": "<|image>", "end_image": "<image|>",
 }  # fmt: skip
+LARGEST = 1 << 26  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # how an id without a token is shown: padding rows of the embedding
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -90,6 +93,9 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
         if model.get(key):
             raise ConfigError(f"{source}: model.{key} is {model[key]!r}; this build reads tokenizers without it")
     vocab: dict[str, int] = model["vocab"]
+    check_tokens(vocab, added, source)
+    check_parts(raw, source)
+    check_decoder(raw, source)
     texts = {token_id: text for text, token_id in vocab.items()} | {t["id"]: t["content"] for t in added}
     known = set(CONTROL_TEXTS.values())
     control = {text: vocab[text] for text in known & vocab.keys()}
@@ -97,6 +103,8 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
     byte_level, replacements, leading = _decoder(raw.get("decoder") or {}, source)
     _check_bytes(raw, byte_level, source)
     _shut(model, added, control, source)
+    for part in ("decoder", "post_processor", "truncation", "padding"):  # nothing is added to texts, and decoding goes by bytes_of
+        raw[part] = None
     return Vocabulary(texts, control, frozenset(t["id"] for t in added), byte_level, replacements, leading)
 
 
@@ -117,6 +125,9 @@ def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, s
     for step, kind in zip(steps, kinds, strict=True):
         if kind == "Replace" and "String" in step["pattern"]:
             replacements.append((step["pattern"]["String"], step["content"]))
+        elif kind == "Metaspace":
+            replacements.append((_one_character(step.get("replacement", "\u2581"), source), " "))
+            leading = 0 if step.get("prepend_scheme", "always") == "never" else 1
         elif kind == "Strip" and step["content"] == " " and not step["stop"]:
             leading = step["start"]
         elif kind not in ("ByteFallback", "Fuse"):
@@ -124,6 +135,12 @@ def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, s
     if "ByteFallback" not in kinds:
         raise ConfigError(f"{source}: the decoder has no ByteFallback, so not every text could be written")
     return False, tuple(replacements), leading
+
+
+def _one_character(text: Any, source: str) -> str:
+    if not isinstance(text, str) or len(text) != 1:
+        raise ConfigError(f"{source}: {shown(text)} is no single character")
+    return text
 
 
 def _check_bytes(raw: dict[str, Any], byte_level: bool, source: str) -> None:
