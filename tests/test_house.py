@@ -25,7 +25,7 @@ LATE = {
     "__init__.py": {"dgemma", "importlib"},  # the lazy names
     "kernels/select.py": {"torch", "triton"},  # the compiler, only where it is chosen
     "weights/hub.py": {"huggingface_hub"},  # the hub's client, only where a name is no folder
-    "weights/locate.py": {"huggingface_hub"},
+    "weights/cache.py": {"huggingface_hub"},
     "weights/pull.py": {"huggingface_hub"},
     "weights/remote.py": {"huggingface_hub"},
     "weights/plan.py": {"torch"},  # its view of the devices: `doctor` and `ls` answer without

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,11 +30,12 @@ class Hub:
     sent: int = 0  # bytes of all answers
     cdn: bool = False  # large files come from another host name, as on the hub
     log: list[tuple[str, str, str | None]] = field(default_factory=list)
+    change: Callable[[dict], object] = lambda info: info  # what becomes of the model's description
     leaked: bool = False  # the token reached the other host
     url: str = ""
 
     def is_large(self, file: str) -> bool:
-        return file.endswith(".safetensors") or file == "tokenizer.json"
+        return file.lower().endswith((".safetensors", ".gguf")) or file == "tokenizer.json"
 
     def digest(self, file: str) -> str:
         content = self.files[file]
@@ -50,7 +51,12 @@ class Hub:
                 entry["blobId"] = "f" * 40
                 entry["lfs"] = {"size": len(content), "sha256": self.digest(file), "pointerSize": 130}
             siblings.append(entry)
-        return {"id": self.name, "sha": self.commit, "siblings": siblings}
+        info = {"id": self.name, "sha": self.commit, "siblings": siblings}
+        return self.change(info) or info
+
+    def described(self) -> bytes:
+        info = self.info()
+        return info if isinstance(info, bytes) else json.dumps(info).encode()
 
     def fetched(self, file: str) -> list[str | None]:
         """The Range header of each GET of a file."""
@@ -96,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         if hub.refuse:
             return self._error(*hub.refuse)
         if path in (f"/api/models/{hub.name}", f"/api/models/{hub.name}/revision/main"):
-            return self._send(200, json.dumps(hub.info()).encode(), {"Content-Type": "application/json"}, body)
+            return self._send(200, hub.described(), {"Content-Type": "application/json"}, body)
         if path.startswith(f"/api/models/{hub.name}/revision/"):
             return self._error(404, "RevisionNotFound")
         prefix = f"/{hub.name}/resolve/{hub.commit}/"

@@ -519,11 +519,11 @@ def test_a_run_that_fails_keeps_its_whole_shards_and_nothing_else(
         write(self, name, piece)
 
     monkeypatch.setattr(ShardFile, "write", failing)
-    with pytest.raises(ResourceError, match="No space left on device; make room and give the same command again"):
+    with pytest.raises(ResourceError, match="No space left on device, .* are free; make room, and give the same command again"):
         made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
     assert not place.exists()
     left[0] = 60
-    with pytest.raises(ResourceError, match="No space left on device; make room and give the same command again"):
+    with pytest.raises(ResourceError, match="No space left on device, .* are free; make room, and give the same command again"):
         made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
     assert vouched(place) and not (tmp_path / "made").exists()
     monkeypatch.setattr(ShardFile, "write", write)

@@ -5,7 +5,7 @@ from .weights_helpers import write_folder
 
 from dgemma.errors import CheckpointError, HubError, UsageError
 from dgemma.weights import locate as module
-from dgemma.weights.locate import EMBEDDED, is_chat_tuned, list_models, locate, remove, split_name
+from dgemma.weights.locate import EMBEDDED, is_chat_tuned, list_models, locate, remove
 
 
 def test_a_folder_is_itself(tmp_path, monkeypatch):
@@ -42,6 +42,12 @@ def test_a_gguf_file_is_a_checkpoint_and_so_is_the_folder_of_one(tmp_path, monke
     assert locate("x.gguf") == Path("x.gguf")
     with pytest.raises(UsageError, match="a file has no revisions"):
         locate(file, "main")
+    upper = tmp_path / "upper"
+    upper.mkdir()
+    (upper / "X.GGUF").touch()
+    assert locate(upper) == locate(str(upper / "X.GGUF")) == upper / "X.GGUF"
+    with pytest.raises(CheckpointError, match="Y.GGUF: no such file"):
+        locate("Y.GGUF")
     (tmp_path / "mmproj-x.gguf").touch()  # the part that sees pictures
     assert locate(tmp_path) == file
     (tmp_path / "y.gguf").touch()
@@ -59,33 +65,27 @@ def test_names_that_are_neither(name, tmp_path):
         locate(name, cache_dir=tmp_path)
 
 
-def test_split_name():
-    assert split_name("org/name@v1") == ("org/name", "v1")
-    assert split_name("org/name") == split_name("org/name@") == ("org/name", None)
-    assert split_name("org/name", "refs/pr/1") == ("org/name", "refs/pr/1")
-    with pytest.raises(UsageError, match="disagree"):
-        split_name("org/name@v1", "v2")
-
-
 def test_a_hub_name_is_looked_up_and_never_fetched(tmp_path):
     with pytest.raises(HubError, match=r"dgemma pull org/name@v1`"):
         locate("org/name@v1", cache_dir=tmp_path)
     home = tmp_path / "models--org--name"
-    write_folder(home / "snapshots" / "abc123")
-    with pytest.raises(HubError, match=r"there: org/name@abc123"):
+    write_folder(home / "snapshots" / "abc1234")
+    write_folder(home / "snapshots" / "abd9999")
+    with pytest.raises(HubError, match=r"say which: org/name@abc1234, org/name@abd9999"):
         locate("org/name", cache_dir=tmp_path)
     (home / "refs").mkdir()
-    (home / "refs" / "main").write_text("abc123\n")
-    assert locate("org/name", cache_dir=tmp_path) == home / "snapshots" / "abc123"
-    assert locate("org/name@abc123", cache_dir=tmp_path) == home / "snapshots" / "abc123"
+    (home / "refs" / "main").write_text("abc1234\n")
+    assert locate("org/name", cache_dir=tmp_path) == home / "snapshots" / "abc1234"
+    assert locate("org/name@abd9999", cache_dir=tmp_path) == home / "snapshots" / "abd9999"
     for file in ("model.safetensors", "config.json"):
-        (home / "snapshots" / "abc123" / file).rename(tmp_path / file)
+        (home / "snapshots" / "abc1234" / file).rename(tmp_path / file)
         with pytest.raises(HubError, match="only partly"):
             locate("org/name", cache_dir=tmp_path)
-        (tmp_path / file).rename(home / "snapshots" / "abc123" / file)
+        (tmp_path / file).rename(home / "snapshots" / "abc1234" / file)
 
 
 def test_none_is_the_shipped_checkpoint(tmp_path, monkeypatch):
+    assert locate(None) == locate("(embedded)")
     monkeypatch.setattr(module, "EMBEDDED", tmp_path / "embedded")
     with pytest.raises(CheckpointError, match="ships no checkpoint"):
         locate(None)

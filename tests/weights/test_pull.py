@@ -1,17 +1,21 @@
+import hashlib
 import json
 import os
 import shutil
 from collections import namedtuple
 
 import pytest
-from .hub_server import COMMIT, Hub, serve
-from .weights_helpers import RAW, tiny_config, write_folder
 
-from dgemma.errors import ConfigError, HubError, ResourceError
+from dgemma.errors import CheckpointError, ConfigError, DgemmaError, HubError, ResourceError, UsageError
 from dgemma.weights import hub as client
 from dgemma.weights.layout import inspect
 from dgemma.weights.locate import is_chat_tuned, list_models, locate, remove
 from dgemma.weights.pull import PARTIAL, pull
+from dgemma.weights.sums import SUMS, check_files, read_sums
+
+from . import gguf_files
+from .hub_server import COMMIT, Hub, serve
+from .weights_helpers import RAW, tiny_config, write_folder
 
 NAME = "org/tiny-diffusion"
 SHARD = "model-00002-of-00002.safetensors"
@@ -73,7 +77,7 @@ def test_only_weights_settings_and_the_template_of_the_top_folder_are_fetched(hu
     fetched = {path.name for path in folder.rglob("*")}
     assert fetched == {
         "config.json", "tokenizer.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors", SHARD,
-        "chat_template.jinja",
+        "chat_template.jinja", "SHA256SUMS",
     }  # fmt: skip
     assert is_chat_tuned(folder)
     refused = ("README.md", "other.jinja", "pytorch_model.bin", "modeling.py", "adapter.safetensors", "onnx/model.safetensors")
@@ -106,7 +110,7 @@ def test_a_pull_that_was_stopped_goes_on_in_the_next(hub, cache):
     assert "pull again" in fault(hub, cache)
     partial = blob(hub, cache, SHARD).with_name(hub.digest(SHARD) + PARTIAL)
     assert partial.stat().st_size == 1000
-    with pytest.raises(HubError, match="not on this machine"):
+    with pytest.raises(HubError, match=f"only partly in the cache; `dgemma pull {NAME}` fetches the rest"):
         locate(NAME, cache_dir=cache)
     hub.cut.clear()
     hub.log.clear()
@@ -235,7 +239,7 @@ def test_models_this_build_cannot_run_are_refused_before_their_weights(hub, cach
     assert not hub.fetched(SHARD)
     del hub.files["config.json"]
     assert "no config.json" in fault(hub, cache)
-    hub.files = {"config.json": b"{}", "model.gguf": b""}
+    hub.files = {"config.json": b"{}", "pytorch_model.bin": b""}
     assert "no model*.safetensors" in fault(hub, cache)
 
 
@@ -254,7 +258,7 @@ def test_ls_and_rm(hub, cache):
     assert (model.revision, model.refs, model.dtype) == (COMMIT, ("main",), "f32")
     assert (model.path, model.state) == (folder, "ok")
     assert model.size == sum(path.stat().st_size for path in folder.iterdir())
-    with pytest.raises(HubError, match="at revision 'other'; there: 0123456789ab"):
+    with pytest.raises(HubError, match=f"at revision 'other'; there: {NAME}@0123456789ab"):
         remove(NAME, "other", cache)
     assert remove(f"{NAME}@{COMMIT[:8]}", cache_dir=cache) >= model.size
     assert not folder.exists()
@@ -292,3 +296,95 @@ def test_rm_leaves_other_programs_models_alone(cache):
     with pytest.raises(HubError, match="not in the cache"):
         remove("org/llm", cache_dir=cache)
     assert (other / "config.json").exists()
+
+
+def test_the_hashes_of_what_was_fetched_are_kept(hub, cache):
+    folder = fetch(hub, cache)
+    sums = read_sums(folder)
+    assert set(sums) == {path.name for path in folder.iterdir()} - {SUMS}
+    assert all(sums[name] == hashlib.sha256(hub.files[name]).hexdigest() for name in sums)
+    assert check_files(folder).files == len(sums) and not check_files(folder).made
+
+
+@pytest.fixture(scope="module")
+def gguf_model(tmp_path_factory):
+    return gguf_files.write_model(tmp_path_factory.mktemp("gguf") / "x.gguf").read_bytes()
+
+
+@pytest.fixture
+def gguf_hub(gguf_model):
+    other = gguf_model[:-1] + bytes([gguf_model[-1] ^ 1])
+    files = {"m-Q4_K_M.gguf": gguf_model, "m-Q8_0.gguf": other, "mmproj-m.gguf": b"pictures", "README.md": b"x", "config.json": b"{}"}
+    with serve(Hub(NAME, files)) as server:
+        yield server
+
+
+def test_one_gguf_file_is_chosen_and_fetched(gguf_hub, cache):
+    message = fault(gguf_hub, cache, UsageError)
+    assert f"stands for 2 files; name one of: {NAME}:Q4_K_M (" in message and f"{NAME}:Q8_0 (" in message and " MB)" in message
+    assert "holds no file 'Q5_K_M'; name one of:" in fault(gguf_hub, cache, UsageError, name=f"{NAME}:Q5_K_M")
+    place = fetch(gguf_hub, cache, name=f"{NAME}:q4_k_m")
+    assert place.name == "m-Q4_K_M.gguf" and not gguf_hub.fetched("m-Q8_0.gguf") and not gguf_hub.fetched("config.json")
+    assert locate(f"{NAME}:Q4_K_M", cache_dir=cache) == locate(NAME, cache_dir=cache) == place
+    again = fetch(gguf_hub, cache, name=f"{NAME}:m-Q8_0.gguf")
+    assert {path.name for path in again.parent.iterdir()} == {"m-Q4_K_M.gguf", "m-Q8_0.gguf", SUMS}
+    assert len(read_sums(again.parent)) == 2 and check_files(again).files == 1
+    listed = {model.name: model.state for model in list_models(cache)}
+    assert listed[f"{NAME}:Q4_K_M"] == listed[f"{NAME}:Q8_0"] == "ok"
+
+
+def test_the_only_gguf_file_needs_no_choice(gguf_hub, cache):
+    del gguf_hub.files["m-Q8_0.gguf"]
+    gguf_hub.files["tokenizer.json"] = b"{}"
+    place = fetch(gguf_hub, cache)
+    assert place.name == "m-Q4_K_M.gguf" and (place.parent / "tokenizer.json").exists()
+
+
+def test_gguf_files_that_cannot_run_are_refused_before_they_are_fetched(gguf_hub, cache):
+    gguf_hub.change = lambda info: info | {"gguf": {"architecture": "llama"}}
+    assert "architecture 'llama'" in fault(gguf_hub, cache, name=f"{NAME}:Q4_K_M")
+    gguf_hub.change = lambda info: info
+    gguf_hub.files = {"m-Q4_K_M-00001-of-00002.gguf": b"GGUF"}
+    assert "one part of several" in fault(gguf_hub, cache, UsageError)
+    gguf_hub.files = {"README.md": b"x"}
+    assert "no model*.safetensors and no .gguf file" in fault(gguf_hub, cache)
+    assert not [path for method, path, _ in gguf_hub.log if method == "GET" and "resolve" in path]
+    gguf_hub.files = {"m-Q4_K_M.gguf": b"GGUF" + bytes(100)}
+    assert "GGUF" in fault(gguf_hub, cache, CheckpointError)
+
+
+def siblings(**change):
+    return lambda info: info | {"siblings": [one | change for one in info["siblings"]]}
+
+
+def lfs(**change):
+    return lambda info: info | {"siblings": [one | {"lfs": {**one.get("lfs", {}), **change}} for one in info["siblings"]]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda info: info | {"sha": "../../../../tmp/x"}, lambda info: info | {"sha": "../.."}, lambda info: info | {"sha": 5},
+        lambda info: info | {"sha": None}, lambda info: info | {"sha": "main"}, lambda info: info | {"sha": ["a"]},
+        lambda info: info | {"siblings": 5}, lambda info: info | {"siblings": "abc"}, lambda info: info | {"siblings": {"a": 1}},
+        lambda info: info | {"siblings": [5]}, lambda info: info | {"siblings": [None]}, lambda info: info | {"siblings": [{}]},
+        siblings(rfilename=5), siblings(rfilename=["a"]), siblings(rfilename=None), siblings(rfilename={"a": 1}),
+        siblings(size="9"), siblings(size=-1), siblings(size=2**70), siblings(size=1.5), siblings(size=[1]), siblings(size=True),
+        siblings(blobId=7), siblings(blobId="../x"), siblings(blobId=None), siblings(blobId=["f" * 40]),
+        siblings(lfs=5), siblings(lfs="x"), siblings(lfs=[1]), siblings(lfs={"a": 1}),
+        lfs(size="9"), lfs(size=-1), lfs(size=None), lfs(sha256=5), lfs(sha256="../../x"), lfs(sha256="f" * 40), lfs(pointerSize="x"),
+        lambda info: info | {"gguf": 5, "siblings": []}, lambda info: info | {"gguf": "x"}, lambda info: [info], lambda info: "x",
+        lambda info: b"[" * 100_000, lambda info: b"{", lambda info: b"null", lambda info: info | {"lastModified": 5},
+        lambda info: info | {"tags": 5, "cardData": [1], "siblings": None}, lambda info: b'{"sha": ' + b"9" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_none_of_a_hubs_is_one_error_and_writes_nothing_outside(hub, cache, change, tmp_path):
+    hub.change = change
+    before = {path for path in tmp_path.rglob("*")}
+    try:
+        fetch(hub, cache)
+    except DgemmaError as error:
+        assert "\n" not in str(error)
+    else:  # what is not read may be anything
+        inspect(cache / "models--org--tiny-diffusion" / "snapshots" / COMMIT, tiny_config())
+    assert all(path.is_relative_to(cache) for path in {path for path in tmp_path.rglob("*")} - before)

@@ -139,4 +139,6 @@ def test_without_a_network(monkeypatch):
 
 def test_other_formats_are_refused_by_name(hub):
     hub.files = {"config.json": json.dumps(RAW).encode(), "model.gguf": b""}
+    assert "model.gguf, which is examined where it is; `dgemma pull" in fault(hub)
+    hub.files = {"config.json": json.dumps(RAW).encode(), "pytorch_model.bin": b""}
     assert "no model*.safetensors" in fault(hub)

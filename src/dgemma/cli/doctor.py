@@ -249,7 +249,7 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     text, vision = weights["text"], weights["vision"]
     dtypes = ", ".join(f"{name} {disk_size(size)}" for name, size in weights["dtypes"].items()) or "none"
     index = "with an index" if weights["index"] else "no index"
-    kind = "GGUF" if any(name.endswith(GGUF) for name in weights["files"]) else "safetensors"
+    kind = "GGUF" if any(name.lower().endswith(GGUF) for name in weights["files"]) else "safetensors"
     lines = [
         f"{model['folder']}",
         f"  weights: {weights['tensors']} tensors in {len(weights['files'])} {kind} files, {index}; {dtypes}",

@@ -1,6 +1,6 @@
 """`dgemma ls`: the DiffusionGemma checkpoints on this machine, the shipped one first.
 
-Lists what the hub cache holds, whoever put it there, damaged or unfinished ones included, with what is wrong.
+Lists what the hub cache holds, whoever put it there, damaged or unfinished ones included, with what is wrong. Each GGUF file is a line of its own.
 Folders outside the cache are not known to it.
 """
 

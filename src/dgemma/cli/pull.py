@@ -1,7 +1,8 @@
-"""`dgemma pull NAME`: fetch a checkpoint from the hub, resumed and checked; prints the folder on stdout.
+"""`dgemma pull NAME`: fetch a checkpoint from the hub, resumed and checked; prints the folder or GGUF file on
+stdout.
 
-The token comes from HF_TOKEN or `hf auth login`, never from the command line, where other users of the machine
-could read it.
+The token comes from HF_TOKEN or `hf auth login`, never from the command line, where other users of the
+machine could read it.
 """
 
 from __future__ import annotations
@@ -15,48 +16,72 @@ from typing import Annotated
 
 import typer
 
-from ..config import ModelConfig
-from ..weights.layout import Layout, inspect
-from ..weights.locate import disk_size
+from ..weights.disk import disk_size
+from ..weights.layout import Layout
+from ..weights.source import source
 from .screen import write_out
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A hub name, org/name or org/name@revision.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A hub name, org/name or org/name@revision; org/name:Q4_K_M for one GGUF file; "
+            "or an address of the hub."
+        ),
+    ],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; default: main.")] = None,
 ) -> None:
     """Fetch a model from the hub into the Hugging Face cache; only what is missing or damaged is fetched."""
     with bar() as progress:
-        folder, layout = fetch(name, revision, progress)
-    files = f"{len(layout.files)} weight files, {disk_size(layout.total_bytes)}, hashes right"
-    print(f"{name}: revision {folder.name[:12]}, {files}", file=sys.stderr)
+        place, layout = fetch(name, revision, progress)
+    snapshot = place if place.is_dir() else place.parent
+    files = f"{len(layout.files)} weight files" if len(layout.files) > 1 else layout.files[0].name
+    print(
+        f"{name}: revision {snapshot.name[:12]}, {files}, {disk_size(layout.total_bytes)}, hashes right",
+        file=sys.stderr,
+    )
     for note in layout.notes():
         print(f"note: {note}", file=sys.stderr)
-    write_out(os.fsencode(folder) + b"\n")
+    write_out(os.fsencode(place) + b"\n")
 
 
 def fetch(
     name: str, revision: str | None = None, progress: Callable[[int, int, str], None] | None = None
 ) -> tuple[Path, Layout]:
-    """Pull, then read all headers: a checkpoint that is broken on the hub is said to be so now, not when it is run."""
+    """Pull, then read all headers: a checkpoint that is broken on the hub is said to be so now, not when it
+    is run.
+    """
     from ..weights.pull import pull
 
-    folder = pull(name, revision, progress=progress)
-    return folder, inspect(folder, ModelConfig.from_file(folder / "config.json"))
+    found = source(pull(name, revision, progress=progress))
+    return found.place, found.inspect(found.config())
 
 
 @contextmanager
-def bar() -> Iterator[Callable[[int, int, str], None]]:
+def bar(start: str = "asking the hub") -> Iterator[Callable[[int, int, str], None]]:
     """A progress callback: a bar on a terminal, a line per file elsewhere; both on stderr."""
     if not sys.stderr.isatty():
         yield _lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("asking the hub", total=None)
+        task = progress.add_task(start, total=None)
         yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what)
 
 

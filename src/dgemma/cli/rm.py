@@ -15,7 +15,7 @@ from ..weights.locate import disk_size, remove
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A hub name, org/name or org/name@revision, as `dgemma ls` shows it.")],
+    name: Annotated[str, typer.Argument(help="A hub name as `dgemma ls` shows it: org/name, org/name@revision, org/name:Q4_K_M.")],
     revision: Annotated[str | None, typer.Option(help="Delete this revision alone; default: all.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

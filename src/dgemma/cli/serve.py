@@ -15,6 +15,9 @@ import typer
 
 from ..config.extras import SERVE_MODULES, first_missing, missing_extra
 from ..errors import DeviceError
+from ..weights import sums
+from ..weights.hub_names import GGUF, parse_hub_name
+from ..weights.locate import EMBEDDED_NAME, locate
 from .flags import Asked, asking, check
 from .run import open_model, tell
 from .screen import note
@@ -47,6 +50,9 @@ def command(
     pass_timeout: Annotated[
         float, typer.Option(help="Seconds for one pass; the process ends (exit code 7) where one takes longer. 0: no watch.", min=0)
     ] = 300.0,
+    check_files: Annotated[
+        bool, typer.Option("--check", help="First compare the checkpoint's files with their hashes (see verify --files).")
+    ] = False,
     *,
     asked: Asked,
 ) -> None:
@@ -61,6 +67,8 @@ def command(
     check(asked)
     if package := first_missing(SERVE_MODULES):
         raise missing_extra("serve", package)
+    if check_files:
+        sums.check_files(locate(asked.model, asked.revision), make=False)
     from ..server.app import create_app
     from ..server.http import listen, serve
 
@@ -86,7 +94,9 @@ def _name(model: str | None) -> str:
     if model is None:
         return "dgemma"
     path = Path(model)
-    return path.resolve().name.removesuffix(".gguf") if path.exists() else model.partition("@")[0]
+    if path.exists():
+        return path.resolve().stem if path.suffix.lower() == GGUF else path.resolve().name
+    return "dgemma" if model == EMBEDDED_NAME else parse_hub_name(model).repo
 
 
 def _say_where(config: object, address: object) -> None:

@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 from ..errors import NumericsError
+from ..weights.disk import disk_errors, disk_size
+from ..weights.locate import locate
+from ..weights.sums import SUMS, check_files
 from .flags import DTYPES, MEMORY, check_device
+from .pull import bar
 from .screen import stdout_is_terminal, write_out
 
 
@@ -21,9 +25,15 @@ def command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
     memory: MEMORY = None,
+    files: Annotated[
+        bool, typer.Option("--files", help="Only compare the checkpoint's files with their hashes: exit code 3 where one has changed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Check a model on this machine: against the reference, its cache, its kernels, its speed (exit code 6: it fails)."""
+    if files:
+        verify_files(model, as_json)
+        return
     check_device(device, memory)
     from .. import api
     from ..bench.report import lines
@@ -43,3 +53,16 @@ def command(
         write_out("".join(told) + (f"FAILED: {', '.join(failed)}\n" if failed else "everything that ran holds\n"))
     if failed:
         raise typer.Exit(NumericsError.exit_code)
+
+
+def verify_files(model: str | None, as_json: bool = False) -> None:
+    """Compare a checkpoint's files with their hashes, or keep a list where none are known. Raises CheckpointError for what changed."""
+    place = locate(model)
+    with bar("looking for the checkpoint") as progress, disk_errors(place, "and give the same command again"):
+        done = check_files(place, progress)
+    if as_json:
+        write_out(json.dumps({"place": str(place), "files": done.files, "bytes": done.nbytes, "made": done.made}) + "\n")
+    elif done.made:
+        write_out(f"{place}: no hashes were known; {SUMS} of {done.files} files was made now, and later checks compare with it\n")
+    else:
+        write_out(f"{place}: {done.files} files, {disk_size(done.nbytes)}, are what their hashes say\n")

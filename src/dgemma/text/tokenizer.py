@@ -21,7 +21,7 @@ import tokenizers
 from ..config import read_json
 from ..config.reader import shown
 from ..errors import ConfigError, UsageError, is_panic
-from .vocabulary import CONTROL_TEXTS, LARGEST, Vocabulary, read_vocabulary
+from .vocabulary import CONTROL_TEXTS, LARGEST, NOT_RUN, Vocabulary, read_vocabulary
 
 
 def _first_line(error: BaseException) -> str:
@@ -61,8 +61,9 @@ class ControlIds:
 class Tokenizer:
     """One checkpoint's tokenizer. Ids are plain ints; `special` holds the control ids by name."""
 
-    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary):
+    def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary, not_run: dict[str, Any]):
         self._engine, self._vocabulary = engine, vocabulary
+        self._not_run = not_run  # parts of the file that the engine was built without
         self._bytes: dict[int, bytes] = {}  # filled as ids are met: 262,144 tokens at once would cost 0.3 s
         self._sorted: list[tuple[bytes, int]] | None = None  # all tokens by their bytes, once somebody asks
         self.special = ControlIds(**{name: vocabulary.control.get(text) for name, text in CONTROL_TEXTS.items()})
@@ -78,6 +79,7 @@ class Tokenizer:
     @classmethod
     def from_json(cls, raw: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
         """Build from the parsed JSON of a `tokenizer.json`, which is changed. Raises ConfigError naming `source`."""
+        not_run = {name: raw.get(name) for name in NOT_RUN}
         vocabulary = read_vocabulary(raw, source)
         try:
             engine = tokenizers.Tokenizer.from_str(json.dumps(raw, ensure_ascii=False))
@@ -91,11 +93,11 @@ class Tokenizer:
         for text, token_id in vocabulary.control.items():
             if engine.token_to_id(text) != token_id:
                 raise ConfigError(f"{source}: token '{text}' is given the id {token_id}, which is not its place")
-        return cls(engine, vocabulary)
+        return cls(engine, vocabulary, not_run)
 
     def to_json(self) -> str:
-        """The JSON of a `tokenizer.json` that reads as this one."""
-        return self._engine.to_str()
+        """The JSON of a `tokenizer.json` that reads as this one, here and elsewhere."""
+        return json.dumps(json.loads(self._engine.to_str()) | self._not_run, ensure_ascii=False)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without anything added. No part of it becomes a control token.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from ..errors import UsageError
 from ..kernels.select import fuse
 from ..model.build import build
 from ..model.dgemma import DiffusionGemma
+from ..weights.disk import disk_errors, replace_file, sync
 from .batches import Batches
 from .muon import Optimizer
 from .objective import BalanceLoss, losses
@@ -139,8 +139,14 @@ class Trainer:
         self._count_time()
         counts = {"step": self.step, "tokens": self.tokens, "cells": self.cells, "cpu_seconds": self.cpu_seconds}
         header = self._identity() | {name: str(value) for name, value in counts.items()}
-        save_file(self._tensors(), self.folder / f"{name}.tmp", header)
-        os.replace(self.folder / f"{name}.tmp", self.folder / f"{name}.safetensors")
+        new = self.folder / f"{name}.tmp"
+        with disk_errors(self.folder, "and give the same command again: the run goes on from its last save"):
+            try:
+                save_file(self._tensors(), new, header)
+                sync(new)
+                replace_file(new, self.folder / f"{name}.safetensors")
+            finally:
+                new.unlink(missing_ok=True)
 
     def _count_time(self) -> None:
         """Add the processor time since the last call."""
@@ -185,7 +191,8 @@ class Trainer:
     def _record(self, row: Report) -> None:
         path = self.folder / "metrics.csv"
         fresh = not path.exists()
-        with path.open("a", newline="") as file:
+        fix = "and give the same command again: the run goes on from its last save"
+        with disk_errors(self.folder, fix), path.open("a", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Report)])
             if fresh:
                 writer.writeheader()

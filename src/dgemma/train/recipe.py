@@ -18,6 +18,7 @@ import torch
 from ..config import FULL, SLIDING, DenoiseConfig, LayerConfig, ModelConfig
 from ..model.dgemma import DiffusionGemma
 from ..text.tokenizer import Tokenizer
+from ..weights.disk import disk_errors, replace_text
 from ..weights.writer import save
 from .batches import BatchConfig, Batches
 from .loop import LoopConfig, Trainer, initialise
@@ -90,12 +91,13 @@ class Recipe:
 
 def vocabulary(recipe: Recipe, files: Sequence[Path], run: Path, start: Tokenizer | None = None) -> Tokenizer:
     """The run's tokenizer: that of the checkpoint it starts from, or learned; then kept in the run's folder."""
-    run.mkdir(parents=True, exist_ok=True)
     path = run / "tokenizer.json"
-    if not path.exists() and start is not None:
-        path.write_text(start.to_json(), encoding="utf-8")
-    elif not path.exists():
-        train_tokenizer(_texts(recipe, files), recipe.vocab_size).save(str(path))
+    with disk_errors(run, "and give the same command again"):
+        run.mkdir(parents=True, exist_ok=True)
+        if not path.exists() and start is not None:
+            replace_text(path, start.to_json())
+        elif not path.exists():
+            replace_text(path, train_tokenizer(_texts(recipe, files), recipe.vocab_size).to_str(pretty=True))
     return Tokenizer.from_file(path)
 
 

@@ -25,7 +25,8 @@ from ..errors import CheckpointError
 from ..kernels.fit import fitted
 from ..kernels.formats import QuantTensor, empty
 from ..kernels.norm import wide
-from .disk import CHUNK, check_target, sync_folder, write_json
+from .copies import check_copies
+from .disk import CHUNK, check_target, sync, sync_folder, write_json
 from .headers import BITS, TensorInfo
 from .layout import INDEX, Layout
 from .names import expected_tensors, modules
@@ -33,6 +34,7 @@ from .partial import Partial, partial_folder
 from .reader import Files, Progress, finite
 from .recipe import check, describe, readable
 from .shards import ShardFile
+from .sums import digest, write_sums
 
 SHARD_BYTES = 10**9  # a kill costs at most one shard's work
 PIECE = 1 << 20  # weights of a matrix that are encoded at a time, where rows do not share anything
@@ -110,6 +112,7 @@ def convert(
     check_target(target)
     layout = readable(source)
     check(layout.config, formats)
+    check_copies(layout)
     shards = deal(plan(layout, formats), shard_bytes)
     options = {"formats": {group: _spelled(format) for group, format in sorted(formats.items())}, "calibration": calibration}
     options["shard_bytes"] = shard_bytes
@@ -117,7 +120,7 @@ def convert(
         reused = len(partial.whole)
         partial.check_room({name: sum(map(written, jobs)) for name, jobs in shards.items()})
         _convert(partial, shards, importance or {}, device, progress)
-        _finish(partial.folder, source, shards, formats)
+        _finish(partial, source, shards, formats)
         os.replace(partial.folder, target)
         sync_folder(target.parent)
     return _result(target, partial, shards, reused)
@@ -279,18 +282,21 @@ def _checked(tensor: Tensor, info: TensorInfo) -> Tensor:
     return tensor
 
 
-def _finish(folder: Path, source: Path, shards: Mapping[str, list[Job]], formats: Mapping[str, Format]) -> None:
-    """What stands beside the weights."""
+def _finish(partial: Partial, source: Path, shards: Mapping[str, list[Job]], formats: Mapping[str, Format]) -> None:
+    """What stands beside the weights, and the hashes of all."""
+    folder = partial.folder
     for pattern in CARRIED:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
                 shutil.copyfile(path, folder / path.name)
+                sync(folder / path.name)
     if len(shards) > 1:
         weight_map = {key: name for name, jobs in shards.items() for job in jobs for key in job.outputs}
         total = sum(written(job) for jobs in shards.values() for job in jobs)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
     write_json(folder / "config.json", read_json(source / "config.json") | {"quantization_config": describe(formats)})
-    sync_folder(folder)
+    known = {name: entry["sha256"] for name, entry in partial.whole.items()}
+    write_sums(folder, {path.name: known.get(path.name) or digest(path) for path in folder.iterdir()})
 
 
 def _result(target: Path, partial: Partial, shards: Mapping[str, list[Job]], reused: int) -> Converted:

@@ -21,6 +21,8 @@ from .headers import TensorInfo
 HEADER_LIMIT = 64 * 2**20  # bytes; the published header has 16 MB, nearly all of it the vocabulary
 MOST_PAIRS, MOST_TENSORS, MOST_ELEMENTS = 4096, 1 << 16, 1 << 21  # published: 44, 692, 514,906
 MOST_DIMS, LONGEST_NAME = 4, 256  # ggml's own names have at most 64 bytes
+ARCHITECTURE_KEY = "general.architecture"
+_EARLY = 16  # keys among which it stands: writers put it first
 _PIECE = 1 << 20  # bytes that are read at a time
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _FLOAT32, _TEXT, _ARRAY = 6, 8, 9
@@ -49,7 +51,7 @@ class Gguf:
     @property
     def architecture(self) -> str:
         """`general.architecture`. Raises CheckpointError where the file does not say."""
-        found = self.metadata.get("general.architecture")
+        found = self.metadata.get(ARCHITECTURE_KEY)
         if not isinstance(found, str) or not found.isprintable():
             raise CheckpointError(f"{self.path}: its metadata names no general.architecture")
         return found
@@ -64,6 +66,25 @@ def read_gguf(path: Path) -> Gguf:
             return _read(_Cursor(path, file, status.st_size))
     except OSError as error:
         raise CheckpointError(f"{path}: not readable ({error.strerror or error})") from None
+
+
+def architecture(path: Path) -> str | None:
+    """What `general.architecture` says, from the file's first metadata alone; None where they do not say or cannot be read."""
+    try:
+        if not stat.S_ISREG((status := path.stat()).st_mode):
+            return None
+        with path.open("rb") as file:
+            cursor = _Cursor(path, file, status.st_size)
+            _check_start(cursor)
+            cursor.count("tensors", MOST_TENSORS)
+            for _ in range(min(cursor.count("metadata keys", MOST_PAIRS), _EARLY)):
+                key = cursor.name("metadata key")
+                value = cursor.value(cursor.number("I"), key)
+                if key == ARCHITECTURE_KEY:
+                    return value if isinstance(value, str) else None
+    except (OSError, CheckpointError):
+        pass
+    return None
 
 
 def read_floats(info: TensorInfo) -> tuple[float, ...]:

@@ -6,18 +6,25 @@ and it does not wrap those errors, so they are known by the package they come fr
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from ..errors import HubError, ResourceError
+from ..errors import HubError, ResourceError, UsageError
+from .disk import FULL, UNWRITABLE, disk_size, free_bytes
 
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 
 
 @contextmanager
-def hub_errors(name: str, revision: str | None, again: str = "pull again to go on") -> Iterator[None]:
-    """The client's exceptions as HubError or ResourceError, each with what to do about it; again: where that is one more try."""
+def hub_errors(
+    name: str, revision: str | None, again: str = "pull again to go on", place: Path | None = None
+) -> Iterator[None]:
+    """The client's exceptions as HubError or ResourceError, each with what to do about it; again: where that is one more try.
+
+    place: the folder that is written to, for what a full disk or a read-only one says.
+    """
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
@@ -39,8 +46,12 @@ def hub_errors(name: str, revision: str | None, again: str = "pull again to go o
             raise HubError(f"'{name}': the hub refused access ({status}): {login}") from None
         raise HubError(f"'{name}': the hub answered {status or 'with an error'}; try again later") from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(f"the disk filled up while fetching '{name}'; make room, then pull again") from None
+        if place is not None and error.errno in FULL:
+            free = disk_size(free_bytes(place))
+            raise ResourceError(f"{place}: the disk filled up while fetching '{name}', {free} are free; make room, then pull again") from None
+        if place is not None and error.errno in UNWRITABLE:
+            why = os.strerror(error.errno)
+            raise UsageError(f"{place}: cannot be written ({why}); set HF_HOME to a folder where there may be files") from None
         raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); {again}") from None
     except ValueError as error:  # no JSON in the answer, a port, a proxy or a token that cannot be
         hint = "are HF_ENDPOINT, HF_TOKEN and the proxy settings right?"

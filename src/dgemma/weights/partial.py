@@ -1,14 +1,15 @@
-"""Work on a folder that may be cut off: what is whole is vouched for by a manifest, and the same call goes on behind it.
+"""Work on a folder that may be cut off: what is whole is vouched for by a manifest, and the same call goes on
+behind it.
 
-`.NAME.partial` beside the target holds a lock, the manifest and, in a folder of its own, what will become the target by one
-rename. Knows no tensors. Trap: a manifest speaks of bytes on the disk, so a file and its name are synced before the manifest is, and
-what the manifest does not name, or names with another checksum, is made anew.
+`.NAME.partial` beside the target holds a lock, the manifest and, in a folder of its own, what will become the
+target by one rename. Knows no tensors. Trap: a manifest speaks of bytes on the disk, so a file and its name
+are synced before the manifest is, and what the manifest does not name, or names with another checksum, is
+made anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import shutil
 import zlib
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResourceError, UsageError
-from .disk import check_target, checksum, sync_folder, write_json
+from .disk import FULL, check_target, disk_errors, disk_size, free_bytes, sync_folder, write_json
 from .layout import Layout
-from .locate import disk_size
+from .sums import digest
 
 try:
     import fcntl
@@ -40,7 +41,7 @@ class Partial:
         """Note that a shard is whole and on the disk."""
         path = self.folder / name
         sync_folder(self.folder)
-        self.whole[name] = {"bytes": path.stat().st_size, "crc32": checksum(path), "errors": errors}
+        self.whole[name] = {"bytes": path.stat().st_size, "sha256": digest(path), "errors": errors}
         new = self.place / (MANIFEST + ".part")
         write_json(new, self.identity | {"shards": self.whole})
         new.replace(self.place / MANIFEST)
@@ -49,9 +50,15 @@ class Partial:
     def go_on(self) -> None:
         """Keep what the manifest vouches for. Raises UsageError where it is another run's."""
         manifest = self._manifest()
-        for key, other in (("source", "the source has changed since"), ("options", f"other options: {manifest.get('options')}")):
+        for key, other in (
+            ("source", "the source has changed since"),
+            ("options", f"other options: {manifest.get('options')}"),
+        ):
             if manifest and manifest.get(key) != self.identity[key]:
-                raise UsageError(f"{self.place}: holds the work of another run ({other}); give the same again, or remove that folder")
+                raise UsageError(
+                    f"{self.place}: holds the work of another run ({other}); "
+                    "give the same again, or remove that folder"
+                )
         shards = manifest.get("shards", {})
         found = {name: entry for name, entry in shards.items() if _is_whole(self.folder / name, entry)}
         self.folder.mkdir(exist_ok=True)
@@ -61,7 +68,9 @@ class Partial:
         self.whole = found
 
     def _manifest(self) -> dict[str, Any]:
-        """What was written last; nothing where there is none yet, or a damaged one: then nothing is vouched for."""
+        """What was written last; nothing where there is none yet, or a damaged one: then nothing is vouched
+        for.
+        """
         try:
             found = json.loads((self.place / MANIFEST).read_text(encoding="utf-8"))
             return found if all(entry["errors"] is not None for entry in found["shards"].values()) else {}
@@ -69,15 +78,22 @@ class Partial:
             return {}
 
     def check_room(self, sizes: Mapping[str, int]) -> None:
-        """Raise ResourceError where the disk has no room for the shards (bytes by name) that are not there yet."""
+        """Raise ResourceError where the disk has no room for the shards (bytes by name) that are not there
+        yet.
+        """
         need = sum(size for name, size in sizes.items() if name not in self.whole)
         free = shutil.disk_usage(self.place).free
         if need > free:
-            raise ResourceError(f"{self.place.parent}: {disk_size(need)} are still to be written and {disk_size(free)} are free")
+            raise ResourceError(
+                f"{self.place.parent}: {disk_size(need)} are still to be written "
+                f"and {disk_size(free)} are free"
+            )
 
 
 def _is_whole(path: Path, entry: dict[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == entry.get("bytes") and checksum(path) == entry.get("crc32")
+    return (
+        path.is_file() and path.stat().st_size == entry.get("bytes") and digest(path) == entry.get("sha256")
+    )
 
 
 @contextlib.contextmanager
@@ -85,15 +101,23 @@ def partial_folder(target: Path, layout: Layout, options: dict[str, Any]) -> Ite
     """The work so far on a target, locked against a second run; removed where it is done, and where it fails
     before its first whole shard; kept where it is cut off behind one.
 
-    options: JSON; with the files of `layout` what a run must share to go on. Raises UsageError where it does not, ResourceError
-    where the disk fills up.
+    options: JSON; with the files of `layout` what a run must share to go on. Raises UsageError where it does
+    not, ResourceError where the disk fills up.
     """
-    partial = Partial(target.parent / f".{target.name}.partial", {"source": _identity(layout), "options": options})
+    partial = Partial(
+        target.parent / f".{target.name}.partial", {"source": _identity(layout), "options": options}
+    )
     try:
         partial.place.mkdir(parents=True, exist_ok=True)
         lock = (partial.place / "lock").open("w")
     except OSError as error:
-        raise UsageError(f"{partial.place}: cannot be written ({error.strerror}); name a folder where there may be files") from None
+        if error.errno in FULL:
+            raise ResourceError(
+                f"{partial.place}: {error.strerror}, {disk_size(free_bytes(target))} are free; make room"
+            ) from None
+        raise UsageError(
+            f"{partial.place}: cannot be written ({error.strerror}); name a folder where there may be files"
+        ) from None
     with lock:
         if fcntl is not None:
             try:
@@ -103,12 +127,11 @@ def partial_folder(target: Path, layout: Layout, options: dict[str, Any]) -> Ite
         check_target(target)  # another run may just have finished
         partial.go_on()
         try:
-            yield partial
-        except BaseException as error:
+            with disk_errors(target.parent, "and give the same command again"):
+                yield partial
+        except BaseException:
             if not partial.whole:  # nothing to go on from: a failed run should not keep a full disk full
                 shutil.rmtree(partial.place, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ResourceError(f"{target.parent}: {error.strerror}; make room and give the same command again") from None
             raise
         shutil.rmtree(partial.place)
 

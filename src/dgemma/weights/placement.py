@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from ..config import ModelConfig
 from ..config.formats import Format
 from ..errors import ResourceError
+from .disk import disk_size
 from .layout import Layout
-from .locate import disk_size
 from .names import Target, expected_tensors
 from .plan import BYTES, Formats, Plan, fit, format_of, free_on, held_bytes, margin
 

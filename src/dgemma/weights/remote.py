@@ -17,7 +17,7 @@ from ..errors import HubError
 from .headers import HEADER_LIMIT
 from .hub import hub_errors, quiet
 from .layout import INDEX
-from .locate import split_name
+from .hub_names import GGUF, parse_hub_name
 from .pull import listing
 from .quantization import BESIDE
 
@@ -37,11 +37,14 @@ class Headers:
 @contextmanager
 def headers(name: str, revision: str | None = None, token: str | None = None, endpoint: str | None = None) -> Iterator[Headers]:
     """The headers of "org/name[@revision]" as a folder. Raises HubError (no such model, no access, no network, no ranges)."""
-    name, revision = split_name(name, revision)
+    wanted = parse_hub_name(name, revision)
+    name = wanted.repo
     with tempfile.TemporaryDirectory(prefix="dgemma-headers-") as place:
         folder = Path(place)
-        with hub_errors(name, revision, again="try again"), quiet():
-            commit, files = listing(name, revision, token, endpoint)
+        with hub_errors(name, wanted.revision, again="try again"), quiet():
+            commit, files = listing(wanted, token, endpoint)
+            if gguf := next((file.name for file in files if file.name.lower().endswith(GGUF)), None):
+                raise HubError(f"'{wanted}' is the file {gguf}, which is examined where it is; `dgemma pull {wanted}` fetches it")
             hub = _Ranges(name, commit, token, endpoint)
             for file in files:
                 if file.name in SETTINGS:

@@ -15,6 +15,7 @@ from ..config import DenoiseConfig, ModelConfig, read_json
 from ..config.remarks import remarks
 from ..errors import CheckpointError, ConfigError
 from ..text.gguf import is_readable, tokenizer_json
+from ..text.vocabulary import LARGEST
 from .gguf import Gguf, read_gguf
 from .gguf_config import denoise_config, model_config
 from .gguf_names import read_layout as read_gguf_layout
@@ -26,7 +27,7 @@ VOCABULARY = "tokenizer.json"
 
 def source(place: Path) -> Source:
     """The checkpoint at a place that `locate` returned."""
-    return GgufSource(place) if place.suffix == GGUF else Source(place)
+    return GgufSource(place) if place.suffix.lower() == GGUF else Source(place)
 
 
 class Source:
@@ -73,7 +74,7 @@ class Source:
         return None if self.vocabulary().exists() else f"{self.vocabulary()}: no such file"
 
     def tokenizer_json(self) -> dict[str, Any]:
-        return read_json(self.vocabulary())
+        return read_json(self.vocabulary(), LARGEST)
 
     def is_chat_tuned(self) -> bool:
         """Whether the checkpoint brings a chat template. It is never run."""
@@ -117,7 +118,7 @@ class GgufSource(Source):
 
     def tokenizer_json(self) -> dict[str, Any]:
         path = self.vocabulary()
-        return read_json(path) if path != self.place else tokenizer_json(self.file.metadata, str(path))
+        return read_json(path, LARGEST) if path != self.place else tokenizer_json(self.file.metadata, str(path))
 
     def is_chat_tuned(self) -> bool:
         return isinstance(self.file.metadata.get("tokenizer.chat_template"), str)
