@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -197,3 +199,13 @@ def test_parts_that_nothing_uses_are_not_even_read(part: str, value: Any) -> Non
     assert Tokenizer.from_json(byte_tokenizer_json() | {part: value}).encode("ab") == Tokenizer.from_json(
         byte_tokenizer_json()
     ).encode("ab")
+
+
+@pytest.mark.parametrize("raw", [byte_tokenizer_json, gemma_like_json])
+def test_what_is_written_reads_the_same_here_and_elsewhere(raw: Callable[[], dict[str, Any]]) -> None:
+    text = Tokenizer.from_json(raw()).to_json()
+    again, library = Tokenizer.from_json(json.loads(text)), tokenizers.Tokenizer.from_str(text)
+    for sample in ("hello hello", " a  b\n\n", "中é"):
+        ids = Tokenizer.from_json(raw()).encode(sample)
+        assert again.encode(sample) == ids
+        assert library.decode(ids) == sample == again.decode(ids)

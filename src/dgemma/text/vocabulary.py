@@ -28,7 +28,7 @@ CONTROL_TEXTS = {
 }  # fmt: skip
 LARGEST = 1 << 26  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 # Parts that are read, or not, and never run: nothing is added to texts, and decoding goes by `bytes_of`.
-NOT_RUN = ("decoder", "post_processor", "truncation", "padding")
+NOT_RUN = ("decoder", "post_processor")
 UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # how an id without a token is shown: padding rows of the embedding
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -105,7 +105,7 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
     byte_level, replacements, leading = _decoder(raw.get("decoder") or {}, source)
     _check_bytes(raw, byte_level, source)
     _shut(model, added, control, source)
-    raw |= dict.fromkeys(NOT_RUN, None)
+    raw |= dict.fromkeys((*NOT_RUN, "truncation", "padding"), None)
     return Vocabulary(texts, control, frozenset(t["id"] for t in added), byte_level, replacements, leading)
 
 
