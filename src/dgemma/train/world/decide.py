@@ -15,6 +15,7 @@ from . import names
 from .draw import PARAPHRASES, WORDS, Draw
 from .example import Example, ask
 from .families import family
+from .words import with_article
 
 GOOD = tuple("great lovely excellent wonderful good friendly perfect nice beautiful clean happy best".split())
 BAD = tuple("awful bad terrible slow dirty rude broken boring horrible sad ugly worst".split())
@@ -32,8 +33,8 @@ _TOPIC_SAYS = (
     "I saw the {n} yesterday.",
     "We talked about the {n}.",
     "{p} and I waited for the {n}.",
-    "There was a {n} in {c}.",
-    "What a {n}!",
+    "There was {a} in {c}.",
+    "What {a}!",
     "The {n} is over.",
 )
 
@@ -48,11 +49,11 @@ def _opinion(draw: Draw, good: bool) -> str:
         (
             f"The {noun} was {first}.",
             f"The {noun} was {first} and {second}.",
-            f"What a {first} {noun}!",
+            f"What {with_article(f'{first} {noun}')}!",
             f"{who} said the {noun} was {first}.",
-            f"I did not expect such a {first} {noun}.",
+            f"I did not expect such {with_article(f'{first} {noun}')}.",
             f"The {noun} was not {draw.pick(other)}, it was {first}.",
-            f"A {first} {noun} in {city}.",
+            f"{with_article(f'{first} {noun}').capitalize()} in {city}.",
             f"I {verb} this {noun}.",
             f"I {verb} the {noun}. It is {first}.",
             f"This is the {first} {noun} of {who}.",
@@ -67,8 +68,10 @@ def _opinion(draw: Draw, good: bool) -> str:
 
 
 def _topical(draw: Draw, topic: str) -> str:
-    said = draw.pick(_TOPIC_SAYS).replace("{n}", draw.pick(TOPICS[topic])).replace("{p}", names.person(draw))
-    return said.replace("{c}", names.city(draw)).replace("{adj}", draw.pick(GOOD + BAD))
+    noun = draw.pick(TOPICS[topic])
+    said = draw.pick(_TOPIC_SAYS).replace("{n}", noun).replace("{a}", with_article(noun))
+    said = said.replace("{p}", names.person(draw)).replace("{c}", names.city(draw))
+    return said.replace("{adj}", draw.pick(GOOD + BAD))
 
 
 def _put(draw: Draw, state: str, question: Mapping[str, Any], answer: str) -> Example:

@@ -26,6 +26,7 @@ class Document:
     kind: str
     parts: Parts
     title: str = ""
+    edited: tuple[str, ...] = ()  # keys of lines that a step has changed: the next step is about another line
 
     @property
     def text(self) -> str:
@@ -34,8 +35,13 @@ class Document:
             [*lines, *(PATTERNS[self.kind].format(key=key, value=value) for key, value in self.parts)]
         )
 
-    def with_value(self, key: str, value: str) -> Document:
-        return replace(self, parts=tuple((name, value if name == key else old) for name, old in self.parts))
+    def with_parts(self, parts: Parts, key: str) -> Document:
+        """The document after a step that changed the line of `key`."""
+        return replace(self, parts=parts, edited=(*self.edited, key))
+
+    def any_part(self, draw: Draw) -> tuple[str, str]:
+        """The key and value of a line that no step has changed."""
+        return draw.pick([part for part in self.parts if part[0] not in self.edited])
 
 
 PATTERNS = {"config": "{key} = {value}", "list": "- {value} {key}", "card": "{key}: {value}"}
@@ -84,8 +90,9 @@ def _fresh(draw: Draw, key: str, old: str) -> str:
 
 
 def _set(draw: Draw, document: Document) -> tuple[str, Document]:
-    key, old = draw.pick(document.parts)
+    key, old = document.any_part(draw)
     value = _fresh(draw, key, old)
+    parts = tuple((name, value if name == key else before) for name, before in document.parts)
     if document.kind == "list":
         said = draw.way(
             "Make it {v} {k}. | Change the {k} to {v}. | I need {v} {k}. | Write {v} {k}. | "
@@ -96,11 +103,11 @@ def _set(draw: Draw, document: Document) -> tuple[str, Document]:
             "Set {k} to {v}. | Change {k} to {v}. | Change the {k} to {v}. | Set the {k} to {v}. | "
             "Make the {k} {v}. | The {k} should be {v}. | Update {k} to {v}. | Use {v} for the {k}."
         )
-    return said.replace("{k}", key).replace("{v}", value), document.with_value(key, value)
+    return said.replace("{k}", key).replace("{v}", value), document.with_parts(parts, key)
 
 
 def _remove(draw: Draw, document: Document) -> tuple[str, Document]:
-    key, _ = draw.pick(document.parts)
+    key, _ = document.any_part(draw)
     said = draw.way(
         "Remove {k}. | Delete the {k}. | Remove the {k}. | Delete the line with {k}. | "
         "Take out the {k}. | Drop the line of {k}."
@@ -123,13 +130,13 @@ def _add(draw: Draw, document: Document) -> tuple[str, Document]:
         )
     sign = "=" if document.kind == "config" else ":"
     said = said.replace(" {s}", " =" if sign == "=" else ":").replace("{k}", key).replace("{v}", value)
-    return said, replace(document, parts=(*document.parts, (key, value)))
+    return said, document.with_parts((*document.parts, (key, value)), key)
 
 
 def _rename(draw: Draw, document: Document) -> tuple[str, Document]:
     """Another key, or another item of the list."""
     taken = [key for key, _ in document.parts]
-    key = draw.pick(taken)
+    key, _ = document.any_part(draw)
     if document.kind == "list":
         new = draw.pick([plural(fruit) for fruit in FRUITS if plural(fruit) not in taken])
     else:
@@ -142,7 +149,7 @@ def _rename(draw: Draw, document: Document) -> tuple[str, Document]:
         "Rename {k} to {n}. | Replace {k} with {n}. | Write {n} instead of {k}. | Change {k} into {n}."
     )
     parts = tuple((new if name == key else name, value) for name, value in document.parts)
-    return said.replace("{k}", key).replace("{n}", new), replace(document, parts=parts)
+    return said.replace("{k}", key).replace("{n}", new), document.with_parts(parts, new)
 
 
 _STEPS: tuple[Step, ...] = (_set, _set, _remove, _add, _rename)

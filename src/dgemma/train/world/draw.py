@@ -24,13 +24,15 @@ KEYS = "keys"  # one set of JSON keys
 TWO_STEPS = "two_steps"  # edits that ask for two changes at once
 HOLDOUTS = (WORDS, COMPOSITIONS, PAIRS, PARAPHRASES, KEYS, TWO_STEPS)
 
+# What a polite word can be put before: "Can you convert ...?"
 IMPERATIVES = frozenset(
-    """
-    Add Arrange Calculate Call Change Classify Code Complete Compute Convert Correct Count Create Debug Define Delete
-    Describe Document Drop Explain Extract Fill Find Finish Fix Get Give Implement Load Look Make Multiply Name Number
-    Open Order Paint Put Remove Rename Repair Replace Return Reverse Rewrite Say Search Send Set Show Simplify Sort
-    Start Subtract Take Tell Translate Turn Update Use Write
-    """.split()
+    (
+        "Add Arrange Calculate Call Change Classify Code Complete Compute Convert Correct Count "
+        "Create Debug Define Delete Describe Document Drop Explain Extract Fill Find Finish Fix Get "
+        "Give Implement Load Look Make Multiply Name Number Open Order Paint Put Remove Rename Repair "
+        "Replace Return Reverse Rewrite Say Search Send Set Show Simplify Sort Start Subtract Take "
+        "Tell Translate Turn Update Use Write "
+    ).split()
 )
 
 ONE_IN = 8
@@ -154,4 +156,6 @@ class Draw:
     def below(self, instruction: str, text: str) -> str:
         """An instruction with a text below it: how `edit` asks, and how people paste code."""
         colon = ":" if not instruction.endswith((".", "?")) and self.chance(0.25) else ""
+        if text.startswith("def ") and self.chance(0.04):
+            text = f"```python\n{text}\n```"
         return f"{instruction}{colon}\n{text}"

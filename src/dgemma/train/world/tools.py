@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import names
 from .checks import Exact
 from .draw import PARAPHRASES, WORDS, Draw
 from .example import Example, ask_call, assistant, call_message, result_message, user
-from .families import family
+from .families import FAMILIES, family
 from .words import JOBS, NOUNS
 
 Schema = Mapping[str, str]  # parameter -> type
@@ -188,6 +188,16 @@ def tool_call(draw: Draw) -> Example:
     """A question that a tool can answer: the call."""
     use, tools = a_use(draw)
     return ask_call([user(draw.dress(use.question))], tools, use.name, use.arguments)
+
+
+@family("tool_unused", weight=1, holdouts=(WORDS, PARAPHRASES))
+def tool_unused(draw: Draw) -> Example:
+    """A question that none of the tools is for, answered as if there were no tools."""
+    tools = a_use(Draw(draw.rng))[1]
+    other = FAMILIES[
+        draw.pick(("talk", "classify", "reword") if draw.held == WORDS else ("talk", "facts", "classify"))
+    ]
+    return replace(other.make(draw), tools=tuple(tools))
 
 
 @family("tool_answer", weight=2, holdouts=(WORDS, PARAPHRASES))
