@@ -17,10 +17,11 @@ reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
 
 by_pip() {  # REQUIREMENT CONSTRAINTS
-  local report
+  local report said
   report=$(mktemp -p "$reports")
-  "$TOOLS/bin/python" -m pip install --quiet --dry-run --ignore-installed --use-feature=fast-deps -c "$2" --report "$report" "$1" &&
-    "$TOOLS/bin/python" scripts/read_report.py "$report" "$1" "$2"
+  said=$("$TOOLS/bin/python" -m pip install --quiet --dry-run --ignore-installed --use-feature=fast-deps -c "$2" --report "$report" \
+    "$1" 2>&1) || { echo "$said" >&2; return 1; }
+  "$TOOLS/bin/python" scripts/read_report.py "$report" "$1" "$2"
 }
 
 by_uv() {  # EXTRA (or -), CONSTRAINTS, PYTHON, PLATFORM

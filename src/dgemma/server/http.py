@@ -11,6 +11,7 @@ waits for them. Trap: `transport.close()` waits until all is written, which a cl
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import signal
@@ -43,13 +44,14 @@ def listen(config: ServerConfig) -> socket.socket:
     except (OSError, UnicodeError):
         raise UsageError(f"host '{config.host}' is no address of this machine; try 127.0.0.1") from None
     found = socket.socket(family)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if os.name == "posix":  # on Windows the option would let a second program listen at the same port
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind(address)
         found.listen(2048)
     except OSError as error:
         found.close()
-        hint = "another program listens there; --port names another one" if error.errno == 98 else error.strerror
+        hint = "another program listens there; --port names another one" if error.errno == errno.EADDRINUSE else error.strerror
         raise UsageError(f"{config.url} cannot be listened at: {hint}") from None
     return found
 
