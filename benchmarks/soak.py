@@ -177,6 +177,7 @@ class Sample:
     descriptors: int
     threads: int
     open: int  # requests
+    prefixes: float  # MB of the prefix cache, which fills until it has its share
 
 
 @dataclass
@@ -295,7 +296,10 @@ class Service:
         children = (place / f"task/{self.process.pid}/children").read_text().split()
         memory = sum(filter(None, (field_of(pid, "VmRSS") for pid in (str(self.process.pid), *children))))
         threads = field_of(str(self.process.pid), "Threads") or 0
-        return Sample(seconds, memory / 1024, len([*(place / "fd").iterdir()]), threads, int(self.gauges()[GAUGES[0]]))
+        descriptors = len([*(place / "fd").iterdir()])
+        gauges = self.gauges()
+        cached = gauges["dgemma_prefix_bytes"] / 2**20
+        return Sample(seconds, memory / 1024, descriptors, threads, int(gauges["dgemma_requests_open"]), cached)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -337,7 +341,8 @@ async def soak(service: Service, seconds: float, clients: int, seed: int) -> tup
         samples.append(await asyncio.to_thread(service.sample, time.monotonic() - start))
         if len(samples) % 12 == 0:
             last = samples[-1]
-            line = f"{last.seconds / 60:.0f} min: {last.memory:.0f} MB, {last.descriptors} descriptors, {last.threads} threads"
+            line = f"{last.seconds / 60:.0f} min: {last.memory:.0f} MB, {last.prefixes:.0f} of it prefixes, "
+            line += f"{last.descriptors} descriptors, {last.threads} threads"
             print(f"{line}, {tally.statuses.total()} requests, {len(tally.faults)} faults", flush=True)
     await asyncio.gather(*asking)
     return tally, samples
@@ -362,6 +367,8 @@ def report(tally: Tally, samples: list[Sample], before: Sample, after: Sample, l
     peak = max(sample.memory for sample in samples)
     print(f"memory: {before.memory:.0f} MB before, at most {peak:.0f}, {after.memory:.0f} at rest; slope of the last half ", end="")
     print(f"{slope:+.2f} MB a minute, standard error {error:.2f}")
+    cached = [sample.prefixes for sample in samples]
+    print(f"of it the prefix cache: {cached[len(cached) // 2]:.0f} MB at half of the time, {cached[-1]:.0f} at the end")
     print(f"at rest: {after.descriptors} descriptors (before {before.descriptors}), {after.threads} threads; {left}")
     wrong = tally.faults[:20]
     if any(left.values()):
@@ -393,8 +400,10 @@ def main() -> int:
     if asked.rows is not None:
         with asked.rows.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["seconds", "memory_mb", "descriptors", "threads", "open"])
-            writer.writerows([round(s.seconds, 1), round(s.memory, 1), s.descriptors, s.threads, s.open] for s in samples)
+            writer.writerow(["seconds", "memory_mb", "descriptors", "threads", "open", "prefixes_mb"])
+            for s in samples:
+                row = [round(s.seconds, 1), round(s.memory, 1), s.descriptors, s.threads, s.open, round(s.prefixes, 1)]
+                writer.writerow(row)
     wrong = report(tally, samples, before, after, left)
     if code != 0:
         wrong.append(f"the service left with {code}")

@@ -64,6 +64,7 @@ class Prefixes:
 
     def __init__(self, limit: int):
         self.limit = self.room = limit  # room: what the requests at work leave
+        self.counted = 0  # bytes that were held after the last change, for whoever looks from another thread
         self.live: list[Encoded] = []
         self.cached: list[Encoded] = []  # the least recently used first
 
@@ -116,8 +117,9 @@ class Prefixes:
     def shrink(self, room: int) -> None:
         """Forget until everything takes at most `limit` bytes and no more than requests now leave, `room`."""
         self.room = room
-        while self.nbytes > min(self.limit, room) and self._forget():
+        while (held := self.nbytes) > min(self.limit, room) and self._forget():
             pass
+        self.counted = held
 
     def _forget(self) -> bool:
         """What is missed least, of the client who holds most: marks beyond FEW, then sequences, always the least recently used;

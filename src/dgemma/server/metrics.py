@@ -32,6 +32,7 @@ class Metrics:
             "dgemma_requests_running": ("Requests that have a slot.", lambda: len(engine.slots.taken)),
             "dgemma_requests_waiting": ("Requests that wait for a slot.", lambda: max(0, admission.open - len(engine.slots.taken))),
             "dgemma_passes": ("Passes over the model that have ended.", lambda: engine.passes),
+            "dgemma_prefix_bytes": ("Bytes of the prefix cache.", lambda: engine.slots.prefixes.counted),
             "dgemma_kv_bytes": ("Bytes given to requests at work, K and V and buffers.", lambda: _given(engine)),
         }
         for name, (text, value) in gauges.items():
