@@ -71,7 +71,7 @@ def test_a_walk_opens_closes_and_ends_once() -> None:
     assert walk.take(text) == 0 and walk.forced() == [special.tool_call] and walk.allowed().sum() == 1
     whole = [special.need("tool_call"), *text, special.need("end_tool_call"), 4]
     other = walk.copy()
-    assert walk.take([*whole, 3]) == len(whole) and walk.ended and walk.closing(0) == []
+    assert walk.take([*whole, 3]) == len(whole) and walk.ended and walk.closing() == []
     assert not other.ended and other.take([*whole[:-1], 3]) == len(whole) - 1 and other.forced() == [1] and other.allowed().sum() == 2
-    way = called.begin().closing(200)
-    assert way is not None and called.begin().take(way) == len(way) and called.begin().closing(len(way) - 1) is None
+    way = called.begin().closing()
+    assert way is not None and called.begin().take(way) == len(way)

@@ -56,6 +56,8 @@ class Load(NamedTuple):
 class Engine:
     """Requests over one model."""
 
+    owner = ""  # whose requests these are, where somebody shares out turns
+
     def __init__(self, model: DiffusionGemma, config: EngineConfig = EngineConfig()):
         self.model, self.config = model, config
         self.slots = Slots(model, config)
@@ -143,6 +145,9 @@ class Engine:
             with self._lock:
                 self.slots.prefixes.close(encoded, keep)
         return kv
+
+    def still_wanted(self) -> None:
+        """Raise an error where nobody waits any more; here whoever asks also waits."""
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:
         """Call what uses the model by itself. Whoever drives this engine decides where that runs: here, kept apart from passes."""

@@ -39,8 +39,8 @@ class Walk(Protocol):
     def allowed(self) -> Tensor:
         """Which ids may come next, [V] bool on the CPU; V may be short of the model's."""
 
-    def closing(self, most: int) -> list[int] | None:
-        """Ids that end the answer from here, at most so many; None: none known. Empty where an answer may be cut anywhere."""
+    def closing(self) -> list[int] | None:
+        """Ids that end the answer from here, as few as are known; None: none are. Empty where an answer may be cut anywhere."""
 
 
 class Grammar(Protocol):
@@ -89,14 +89,26 @@ def _best(walk: Walk, row: Tensor) -> int:
 
 def _in_time(start: Walk, walk: Walk, taken: list[int], left: int) -> tuple[int, list[int]]:
     """How many of the tokens may stay so that the end can be reached in `left`, and the way there from the last of these."""
-    keep = len(taken)
-    while (way := walk.closing(left)) is None or keep + len(way) > left:
+    keep, back = len(taken), 1
+    while True:
+        way = walk.closing()
+        if way is not None and keep + len(way) <= left:
+            return keep, way
         if keep == 0:
-            raise UsageError(f"the asked form cannot be closed within {left} tokens; raise max_tokens")
-        keep = min(keep - 1, max(0, left - len(way)) if way else keep - 1)
+            raise cannot_be_closed(left, way)
+        if way is None:
+            keep, back = keep - back, 2 * back  # what stands before was known once: at the latest where the canvas begins
+        else:
+            keep -= max(1, (keep + len(way) - left) // 2)
+        keep = max(0, keep)
         walk = start.copy()
         walk.take(taken[:keep])
-    return keep, way
+
+
+def cannot_be_closed(left: int, way: Sequence[int] | None) -> UsageError:
+    """What to say where an answer of a form has no room to end."""
+    known = f": the shortest answer that was found takes {len(way)}" if way else ""
+    return UsageError(f"the asked form cannot be closed within {left} tokens{known}; raise max_tokens")
 
 
 def _pin(processed: Tensor, first: int, ids: Sequence[int]) -> None:

@@ -362,6 +362,16 @@ class Remote:
             raise Cancelled
         return self._worker.call(self._worker.engine.do, fn, *arguments, client=self._client)
 
+    @property
+    def owner(self) -> str:
+        """Whose requests these are."""
+        return f"client {self._salt}"
+
+    def still_wanted(self) -> None:
+        """Raises Cancelled once nobody waits for it any more."""
+        if self._closed:
+            raise Cancelled
+
     def close(self) -> None:
         """End what runs, from any thread; its slots are free before the next pass."""
         self._closed = True

@@ -77,5 +77,5 @@ class BansWalk:
     def allowed(self) -> Tensor:
         return ~self.bans.barred(self.tail)
 
-    def closing(self, most: int) -> list[int]:
+    def closing(self) -> list[int]:
         return []

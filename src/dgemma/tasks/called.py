@@ -1,4 +1,5 @@
-"""An answer that must be a call (`tool_choice`): one of the tools, with arguments as its schema has them, between the call's control tokens.
+"""An answer that must be a call (`tool_choice`), or is one beside another form: of one of the tools, with arguments as its schema has them,
+between the call's control tokens.
 
 The arguments are JSON, which text/calls.py reads as well as the model's own notation: so a schema is kept by what keeps it elsewhere
 (tasks/structured.py). Refuses to force more than one call: behind it the answer ends. Trap: the form inside ends with the token that
@@ -7,7 +8,6 @@ closes a call, not with one that ends an answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +17,14 @@ from torch import Tensor
 from ..engine.grammar import Grammar, Walk
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
-from .structured import form
+from .forms.compiler import Asker
+from .structured import Form, Turns, at_once, call_form
 
 
-def call_asked(choice: Any, tools: Sequence[dict[str, Any]] | None, tokenizer: Tokenizer, ends: Sequence[int]) -> Called | None:
+def call_asked(
+    choice: Any, tools: Sequence[dict[str, Any]] | None, tokenizer: Tokenizer, ends: Sequence[int], asker: Asker = Asker(),
+    turns: Turns = at_once,
+) -> Called | None:  # fmt: skip
     """The Grammar of a `tool_choice` in OpenAI's shape; None where any answer will do. Raises UsageError for one that names no tool."""
     name = choice.get("function", {}).get("name") if isinstance(choice, dict) and isinstance(choice.get("function"), dict) else None
     if choice in (None, "auto", "none"):
@@ -32,18 +36,16 @@ def call_asked(choice: Any, tools: Sequence[dict[str, Any]] | None, tokenizer: T
         raise UsageError("tool_choice asks for a call, and tools has none of that name")
     if not ends:
         raise UsageError("tool_choice needs an end token to end the answer; leave eos_token_id out")
-    rules = [f"start: {' | '.join(f'call{n}' for n in range(len(functions)))}"]
-    for n, function in enumerate(functions):
-        schema = {"type": "object"} | (function.get("parameters") or {}) | {"x-guidance": {"whitespace_flexible": False}}
-        rules += [f"call{n}: {json.dumps('call:' + function['name'])} given{n}", f"given{n}: %json {json.dumps(schema)}"]
-    return Called(form("tool_choice", "\n".join(rules), tokenizer, (tokenizer.special.need("end_tool_call"),)), tokenizer, ends)
+    asked = [(function["name"], function.get("parameters")) for function in functions]
+    inner = call_form(asked, tokenizer, tokenizer.special.need("end_tool_call"), asker, turns)
+    return Called(inner, tokenizer, ends)
 
 
 class Called:
     """A Grammar: a call's opening token, what `inner` allows, and one of `ends`."""
 
-    def __init__(self, inner: Grammar, tokenizer: Tokenizer, ends: Sequence[int]):
-        self.inner, self.size = inner, tokenizer.vocab_size
+    def __init__(self, inner: Form, tokenizer: Tokenizer, ends: Sequence[int]):
+        self.inner, self.size, self.notes = inner, tokenizer.vocab_size, inner.notes
         self.opening, self.ends = tokenizer.special.need("tool_call"), tuple(ends)
 
     def begin(self) -> CalledWalk:
@@ -81,11 +83,58 @@ class CalledWalk:
         allowed[[*self.form.ends] if self.inside else [self.form.opening]] = True
         return allowed
 
-    def closing(self, most: int) -> list[int] | None:
+    def closing(self) -> list[int] | None:
         if self.ended:
             return []
-        way = self.walk.closing(most)
+        way = self.walk.closing()
         if way is None:
             return None
-        way = [*([] if self.inside else [self.form.opening]), *way, self.form.ends[0]]
-        return way if len(way) <= most else None
+        return [*([] if self.inside else [self.form.opening]), *way, self.form.ends[0]]
+
+
+class CallOr:
+    """A Grammar: a call, or an answer of another form."""
+
+    def __init__(self, call: Called, other: Grammar):
+        self.call, self.other = call, other
+
+    def begin(self) -> CallOrWalk:
+        return CallOrWalk(self, self.call.begin(), self.other.begin())
+
+
+class CallOrWalk:
+    """A Walk: one of two, which the first token decides. None of the other's begins with the token that opens a call."""
+
+    def __init__(self, form: CallOr, call: Walk, other: Walk, chosen: Walk | None = None):
+        self.form, self.call, self.other, self.chosen = form, call, other, chosen
+
+    @property
+    def ended(self) -> bool:
+        return self.chosen is not None and self.chosen.ended
+
+    def copy(self) -> CallOrWalk:
+        if self.chosen is None:
+            return CallOrWalk(self.form, self.call.copy(), self.other.copy())
+        return CallOrWalk(self.form, self.call, self.other, self.chosen.copy())
+
+    def take(self, ids: Sequence[int]) -> int:
+        if self.chosen is not None:
+            return self.chosen.take(ids)
+        likely = self.call if ids and ids[0] == self.form.call.opening else self.other
+        count = likely.take(ids)
+        if count:
+            self.chosen = likely
+        return count
+
+    def forced(self) -> list[int]:
+        return self.chosen.forced() if self.chosen is not None else []
+
+    def allowed(self) -> Tensor:
+        if self.chosen is not None:
+            return self.chosen.allowed()
+        allowed = self.other.allowed()
+        allowed[self.form.call.opening] = True
+        return allowed
+
+    def closing(self) -> list[int] | None:
+        return (self.chosen or self.other).closing()

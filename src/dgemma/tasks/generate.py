@@ -23,17 +23,17 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 def stream(
     engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False,
-    stops: Sequence[str] = (), channels: bool = False, may_be_empty: bool = False,
+    stops: Sequence[str] = (), channels: bool = False, may_be_empty: bool = False, notes: Sequence[str] = (),
 ) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
     stops: the answer ends before the first of these that its content holds, and its request with it; channels: the content is told
     from thoughts. An answer without text is drawn once more with the next seed (not where it `may_be_empty`); its canvases are not
-    told, a note says so. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
+    told, a note says so, beside the `notes` that it has already. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
     Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
     when the logits are not finite.
     """
-    clock, notes, asked = Stopwatch(), [], request
+    clock, said, asked = Stopwatch(), [*notes], request
     for attempt in range(2):
         asked = again(asked) if attempt else asked
         voices, result, text, silent = Voices(tokenizer, stops, channels, settles=channels), Result(), "", []
@@ -48,14 +48,14 @@ def stream(
                 silent = []
         if text.strip() or voices.spoke or may_be_empty:
             break
-        notes = [EMPTY_TWICE if attempt else EMPTY_ONCE]
+        said = [*notes, EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
     if voices.resettled:
-        notes.append(f"{RESETTLED}: {voices.resettled}")
+        said.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
-        notes.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
+        said.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
-    yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
+    yield dataclasses.replace(summary(text, result, asked, clock, said), stop=voices.stop, logprobs=logprobs)
 
 
 def _settled(

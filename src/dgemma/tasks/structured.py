@@ -1,19 +1,19 @@
 """Answers of a given form: a JSON schema, a regular expression or a Lark grammar, kept by llguidance and walked over the canvas.
 
-engine/grammar.py does the walking; here a form becomes a Grammar over this checkpoint's tokens. Refuses to guess: what llguidance cannot
-keep, or nothing can satisfy, is a UsageError before the first pass. Control tokens are never part of a form's text.
+engine/grammar.py does the walking; here a form becomes a Grammar over this checkpoint's tokens. It is compiled in a child process first
+(forms/compiler.py), and its shortest answer is known before the first pass (forms/language.py, forms/ways.py). Refuses to guess: what
+cannot be kept is a UsageError. Control tokens are never part of a form's text.
 
-Nobody can compute the shortest way to a form's end in general. A way is found by trying what closes things first, then at random from a
-fixed seed, and is remembered: an answer that has begun to close goes on closing.
+Trap: a Form and its walks share one Language, so they belong to one thread at a time: the request's until the request is submitted,
+then whoever makes passes.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,47 +22,103 @@ from torch import Tensor
 from ..config.extras import missing_extra
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
+from .forms.compiler import LIMITS, Asker, Compiler, first_line
+from .forms.expressions import Unread, expression
+from .forms.language import Exhausted, Expression, Language
+from .forms.mended import mended, schema_of
+from .forms.texts import schema_texts
+from .forms.ways import Spelling, Ways
 
 PACKAGE = "llguidance"
-TRIES = 32  # random ways to the end, where closing brackets first does not lead there
-LONGEST_WAY = 4096  # tokens
 MOST_WAYS = 256  # remembered per answer
 MOST_BYTES = 1 << 20  # of a schema, expression or grammar
-CLOSERS = b"\"}])>'"
-_ENGINES: dict[int, tuple[Tokenizer, _Pieces, Any, Tensor]] = {}  # by tokenizer: see `_engine`
+MOST_WORK = 400_000  # operations of the search for the shortest answer; docs/sampling.md tells users
+TURN_WORK = 5_000  # of these at a time, between two passes
+PASS_WORK = 10_000  # operations that one step may spend at one place of a draft
+REQUEST_WORK = 4_000_000  # and all steps of a request together
+JSON_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True}
+_ENGINES: dict[int, _Engine] = {}  # by tokenizer: see `_engine`
 _MAKING = threading.Lock()  # requests come on threads of their own
 
-
 Way = tuple[tuple[int, ...], tuple[int, ...]]  # ids taken, and the ids that end the answer from there
+Turns = Callable[[Callable[[], bool]], bool]  # calls something where it holds up no pass
+Build = Callable[[Language], Expression]
+
+
+def at_once(work: Callable[[], bool]) -> bool:
+    """Turns where nobody else makes passes."""
+    return work()
 
 
 class Form:
-    """A Grammar: every answer of one form, ended by one of `ends`."""
+    """A Grammar: every answer of one form, ended by one of `ends`. `notes`: what of it is not kept."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer, ends: Sequence[int]):
+    def __init__(self, source: str, engine: _Engine, ends: Sequence[int], build: Build | None, notes: tuple[str, ...] = ()):
         library = _library()
-        self.pieces, self.vocabulary, self.order = _engine(library, tokenizer)
-        self.ends, self.end = frozenset(ends), ends[0]
-        self.matcher = library.LLMatcher(self.vocabulary, source, log_level=0)
+        self.engine, self.ends, self.end, self.notes = engine, frozenset(ends), ends[0], notes
+        self.language = Language(MOST_WORK)
+        self.finder = Ways(self.language, engine.spelling)
+        self.start = _read(self.language, build)
+        self.matcher = library.LLMatcher(engine.vocabulary, source, log_level=0, limits=library.LLParserLimits(**LIMITS))
         if self.matcher.is_error():
-            raise UsageError(f"the asked form cannot be kept: {_line(self.matcher.get_error())}")
-        if FormWalk(self, self.matcher, (), deque(maxlen=MOST_WAYS)).closing(LONGEST_WAY) is None:
-            raise UsageError(f"the asked form cannot be kept: no text of at most {LONGEST_WAY} tokens was found that has it")
+            raise UsageError(f"the asked form cannot be kept: {first_line(self.matcher.get_error())}")
+        self.ways: deque[Way] = deque(maxlen=MOST_WAYS)
 
     def begin(self) -> FormWalk:
-        return FormWalk(self, self.matcher.deep_copy(), (), deque(maxlen=MOST_WAYS))
+        return FormWalk(self, self.matcher.deep_copy(), (), self.start)
+
+    def prepare(self, turns: Turns) -> None:
+        """Find the shortest answer, by turns. Raises UsageError where there is none, or where none was found in time."""
+        spent = self.language.work
+        while not turns(self._search_on):
+            if self.language.work - spent > MOST_WORK:
+                raise UsageError(f"no answer of the asked form was found within {MOST_WORK} steps of search; ask for a simpler form")
+        if self.begin().closing() is not None:
+            return
+        if self.start is not None and self.language.shortest(self.start) is None:
+            raise UsageError("no text has the asked form: what it demands contradicts itself")
+        raise UsageError("no answer of the asked form was found; ask for a simpler form")
+
+    def _search_on(self) -> bool:
+        """Whether the search has come to its end."""
+        try:
+            self.find(self.matcher, self.start, (), TURN_WORK)
+        except Exhausted:
+            return False
+        return True
+
+    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], work: int) -> list[int] | None:
+        """The way to the end from a place, remembered. Raises Exhausted where it takes more work."""
+        self.language.budget = min(self.language.work + work, REQUEST_WORK)
+        way = self.finder.find(matcher, rest, taken)
+        if way is None:
+            return None
+        way.append(self.end)
+        self.ways.append((taken, (*way,)))
+        return way
+
+
+def _read(language: Language, build: Build | None) -> Expression | None:
+    """The language of a form; None where it is not read here, and its ends are searched for."""
+    if build is None:
+        return None
+    try:
+        return build(language)
+    except (Unread, Exhausted, RecursionError):
+        return None
 
 
 class FormWalk:
-    """A Walk: the matcher behind the ids taken."""
+    """A Walk: the matcher behind the ids taken, and what the language may still hold there."""
 
-    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], ways: deque[Way]):
-        self.form, self.matcher, self.taken, self.ways = form, matcher, taken, ways
+    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None):
+        self.form, self.matcher, self.taken = form, matcher, taken
         self.ended = False
+        self._rest, self._unread = rest, 0  # the language behind all but the last so many of the ids taken
 
     def copy(self) -> FormWalk:
-        walk = FormWalk(self.form, self.matcher.deep_copy(), self.taken, self.ways)
-        walk.ended = self.ended
+        walk = FormWalk(self.form, self.matcher.deep_copy(), self.taken, self._rest)
+        walk.ended, walk._unread = self.ended, self._unread
         return walk
 
     def take(self, ids: Sequence[int]) -> int:
@@ -70,20 +126,26 @@ class FormWalk:
             return 0
         end = next((place for place, token in enumerate(ids) if token in self.form.ends), len(ids))
         count = self._consume(list(ids[:end]))
-        if count == end < len(ids) and self.matcher.is_accepting():
-            self.ended, count = True, count + 1
         self.taken += tuple(ids[:count])
+        self._unread += count
+        if count == end < len(ids) and self.matcher.is_accepting():
+            self.ended = True
+            self.taken += (ids[count],)
+            count += 1
         return count
 
     def _consume(self, ids: list[int]) -> int:
-        size = self.form.vocabulary.vocab_size
+        size = self.form.engine.vocabulary.vocab_size
         known = next((place for place, token in enumerate(ids) if token >= size), len(ids))
         if self.matcher.is_stopped():
             return 0
         count = self.matcher.try_consume_tokens(ids[:known])
-        if self.matcher.is_error():
-            raise UsageError(f"the asked form is too much: {_line(self.matcher.get_error())}")
+        self._check()
         return count
+
+    def _check(self) -> None:
+        if self.matcher.is_error():
+            raise UsageError(f"the asked form is too much: {first_line(self.matcher.get_error())}")
 
     def forced(self) -> list[int]:
         if self.matcher.is_stopped():
@@ -92,103 +154,103 @@ class FormWalk:
 
     def allowed(self) -> Tensor:
         """[V] bool; end tokens where the form may be left."""
-        allowed = torch.zeros(self.form.vocabulary.vocab_size, dtype=torch.bool)
+        vocabulary = self.form.engine.vocabulary
+        allowed = torch.zeros(vocabulary.vocab_size, dtype=torch.bool)
         if not self.matcher.is_stopped():
             bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
             allowed = (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: len(allowed)].bool()
-        if self.matcher.is_error():
-            raise UsageError(f"the asked form is too much: {_line(self.matcher.get_error())}")
-        allowed[self.form.vocabulary.eos_token] = False
+        self._check()
+        allowed[vocabulary.eos_token] = False
         allowed[list(self.form.ends)] = self.matcher.is_accepting()
         return allowed
 
-    def closing(self, most: int) -> list[int] | None:
+    def closing(self) -> list[int] | None:
         if self.ended:
             return []
-        for taken, known in self.ways:
+        for taken, known in self.form.ways:
             gone = len(self.taken) - len(taken)
             if 0 <= gone < len(known) and self.taken == taken + known[:gone]:
-                way = [*known[gone:]]
-                break
-        else:
-            if (way := self._way()) is None:
-                return None
-            self.ways.append((self.taken, (*way,)))
-        return way if len(way) <= most else None
+                return [*known[gone:]]
+        try:
+            return self.form.find(self.matcher, self._place(), self.taken, PASS_WORK)
+        except (Exhausted, RecursionError):
+            return None
 
-    def _way(self) -> list[int] | None:
-        if (way := self._try(LONGEST_WAY, None)) is not None:
-            return way
-        found = [way for seed in range(TRIES) if (way := self._try(LONGEST_WAY // 8, random.Random(seed))) is not None]
-        return min(found, key=len, default=None)
-
-    def _try(self, most: int, draw: random.Random | None) -> list[int] | None:
-        """One way to the end: the first allowed token of the order of closing, or a random one."""
-        walk, way = self.copy(), []
-        while len(way) < most:
-            if walk.matcher.is_accepting():
-                return [*way, self.form.end]
-            ids = walk.forced()
-            if not ids:
-                allowed = walk.allowed()
-                if draw is None:
-                    ids = [self._nearest(allowed)]
-                elif len(choices := allowed.nonzero()[:, 0]):
-                    ids = [int(choices[draw.randrange(len(choices))])]
-            if not ids or len(way) + len(ids) > most or walk.take(ids) < len(ids):  # what is forced may be of any length
-                return None
-            way += ids
-        return None
-
-    def _nearest(self, allowed: Tensor) -> int:
-        """The allowed token that comes first in the order of closing; where no letter may stand, brackets go before quotes."""
-        pieces, order = self.form.pieces, self.form.order
-        if not allowed[pieces.letter] and (closers := [i for i in pieces.brackets if allowed[i]]):
-            return closers[0]
-        return int(order.masked_fill(~allowed, len(order)).argmin())
+    def _place(self) -> Expression | None:
+        """What the language may still hold; None where it is not known, or where the matcher knows more than it."""
+        language = self.form.language
+        if self._rest is not None and self._unread:
+            text = self.form.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
+            language.budget = min(language.work + PASS_WORK, REQUEST_WORK)
+            rest = language.walk(self._rest, text)
+            self._rest = None if rest is language.nothing else rest
+        self._unread = 0
+        return self._rest
 
 
-def form(name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int]) -> Form:
-    """The Grammar of a `json_schema` (a mapping, or its JSON), a `regex` or a Lark `grammar`. Raises UsageError where it cannot be kept."""
+def form(
+    name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int], asker: Asker = Asker(), turns: Turns = at_once
+) -> Form:
+    """The Grammar of a `json_schema` (a mapping, or its JSON), a `regex` or a Lark `grammar`.
+
+    asker: who waits for it; turns: where the search for its end may run. Raises UsageError where it cannot be kept.
+    """
     library = _library()
     if not ends:
         raise UsageError(f"{name} needs an end token to end the answer; leave eos_token_id out")
-    if name != "json_schema" and (not isinstance(value, str) or not value):
+    if name == "json_schema":
+        schema, notes = mended(schema_of(value, name), name)
+        source = library.LLMatcher.grammar_from_json_schema(_limited(name, json.dumps(schema)), overrides=JSON_OPTIONS)
+        return _form(name, source, tokenizer, ends, lambda language: schema_texts(language, schema), notes, asker, turns)
+    if not isinstance(value, str) or not value:
         raise UsageError(f"{name} must be a text of at least one character")
-    text = _schema(value) if name == "json_schema" else value
+    _limited(name, value)
+    if name == "regex":
+        source = library.LLMatcher.grammar_from_regex(value)
+        return _form(name, source, tokenizer, ends, lambda language: expression(language, value), (), asker, turns)
+    return _form(name, value, tokenizer, ends, None, (), asker, turns, translate=True)
+
+
+def call_form(
+    tools: Sequence[tuple[str, Any]], tokenizer: Tokenizer, end: int, asker: Asker = Asker(), turns: Turns = at_once
+) -> Form:
+    """The Grammar of a call's inside: `call:NAME` and arguments, for one of the tools (its name, the schema of its arguments)."""
+    library = _library()
+    rules = [f"start: {' | '.join(f'call{n}' for n in range(len(tools)))}"]
+    notes: dict[str, None] = {}
+    schemas = []
+    for n, (name, parameters) in enumerate(tools):
+        label = f"the parameters of tool {name:.64}"
+        schema, lost = mended({"type": "object"} | schema_of(parameters or {}, label), label)
+        notes |= dict.fromkeys(f"{label}: {note}" for note in lost)
+        text = json.dumps(schema | {"x-guidance": JSON_OPTIONS})
+        rules += [f"call{n}: {json.dumps('call:' + name)} given{n}", f"given{n}: %json {text}"]
+        schemas.append((name, schema))
+
+    def build(language: Language) -> Expression:
+        calls = (language.sequence(language.text(f"call:{name}".encode()), schema_texts(language, one)) for name, one in schemas)
+        return language.choice(*calls)
+
+    source = library.LLMatcher.grammar_from_lark(_limited("tools", "\n".join(rules)))
+    return _form("a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns)
+
+
+def _form(
+    name: str, source: str, tokenizer: Tokenizer, ends: Sequence[int], build: Build | None, notes: tuple[str, ...],
+    asker: Asker, turns: Turns, translate: bool = False,
+) -> Form:  # fmt: skip
+    engine = _engine(_library(), tokenizer)
+    checked = engine.compiler.check(source, name, asker, translate)
+    if any("oneOf" in warning for warning in checked.warnings):
+        notes += ("oneOf is kept as anyOf: an answer may have the form of more than one of its schemas",)
+    made = Form(checked.source, engine, ends, build, notes)
+    made.prepare(turns)
+    return made
+
+
+def _limited(name: str, text: str) -> str:
     if len(text) > MOST_BYTES:
         raise UsageError(f"{name} has {len(text)} characters; at most {MOST_BYTES} are read")
-    if name == "json_schema":
-        source = library.LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_flexible": False})
-    else:
-        made = {"regex": library.LLMatcher.grammar_from_regex, "tool_choice": library.LLMatcher.grammar_from_lark}
-        source = made[name](text) if name in made else _lark(library, text)
-    if problem := library.LLMatcher.validate_grammar(source):
-        raise UsageError(f"{name} cannot be kept: {_line(problem)}")
-    return Form(source, tokenizer, ends)
-
-
-def _lark(library: Any, text: str) -> str:
-    """The Grammar of a text in Lark's notation, or in llama.cpp's (GBNF)."""
-    from llguidance.gbnf_to_lark import any_to_lark
-
-    try:
-        return library.LLMatcher.grammar_from_lark(any_to_lark(text))
-    except Exception as error:  # it raises whatever its reader meets
-        raise UsageError(f"grammar cannot be read: {_line(str(error))}") from None
-
-
-def _schema(value: Any) -> str:
-    """A schema's JSON text."""
-    try:
-        schema = json.loads(value) if isinstance(value, str) else value
-        text = json.dumps({} if schema is True else schema, allow_nan=False)  # the two mean the same; the library reads objects only
-    except (ValueError, TypeError, RecursionError):
-        raise UsageError("json_schema is not JSON") from None
-    if not isinstance(schema, dict | bool):
-        raise UsageError("json_schema must be an object")
-    if schema is False:
-        raise UsageError("json_schema is false, which nothing fits")
     return text
 
 
@@ -200,15 +262,26 @@ def _library() -> Any:
     return llguidance
 
 
-def _engine(library: Any, tokenizer: Tokenizer) -> tuple[_Pieces, Any, Tensor]:
-    """A vocabulary's tokens, llguidance's view of them, and the order in which its tokens are tried to come to an end."""
+class _Engine:
+    """What all forms over one vocabulary share."""
+
+    def __init__(self, library: Any, tokenizer: Tokenizer):
+        pieces = _Pieces(tokenizer)
+        self.tokenizer = tokenizer
+        self.vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
+        self.spelling = Spelling(pieces.tokens)
+        self.compiler = Compiler(pieces.tokens, pieces.special_token_ids, pieces.eos_token_id, pieces.bos_token_id)
+
+
+def _engine(library: Any, tokenizer: Tokenizer) -> _Engine:
+    """The newest vocabulary's: there is seldom more than one in a process."""
     with _MAKING:
         if id(tokenizer) not in _ENGINES:
-            pieces = _Pieces(tokenizer)
-            vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
+            for old in _ENGINES.values():
+                old.compiler.close()
             _ENGINES.clear()
-            _ENGINES[id(tokenizer)] = tokenizer, pieces, vocabulary, _order(pieces.tokens)
-        return _ENGINES[id(tokenizer)][1:]
+            _ENGINES[id(tokenizer)] = _Engine(library, tokenizer)
+        return _ENGINES[id(tokenizer)]
 
 
 class _Pieces:
@@ -220,32 +293,6 @@ class _Pieces:
         self.eos_token_id, self.bos_token_id = tokenizer.special.need("eos"), tokenizer.special.bos
         self.special_token_ids = sorted(control)
         self.tokens = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
-        self.letter = self.tokens.index(b"z")
-        self.brackets = [self.tokens.index(bracket) for bracket in (b"}", b"]")]
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
-
-
-def _order(pieces: Sequence[bytes]) -> Tensor:
-    """A rank for every token, least first: what closes, quotes before brackets, shortest first; then digits
-    and letters, longest first; single bytes.
-
-    Inside a string a bracket is a letter like others and the quote is what closes it; elsewhere, see `FormWalk._nearest`.
-    """
-
-    def rank(piece: bytes) -> tuple[int, int]:
-        if piece and all(byte in CLOSERS for byte in piece):
-            return (0 if piece.startswith(b'"') else 1), len(piece)
-        if piece.isalnum() and piece.isascii():
-            return 2, -len(piece)
-        return (3, piece[0]) if len(piece) == 1 else (4, len(piece))
-
-    order = torch.empty(len(pieces), dtype=torch.int64)
-    order[torch.tensor(sorted(range(len(pieces)), key=lambda i: rank(pieces[i])), dtype=torch.int64)] = torch.arange(len(pieces))
-    return order
-
-
-def _line(problem: str) -> str:
-    """The first lines of llguidance's words, as one."""
-    return " ".join(problem.split())[:300]

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DenoiseConfig, Rules
-from ..engine.grammar import Grammar
+from ..engine.grammar import Grammar, cannot_be_closed
 from ..errors import UsageError
 from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
 from .bans import TextBans
-from .called import call_asked
-from .structured import form
+from .called import Called, CallOr, call_asked
+from .forms.compiler import Asker
+from .structured import Form, Turns, at_once, form
 from .thoughts import ThoughtFirst
 
 FORMS = ("json_schema", "regex", "grammar")
@@ -31,6 +32,7 @@ class Terms:
     rules: Rules = Rules()
     grammar: Grammar | None = None
     stop: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what of the form is not kept
 
     @property
     def form(self) -> bool:
@@ -40,11 +42,11 @@ class Terms:
     @classmethod
     def take(
         cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False,
-        tools: Sequence[dict[str, Any]] | None = None,
+        tools: Sequence[dict[str, Any]] | None = None, asker: Asker = Asker(), turns: Turns = at_once,
     ) -> Terms:  # fmt: skip
         """The terms among a request's settings, which are taken out. denoise: what holds where nothing is given.
 
-        thinking: the answer may begin with a thought; tools: it may be a call, or must be one (`tool_choice`).
+        thinking: the answer may begin with a thought; tools: it may be a call, or must be one (`tool_choice`). asker, turns: see `form`.
         """
         rules, stop = Rules.take(settings), settings.pop("stop", None)
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
@@ -52,28 +54,42 @@ class Terms:
         if len(stops) > MOST_STOPS:
             raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
         ends = denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id or ()
-        grammar = _grammar(settings, tokenizer, ends, thinking)
-        terms = cls(rules, grammar, stops)
+        grammar, notes = _grammar(settings, tokenizer, ends, asker, turns)
+        is_form = isinstance(grammar, Form)
+        choice = settings.pop("tool_choice", None)
+        if is_form and tools and choice in (None, "auto"):
+            call = call_asked("required", tools, tokenizer, ends, asker, turns)
+            grammar, notes = CallOr(call, grammar), (*notes, *call.notes)
+        elif call := call_asked(choice, tools, tokenizer, ends, asker, turns):
+            if grammar is not None and not is_form:
+                raise UsageError("a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out")
+            grammar, notes = call, call.notes
+        if thinking and isinstance(grammar, Form | Called | CallOr):
+            grammar = ThoughtFirst(grammar, tokenizer)
+        terms = cls(rules, grammar, stops, notes)
         if rules.min_tokens and terms.form:
             raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
-        if tools and terms.form:
-            raise UsageError("tools and a form of the answer cannot be asked for together; leave one of the two out")
-        if call := call_asked(settings.pop("tool_choice", None), tools, tokenizer, ends):
-            if grammar:
-                raise UsageError("a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out")
-            return cls(rules, ThoughtFirst(call, tokenizer) if thinking else call, stops)
         return terms
 
+    def check_room(self, max_tokens: int) -> None:
+        """Raise UsageError where the shortest answer of the form takes more tokens, as far as is known."""
+        way = self.grammar.begin().closing() if self.grammar is not None else None
+        if way and len(way) > max_tokens:
+            raise cannot_be_closed(max_tokens, way)
 
-def _grammar(settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], thinking: bool) -> Grammar | None:
+
+def _grammar(
+    settings: dict[str, Any], tokenizer: Tokenizer, ends: Sequence[int], asker: Asker, turns: Turns
+) -> tuple[Grammar | None, tuple[str, ...]]:
+    """What an answer may be, and notes of what is not kept."""
     words = settings.pop("bad_words", None)
     forms = {name: value for name in FORMS if (value := settings.pop(name, None)) is not None}
     if len(forms) + bool(words) > 1:
         raise UsageError(f"{' and '.join([*forms, *['bad_words'] * bool(words)])} cannot be asked for together; choose one")
     for name, value in forms.items():
-        found = form(name, value, tokenizer, ends)
-        return ThoughtFirst(found, tokenizer) if thinking else found
-    return TextBans(words, tokenizer) if words else None
+        found = form(name, value, tokenizer, ends, asker, turns)
+        return found, found.notes
+    return TextBans(words, tokenizer) if words else None, ()
 
 
 def form_asked(response_format: Any) -> dict[str, Any]:
@@ -82,7 +98,10 @@ def form_asked(response_format: Any) -> dict[str, Any]:
     if response_format is None or kind == "text":
         return {}
     if kind == "json_object":
-        return {"json_schema": {"type": "object"}}
+        schema = response_format.get("schema")
+        if schema is not None and not isinstance(schema, dict | bool):
+            raise UsageError("response_format's schema must be an object")
+        return {"json_schema": {"type": "object"} if schema in (None, True) else schema}
     inner = response_format.get("json_schema") if kind == "json_schema" else None
     if not isinstance(inner, dict) or not isinstance(schema := inner.get("schema", inner), dict):
         raise UsageError("response_format must be of type text, json_object, or json_schema with a schema")

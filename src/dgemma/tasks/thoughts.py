@@ -63,8 +63,8 @@ class ThoughtWalk:
             allowed[self.form.opening] = True
         return allowed
 
-    def closing(self, most: int) -> list[int] | None:
-        way = self.walk.closing(most)
+    def closing(self) -> list[int] | None:
+        way = self.walk.closing()
         if way is None or self.place != "inside":
             return way
-        return [self.form.close, *way] if len(way) < most else None
+        return [self.form.close, *way]

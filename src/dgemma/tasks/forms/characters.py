@@ -1,0 +1,151 @@
+"""Sets of characters as languages over bytes: plainly in UTF-8, or as they are written inside a JSON string.
+
+A set is a list of ranges of code points, ends included. Surrogates belong to none.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .language import Expression, Language
+
+LAST = sys.maxunicode
+Ranges = list[tuple[int, int]]
+SURROGATES = (0xD800, 0xDFFF)
+ESCAPES = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
+CONTROLS: Ranges = [(0, 0x1F), (0x7F, 0x7F)]
+DIGITS: Ranges = [(48, 57)]
+WORD: Ranges = [(48, 57), (65, 90), (95, 95), (97, 122)]
+SPACE: Ranges = [(9, 13), (32, 32)]
+UNICODE_SPACE: Ranges = [*SPACE, (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
+                         (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)]  # fmt: skip
+
+
+def union(*sets: Ranges) -> Ranges:
+    merged: Ranges = []
+    for first, last in sorted(one for ranges in sets for one in ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def inverse(ranges: Ranges) -> Ranges:
+    found, begin = [], 0
+    for first, last in union(ranges):
+        if first > begin:
+            found.append((begin, first - 1))
+        begin = last + 1
+    return [*found, (begin, LAST)] if begin <= LAST else found
+
+
+def common(a: Ranges, b: Ranges) -> Ranges:
+    return inverse(union(inverse(a), inverse(b)))
+
+
+def either_case(ranges: Ranges) -> Ranges:
+    """With the other case of every letter: all of ASCII and Latin; of larger sets the letters of ASCII."""
+    more: Ranges = []
+    for first, last in ranges:
+        for code in range(first, min(last, first + 0x300) + 1):
+            for other in {chr(code).lower(), chr(code).upper()}:
+                if len(other) == 1:
+                    more.append((ord(other), ord(other)))
+    return union(ranges, more)
+
+
+@functools.lru_cache(maxsize=64)
+def category(name: str) -> tuple[tuple[int, int], ...]:
+    """The characters of a general category (`Lu`) or of a group of them (`L`)."""
+    found: Ranges = []
+    for code in range(LAST + 1):
+        if unicodedata.category(chr(code)).startswith(name):
+            if found and found[-1][1] == code - 1:
+                found[-1] = found[-1][0], code
+            else:
+                found.append((code, code))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=1)
+def unicode_word() -> tuple[tuple[int, int], ...]:
+    names = ("L", "M", "Nd", "Nl", "Pc")
+    return tuple(union(*([*category(name)] for name in names), [(0x200C, 0x200D)]))
+
+
+def encoded(language: Language, ranges: Ranges) -> Expression:
+    """One character of the set, in UTF-8."""
+    parts = []
+    mask = 0
+    for first, last in union(ranges):
+        for low, high in _without_surrogates(first, last):
+            top = min(high, 0x7F)
+            if low <= top:
+                mask |= _mask(low, top)
+            if high > 0x7F:
+                parts += _wide(language, max(low, 0x80), high)
+    return language.choice(language.bytes_of(mask), *parts)
+
+
+def quoted(language: Language, ranges: Ranges) -> Expression:
+    """One character of the set, as it may be written inside a JSON string."""
+    plain = common(ranges, inverse(union(CONTROLS, [(0x22, 0x22), (0x5C, 0x5C)])))
+    letters = 0
+    for code, letter in ESCAPES.items():
+        if _has(ranges, code):
+            letters |= 1 << ord(letter)
+    parts = [encoded(language, plain)]
+    if letters:
+        parts.append(language.sequence(language.text(b"\\"), language.bytes_of(letters)))
+    for code in [*range(0x20), 0x7F]:
+        if _has(ranges, code):
+            high, low = f"{code:02x}"
+            digit = language.bytes_of(1 << ord(low) | 1 << ord(low.upper()))
+            parts.append(language.sequence(language.text(b"\\u00" + high.encode()), digit))
+    return language.choice(*parts)
+
+
+def _has(ranges: Ranges, code: int) -> bool:
+    return any(first <= code <= last for first, last in ranges)
+
+
+def _without_surrogates(first: int, last: int) -> Ranges:
+    below = (first, min(last, SURROGATES[0] - 1))
+    above = (max(first, SURROGATES[1] + 1), last)
+    return [one for one in (below, above) if one[0] <= one[1]]
+
+
+def _mask(first: int, last: int) -> int:
+    return (1 << last + 1) - (1 << first)
+
+
+def _wide(language: Language, first: int, last: int) -> list[Expression]:
+    """Characters beyond ASCII: ranges that share a length, cut where their bytes behind the first are no full range."""
+    parts = []
+    for low, high in ((0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, LAST)):
+        begin, end = max(first, low), min(last, high)
+        if begin <= end:
+            parts += [language.sequence(*map(language.bytes_of, masks)) for masks in _byte_ranges(begin, end)]
+    return parts
+
+
+def _byte_ranges(first: int, last: int) -> list[list[int]]:
+    """The masks of each byte, for ranges of equally long encodings."""
+    a, b = chr(first).encode(), chr(last).encode()
+    if len(a) == 1:
+        return [[_mask(first, last)]]
+    for tail in range(len(a) - 1, 0, -1):  # cut at the borders of the trailing bytes, 64 ** tail characters each
+        size = 64**tail
+        if first // size != last // size:
+            if first % size:
+                edge = (first // size + 1) * size
+                return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
+            if (last + 1) % size:
+                edge = (last + 1) // size * size
+                return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
+    return [[_mask(x, y) for x, y in zip(a, b, strict=True)]]

@@ -1,0 +1,126 @@
+"""A process of its own in which forms are compiled before anybody else does: `python child.py`, spoken to by compiler.py.
+
+Reads messages from its input and answers each on its output. The first brings the vocabulary; each other one is a form, which is
+compiled, and its first mask computed. Whatever takes too long or too much memory ends this process, and nothing else.
+
+Trap: it imports nothing of the package, which would load torch. On Windows there is no limit but the parent's clock.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from typing import Any, BinaryIO
+
+MOST_MEMORY = 1 << 30  # bytes beyond what the vocabulary takes
+
+
+def read_message(stream: BinaryIO) -> Any:
+    """The next message; None at the end."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    return json.loads(stream.read(struct.unpack("<I", head)[0]))
+
+
+def write_message(stream: BinaryIO, message: Any) -> None:
+    data = json.dumps(message).encode()
+    stream.write(struct.pack("<I", len(data)) + data)
+    stream.flush()
+
+
+class Vocabulary:
+    """A tokenizer as llguidance asks for it. It encodes byte by byte, which is enough to see what a form costs."""
+
+    def __init__(self, pieces: list[bytes], special: list[int], eos: int, bos: int | None):
+        self.tokens, self.special_token_ids = pieces, special
+        self.eos_token_id, self.bos_token_id = eos, bos
+        self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        data = text.encode() if isinstance(text, str) else text
+        return [self._bytes[byte] for byte in data if byte in self._bytes]
+
+
+def limit_memory() -> None:
+    try:
+        import resource
+
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[0])
+        most = pages * resource.getpagesize() + MOST_MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    except (ImportError, OSError, ValueError):
+        pass  # no such limit here
+
+
+def limit_time(seconds: int) -> None:
+    """Of the processor, from now on: the system ends the process behind it."""
+    try:
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = int(used.ru_utime + used.ru_stime) + 1 + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    except (ImportError, OSError, ValueError):
+        pass
+
+
+def seconds_used() -> float:
+    import time
+
+    return time.process_time()
+
+
+def compiled(library: Any, vocabulary: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """What compiling a form says: `error`, empty where it can be kept, `warnings`, and the `source` where a text was translated."""
+    before = seconds_used()
+    source = asked["source"]
+    if asked.get("translate"):
+        from llguidance.gbnf_to_lark import any_to_lark
+
+        try:
+            source = library.LLMatcher.grammar_from_lark(any_to_lark(source))
+        except Exception as error:  # it raises whatever its reader meets
+            return {"error": str(error), "warnings": [], "source": source, "seconds": seconds_used() - before}
+    limits = library._lib.LLParserLimits(**asked["limits"])
+    broken, said = library.LLMatcher.validate_grammar_with_warnings(source, limits=limits)
+    error = said[0] if broken and said else ""
+    if not broken:
+        matcher = library.LLMatcher(vocabulary, source, log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        error = matcher.get_error()
+    warnings = [] if broken else list(said)
+    return {"error": error, "warnings": warnings, "source": source, "seconds": seconds_used() - before}
+
+
+def main() -> None:
+    stream, out = sys.stdin.buffer, sys.stdout.buffer
+    first = read_message(stream)
+    if first is None:
+        return
+    sys.path[:] = first["path"]
+    import os
+
+    if hasattr(os, "nice"):
+        os.nice(5)
+    import llguidance as library
+
+    pieces = [piece.encode("latin-1") for piece in first["pieces"]]
+    made = Vocabulary(pieces, first["special"], first["eos"], first["bos"])
+    vocabulary = library.LLTokenizer(library.TokenizerWrapper(made), n_vocab=len(pieces))
+    limit_memory()
+    write_message(out, {"ready": True})
+    while (asked := read_message(stream)) is not None:
+        limit_time(asked["seconds"])
+        try:
+            answer = compiled(library, vocabulary, asked)
+        except MemoryError:
+            answer = {"error": "memory", "warnings": [], "source": "", "seconds": 0.0}
+        write_message(out, answer)
+
+
+if __name__ == "__main__":
+    main()

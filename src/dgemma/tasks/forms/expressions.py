@@ -1,0 +1,321 @@
+"""Regular expressions in Rust's notation, as llguidance reads them, made languages.
+
+Reads what has one meaning: classes, groups, alternatives, counts, flags, Unicode categories, and the anchors `^` and `$` where a text
+begins and ends. Refuses the rest with Unread: a form with such an expression is kept all the same, but its end is not known from here.
+Characters that this Python's Unicode does not know yet belong to every category, since the library's may be newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .characters import (
+    DIGITS,
+    LAST,
+    SPACE,
+    UNICODE_SPACE,
+    WORD,
+    Ranges,
+    category,
+    common,
+    either_case,
+    encoded,
+    inverse,
+    quoted,
+    unicode_word,
+    union,
+)
+from .language import Expression, Language
+
+MOST_NESTED = 50
+POSIX: dict[str, Ranges] = {
+    "alnum": [(48, 57), (65, 90), (97, 122)], "alpha": [(65, 90), (97, 122)], "ascii": [(0, 127)], "blank": [(9, 9), (32, 32)],
+    "cntrl": [(0, 31), (127, 127)], "digit": DIGITS, "graph": [(33, 126)], "lower": [(97, 122)], "print": [(32, 126)],
+    "punct": [(33, 47), (58, 64), (91, 96), (123, 126)], "space": SPACE, "upper": [(65, 90)], "word": WORD,
+    "xdigit": [(48, 57), (65, 70), (97, 102)],
+}  # fmt: skip
+NAMED = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "a": 7, "0": 0}
+CATEGORIES = {
+    "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Uppercase": "Lu", "Lowercase": "Ll", "Number": "N",
+    "Decimal_Number": "Nd", "Mark": "M", "Punctuation": "P", "Symbol": "S", "Separator": "Z", "Alphabetic": "L",
+}  # fmt: skip
+
+
+class Unread(Exception):
+    """An expression or a schema has something in it that is not read here."""
+
+
+def expression(language: Language, pattern: str, *, in_json: bool = False, search: bool = False, ascii_only: bool = False) -> Expression:
+    """The language of a pattern.
+
+    in_json: as its texts are written inside a JSON string; search: anywhere in the text, not only all of it; ascii_only: `\\d` and `\\w`
+    mean ASCII, as in JSON schemas. Raises Unread.
+    """
+    encode = quoted if in_json else encoded
+    reader = _Reader(language, pattern, lambda ranges: encode(language, ranges), ascii_only)
+    try:
+        branches = reader.read()
+    except RecursionError:
+        raise Unread("nested too deeply") from None
+    anything = language.repeat(encode(language, [(0, LAST)]))
+    parts = []
+    for starts, body, ends in branches:
+        before = language.empty if starts or not search else anything
+        behind = language.empty if ends or not search else anything
+        parts.append(language.sequence(before, body, behind))
+    return language.choice(*parts)
+
+
+Branch = tuple[bool, Expression, bool]  # anchored in front, what it matches, anchored behind
+
+
+class _Reader:
+    """Recursive descent over one pattern."""
+
+    def __init__(self, language: Language, pattern: str, encode: Callable[[Ranges], Expression], ascii_only: bool):
+        self.language, self.pattern, self.encode, self.ascii_only = language, pattern, encode, ascii_only
+        self.place = 0
+        self.nested = 0
+        self.flags: frozenset[str] = frozenset()
+
+    def read(self) -> list[Branch]:
+        branches = self._alternatives()
+        if self.place < len(self.pattern):
+            raise Unread("a bracket too many")
+        return branches
+
+    def _peek(self) -> str:
+        return self.pattern[self.place : self.place + 1]
+
+    def _next(self) -> str:
+        letter = self._peek()
+        if not letter:
+            raise Unread("ends too early")
+        self.place += 1
+        return letter
+
+    def _skip(self, text: str) -> bool:
+        if self.pattern.startswith(text, self.place):
+            self.place += len(text)
+            return True
+        return False
+
+    def _alternatives(self) -> list[Branch]:
+        before = self.flags
+        branches = self._branch()
+        while self._skip("|"):
+            branches += self._branch()
+        self.flags = before
+        alike: dict[tuple[bool, bool], list[Expression]] = {}
+        for starts, body, ends in branches:
+            alike.setdefault((starts, ends), []).append(body)
+        return [(starts, self.language.choice(*bodies), ends) for (starts, ends), bodies in alike.items()]
+
+    def _branch(self) -> list[Branch]:
+        """What stands between two bars; several where a group in it is anchored in some of its alternatives."""
+        found: list[Branch] = [(False, self.language.empty, False)]
+        while self._peek() not in ("", "|", ")"):
+            item = self._item()
+            found = [joined for branch in found for joined in self._append(branch, item)]
+            if len(found) > 64:
+                raise Unread("too many alternatives with anchors")
+        return found
+
+    def _append(self, branch: Branch, item: list[Branch]) -> list[Branch]:
+        starts, body, ends = branch
+        found = []
+        for item_starts, item_body, item_ends in item:
+            if ends and item_body is not self.language.empty:
+                raise Unread("text behind the end of the text")
+            if item_starts and body is not self.language.empty:
+                raise Unread("text before the start of the text")
+            found.append((starts or item_starts, self.language.sequence(body, item_body), ends or item_ends))
+        return found
+
+    def _item(self) -> list[Branch]:
+        """A character, class, anchor or group, with its count."""
+        letter = self._next()
+        if letter == "^" or (letter == "\\" and self._peek() == "A"):
+            self.place += letter == "\\"
+            return [(True, self.language.empty, False)]
+        if letter == "$" or (letter == "\\" and self._peek() == "z"):
+            self.place += letter == "\\"
+            return [(False, self.language.empty, True)]
+        if letter == "(":
+            branches = self._group()
+        else:
+            branches = [(False, self._character(letter), False)]
+        return self._counted(branches)
+
+    def _counted(self, branches: list[Branch]) -> list[Branch]:
+        while self._peek() and (self._peek() in "*+?" or self._peek() == "{"):
+            least, most = self._count()
+            if any(starts or ends for starts, _, ends in branches):
+                raise Unread("an anchor in a group with a count")
+            body = self.language.choice(*(body for _, body, _ in branches))
+            branches = [(False, self.language.repeat(body, least, most), False)]
+        return branches
+
+    def _count(self) -> tuple[int, int | None]:
+        letter = self._next()
+        if letter == "{":
+            text = self.pattern[self.place : self.pattern.find("}", self.place)]
+            self.place += len(text) + 1
+            low, comma, high = text.partition(",")
+            if not low.strip().isdecimal() or (high.strip() and not high.strip().isdecimal()):
+                raise Unread("a count that is no number")
+            least = int(low)
+            most = int(high) if high.strip() else None if comma else least
+        else:
+            least = int(letter == "+")
+            most = 1 if letter == "?" else None
+        self._skip("?")  # lazy: the same texts
+        return least, most
+
+    def _group(self) -> list[Branch]:
+        self.nested += 1
+        if self.nested > MOST_NESTED:
+            raise Unread("nested too deeply")
+        before = self.flags
+        if self._skip("?") and self._opened():
+            return [(False, self.language.empty, False)]  # flags for what follows
+        branches = self._alternatives()
+        if self._next() != ")":
+            raise Unread("a group that is not closed")
+        self.flags = before
+        self.nested -= 1
+        return branches
+
+    def _opened(self) -> bool:
+        """Read what stands behind `(?`. -> whether it was all of the group."""
+        if self._skip("P<") or (self._peek() == "<" and self.pattern[self.place + 1 : self.place + 2] not in ("=", "!")):
+            self.place = self.pattern.find(">", self.place) + 1
+            if not self.place:
+                raise Unread("a name that is not closed")
+            return False
+        flags, on = set(self.flags), True
+        while (letter := self._next()) not in ":)":
+            if letter == "-":
+                on = False
+            elif letter not in "imsuUx" or letter in "mx":
+                raise Unread("a flag or an assertion that is not read")
+            elif on:
+                flags.add(letter)
+            else:
+                flags.discard(letter)
+        self.flags = frozenset(flags)
+        self.nested -= letter == ")"
+        return letter == ")"
+
+    def _character(self, letter: str) -> Expression:
+        if letter == ".":
+            return self.encode([(0, LAST)] if "s" in self.flags else inverse([(10, 10)]))
+        if letter == "[":
+            ranges = self._class()
+        elif letter == "\\":
+            ranges = self._escape()
+        elif letter in "*+?{":
+            raise Unread("a count of nothing")
+        else:
+            ranges = [(ord(letter), ord(letter))]
+        return self.encode(either_case(ranges) if "i" in self.flags else ranges)
+
+    def _escape(self) -> Ranges:
+        letter = self._next()
+        if letter.lower() in "dws":
+            return self._perl(letter)
+        if letter in "pP":
+            ranges = self._category()
+            return inverse(ranges) if letter == "P" else union(ranges, [*category("Cn")])
+        if letter in "xuU":
+            return self._code({"x": 2, "u": 4, "U": 8}[letter])
+        if letter in NAMED:
+            return [(NAMED[letter], NAMED[letter])]
+        if letter.isalnum():
+            raise Unread("an escape that is not read")
+        return [(ord(letter), ord(letter))]
+
+    def _perl(self, letter: str) -> Ranges:
+        if letter in "sS":
+            ranges, known = UNICODE_SPACE, True
+        elif letter in "dD":
+            ranges, known = (DIGITS, True) if self.ascii_only else ([*category("Nd")], False)
+        else:
+            ranges, known = (WORD, True) if self.ascii_only else ([*unicode_word()], False)
+        if letter.isupper():
+            return inverse(ranges)
+        return ranges if known else union(ranges, [*category("Cn")])
+
+    def _category(self) -> Ranges:
+        name = self._next()
+        if name == "{":
+            end = self.pattern.find("}", self.place)
+            name = self.pattern[self.place : end]
+            self.place = end + 1
+        name = CATEGORIES.get(name, name)
+        if not (1 <= len(name) <= 2 and name.isascii() and name.isalpha()):
+            raise Unread("a property of characters that is not read")
+        return [*category(name)]
+
+    def _code(self, digits: int) -> Ranges:
+        if self._skip("{"):
+            text = self.pattern[self.place : self.pattern.find("}", self.place)]
+            self.place += len(text) + 1
+        else:
+            text = self.pattern[self.place : self.place + digits]
+            self.place += digits
+        try:
+            code = int(text, 16)
+        except ValueError:
+            raise Unread("a code that is no number") from None
+        return [(code, code)]
+
+    def _class(self) -> Ranges:
+        """A class behind its opening bracket; `&&` is what both sides hold, `--` the left without the right."""
+        negative = self._skip("^")
+        ranges: Ranges = []
+        first = True
+        while first or self._peek() != "]":
+            if self._skip("&&"):
+                ranges = common(ranges, self._rest_of_class())
+                break
+            if self._skip("--"):
+                ranges = common(ranges, inverse(self._rest_of_class()))
+                break
+            ranges = union(ranges, self._member(first))
+            first = False
+        if self._next() != "]":
+            raise Unread("a class that is not closed")
+        return inverse(ranges) if negative else ranges
+
+    def _rest_of_class(self) -> Ranges:
+        ranges: Ranges = []
+        while self._peek() != "]":
+            ranges = union(ranges, self._member(False))
+        return ranges
+
+    def _member(self, first: bool) -> Ranges:
+        letter = self._next()
+        if letter == "[":
+            if self._skip(":"):
+                end = self.pattern.find(":]", self.place)
+                name = self.pattern[self.place : end]
+                self.place = end + 2
+                ranges = POSIX.get(name.removeprefix("^"))
+                if end < 0 or ranges is None:
+                    raise Unread("a class of characters that is not known")
+                return inverse(ranges) if name.startswith("^") else ranges
+            return self._class()
+        ranges = self._escape() if letter == "\\" else [(ord(letter), ord(letter))]
+        if len(ranges) == 1 and ranges[0][0] == ranges[0][1] and self._range_follows():
+            self.place += 1
+            letter = self._next()
+            last = self._escape() if letter == "\\" else [(ord(letter), ord(letter))]
+            if len(last) != 1 or last[0][0] < ranges[0][0]:
+                raise Unread("a range that ends before it begins")
+            ranges = [(ranges[0][0], last[0][0])]
+        return ranges
+
+    def _range_follows(self) -> bool:
+        behind = self.pattern[self.place + 1 : self.place + 2]
+        return self._peek() == "-" and behind not in ("", "]", "-")

@@ -1,0 +1,146 @@
+"""The way to the end of a form, as tokens that its matcher takes.
+
+What may still come is known as a language wherever the form could be read (language.py): its shortest text is the way. The matcher has
+the last word. Where it refuses a text, or the form could not be read, a search over the matcher's own states goes on, best first, a byte
+at a time, and what the language needs at least leads it where there is one.
+
+Trap: two states of a matcher cannot be told apart, so this search forgets places that look alike. That it finds nothing proves nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from .language import NEVER, Exhausted, Expression, Language
+
+LOOKED_AT = 4  # places of one depth with the same mask that are gone on from
+TRIED_FIRST = b"\"}])>'`;,:0a \n-.1AeE/_=<({["
+MOST_OPEN = 16  # searches that go on later
+EXPANDED = 500  # operations that a place of the search counts as: some hundred steps of the matcher, and a mask
+MOST_PIECE = 32  # bytes of the longest token that is looked for
+
+
+class Spelling:
+    """The tokens of a vocabulary by their bytes."""
+
+    def __init__(self, pieces: Sequence[bytes]):
+        self.ids = {piece: token for token, piece in reversed([*enumerate(pieces)]) if piece and len(piece) <= MOST_PIECE}
+        self.pieces = pieces
+        self.longest = max(map(len, self.ids))
+        self.bytes = [(byte, self.ids[bytes((byte,))]) for byte in _order() if bytes((byte,)) in self.ids]
+
+    def tokens(self, text: bytes) -> list[int] | None:
+        """A text as tokens, the longest first; None where a byte has none."""
+        found, place = [], 0
+        while place < len(text):
+            for length in range(min(self.longest, len(text) - place), 0, -1):
+                token = self.ids.get(text[place : place + length])
+                if token is not None:
+                    found.append(token)
+                    place += length
+                    break
+            else:
+                return None
+        return found
+
+    def text(self, ids: Sequence[int]) -> bytes:
+        return b"".join(self.pieces[token] for token in ids)
+
+
+def _order() -> list[int]:
+    first = [*TRIED_FIRST]
+    return first + [byte for byte in range(256) if byte not in first]
+
+
+class Ways:
+    """Finds ways for one form, and keeps the searches that a budget ended."""
+
+    def __init__(self, language: Language, spelling: Spelling):
+        self.language, self.spelling = language, spelling
+        self._open: OrderedDict[tuple[int, ...], _Search] = OrderedDict()
+
+    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...]) -> list[int] | None:
+        """Tokens that lead a matcher to an end from where it stands, behind `taken`; None: not found. Raises Exhausted.
+
+        rest: what the language may still hold there, or None where that is not known.
+        """
+        if rest is not None:
+            text = self.language.shortest(rest)
+            if text is not None and (way := self._accepted(matcher, text)) is not None:
+                return way
+        search = self._open.pop(taken, None) or _Search(matcher.deep_copy(), rest)
+        try:
+            return self._search(search)
+        except Exhausted:
+            self._open[taken] = search
+            while len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+            raise
+
+    def _accepted(self, matcher: Any, text: bytes) -> list[int] | None:
+        """The tokens of a text, where the matcher takes them and may end behind them."""
+        ids = self.spelling.tokens(text)
+        if ids is None:
+            return None
+        walked = matcher.deep_copy()
+        if ids and walked.try_consume_tokens(ids) < len(ids):
+            return None
+        return ids if walked.is_accepting() else None
+
+    def _search(self, search: _Search) -> list[int] | None:
+        while search.queue:
+            self.language.spend(EXPANDED)  # before a place is taken from the queue, so that none is lost
+            _, _, _, way, at, rest = heapq.heappop(search.queue)
+            if at.is_accepting():
+                return self.spelling.tokens(way)
+            if at.is_stopped():
+                continue
+            mask = at.compute_bitmask()
+            if search.is_new(len(way), mask):
+                for text in self._next_texts(at, mask):
+                    self._step(search, way, at, rest, text)
+        return None
+
+    def _step(self, search: _Search, way: bytes, at: Any, rest: Expression | None, text: bytes) -> None:
+        ids = self.spelling.tokens(text)
+        behind = at.deep_copy()
+        if ids is None or behind.try_consume_tokens(ids) < len(ids):
+            return
+        further, least = self._further(rest, text)
+        search.push(way + text, least, behind, further)
+
+    def _next_texts(self, at: Any, mask: bytes) -> list[bytes]:
+        """What is tried behind a place: the text that must come, or every byte that may."""
+        forced = at.compute_ff_bytes()
+        if forced and self.spelling.tokens(forced) is not None:
+            return [forced]
+        return [bytes((byte,)) for byte, token in self.spelling.bytes if mask[token >> 3] >> (token & 7) & 1]
+
+    def _further(self, rest: Expression | None, text: bytes) -> tuple[Expression | None, float]:
+        """What the language may hold behind a text, and how much it needs at least."""
+        if rest is None:
+            return None, 0
+        behind = self.language.walk(rest, text)
+        length = self.language.length(behind)
+        return (None, 0) if length == NEVER else (behind, length)
+
+
+class _Search:
+    """Places of a matcher to go on from, and which have been seen."""
+
+    def __init__(self, matcher: Any, rest: Expression | None):
+        self.queue: list[tuple[float, int, int, bytes, Any, Expression | None]] = [(0, 0, 0, b"", matcher, rest)]
+        self._seen: dict[tuple[int, bytes], int] = {}
+        self._count = 0
+
+    def is_new(self, depth: int, mask: bytes) -> bool:
+        key = depth, mask
+        self._seen[key] = self._seen.get(key, 0) + 1
+        return self._seen[key] <= LOOKED_AT
+
+    def push(self, way: bytes, least: float, matcher: Any, rest: Expression | None) -> None:
+        self._count += 1
+        heapq.heappush(self.queue, (len(way) + least, -len(way), self._count, way, matcher, rest))
