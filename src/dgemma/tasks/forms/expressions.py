@@ -67,6 +67,7 @@ def expression(language: Language, pattern: str, *, in_json: bool = False, searc
 
 
 Branch = tuple[bool, Expression, bool]  # anchored in front, what it matches, anchored behind
+Open = tuple[bool, list[Expression], bool]  # the same while its parts are read
 
 
 class _Reader:
@@ -113,23 +114,25 @@ class _Reader:
 
     def _branch(self) -> list[Branch]:
         """What stands between two bars; several where a group in it is anchored in some of its alternatives."""
-        found: list[Branch] = [(False, self.language.empty, False)]
+        found: list[Open] = [(False, [], False)]
         while self._peek() not in ("", "|", ")"):
             item = self._item()
             found = [joined for branch in found for joined in self._append(branch, item)]
             if len(found) > 64:
                 raise Unread("too many alternatives with anchors")
-        return found
+        return [(starts, self.language.sequence(*parts), ends) for starts, parts, ends in found]
 
-    def _append(self, branch: Branch, item: list[Branch]) -> list[Branch]:
-        starts, body, ends = branch
+    def _append(self, branch: Open, item: list[Branch]) -> list[Open]:
+        starts, parts, ends = branch
         found = []
-        for item_starts, item_body, item_ends in item:
-            if ends and item_body is not self.language.empty:
+        for item_starts, body, item_ends in item:
+            if ends and body is not self.language.empty:
                 raise Unread("text behind the end of the text")
-            if item_starts and body is not self.language.empty:
+            if item_starts and any(part is not self.language.empty for part in parts):
                 raise Unread("text before the start of the text")
-            found.append((starts or item_starts, self.language.sequence(body, item_body), ends or item_ends))
+            grown = parts if len(item) == 1 else [*parts]
+            grown.append(body)
+            found.append((starts or item_starts, grown, ends or item_ends))
         return found
 
     def _item(self) -> list[Branch]:
