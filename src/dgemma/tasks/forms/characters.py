@@ -5,7 +5,6 @@ A set is a list of ranges of code points, ends included. Surrogates belong to no
 
 from __future__ import annotations
 
-import functools
 import sys
 import unicodedata
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from .language import Expression, Language
 
 LAST = sys.maxunicode
+BEYOND_ASCII = (0x80, LAST)
 Ranges = list[tuple[int, int]]
 SURROGATES = (0xD800, 0xDFFF)
 ESCAPES = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
@@ -59,23 +59,14 @@ def either_case(ranges: Ranges) -> Ranges:
     return union(ranges, more)
 
 
-@functools.lru_cache(maxsize=64)
-def category(name: str) -> tuple[tuple[int, int], ...]:
-    """The characters of a general category (`Lu`) or of a group of them (`L`)."""
-    found: Ranges = []
-    for code in range(LAST + 1):
-        if unicodedata.category(chr(code)).startswith(name):
-            if found and found[-1][1] == code - 1:
-                found[-1] = found[-1][0], code
-            else:
-                found.append((code, code))
-    return tuple(found)
+def property_of(name: str) -> Ranges:
+    """What may be of a general category (`Lu`, `L`): exactly so in ASCII, and all beyond it, where tables of Unicode differ.
 
-
-@functools.lru_cache(maxsize=1)
-def unicode_word() -> tuple[tuple[int, int], ...]:
-    names = ("L", "M", "Nd", "Nl", "Pc")
-    return tuple(union(*([*category(name)] for name in names), [(0x200C, 0x200D)]))
+    Of a property that is no category (a script) all characters may be.
+    """
+    if not (1 <= len(name) <= 2 and name.isascii() and name.isalpha()):
+        return [(0, LAST)]
+    return [*((code, code) for code in range(0x80) if unicodedata.category(chr(code)).startswith(name)), BEYOND_ASCII]
 
 
 def encoded(language: Language, ranges: Ranges) -> Expression:

@@ -2,7 +2,7 @@
 
 Reads what has one meaning: classes, groups, alternatives, counts, flags, Unicode categories, and the anchors `^` and `$` where a text
 begins and ends. Refuses the rest with Unread: a form with such an expression is kept all the same, but its end is not known from here.
-Characters that this Python's Unicode does not know yet belong to every category, since the library's may be newer.
+Beyond ASCII every character may be of any category: tables of Unicode differ, and the library has the last word.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .characters import (
+    BEYOND_ASCII,
     DIGITS,
     LAST,
     SPACE,
     UNICODE_SPACE,
     WORD,
     Ranges,
-    category,
     common,
     either_case,
     encoded,
     inverse,
+    property_of,
     quoted,
-    unicode_word,
     union,
 )
 from .language import Expression, Language
@@ -229,7 +229,7 @@ class _Reader:
             return self._perl(letter)
         if letter in "pP":
             ranges = self._category()
-            return inverse(ranges) if letter == "P" else union(ranges, [*category("Cn")])
+            return union(inverse(ranges), [BEYOND_ASCII]) if letter == "P" else ranges
         if letter in "xuU":
             return self._code({"x": 2, "u": 4, "U": 8}[letter])
         if letter in NAMED:
@@ -240,14 +240,11 @@ class _Reader:
 
     def _perl(self, letter: str) -> Ranges:
         if letter in "sS":
-            ranges, known = UNICODE_SPACE, True
-        elif letter in "dD":
-            ranges, known = (DIGITS, True) if self.ascii_only else ([*category("Nd")], False)
-        else:
-            ranges, known = (WORD, True) if self.ascii_only else ([*unicode_word()], False)
+            return inverse(UNICODE_SPACE) if letter == "S" else UNICODE_SPACE
+        ranges = DIGITS if letter in "dD" else WORD
         if letter.isupper():
             return inverse(ranges)
-        return ranges if known else union(ranges, [*category("Cn")])
+        return ranges if self.ascii_only else [*ranges, BEYOND_ASCII]
 
     def _category(self) -> Ranges:
         name = self._next()
@@ -255,10 +252,7 @@ class _Reader:
             end = self.pattern.find("}", self.place)
             name = self.pattern[self.place : end]
             self.place = end + 1
-        name = CATEGORIES.get(name, name)
-        if not (1 <= len(name) <= 2 and name.isascii() and name.isalpha()):
-            raise Unread("a property of characters that is not read")
-        return [*category(name)]
+        return property_of(CATEGORIES.get(name, name))
 
     def _code(self, digits: int) -> Ranges:
         if self._skip("{"):
