@@ -30,6 +30,7 @@ LATE = {
     "weights/remote.py": {"huggingface_hub"},
     "weights/plan.py": {"torch"},  # its view of the devices: `doctor` and `ls` answer without
     "tasks/structured.py": {"llguidance"},  # only where an answer's form is asked for
+    "tasks/forms/": {"llguidance"},
     "bench/oracle.py": {"transformers"},  # the reference, only where `verify` or a benchmark compares with it
     "cli/": {"dgemma", "torch", "rich", "importlib", "readline"},  # each verb brings its own
     "server/": {"dgemma", "torch"},

@@ -26,7 +26,6 @@ from .tasks import edit as edit_task
 from .tasks import generate as generate_task
 from .tasks import infill as infill_task
 from .tasks.events import Change, Committed, Decisions, Draft, Edit, Filling, Generation, Reply
-from .tasks.forms.compiler import Asker
 from .tasks.limits import characters, check_length, check_text
 from .tasks.terms import Terms
 from .text.tokenizer import Tokenizer
@@ -312,14 +311,10 @@ class Model:
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = (), *,
         channels: bool = False, thinking: bool = False, tools: Sequence[dict[str, Any]] | None = None,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
-        asker = Asker(self.engine.owner, self.engine.still_wanted)
-        terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, asker, self.engine.do)
+        terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self.engine)
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
-        terms.check_room(request.max_tokens)
-        return generate_task.stream(
-            self.engine, self.tokenizer, request, max_tokens is None, terms.stop, channels, terms.form, terms.notes
-        )
+        return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None, terms, channels)
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], terms: Terms,

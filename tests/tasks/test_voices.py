@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given
@@ -14,6 +14,7 @@ from dgemma.engine.requests import CommitRecord, LogProbs, Record, Request
 from dgemma.tasks.chat import reply
 from dgemma.tasks.events import Committed, Generation
 from dgemma.tasks.generate import stream
+from dgemma.tasks.terms import Terms
 from dgemma.tasks.voices import Voices
 from dgemma.text.calls import ToolCall
 from tests.helpers import byte_tokenizer
@@ -50,9 +51,9 @@ class Scores(Says):
             yield dataclasses.replace(record, logprobs=(LogProbs(-1.0, [], []),) * len(record.token_ids))
 
 
-def events(engine: Says, rules: Rules = Rules(), **more) -> tuple[list[Committed], Generation]:
+def events(engine: Says, rules: Rules = Rules(), stops: Sequence[str] = (), **more) -> tuple[list[Committed], Generation]:
     request = Request((2, 20), 500, 7, DenoiseConfig(), rules=rules)
-    *committed, last = stream(engine, TOKENIZER, request, **more)  # type: ignore[arg-type]
+    *committed, last = stream(engine, TOKENIZER, request, terms=Terms(stop=tuple(stops)), **more)  # type: ignore[arg-type]
     return committed, last
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..config import DenoiseConfig, ModelConfig, Rules
 from ..errors import LengthError, UsageError
-from .grammar import Grammar
+from .grammar import Grammar, cannot_be_closed
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,15 @@ class Request:
             raise UsageError(f"min_tokens {self.rules.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.rules.min_tokens and not self.ends:
             raise UsageError("min_tokens holds end tokens back, and this request has none; leave one of the two out")
-        if self.grammar is not None and self.pins is not None:
+        if self.grammar is not None:
+            self._check_room(self.grammar)
+
+    def _check_room(self, grammar: Grammar) -> None:
+        if self.pins is not None:
             raise UsageError("pins and a grammar cannot be asked for together")
+        way = grammar.begin().closing()
+        if way and len(way) > self.max_tokens:
+            raise cannot_be_closed(self.max_tokens, way)
 
 
 def check_width(width: int, model: ModelConfig) -> None:

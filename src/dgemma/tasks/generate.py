@@ -12,6 +12,7 @@ from ..engine.requests import CommitRecord, LogProbs, Request, Result, StepRecor
 from ..errors import DgemmaError, NumericsError, UsageError
 from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation, TokenLogProbs
+from .terms import Terms
 from .voices import Voices
 
 Event = Draft | Committed | Generation
@@ -22,21 +23,20 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False,
-    stops: Sequence[str] = (), channels: bool = False, may_be_empty: bool = False, notes: Sequence[str] = (),
-) -> Iterator[Event]:  # fmt: skip
+    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False
+) -> Iterator[Event]:
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
-    stops: the answer ends before the first of these that its content holds, and its request with it; channels: the content is told
-    from thoughts. An answer without text is drawn once more with the next seed (not where it `may_be_empty`); its canvases are not
-    told, a note says so, beside the `notes` that it has already. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
+    terms: the answer ends before the first stop string of these that its content holds, and its request with it; channels: the content
+    is told from thoughts. An answer without text is drawn once more with the next seed (not where a form says what it is); its canvases
+    are not told, a note says so. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
     Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
     when the logits are not finite.
     """
-    clock, said, asked = Stopwatch(), [*notes], request
+    clock, notes, asked = Stopwatch(), [*terms.notes], request
     for attempt in range(2):
         asked = again(asked) if attempt else asked
-        voices, result, text, silent = Voices(tokenizer, stops, channels, settles=channels), Result(), "", []
+        voices, result, text, silent = Voices(tokenizer, terms.stop, channels, settles=channels), Result(), "", []
         for event in _settled(engine, tokenizer, asked, voices, result, clock):
             if isinstance(event, Draft):
                 yield event
@@ -46,16 +46,16 @@ def stream(
             if text.strip() or voices.spoke:
                 yield from silent
                 silent = []
-        if text.strip() or voices.spoke or may_be_empty:
+        if text.strip() or voices.spoke or terms.form:
             break
-        said = [*notes, EMPTY_TWICE if attempt else EMPTY_ONCE]
+        notes = [*terms.notes, EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
     if voices.resettled:
-        said.append(f"{RESETTLED}: {voices.resettled}")
+        notes.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
-        said.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
+        notes.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
-    yield dataclasses.replace(summary(text, result, asked, clock, said), stop=voices.stop, logprobs=logprobs)
+    yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
 
 
 def _settled(

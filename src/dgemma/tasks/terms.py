@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DenoiseConfig, Rules
-from ..engine.grammar import Grammar, cannot_be_closed
+from ..engine.engine import Engine
+from ..engine.grammar import Grammar
 from ..errors import UsageError
 from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
@@ -42,11 +43,12 @@ class Terms:
     @classmethod
     def take(
         cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False,
-        tools: Sequence[dict[str, Any]] | None = None, asker: Asker = Asker(), turns: Turns = at_once,
+        tools: Sequence[dict[str, Any]] | None = None, engine: Engine | None = None,
     ) -> Terms:  # fmt: skip
         """The terms among a request's settings, which are taken out. denoise: what holds where nothing is given.
 
-        thinking: the answer may begin with a thought; tools: it may be a call, or must be one (`tool_choice`). asker, turns: see `form`.
+        thinking: the answer may begin with a thought; tools: it may be a call, or must be one (`tool_choice`). engine: whose requests wait for
+        a form, and take turns with the search for its end.
         """
         rules, stop = Rules.take(settings), settings.pop("stop", None)
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
@@ -54,6 +56,8 @@ class Terms:
         if len(stops) > MOST_STOPS:
             raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
         ends = denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id or ()
+        asker = Asker() if engine is None else Asker(engine.owner, engine.still_wanted)
+        turns = at_once if engine is None else engine.do
         grammar, notes = _grammar(settings, tokenizer, ends, asker, turns)
         is_form = isinstance(grammar, Form)
         choice = settings.pop("tool_choice", None)
@@ -70,12 +74,6 @@ class Terms:
         if rules.min_tokens and terms.form:
             raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
         return terms
-
-    def check_room(self, max_tokens: int) -> None:
-        """Raise UsageError where the shortest answer of the form takes more tokens, as far as is known."""
-        way = self.grammar.begin().closing() if self.grammar is not None else None
-        if way and len(way) > max_tokens:
-            raise cannot_be_closed(max_tokens, way)
 
 
 def _grammar(

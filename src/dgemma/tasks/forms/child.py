@@ -9,9 +9,16 @@ Trap: it imports nothing of the package, which would load torch. On Windows ther
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
+import time
 from typing import Any, BinaryIO
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 MOST_MEMORY = 1 << 30  # bytes beyond what the vocabulary takes
 
@@ -44,32 +51,30 @@ class Vocabulary:
 
 
 def limit_memory() -> None:
+    if resource is None:
+        return
     try:
-        import resource
-
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])
         most = pages * resource.getpagesize() + MOST_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    except (ImportError, OSError, ValueError):
+    except (OSError, ValueError):
         pass  # no such limit here
 
 
 def limit_time(seconds: int) -> None:
     """Of the processor, from now on: the system ends the process behind it."""
+    if resource is None:
+        return
     try:
-        import resource
-
         used = resource.getrusage(resource.RUSAGE_SELF)
         most = int(used.ru_utime + used.ru_stime) + 1 + seconds
         resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    except (ImportError, OSError, ValueError):
+    except (OSError, ValueError):
         pass
 
 
 def seconds_used() -> float:
-    import time
-
     return time.process_time()
 
 
@@ -102,8 +107,6 @@ def main() -> None:
     if first is None:
         return
     sys.path[:] = first["path"]
-    import os
-
     if hasattr(os, "nice"):
         os.nice(5)
     import llguidance as library

@@ -67,8 +67,6 @@ class Language:
         self._open: dict[Expression, _Search] = {}  # searches that the budget ended
         self.nothing = Expression("nothing", (), False)
         self.empty = Expression("empty", (), True)
-        self.any_char = self._any_char()
-        self.any_text = self.repeat(self.any_char)
 
     # making expressions
 
@@ -155,18 +153,15 @@ class Language:
         return self._make("repeat", (part, least, most), least == 0)
 
     def both(self, *parts: Expression) -> Expression:
-        """What belongs to all parts."""
+        """What belongs to all parts, of which there is one at least."""
         flat: dict[Expression, None] = {}
         for part in parts:
             for one in part.parts if part.kind == "both" else (part,):
                 flat[one] = None
-        flat.pop(self.any_text, None)
         if self.nothing in flat:
             return self.nothing
         if self.empty in flat:
             return self.empty if all(one.nullable for one in flat) else self.nothing
-        if not flat:
-            return self.any_text
         if len(flat) == 1:
             return next(iter(flat))
         ordered = tuple(sorted(flat, key=id))
@@ -199,12 +194,6 @@ class Language:
                 if length < lengths[rule]:
                     lengths[rule] = length
                     changed = True
-
-    def _any_char(self) -> Expression:
-        """One character in UTF-8."""
-        from .characters import LAST, encoded
-
-        return encoded(self, [(0, LAST)])
 
     # walking
 
@@ -347,7 +336,7 @@ class Language:
 
     def _expand(self, search: _Search, way: bytes, one: Expression) -> None:
         steps = len(way) + 1
-        for mask in sorted(self._classes(one), key=lambda mask: RANK.get(liked(mask), len(RANK))):
+        for mask in sorted(self.classes(one), key=lambda mask: RANK.get(liked(mask), len(RANK))):
             self.spend(1)
             byte = liked(mask)
             behind = self.after(one, byte)
@@ -384,17 +373,17 @@ class Language:
             return min(map(self._least, one.parts))
         return self.length(one)
 
-    def _classes(self, one: Expression) -> list[int]:
+    def classes(self, one: Expression) -> list[int]:
         """Bytes that an expression cannot tell from each other, as masks that together hold all bytes."""
         kind, parts = one.kind, one.parts
         if kind == "bytes":
             return _split([ALL], parts)
         if kind == "sequence" and not parts[0].nullable:
-            return self._classes(parts[0])
+            return self.classes(parts[0])
         if kind in ("sequence", "choice", "both"):
-            return _meet(map(self._classes, parts))
+            return _meet(map(self.classes, parts))
         if kind in ("repeat", "no", "rule"):
-            return self._classes(parts[0])
+            return self.classes(parts[0])
         if kind == "leaf":
             return _split([ALL], [1 << byte for byte in b"0123456789+-.eE"])
         return [ALL]

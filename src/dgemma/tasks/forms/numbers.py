@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 MOST_DIGITS = 24  # that are added to end a number
@@ -154,7 +155,5 @@ def _begins_number(text: str, integer: bool) -> bool:
 
 def plain_decimal(value: float) -> str:
     """A finite number as digits, without an exponent."""
-    from decimal import Decimal
-
     text = format(Decimal(repr(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -16,6 +16,8 @@ from typing import Any
 
 from .language import NEVER, Exhausted, Expression, Language
 
+ALIKE = 3  # bytes of one class that are tried
+MOST_TRIED = 64  # bytes behind one place
 LOOKED_AT = 4  # places of one depth with the same mask that are gone on from
 TRIED_FIRST = b"\"}])>'`;,:0a \n-.1AeE/_=<({["
 MOST_OPEN = 16  # searches that go on later
@@ -29,22 +31,29 @@ class Spelling:
     def __init__(self, pieces: Sequence[bytes]):
         self.ids = {piece: token for token, piece in reversed([*enumerate(pieces)]) if piece and len(piece) <= MOST_PIECE}
         self.pieces = pieces
-        self.longest = max(map(len, self.ids))
+        lengths: dict[bytes, set[int]] = {}
+        for piece in self.ids:
+            lengths.setdefault(piece[:2], set()).add(len(piece))
+        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}  # of tokens that begin so
         self.bytes = [(byte, self.ids[bytes((byte,))]) for byte in _order() if bytes((byte,)) in self.ids]
 
     def tokens(self, text: bytes) -> list[int] | None:
         """A text as tokens, the longest first; None where a byte has none."""
         found, place = [], 0
         while place < len(text):
-            for length in range(min(self.longest, len(text) - place), 0, -1):
-                token = self.ids.get(text[place : place + length])
-                if token is not None:
-                    found.append(token)
-                    place += length
-                    break
-            else:
+            token, length = self._longest(text, place)
+            if token is None:
                 return None
+            found.append(token)
+            place += length
         return found
+
+    def _longest(self, text: bytes, place: int) -> tuple[int | None, int]:
+        for length in self._lengths.get(text[place : place + 2], ()):
+            token = self.ids.get(text[place : place + length])
+            if token is not None and place + length <= len(text):
+                return token, length
+        return self.ids.get(text[place : place + 1]), 1
 
     def text(self, ids: Sequence[int]) -> bytes:
         return b"".join(self.pieces[token] for token in ids)
@@ -100,7 +109,7 @@ class Ways:
                 continue
             mask = at.compute_bitmask()
             if search.is_new(len(way), mask):
-                for text in self._next_texts(at, mask):
+                for text in self._next_texts(at, mask, rest):
                     self._step(search, way, at, rest, text)
         return None
 
@@ -112,12 +121,16 @@ class Ways:
         further, least = self._further(rest, text)
         search.push(way + text, least, behind, further)
 
-    def _next_texts(self, at: Any, mask: bytes) -> list[bytes]:
-        """What is tried behind a place: the text that must come, or every byte that may."""
+    def _next_texts(self, at: Any, mask: bytes, rest: Expression | None) -> list[bytes]:
+        """What is tried behind a place: the text that must come, or bytes that may, few of those that the language cannot tell apart."""
         forced = at.compute_ff_bytes()
         if forced and self.spelling.tokens(forced) is not None:
             return [forced]
-        return [bytes((byte,)) for byte, token in self.spelling.bytes if mask[token >> 3] >> (token & 7) & 1]
+        may = [byte for byte, token in self.spelling.bytes if mask[token >> 3] >> (token & 7) & 1]
+        if rest is not None:
+            alike = [[byte for byte in may if one >> byte & 1][:ALIKE] for one in self.language.classes(rest)]
+            may = [byte for bytes_ in alike for byte in bytes_]
+        return [bytes((byte,)) for byte in may[:MOST_TRIED]]
 
     def _further(self, rest: Expression | None, text: bytes) -> tuple[Expression | None, float]:
         """What the language may hold behind a text, and how much it needs at least."""
