@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from dgemma.errors import UsageError
+from dgemma.errors import ResourceError, UsageError
 from dgemma.train.loop import LoopConfig, Trainer, initialise
 from dgemma.train.muon import orthogonalise
 from tests.helpers import tiny_config
@@ -81,3 +83,43 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int,
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
     assert values.max() < 1.3 and values.mean() > 0.7
+
+
+@pytest.mark.parametrize("by", ["library", "system"])
+def test_a_disk_that_fills_up_is_one_line_and_the_last_save_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    run(tmp_path, 3)
+    before = (tmp_path / "state.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        (tmp_path / "state.tmp").write_bytes(b"half")
+        if by == "library":
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dgemma.train.loop.save_file", full)
+        with pytest.raises(ResourceError, match=f"{tmp_path}: No space left on device, .* are free; make room, and give"):
+            run(tmp_path, 5)
+    assert (tmp_path / "state.safetensors").read_bytes() == before and not (tmp_path / "state.tmp").exists()
+    assert run(tmp_path, 5).step == 5
+
+
+def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[int] = set()
+    replaced: list[bool] = []
+    fsync, replace = os.fsync, os.replace
+
+    def put(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def name(new: Path, path: Path) -> None:
+        replaced.append(Path(new).stat().st_ino in synced)
+        replace(new, path)
+
+    monkeypatch.setattr("os.fsync", put)
+    monkeypatch.setattr("os.replace", name)
+    run(tmp_path, 2, decay=1)
+    assert len(replaced) >= 2 and all(replaced) and tmp_path.stat().st_ino in synced

@@ -1,8 +1,10 @@
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -171,7 +173,41 @@ def test_a_disk_that_fills_up_underway(hub, cache, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    assert "disk filled up" in fault(hub, cache, ResourceError)
+    message = fault(hub, cache, ResourceError)
+    assert "disk filled up" in message and str(cache) in message and "are free; make room, then pull again" in message
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_may_not_be_written(hub, cache, monkeypatch, code):
+    def refuses(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", refuses)
+    message = fault(hub, cache, UsageError)
+    assert str(cache) in message and os.strerror(code) in message and "set HF_HOME" in message
+
+
+def test_a_name_leads_to_a_model_once_all_of_it_is_on_the_disk(hub, cache, monkeypatch):
+    synced = set()
+    fsync, replace = os.fsync, os.replace
+
+    def put(handle):
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def name(new, path):
+        if Path(path).name == "main":
+            folder = cache / "models--org--tiny-diffusion" / "snapshots" / COMMIT
+            named.extend(file for file in [Path(new), folder, folder.parent, *folder.iterdir()])
+            missing.extend(file for file in named if file.stat().st_ino not in synced)
+        replace(new, path)
+
+    named, missing = [], []
+    monkeypatch.setattr("os.fsync", put)
+    monkeypatch.setattr("os.replace", name)
+    fetch(hub, cache)
+    assert len(named) > 8 and missing == []
+    assert (cache / "models--org--tiny-diffusion" / "refs").stat().st_ino in synced
 
 
 @pytest.mark.parametrize(

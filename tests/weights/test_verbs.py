@@ -96,6 +96,14 @@ def test_doctor_goes_on_after_a_config_it_cannot_read(folder):
     assert run(doctor, str(folder)).exit_code == 3
 
 
+def test_doctor_says_what_is_set_aside(folder):
+    raw = json.loads((folder / "config.json").read_text()) | {"unsloth_fixed": True, "auto_map": {"AutoModel": "a.B"}}
+    (folder / "config.json").write_text(json.dumps(raw))
+    report = doctor.examine(str(folder))
+    assert report.problems == []
+    assert "config.json: not used, and without effect on the model: unsloth_fixed, auto_map" in report.notes
+
+
 def test_doctor_compares_tokenizer_and_model(folder):
     assert doctor.examine(str(folder)).problems == []
     sparse_checkpoint().stand_in_tokenizer().save(str(folder / "tokenizer.json"))

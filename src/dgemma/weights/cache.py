@@ -79,7 +79,7 @@ def _refs(home: Path) -> dict[str, list[str]]:
             commit = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
         except (OSError, ValueError):
             continue
-        if commit:
+        if commit and not path.name.startswith("."):  # one that is being written has a dot in front
             found.setdefault(commit, []).append(path.relative_to(home / "refs").as_posix())
     return found
 
