@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from .tasks import edit as edit_task
 from .tasks import generate as generate_task
 from .tasks import infill as infill_task
 from .tasks.events import Change, Committed, Decisions, Draft, Edit, Filling, Generation, Reply
-from .tasks.limits import characters, check_length, check_text
+from .tasks.limits import canvas_rows, characters, check_length, check_text, rows, token_ids
 from .tasks.terms import Terms
 from .text.tokenizer import Tokenizer
 from .weights.headers import READABLE
@@ -132,28 +131,35 @@ class Model:
         self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0, **sampler: Any
     ) -> Iterator[Draft | Committed | Generation]:
         """stream() of a prompt that is given as ids."""
-        return self._stream(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler)
+        return self._stream(token_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler)
 
     def chat(
         self, messages: Sequence[dict[str, Any]], max_tokens: int | None = None, seed: int = 0, *,
-        tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,
+        tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, continue_final_message: bool = False, **sampler: Any,
     ) -> Reply:  # fmt: skip
-        """Answer a conversation in OpenAI's message shape, as its tools and `tool_choice` are; thought, content and tool calls apart."""
-        events = self.stream_chat(messages, max_tokens, seed, tools=tools, thinking=thinking, **sampler)
+        """Answer a conversation in OpenAI's message shape, as its tools and `tool_choice` are; thought, content and tool calls apart.
+
+        With `parallel_tool_calls=False` the answer ends behind its first call. With `continue_final_message` it goes on from the text of
+        the last message, which is the assistant's, and holds only what is new. Parts that are no text are read as a short text that says
+        what stood there, and tools that are no functions are left out; the notes say so.
+        """
+        events = self.stream_chat(
+            messages, max_tokens, seed, tools=tools, thinking=thinking, continue_final_message=continue_final_message, **sampler
+        )
         return chat_task.reply(self.tokenizer, _last(events))
 
     def stream_chat(
         self, messages: Sequence[dict[str, Any]], max_tokens: int | None = None, seed: int = 0, *,
-        tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, **sampler: Any,
+        tools: Sequence[dict[str, Any]] | None = None, thinking: bool = False, continue_final_message: bool = False, **sampler: Any,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         """chat(), watched. The Generation's text still holds thoughts; `chat.reply` splits its ids."""
-        check_length("the conversation", characters(messages))
-        tools = chat_task.offered(tools, sampler.get("tool_choice"))
-        ids = chat_task.prompt_ids(self.tokenizer, messages, tools, thinking)
+        choice = sampler.pop("tool_choice", None)
+        prompt = chat_task.prepare(self.tokenizer, messages, tools, choice, thinking, continue_final_message)
+        sampler["tool_choice"] = prompt.choice
         if "eos_token_id" not in sampler:
             sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
-        marks = chat_task.turn_starts(self.tokenizer, ids)
-        return self._stream(tuple(ids), max_tokens, seed, sampler, marks, channels=True, thinking=thinking, tools=tools)
+        marks = chat_task.turn_starts(self.tokenizer, prompt.ids)
+        return self._stream(tuple(prompt.ids), max_tokens, seed, sampler, marks, prompt=prompt, thinking=thinking)
 
     def fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -235,10 +241,10 @@ class Model:
         -> Result with .token_ids, .steps (one number per canvas), .finish_reason. Raises NumericsError where the
         logits are not finite.
         """
-        canvases = _canvases(canvas_ids)
+        canvases = canvas_rows(canvas_ids)
         if max_tokens is None and canvases:
             max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
-        request = self._request(_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, Terms(Rules.take(sampler)), canvases)
+        request = self._request(token_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, Terms(Rules.take(sampler)), canvases)
         result = results(self.engine.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
@@ -254,10 +260,10 @@ class Model:
         prompt_ids: B lists of ids, of any lengths; canvas_ids [B, C]; self_conditioning: the previous step's
         processed (temperature-divided) logits [B, C, V], or None for a first step.
         """
-        prompts = [_ids("prompt_ids", row) for row in _rows("prompt_ids", prompt_ids)]
-        rows = [_ids("canvas_ids", row) for row in _rows("canvas_ids", canvas_ids)]
-        self._check_pass(prompts, rows)
-        canvas = torch.tensor(rows, device=self.net.device)
+        prompts = [token_ids("prompt_ids", row) for row in rows("prompt_ids", prompt_ids)]
+        canvases = [token_ids("canvas_ids", row) for row in rows("canvas_ids", canvas_ids)]
+        self._check_pass(prompts, canvases)
+        canvas = torch.tensor(canvases, device=self.net.device)
         previous = self._beliefs(self_conditioning, canvas) if self_conditioning is not None else None
         kv = read_prompts(self.net, prompts, self.engine.config.prefill_chunk, room=canvas.shape[1])
         hidden = self.net.denoise(canvas, kv, previous)
@@ -309,12 +315,19 @@ class Model:
 
     def _stream(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], marks: tuple[int, ...] = (), *,
-        channels: bool = False, thinking: bool = False, tools: Sequence[dict[str, Any]] | None = None,
+        prompt: chat_task.Prompt | None = None, thinking: bool = False,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
+        """prompt: the chat that the ids are of, whose answer has channels."""
+        tools, goes_on = (prompt.tools, prompt.goes_on) if prompt else (None, False)
         terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self.engine)
+        if goes_on and terms.form:
+            raise UsageError("a form or a call is asked of a whole answer, and this one goes on from a message; leave one of the two out")
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
-        return generate_task.stream(self.engine, self.tokenizer, request, max_tokens is None, terms, channels)
+        notes = prompt.notes if prompt else ()
+        return generate_task.stream(
+            self.engine, self.tokenizer, request, max_tokens is None, terms, prompt is not None, goes_on, notes
+        )
 
     def _request(
         self, ids: tuple[int, ...], max_tokens: int | None, seed: int, sampler: dict[str, Any], terms: Terms,
@@ -333,36 +346,6 @@ def _last(events: Iterator[Any]) -> Any:
     for last in events:
         pass
     return last
-
-
-def _rows(name: str, values: Any) -> list[Any]:
-    """Any list, tuple, array or tensor as a list of its rows."""
-    values = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(values, list | tuple | range):
-        raise UsageError(f"{name} is {type(values).__name__}; a list, array or tensor of token ids was expected")
-    return list(values)
-
-
-def _ids(name: str, values: Any) -> tuple[int, ...]:
-    """Token ids as Python integers. Raises UsageError for anything that is not a whole number."""
-    ids = []
-    for value in _rows(name, values):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise UsageError(f"{name} holds {value!r}, which is no token id")
-        ids.append(operator.index(value))
-    return tuple(ids)
-
-
-def _canvases(canvas_ids: Any) -> tuple[tuple[int, ...], ...]:
-    """Starting canvases from one [C] or several [n, C]."""
-    if canvas_ids is None:
-        return ()
-    rows = _rows("canvas_ids", canvas_ids)
-    if not rows:
-        raise UsageError("canvas_ids is empty; give one canvas [C] or several [n, C], or None")
-    if hasattr(rows[0], "__index__") and getattr(rows[0], "ndim", 0) == 0:
-        rows = [rows]
-    return tuple(_ids("canvas_ids", row) for row in rows)
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:

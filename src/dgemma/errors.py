@@ -13,9 +13,16 @@ class DgemmaError(Exception):
 
 
 class UsageError(DgemmaError):
-    """A request that cannot be served as asked: a bad parameter, prompt, marker, token id or file."""
+    """A request that cannot be served as asked: a bad parameter, prompt, marker, token id or file.
+
+    `parameter`: the one at fault, where one is to be named apart from the message.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str = "", parameter: str | None = None):
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class LengthError(UsageError):

@@ -69,7 +69,7 @@ def test_a_message_is_what_python_gives_whole_and_streamed(client: Client, model
 
 
 def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
-    answer = MessagesAnswer(Served(), one_call=False)
+    answer = MessagesAnswer(Served())
     told = events(fed(answer, "<|channel>thought\nhm\n<channel|>Let me", f" see.{CALL}{CALL}<turn|>"))
     whole = answer.whole()
     assert [block["type"] for block in whole.content] == ["thinking", "text", "tool_use", "tool_use"]
@@ -79,9 +79,6 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
     assert kinds.count("start") == kinds.count("stop") == 4
     assert [event["index"] for event in told if event["type"] == "content_block_start"] == [0, 1, 2, 3]
     assert json.loads(deltas[-1]["partial_json"]) == {"a": "x"}
-    one = MessagesAnswer(Served(), one_call=True)
-    fed(one, CALL + CALL)
-    assert len(one.whole().content) == 1 and "one call at a time" in one.whole().dgemma.notes[0]
 
 
 def test_a_conversation_of_blocks_reads_as_pythons(client: Client, model: dgemma.Model) -> None:
@@ -117,9 +114,9 @@ def test_what_agents_send_is_taken_and_long_answers_are_cut(client: Client) -> N
     [
         ({"tool_choice": {"type": "any"}}, "tool_choice"), ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"output_config": {"format": {}}}, "json_schema"), ({"max_tokens": 0}, "max_tokens"),
-        ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "image"), ({"messages": []}, "messages"),
-        ({"messages": [*ASKED, {"role": "assistant", "content": "So"}]}, "assistant"), ({"dgemma": {"nope": 1}}, "dgemma.nope"),
+        ({"tools": [{"name": "a b"}]}, "tools[0]"), ({"tools": [3]}, "tools[0]"), ({"messages": []}, "messages"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": "So"}], "thinking": {"type": "enabled", "budget_tokens": 9}}, "thinking"),
+        ({"dgemma": {"nope": 1}}, "dgemma.nope"),
     ],
 )  # fmt: skip
 def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name: str) -> None:

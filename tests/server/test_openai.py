@@ -91,7 +91,8 @@ def test_what_exceeds_the_context_is_cut_and_said(client: Client) -> None:
         (COMPLETE, {"prompt": ""}, None),
         (COMPLETE, {"prompt": "a", "max_tokens": 0}, None),
         (CHAT, {"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "function"}}, "tool_choice"),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}], "parallel_tool_calls": False}, "parallel_tool_calls"),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}, "add_generation_prompt"),
         (CHAT, {"messages": []}, None),
     ],
 )

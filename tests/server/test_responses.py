@@ -51,9 +51,6 @@ def test_thoughts_text_and_calls_are_items() -> None:
     assert told[-1]["response"]["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
     names = [event["type"] for event in told]
     assert names.count("response.output_item.added") == names.count("response.output_item.done") == 4
-    single = answer(parallel_tool_calls=False)
-    fed(single, CALL + CALL)
-    assert len(single.whole().output) == 1
 
 
 def test_a_history_of_items_reads_as_pythons(client: Client, model: dgemma.Model) -> None:
@@ -89,7 +86,7 @@ def test_a_history_of_items_reads_as_pythons(client: Client, model: dgemma.Model
         ({"previous_response_id": "resp_1"}, "previous_response_id"), ({"background": True}, "background"), ({"nope": 1}, "nope"),
         ({"text": {"format": {"type": "json_schema"}}}, "json_schema"), ({"tool_choice": "required"}, "tool_choice"), ({"input": []}, "messages"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "item_reference"), ({"truncation": "auto"}, "truncation"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input_image"), ({"include": ["x"]}, "'x'"),
+        ({"input": [{"type": 3}]}, "input[0]"), ({"include": ["x"]}, "'x'"),
     ],
 )  # fmt: skip
 def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name: str) -> None:

@@ -125,6 +125,24 @@ def test_no_part_of_a_stop_string_is_ever_sent(client: Client, model: dgemma.Mod
         assert stop not in chat and content(at, logit_bias=LETTERS).startswith(chat)
 
 
+def test_a_stop_string_that_comes_first_leaves_nothing_with_its_seed(client: Client, model: dgemma.Model) -> None:
+    at, body = client(), {"prompt": "abc", "max_tokens": 24, "seed": 3, "n": 2, "logit_bias": LETTERS, "logprobs": 1}
+    firsts = [model.generate("abc", 24, seed, logit_bias=LETTERS).text[0] for seed in (3, 4)]
+    reply = at.post(COMPLETE, json=body | {"stop": firsts}).json()
+    told = [(choice["text"], choice["finish_reason"], choice["logprobs"]["tokens"]) for choice in reply["choices"]]
+    assert told == [("", "stop", [])] * 2 and reply["dgemma"] == {"seeds": [3, 4], "notes": []}
+    streamed = chunks(at.post(COMPLETE, json=body | {"stop": firsts, "stream": True}).text)
+    assert {chunk["choices"][0]["text"] for chunk in streamed} == {""} and len(streamed) == 2
+    chat = model.chat(MESSAGES, 24, 3, logit_bias=LETTERS).content[:3]
+    asked = {"messages": MESSAGES, "max_tokens": 24, "seed": 3, "logit_bias": LETTERS, "stop": chat}
+    for more in ({}, {"logprobs": True}, {"n": 2, "seed": 2}):
+        reply = at.post(CHAT, json=asked | more).json()
+        place = 1 if "n" in more else 0
+        choice = reply["choices"][place]
+        assert (choice["message"]["content"], choice["finish_reason"], reply["dgemma"]["seeds"][place]) == ("", "stop", 3)
+    assert model.chat(MESSAGES, 24, 3, logit_bias=LETTERS, stop=["", chat]).content == ""
+
+
 def test_a_stop_string_cuts_a_gap(client: Client, model: dgemma.Model) -> None:
     text = model.fill("def area(r):\n", "\nprint(1)\n", seed=1, widths=[1, 3]).text
     body = {"prompt": "def area(r):\n", "suffix": "\nprint(1)\n", "seed": 1, "max_tokens": 3, "stop": text[1]}

@@ -51,9 +51,9 @@ class Scores(Says):
             yield dataclasses.replace(record, logprobs=(LogProbs(-1.0, [], []),) * len(record.token_ids))
 
 
-def events(engine: Says, rules: Rules = Rules(), stops: Sequence[str] = (), **more) -> tuple[list[Committed], Generation]:
+def events(engine: Says, rules: Rules = Rules(), stops: Sequence[str] = (), one_call: bool = False, **more) -> tuple[list[Committed], Generation]:
     request = Request((2, 20), 500, 7, DenoiseConfig(), rules=rules)
-    *committed, last = stream(engine, TOKENIZER, request, terms=Terms(stop=tuple(stops)), **more)  # type: ignore[arg-type]
+    *committed, last = stream(engine, TOKENIZER, request, terms=Terms(stop=tuple(stops), one_call=one_call), **more)  # type: ignore[arg-type]
     return committed, last
 
 
@@ -109,6 +109,35 @@ def test_after_two_more_attempts_it_is_reported() -> None:
     got = reply(TOKENIZER, last)
     assert (got.content, got.tool_calls, got.malformed) == ("Hi.Bye", [], ["call:h{"])
     assert len(engine.asked) == 3 and "settled again: 2" in last.notes[0]
+
+
+@pytest.mark.parametrize("width", [1, 3, 100])
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_stop_string_that_comes_first_leaves_an_empty_answer_with_its_seed(width: int, channels: bool) -> None:
+    engine = Scores("\n  return 1", "never asked for", width=width)
+    committed, last = events(engine, stops=("\n",), channels=channels, rules=Rules(logprobs=True))
+    assert (last.text, last.finish_reason, last.stop, last.seed, last.notes) == ("", "stop", "\n", 7, []) and len(engine.asked) == 1
+    assert "".join(one.text for one in committed) == "" and not any(one.logprobs for one in committed)
+
+
+def test_only_where_the_model_said_nothing_is_an_answer_drawn_again() -> None:
+    engine = Says(" \n", "text STOP")
+    _, last = events(engine, stops=("STOP",))
+    assert (last.text, last.seed) == ("text ", 8) and "drawn with the next seed" in last.notes[0]
+    _, last = events(Says(" \n", "text"), goes_on=True)
+    assert (last.text, last.seed, last.notes) == (" \n", 7, [])
+
+
+@pytest.mark.parametrize("width", [1, 4, 100])
+def test_one_call_ends_the_answer(width: int) -> None:
+    engine = Says(f"Hi ST{CALL}{CALL}Bye", width=width)
+    committed, last = events(engine, channels=True, one_call=True, stops=("STOP",))
+    got = reply(TOKENIZER, last)
+    assert (got.content, got.tool_calls, last.finish_reason) == ("Hi ST", [F], "stop") and len(last.token_ids) == len(ids_of(f"Hi ST{CALL}"))
+    assert sum((one.calls for one in committed), []) == [F] and "".join(one.text for one in committed) == "Hi ST"
+    assert engine.told == -(-len(last.token_ids) // width)
+    again = Says(f"Hi{BROKEN}", f'call:f{{a:<|"|>x<|"|>}}<tool_call|>{CALL}')
+    assert reply(TOKENIZER, events(again, channels=True, one_call=True)[1]).tool_calls == [F] and len(again.asked) == 2
 
 
 def test_a_reply_that_is_a_call_is_not_empty() -> None:

@@ -167,10 +167,81 @@ def _declared(schema: dict, **function) -> str:
             "{properties:{a:{type:'STRING'},B:{type:'BOOLEAN'}},required:['B'],type:'OBJECT'}",
         ),
         ({}, "{type:''}"),
+        (True, "{type:''}"),
+        ({"const": "z"}, "{enum:['z'],type:'STRING'}"),
+        ({"const": 3, "description": "D"}, "{description:'D',enum:[3],type:'INTEGER'}"),
+        ({"type": "integer", "enum": [1, 2]}, "{enum:[1,2],type:'INTEGER'}"),
+        ({"enum": ["a", 1, None]}, "{enum:['a',1,null],type:['STRING','INTEGER']}"),
+        ({"type": ["string", "integer", "null"]}, "{nullable:true,type:['STRING','INTEGER']}"),
+        ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, "{type:['STRING','INTEGER']}"),
+        ({"oneOf": [{"const": "a"}, {"const": "b"}, {"type": "null"}]}, "{enum:['a','b'],nullable:true,type:'STRING'}"),
+        (
+            {"anyOf": [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "integer", "description": "I"}]},
+            "{anyOf:[{properties:{a:{type:'STRING'}},type:'OBJECT'},{description:'I',type:'INTEGER'}],type:['OBJECT','INTEGER']}",
+        ),
+        ({"type": "array", "items": True}, "{type:'ARRAY'}"),
+        ({"type": "array", "items": [{"type": "string"}, {"type": "number"}]}, "{prefixItems:[{type:'STRING'},{type:'NUMBER'}],type:'ARRAY'}"),
+        (
+            {"type": "array", "prefixItems": [{"type": "string"}], "items": False, "minItems": 1},
+            "{prefixItems:[{type:'STRING'}],type:'ARRAY'}",
+        ),
+        ({"type": "object", "properties": {"a": False, "b": True}}, "{properties:{b:{type:''}},type:'OBJECT'}"),
+        (
+            {"allOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]}, {"properties": {"b": {"type": "null"}}, "required": ["b", "a"]}]},
+            "{properties:{a:{type:'STRING'},b:{type:'NULL'}},required:['a','b'],type:'OBJECT'}",
+        ),
     ],
 )  # fmt: skip
 def test_schemas(schema, expected):
     assert _declared(schema) == expected
+
+
+DEFS = {
+    "Task": {"type": "object", "description": "A task", "properties": {"name": {"type": "string"}, "next": {"$ref": "#/$defs/Task"}}},
+    "a/b": {"type": "string", "enum": ["x"]}, "Away": {"$ref": "http://example.invalid/x"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "schema, expected",
+    [
+        ({"$ref": "#/$defs/Task"}, "{description:'A task',properties:{name:{type:'STRING'},next:{properties:{},type:'OBJECT'}},type:'OBJECT'}"),
+        ({"$ref": "#/$defs/a~1b", "description": "Mine"}, "{description:'Mine',enum:['x'],type:'STRING'}"),
+        ({"anyOf": [{"$ref": "#/$defs/a~1b"}, {"type": "null"}]}, "{enum:['x'],nullable:true,type:'STRING'}"),
+        ({"type": "array", "items": {"$ref": "#/$defs/a~1b"}}, "{items:{enum:['x'],type:'STRING'},type:'ARRAY'}"),
+        ({"$ref": "#/$defs/Away"}, "{type:''}"),
+        ({"$ref": "#/$defs/Missing"}, "{type:''}"),
+    ],
+)  # fmt: skip
+def test_references_are_told(schema, expected):
+    parameters = {"type": "object", "properties": {"x": schema}, "$defs": DEFS}
+    written = shown([USER], tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}]).replace('<|"|>', "'")
+    assert f"properties:{{x:{expected}}},type:'OBJECT'}}" in written
+
+
+def test_references_that_grow_are_cut():
+    doubling = {f"d{n}": {"type": "object", "properties": {key: {"$ref": f"#/$defs/d{n + 1}"} for key in "ab"}} for n in range(40)}
+    chain = {f"c{n}": {"type": "array", "items": {"type": "array", "items": {"$ref": f"#/$defs/c{n + 1}"}}} for n in range(100)}
+    for first, defs in (("d0", doubling), ("c0", chain), ("r", {"r": {"allOf": [{"$ref": "#/$defs/r"}]}}), ("r", {"r": {"$ref": "#"}})):
+        parameters = {"type": "object", "properties": {"x": {"$ref": f"#/$defs/{first}"}}, "$defs": defs}
+        assert len(shown([USER], tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])) < 10**6
+
+
+SCHEMAS = st.recursive(
+    st.booleans() | st.sampled_from([{"type": "string"}, {"type": ["integer", "null"]}, {"const": 1}, {"enum": ["a", 2]}, {"$ref": "#/$defs/d"}, {"$ref": "#"}]),
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from(["items", "not", "contains"]), inner, max_size=2),
+        st.dictionaries(st.sampled_from(["items", "prefixItems", "anyOf", "oneOf", "allOf"]), st.lists(inner, max_size=3), max_size=2),
+        st.dictionaries(st.just("properties"), st.dictionaries(st.sampled_from("abc"), inner, max_size=3)),
+    ), max_leaves=12,
+)  # fmt: skip
+
+
+@given(SCHEMAS, SCHEMAS)
+def test_any_schema_is_declared(schema, other):
+    parameters = {"type": "object", "properties": {"x": schema}, "$defs": {"d": other}}
+    written = shown([USER], tools=[{"type": "function", "function": {"name": "f", "parameters": parameters}}])
+    assert "$ref" not in written and written.count("{") == written.count("}") and written.count("[") == written.count("]")
 
 
 def test_argument_values():
@@ -239,11 +310,12 @@ def _text(role, content):
         ([{"role": "robot", "content": "a"}], r"messages\[0\]: role 'robot'"),
         ([{"role": ["user"], "content": "a"}], "role"),
         (_text("user", None), r"messages\[1\]: content must be"),
-        (_text("assistant", None), r"messages\[1\]: content must be"),
         (_text("user", 3), r"messages\[1\]: content must be"),
-        (_text("user", ["a"]), "content part of type 'str'"),
-        (_text("user", [{"type": "image_url", "image_url": {}}]), "content part of type 'image_url'"),
-        (_text("user", [{"type": "text", "text": None}]), "content part of type 'text'"),
+        (_text("user", [3]), "content part must be a dict"),
+        (_text("user", [{"type": 3}]), "content part needs a type"),
+        (_text("user", [{"type": "text", "text": 3}]), "must be a text, not int"),
+        ([{**USER, "prefix": True}], "only a message of the assistant"),
+        ([USER, {**ASKED, "prefix": True}], "with tool_calls cannot be gone on from"),
         ([{**USER, "tool_calls": [CALL]}], "tool_calls belong to"),
         ([USER, {**ASKED, "tool_calls": "x"}], "tool_calls must be a list"),
         ([USER, {**ASKED, "tool_calls": [{"type": "custom"}]}], r"messages\[1\].tool_calls\[0\] must look like"),

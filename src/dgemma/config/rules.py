@@ -80,8 +80,8 @@ def _check(rules: Rules) -> None:
     need(fits, "logit_bias", "a mapping of token ids to numbers from -100 to 100")
     for name in ("presence_penalty", "frequency_penalty"):
         need(_number(getattr(rules, name), -2, 2), name, "a number from -2 to 2")
-    above = _number(rules.repetition_penalty, 0, 100) and rules.repetition_penalty > 0
-    need(above, "repetition_penalty", "a number above 0, at most 100")
+    # one that divides by less takes logits out of float32 together with the coldest temperature
+    need(_number(rules.repetition_penalty, 0.01, 100), "repetition_penalty", "a number from 0.01 to 100")
     need(_count(rules.top_k), "top_k", "a whole number, at least 0 (0: all tokens)")
     need(_number(rules.top_p, 0, 1) and rules.top_p > 0, "top_p", "a number above 0, at most 1")
     need(_number(rules.min_p, 0, 1), "min_p", "a number from 0 to 1")

@@ -87,7 +87,7 @@ def refusal_of(error: DgemmaError) -> Refusal:
     if isinstance(error, (DeviceError, ResourceError)):
         return Refusal(503, str(error), "server_error", retry_after=10)
     if error.exit_code == 2:
-        return Refusal(400, str(error))
+        return Refusal(400, str(error), parameter=getattr(error, "parameter", None))
     return Refusal(500, str(error), "server_error")
 
 

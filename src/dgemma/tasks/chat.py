@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import UsageError
 from ..text.channels import split
+from ..text.content import Unread, note
 from ..text.tokenizer import Tokenizer
-from ..text.turns import render
+from ..text.turns import goes_on, render
 from .events import Generation, Reply
+from .limits import characters, check_length
+from .offer import offer
 from .voices import Voices
 
-__all__ = ["Voices", "end_ids", "offered", "prompt_ids", "reply", "turn_starts"]
+__all__ = ["Prompt", "Voices", "end_ids", "prepare", "prompt_ids", "reply", "turn_starts"]
 
 
-def offered(tools: Sequence[dict[str, Any]] | None, choice: Any) -> Sequence[dict[str, Any]] | None:
-    """The tools that the model is told of: with the `tool_choice` "none" it is told of none."""
-    return None if choice == "none" else tools or None
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation as the model reads it."""
+
+    ids: list[int]
+    tools: list[dict[str, Any]]  # that it may call
+    choice: Any  # what it must call, as tasks/called.py takes it
+    goes_on: bool  # the answer goes on from the last message
+    notes: list[str] = field(default_factory=list)
+
+
+def prepare(
+    tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None,
+    tool_choice: Any = None, thinking: bool = False, continue_final_message: bool | None = None,
+) -> Prompt:  # fmt: skip
+    """The prompt of a chat, with the turn that the model is to write opened, or its last message left open.
+
+    Raises UsageError that names the message, tool or choice at fault.
+    """
+    check_length("the conversation", characters(messages) + characters(tools))
+    if not isinstance(continue_final_message, bool | None):
+        raise UsageError("continue_final_message must be true or false", "continue_final_message")
+    offered, unread = offer(tools, tool_choice), Unread()
+    is_open = bool(continue_final_message) or (isinstance(messages, Sequence) and goes_on(messages))
+    if is_open and thinking:
+        raise UsageError("an answer that goes on from a message has begun, and cannot think first; leave thinking out", "thinking")
+    ids = render(messages, tokenizer, tools=offered.tools, thinking=thinking, continue_final_message=is_open, unread=unread)
+    return Prompt(ids, offered.tools, offered.choice, is_open, [*offered.notes, *note(unread)])
 
 
 def prompt_ids(

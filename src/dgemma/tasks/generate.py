@@ -23,20 +23,23 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False
-) -> Iterator[Event]:
+    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False,
+    goes_on: bool = False, notes: Sequence[str] = (),
+) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
-    terms: the answer ends before the first stop string of these that its content holds, and its request with it; channels: the content
-    is told from thoughts. An answer without text is drawn once more with the next seed (not where a form says what it is); its canvases
-    are not told, a note says so. `default_length` marks a max_tokens that nobody asked for: the result says when it cut the answer.
+    terms: the answer ends before the first stop string of these that its content holds, or behind its only call, and its request with it;
+    channels: the content is told from thoughts. An answer in which the model said nothing is drawn once more with the next seed; its
+    canvases are not told, a note says so. That is not done where a form says what the answer is, where it `goes_on` from a message, nor
+    where a stop string left nothing of it. notes: what the result says beside its own. `default_length` marks a max_tokens that nobody
+    asked for: the result says when it cut the answer.
     Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
     when the logits are not finite.
     """
-    clock, notes, asked = Stopwatch(), [*terms.notes], request
+    clock, redrawn, asked = Stopwatch(), [], request
     for attempt in range(2):
         asked = again(asked) if attempt else asked
-        voices, result, text, silent = Voices(tokenizer, terms.stop, channels, settles=channels), Result(), "", []
+        voices, result, text, silent = Voices(tokenizer, terms.stop, channels, channels, terms.one_call), Result(), "", []
         for event in _settled(engine, tokenizer, asked, voices, result, clock):
             if isinstance(event, Draft):
                 yield event
@@ -46,16 +49,17 @@ def stream(
             if text.strip() or voices.spoke:
                 yield from silent
                 silent = []
-        if text.strip() or voices.spoke or terms.form:
+        if text.strip() or voices.spoke or voices.stop is not None or terms.form or goes_on:
             break
-        notes = [*terms.notes, EMPTY_TWICE if attempt else EMPTY_ONCE]
+        redrawn = [EMPTY_TWICE if attempt else EMPTY_ONCE]
     yield from silent
+    told = [*notes, *terms.notes, *redrawn]
     if voices.resettled:
-        notes.append(f"{RESETTLED}: {voices.resettled}")
+        told.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
-        notes.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
+        told.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
-    yield dataclasses.replace(summary(text, result, asked, clock, notes), stop=voices.stop, logprobs=logprobs)
+    yield dataclasses.replace(summary(text, result, asked, clock, told), stop=voices.stop, logprobs=logprobs)
 
 
 def _settled(
@@ -83,7 +87,7 @@ def _settled(
             break
         voices.resettled += 1
         result.token_ids, result.logprobs = kept, result.logprobs[: len(kept)]
-    if voices.stop is not None:
+    if voices.ended:
         result.finish_reason = "stop"
     del result.token_ids[voices.taken :], result.logprobs[voices.taken :]
 
@@ -112,14 +116,15 @@ def _run(
             refuse_broken(record)
             result.add(record)
             taken, known, parts = voices.taken, len(voices.calls), voices.feed(record.token_ids)
-            if record.finish_reason is not None and voices.stop is None and voices.broken is None:
+            is_last = record.finish_reason is not None or voices.ended
+            if is_last and voices.stop is None and voices.broken is None:
                 parts += voices.finish()
             told = voices.taken if voices.broken is None else max(voices.broken, taken)
             text, ids = "".join(part for _, part in parts), lead + record.token_ids[: told - taken]
             lead = []
             logprobs = told_logprobs(result, tokenizer, voices.told(), voices)
             yield Committed(before + record.canvas, text, ids, record.steps, parts, voices.calls[known:], logprobs)
-            if voices.stop is not None or voices.broken is not None:
+            if voices.ended or voices.broken is not None:
                 return
 
 

@@ -1,7 +1,8 @@
-"""What every task asks of its texts before it begins: that they are texts, and no longer than any prompt may be."""
+"""What every task asks of what it is given, before it begins: texts no longer than any prompt may be, ids that are whole numbers."""
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from ..config import MAX_PROMPT_CHARACTERS
@@ -30,3 +31,33 @@ def characters(value: Any) -> int:
     elif not isinstance(value, list | tuple):
         return 0
     return sum(map(characters, value))
+
+
+def rows(name: str, values: Any) -> list[Any]:
+    """Any list, tuple, array or tensor as a list of its rows."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(values, list | tuple | range):
+        raise UsageError(f"{name} is {type(values).__name__}; a list, array or tensor of token ids was expected")
+    return list(values)
+
+
+def token_ids(name: str, values: Any) -> tuple[int, ...]:
+    """Token ids as Python integers. Raises UsageError for anything that is not a whole number."""
+    ids = []
+    for value in rows(name, values):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise UsageError(f"{name} holds {value!r}, which is no token id")
+        ids.append(operator.index(value))
+    return tuple(ids)
+
+
+def canvas_rows(canvas_ids: Any) -> tuple[tuple[int, ...], ...]:
+    """Starting canvases from one [C] or several [n, C]."""
+    if canvas_ids is None:
+        return ()
+    found = rows("canvas_ids", canvas_ids)
+    if not found:
+        raise UsageError("canvas_ids is empty; give one canvas [C] or several [n, C], or None")
+    if hasattr(found[0], "__index__") and getattr(found[0], "ndim", 0) == 0:
+        found = [found]
+    return tuple(token_ids("canvas_ids", row) for row in found)

@@ -34,6 +34,7 @@ class Terms:
     grammar: Grammar | None = None
     stop: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what of the form is not kept
+    one_call: bool = False  # the answer ends behind its first tool call (`parallel_tool_calls` False)
 
     @property
     def form(self) -> bool:
@@ -56,6 +57,9 @@ class Terms:
         if len(stops) > MOST_STOPS:
             raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
         ends = denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id or ()
+        parallel = settings.pop("parallel_tool_calls", None)
+        if not isinstance(parallel, bool | None):
+            raise UsageError("parallel_tool_calls must be true or false", "parallel_tool_calls")
         asker = Asker() if engine is None else Asker(engine.owner, engine.still_wanted)
         turns = at_once if engine is None else engine.do
         grammar, notes = _grammar(settings, tokenizer, ends, asker, turns)
@@ -70,7 +74,7 @@ class Terms:
             grammar, notes = call, call.notes
         if thinking and isinstance(grammar, Form | Called | CallOr):
             grammar = ThoughtFirst(grammar, tokenizer)
-        terms = cls(rules, grammar, stops, notes)
+        terms = cls(rules, grammar, stops, notes, parallel is False)
         if rules.min_tokens and terms.form:
             raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
         return terms

@@ -21,14 +21,17 @@ class Voices:
     """Splits ids into parts; `stop` is the stop string that ended the answer, once one did. Without channels all is content.
 
     settles: whoever feeds them will settle a call that cannot be read once more, so that nothing behind it is told.
+    one_call: the answer ends behind the first call that can be read.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), channels: bool = True, settles: bool = False):
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str] = (), channels: bool = True, settles: bool = False, one_call: bool = False
+    ):  # fmt: skip
         self._splitter = ChannelSplitter(tokenizer) if channels else None
         self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
         self._finder = StopFinder(stops)
         self._tokenizer = tokenizer
-        self._settles = settles
+        self._settles, self._one_call = settles, one_call
         self._opener = 0  # where the last call begins
         self._read_characters = self._told = 0  # of the content: decoded, and given out
         self._untold: list[tuple[int, int, int]] = []  # tokens of the content: place, and where their text starts and ends
@@ -44,15 +47,20 @@ class Voices:
         return self._finder.hit
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing that follows belongs to the answer."""
+        return self.stop is not None or (self._one_call and bool(self.calls))
+
+    @property
     def spoke(self) -> bool:
         """Whether there was any call: an answer without text that has one is not empty."""
         return bool(self.calls or self.unread)
 
     def feed(self, ids: Iterable[int]) -> list[Part]:
-        """The parts that are certain after these ids; tool calls are left to the reply. After a stop string there are none."""
+        """The parts that are certain after these ids; tool calls are left to the reply. Behind the end there are none."""
         parts: list[Part] = []
         for token in ids:
-            if self.stop is not None or self.broken is not None:
+            if self.ended or self.broken is not None:
                 break
             if token == self._tokenizer.special.tool_call:
                 self._opener = self.taken

@@ -19,8 +19,8 @@ Unread = Counter[str]  # kinds of parts that were replaced, and how many of each
 TEXTS = ("text", "input_text", "output_text", "summary_text", "reasoning_text")
 THOUGHTS = ("thinking", "reasoning")
 UNREADABLE_THOUGHTS = ("redacted_thinking", "reasoning.encrypted", "compaction")  # another model's; nobody here can read them
-WHOLE = ("document", "search_result", "mcp_tool_result")  # often texts that were given to be read
-LONGEST = 2000  # characters of a line that stands for any other part
+WHOLE = ("search_result", "mcp_tool_result")  # texts that were given to be read
+LONGEST = 2000  # characters of a line that stands for another part
 MOST_KINDS = 8  # that a note names
 
 # Members whose texts say what a part held.
@@ -60,9 +60,9 @@ def substitute(part: Mapping[str, Any], kind: str, unread: Unread) -> str:
     """The line that stands for a part, or for an item of a history, that cannot be read."""
     unread[kind[:40]] += 1
     found = " ".join(_readable(part, 0))
-    if kind not in WHOLE and len(found) > LONGEST:
+    if len(found) > LONGEST:
         found = found[:LONGEST] + " ..."
-    return f"[{kind[:40]}: {found}]" if found else f"[{kind[:40]}, which cannot be read]"
+    return f"[{kind[:40]}, of which only this can be read: {found}]" if found else f"[{kind[:40]}, which cannot be read]"
 
 
 def note(unread: Unread) -> list[str]:
@@ -91,7 +91,14 @@ def _part(part: Any, where: str, unread: Unread) -> Part:
     if kind == "refusal":
         unread[kind] += 1
         return Part("text", _text(part.get("refusal"), where))
+    if kind in WHOLE or (kind == "document" and _is_text(part.get("source"))):
+        return Part("text", "\n".join(_readable(part, 0)))
     return Part("substitute", substitute(part, kind, unread))
+
+
+def _is_text(source: Any) -> bool:
+    """Whether a document was given as text, and not as a file."""
+    return isinstance(source, Mapping) and source.get("type") in ("text", "content")
 
 
 def _text(text: Any, where: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from .calls import MAX_DEPTH
+
 MOST_TEXT = 100_000  # characters of referenced schemas in one declaration
 MOST_NESTED = 16  # references inside each other
 SCHEMAS = ("items", "additionalProperties", "contains", "not")  # keywords that hold a schema
@@ -19,48 +21,50 @@ DEFINITIONS = ("$defs", "definitions")
 
 def plain(schema: Any) -> Any:
     """A schema without `$ref`, `$defs`, `allOf`, booleans and lists as `items`. What is no schema comes back as it is."""
-    return _Plain(schema).read(schema, ())
+    return _Plain(schema).read(schema, (), 0)
 
 
 class _Plain:
     def __init__(self, root: Any):
         self._root, self._left = root, MOST_TEXT
 
-    def read(self, raw: Any, refs: tuple[str, ...]) -> Any:
+    def read(self, raw: Any, refs: tuple[str, ...], depth: int) -> Any:
         """`refs`: the references that led here. None stands for a schema that allows nothing."""
         if isinstance(raw, bool):
             return {} if raw else None
         if not isinstance(raw, Mapping):
             return raw
+        if depth > MAX_DEPTH:  # without references whoever writes it says so
+            return {} if refs else raw
         if isinstance(raw.get("$ref"), str):
             rest = {name: value for name, value in raw.items() if name != "$ref"}
-            return _merged([self._target(raw["$ref"], refs), self.read(rest, refs)])
+            return _merged([self._target(raw["$ref"], refs, depth + 1), self.read(rest, refs, depth + 1)])
         if isinstance(raw.get("allOf"), list):
             rest = {name: value for name, value in raw.items() if name != "allOf"}
-            return _merged([*(self.read(part, refs) for part in raw["allOf"]), self.read(rest, refs)])
-        found = {name: self._member(name, value, refs) for name, value in raw.items() if name not in DEFINITIONS}
+            return _merged([*(self.read(part, refs, depth + 1) for part in raw["allOf"]), self.read(rest, refs, depth + 1)])
+        found = {name: self._member(name, value, refs, depth + 1) for name, value in raw.items() if name not in DEFINITIONS}
         if isinstance(raw.get("items"), list):
             found["prefixItems"] = found.pop("items")
         return {name: value for name, value in found.items() if value is not None or raw.get(name) is None}
 
-    def _member(self, name: str, value: Any, refs: tuple[str, ...]) -> Any:
+    def _member(self, name: str, value: Any, refs: tuple[str, ...], depth: int) -> Any:
         if name == "properties" and isinstance(value, Mapping):
-            members = {key: self.read(schema, refs) for key, schema in value.items()}
+            members = {key: self.read(schema, refs, depth) for key, schema in value.items()}
             return {key: schema for key, schema in members.items() if schema is not None}
         if (name in LISTS or name == "items") and isinstance(value, list):
-            return [schema for schema in (self.read(one, refs) for one in value) if schema is not None]
+            return [schema for schema in (self.read(one, refs, depth) for one in value) if schema is not None]
         if name == "items" and isinstance(value, bool):
             return None
-        return self.read(value, refs) if name in SCHEMAS and isinstance(value, Mapping) else value
+        return self.read(value, refs, depth) if name in SCHEMAS and isinstance(value, Mapping) else value
 
-    def _target(self, ref: str, refs: tuple[str, ...]) -> Any:
+    def _target(self, ref: str, refs: tuple[str, ...], depth: int) -> Any:
         target = _found(self._root, ref)
         if not isinstance(target, Mapping):
             return {} if target is not False else None
         if ref in refs or len(refs) >= MOST_NESTED or self._left <= 0:
             return {"type": target["type"]} if "type" in target else {}
         self._left -= 10 + _length(target)
-        return self.read(target, (*refs, ref))
+        return self.read(target, (*refs, ref), depth)
 
 
 def _found(root: Any, ref: str) -> Any:
@@ -98,10 +102,13 @@ def _merged(schemas: Iterable[Any]) -> Any:
 
 def _length(value: Any) -> int:
     """The characters of all texts in a value, names included."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(_length(name) + _length(member) for name, member in value.items())
-    if isinstance(value, Sequence):
-        return sum(map(_length, value))
-    return 0
+    total, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, Sequence) and not isinstance(one, bytes | bytearray):
+            waiting += one
+    return total

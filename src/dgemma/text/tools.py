@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .calls import MAX_DEPTH, TOOL_NAME
+from .schemas import plain
 from .tokenizer import ControlIds
 
 Piece = str | int  # text still to be encoded, or the id of a control token
@@ -32,7 +33,7 @@ def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
     name = checked_name(function.get("name"), where)
     writer = _Writer(special, where)
     fields = {"description": writer.string(function.get("description") or "")}
-    if parameters := function.get("parameters"):
+    if parameters := plain(function.get("parameters")):
         fields["parameters"] = writer.schema(parameters, 0, top=True)
     return [special.need("tool"), f"declaration:{name}", *_braces(fields), special.need("end_tool")]
 
@@ -112,25 +113,41 @@ class _Writer:
         return sorted(mapping.items(), key=lambda item: item[0].lower())
 
     def schema(self, raw: Any, depth: int, top: bool = False) -> list[Piece]:
-        """One JSON schema; at the top, that of all the parameters, only properties, required and type are written."""
+        """One plain JSON schema (schemas.py); at the top, that of all the parameters, its description is left out.
+
+        The published layout knows description, a text's enum, items, nullable, properties, required and one type. What it cannot
+        say stands beside these in the same notation: any enum, `anyOf`, `prefixItems`, and a list of types.
+        """
         if depth > MAX_DEPTH:
             raise self._fail(f"schemas are nested more than {MAX_DEPTH} deep")
-        schema, kind, nullable = self._resolve(raw)
-        kind = kind or ("OBJECT" if top else "")
+        schema, kinds, nullable, options = self._resolve(raw)
+        kinds = kinds or (["OBJECT"] if top and not options else [])
         fields: dict[str, list[Piece]] = {}
+        if options:
+            fields["anyOf"] = self._list([self.schema(option, depth + 1) for option in options])
         if schema.get("description") and not top:
             fields["description"] = self.string(schema["description"])
-        if kind == "STRING" and schema.get("enum"):
-            fields["enum"] = self.value(schema["enum"], depth, quote_keys=True)
-        if kind == "ARRAY" and schema.get("items"):
+        if enum := _enum(schema):
+            fields["enum"] = self.value(enum, depth, quote_keys=True)
+            kinds = kinds or _kinds_of(enum)
+        if "ARRAY" in kinds and schema.get("items"):
             fields["items"] = self._items(schema["items"], depth + 1)
         if nullable and not top:
             fields["nullable"] = ["true"]
-        if kind == "OBJECT" and (schema.get("properties") or not top):
+        if "ARRAY" in kinds and isinstance(schema.get("prefixItems"), list):
+            fields["prefixItems"] = self._list([self.schema(member, depth + 1) for member in schema["prefixItems"]])
+        if "OBJECT" in kinds and (schema.get("properties") or not (top or options)):
             fields["properties"] = self._properties(schema.get("properties") or {}, depth + 1)
-        if kind == "OBJECT" and schema.get("required"):
+        if "OBJECT" in kinds and schema.get("required"):
             fields["required"] = self.value(schema["required"], depth)
-        return _braces({**fields, "type": self.string(kind)})
+        told = self.string("".join(kinds)) if len(kinds) < 2 else self.value(kinds, depth)
+        return _braces({**fields, "type": told})
+
+    def _list(self, members: Sequence[list[Piece]]) -> list[Piece]:
+        pieces: list[Piece] = ["["]
+        for n, member in enumerate(members):
+            pieces += ["," if n else "", *member]
+        return [*pieces, "]"]
 
     def _properties(self, raw: Any, depth: int) -> list[Piece]:
         if not isinstance(raw, Mapping):
@@ -153,18 +170,56 @@ class _Writer:
                 fields[key] = self.value(value, depth, quote_keys=True)
         return _braces(fields)
 
-    def _resolve(self, raw: Any) -> tuple[Mapping[str, Any], str, bool]:
-        """(schema, TYPE, nullable?). Of a union, the first type that is not null; null itself makes it nullable."""
+    def _resolve(self, raw: Any) -> tuple[Mapping[str, Any], list[str], bool, list[Any]]:
+        """(schema, TYPES, nullable?, options). An option of a union that is null makes it nullable.
+
+        A union of one other option is that option. One of plain types is a list of types, one of values an enum; of any other the
+        options are left, for `anyOf`.
+        """
         if not isinstance(raw, Mapping):
             raise self._fail(f"a schema must be an object, not {type(raw).__name__}")
-        schema, nullable = raw, bool(raw.get("nullable"))
-        options = raw.get("anyOf") or raw.get("oneOf")
-        if "type" not in raw and isinstance(options, Sequence):
-            full = [option for option in options if isinstance(option, Mapping) and option.get("type") != "null"]
-            schema, nullable = {**(full[0] if full else {}), **raw}, nullable or len(full) < len(options)
-        kind = schema.get("type") or ("OBJECT" if "properties" in schema else "")
-        if isinstance(kind, Sequence) and not isinstance(kind, str):
-            nullable, kind = nullable or "null" in kind, next((name for name in kind if name != "null"), "null")
-        if not isinstance(kind, str):
+        schema, nullable, options = raw, bool(raw.get("nullable")), _options(raw)
+        others = [option for option in options if not (isinstance(option, Mapping) and option.get("type") == "null")]
+        nullable = nullable or len(others) < len(options)
+        if len(others) == 1 and isinstance(others[0], Mapping):
+            schema, others = {**others[0], **raw}, _options(others[0])  # a union may be wrapped in another
+        values = [_enum(option) if isinstance(option, Mapping) else None for option in others]
+        if others and all(values):
+            schema, others = {"enum": [one for value in values for one in value or ()], **schema}, []
+        kinds, has_null = self._kinds(schema)
+        nullable = nullable or (has_null and len(kinds) > 0)
+        if has_null and not kinds:
+            kinds = ["NULL"]
+        if others and all(isinstance(option, Mapping) and option.keys() <= {"type", "title"} for option in others):
+            found = [kind for option in others for kind in self._kinds(option)[0]]
+            kinds, others = found, []
+        elif others and not kinds:
+            kinds = [kind for option in others if isinstance(option, Mapping) for kind in self._kinds(option)[0]]
+        return schema, list(dict.fromkeys(kinds)), nullable, others
+
+    def _kinds(self, schema: Mapping[str, Any]) -> tuple[list[str], bool]:
+        """The TYPES that a schema names but for null, and whether it names that."""
+        kind = schema.get("type") or ("object" if "properties" in schema else [])
+        kinds = [kind] if isinstance(kind, str) else kind
+        if not isinstance(kinds, Sequence) or not all(isinstance(one, str) for one in kinds):
             raise self._fail(f"a type must be a text, not {type(kind).__name__}")
-        return schema, kind.upper(), nullable
+        return [one.upper() for one in kinds if one != "null"], "null" in kinds
+
+
+def _options(schema: Mapping[str, Any]) -> list[Any]:
+    """The options of a union that no type is given for."""
+    options = schema.get("anyOf") or schema.get("oneOf")
+    return list(options) if "type" not in schema and isinstance(options, list | tuple) else []
+
+
+def _enum(schema: Mapping[str, Any]) -> list[Any] | None:
+    """The values that a schema allows, where it lists them."""
+    if isinstance(schema.get("enum"), list | tuple):
+        return list(schema["enum"])
+    return [schema["const"]] if "const" in schema else None
+
+
+def _kinds_of(values: Sequence[Any]) -> list[str]:
+    """The TYPES of JSON values, each once."""
+    names = {bool: "BOOLEAN", int: "INTEGER", float: "NUMBER", str: "STRING", dict: "OBJECT", list: "ARRAY"}
+    return list(dict.fromkeys(names[type(value)] for value in values if type(value) in names))

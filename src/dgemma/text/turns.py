@@ -14,19 +14,23 @@ and encoded once ("user\\n" together with what the user wrote), as it was when t
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UsageError
 from . import tools as syntax
+from .content import Part, Unread, read_parts
 from .tokenizer import ControlIds, Tokenizer
 from .tools import Piece
 
 _ROLES = {
     "system": "system", "developer": "system", "user": "user",
-    "assistant": "model", "model": "model", "tool": "tool",
+    "assistant": "model", "model": "model", "tool": "tool", "function": "tool",
 }  # fmt: skip
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class _Message:
     calls: tuple[_Call, ...] = ()
     name: str | None = None  # of the tool that a tool message answers for
     call_id: str | None = None
+    is_open: bool = False  # the answer goes on from its text
 
 
 def render(
@@ -54,18 +59,25 @@ def render(
     tools: Sequence[Mapping[str, Any]] | None = None,
     thinking: bool = False,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
+    unread: Unread | None = None,
 ) -> list[int]:
     """The prompt ids of a conversation.
 
-    `messages`: dicts with `role` (system, developer, user, assistant, model, tool) and `content` (a text, or a list
-    of `{type: text, text}`); an assistant's may have `tool_calls` and `reasoning_content`, a tool's has
-    `tool_call_id` or `name`. `tools`: declarations in the OpenAI shape. `thinking` lets the model think first.
+    `messages`: dicts with `role` (system, developer, user, assistant, model, tool, function) and `content` (a text, or a
+    list of parts, content.py); an assistant's may have `tool_calls` (or one `function_call`) and `reasoning_content`, a
+    tool's has `tool_call_id` or `name`. `tools`: declarations in the OpenAI shape. `thinking` lets the model think first.
     Thoughts are kept only after the last user message. With `add_generation_prompt` the ids end where the model is
-    to write. Raises UsageError that names the message or tool, also where the checkpoint lacks a token.
+    to write. With `continue_final_message`, or `prefix: true` in the last message, they end with that message's text,
+    its turn left open. `unread` counts the parts that a short text was put in place of.
+    Raises UsageError that names the message or tool, also where the checkpoint lacks a token.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise UsageError("messages must be a list with at least one message")
-    parsed = [_message(raw, f"messages[{n}]") for n, raw in enumerate(messages)]
+    counted = Counter() if unread is None else unread
+    parsed = [_message(raw, f"messages[{n}]", counted) for n, raw in enumerate(messages)]
+    if continue_final_message or goes_on(messages):
+        parsed[-1] = _left_open(messages[-1], parsed[-1])
     special = tokenizer.special
     pieces: list[Piece] = [] if special.bos is None else [special.bos]
     system = parsed.pop(0) if parsed[0].role == "system" else None
@@ -73,6 +85,22 @@ def render(
         pieces += _system_turn(system.text if system else "", tools or [], thinking, special)
     pieces += _turns(parsed, special, add_generation_prompt)
     return _encode(pieces, tokenizer)
+
+
+def goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message says that the answer goes on from its text (`prefix: true`)."""
+    last = messages[-1] if messages else None
+    return isinstance(last, Mapping) and last.get("prefix") is True
+
+
+def _left_open(raw: Mapping[str, Any], message: _Message) -> _Message:
+    """The last message as the beginning of the answer: what its text ends with, blanks included, is gone on from."""
+    if message.role != "model":
+        raise UsageError(f"{message.where}: only a message of the assistant can be gone on from, not one of role {raw['role']!r:.40}")
+    if message.calls:
+        raise UsageError(f"{message.where}: a message with tool_calls cannot be gone on from; add their results")
+    texts = [part.text for part in read_parts(raw.get("content"), message.where, Counter()) if part.kind == "text"]
+    return replace(message, text="".join(texts).lstrip(), is_open=True)
 
 
 def _encode(pieces: list[Piece], tokenizer: Tokenizer) -> list[int]:
@@ -121,7 +149,7 @@ def _turns(messages: list[_Message], special: ControlIds, add_generation_prompt:
         pieces += _turn(message.role, [message.text], special)
     opening: list[Piece] = [special.need("turn"), "model\n"]
     if turn:
-        tail = turn.tail(add_generation_prompt)
+        tail = [] if messages[-1].is_open else turn.tail(add_generation_prompt)
         if tail is not None:
             return [*pieces, *opening, *turn.body, *tail]
         pieces += _turn("model", turn.body, special)
@@ -176,57 +204,86 @@ class _ModelTurn:
         return [self.special.need("tool_response")] if self.waiting else None
 
 
-def _message(raw: Any, where: str) -> _Message:
+def _message(raw: Any, where: str, unread: Unread) -> _Message:
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where} must be a dict with a role and a content")
     role = _ROLES.get(raw["role"]) if isinstance(raw.get("role"), str) else None
     if role is None:
         raise UsageError(f"{where}: role {raw.get('role')!r:.40} is not one of {', '.join(_ROLES)}")
-    calls = _calls(raw.get("tool_calls") or (), where)
+    calls = _calls(raw, where)
     if calls and role != "model":
         raise UsageError(f"{where}: tool_calls belong to a message of the assistant")
-    text = _content(raw.get("content"), role, where, may_lack=bool(calls))
+    if raw.get("content") is None and role in ("system", "user"):
+        raise UsageError(f"{where}: content must be a text or a list of parts, not NoneType")
+    parts = read_parts(raw.get("content"), where, unread)
+    if role == "model":
+        parts += _beside_content(raw, where, unread)
     thought = raw.get("reasoning_content") or raw.get("reasoning") or ""
     for key, value in (("reasoning_content", thought), *((k, raw.get(k)) for k in ("name", "tool_call_id"))):
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{where}: {key} must be a text, not {type(value).__name__}")
-    return _Message(where, role, text, thought, calls, raw.get("name"), raw.get("tool_call_id"))
+    if role == "model" and not thought:
+        thought = "\n".join(part.text for part in parts if part.kind == "thought" and part.text)
+    return _Message(where, role, _text(parts, role), thought, calls, raw.get("name"), raw.get("tool_call_id"))
 
 
-def _content(content: Any, role: str, where: str, may_lack: bool) -> str:
-    """The text of a message, trimmed at both ends, as checkpoints were trained (a tool's result is left alone)."""
-    if content is None and (may_lack or role == "tool"):
-        return ""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, Sequence):
-        raise UsageError(f"{where}: content must be a text or a list of text parts, not {type(content).__name__}")
-    texts = []
-    for part in parts:
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise UsageError(f"{where}: a content part of type {kind!r:.40} cannot be read; only text can")
-        texts.append(part["text"])
-    if role == "tool":
-        return "".join(texts)
-    return (" " if role == "system" else "").join(text.strip() for text in texts)
+def _beside_content(raw: Mapping[str, Any], where: str, unread: Unread) -> list[Part]:
+    """What OpenAI's answers have beside a content that is null: a refusal, or spoken words."""
+    found: list[Any] = []
+    if raw.get("refusal"):
+        found.append({"type": "refusal", "refusal": raw["refusal"]})
+    if isinstance(raw.get("audio"), Mapping):
+        found.append({**raw["audio"], "type": "audio"})
+    return read_parts(found, where, unread)
 
 
-def _calls(raw: Any, where: str) -> tuple[_Call, ...]:
+def _text(parts: Sequence[Part], role: str) -> str:
+    """The text of a message, trimmed at both ends, as checkpoints were trained (a tool's result is left alone).
+
+    What stands for a part that cannot be read has a line of its own.
+    """
+    kept = [part for part in parts if part.kind != "thought"]
+    if not any(part.kind == "substitute" for part in kept):
+        glue = " " if role == "system" else ""
+        return glue.join(part.text if role == "tool" else part.text.strip() for part in kept)
+    return "\n".join(part.text if role == "tool" else part.text.strip() for part in kept if part.text)
+
+
+def _calls(message: Mapping[str, Any], where: str) -> tuple[_Call, ...]:
+    """A message's calls; before there were several, a `function_call` was its only one."""
+    raw = message.get("tool_calls") or ()
     if not isinstance(raw, Sequence) or isinstance(raw, str):
         raise UsageError(f"{where}: tool_calls must be a list")
-    return tuple(_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(raw))
+    calls = [_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(raw)]
+    if not calls and message.get("function_call") is not None:
+        calls.append(_call({"function": message["function_call"]}, f"{where}.function_call"))
+    return tuple(calls)
 
 
 def _call(raw: Any, where: str) -> _Call:
-    function = raw.get("function") if isinstance(raw, Mapping) and raw.get("type", "function") == "function" else None
+    kind = raw.get("type") or "function" if isinstance(raw, Mapping) else None
+    custom = raw.get("custom") if kind == "custom" else None
+    if isinstance(custom, Mapping):  # a tool whose input is a text
+        return _Call(raw.get("id"), syntax.checked_name(custom.get("name"), where), {"input": custom.get("input")})
+    function = raw.get("function") if kind == "function" else None
     if not isinstance(function, Mapping):
         raise UsageError(f"{where} must look like {{'type': 'function', 'function': {{'name', 'arguments'}}}}")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = _whole_characters(json.loads(arguments))
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: arguments are not JSON ({error})") from None
+    arguments = {} if arguments is None else arguments
     if not isinstance(arguments, Mapping):
         raise UsageError(f"{where}: arguments must be a JSON object, not {type(arguments).__name__}")
     return _Call(raw.get("id"), syntax.checked_name(function.get("name"), where), dict(arguments))
+
+
+def _whole_characters(value: Any) -> Any:
+    """A JSON value with U+FFFD for half a surrogate pair, which JSON's escapes can spell inside a text of JSON."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_HALF.sub("\ufffd", name): _whole_characters(member) for name, member in value.items()}
+    return [_whole_characters(member) for member in value] if isinstance(value, list) else value

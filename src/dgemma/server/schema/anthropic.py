@@ -13,22 +13,19 @@ from typing import Any
 
 import msgspec
 
-from ...tasks.chat import offered, prompt_ids
+from ...tasks.chat import prepare
 from ...tasks.events import Generation
-from ...tasks.limits import characters, check_length
+from ...text.content import Unread, joined, note, read_parts
 from .. import sse
 from ..app import Page, Service, Task
 from ..jobs import Call, Job, Refusal
 from .sampling import OWN, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, forced, form_of, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, form_of, new_id
 
 KINDS = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
     500: "api_error", 503: "overloaded_error",
 }  # fmt: skip
-
-
-CHOICES = {"auto": "auto", "none": "none", "any": "required"}
 
 
 class CountRequest(msgspec.Struct, kw_only=True):
@@ -37,8 +34,8 @@ class CountRequest(msgspec.Struct, kw_only=True):
     messages: list[dict[str, Any]]
     model: str | None = None
     system: str | list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: dict[str, Any] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
     thinking: dict[str, Any] | None = None
     mcp_servers: list[Any] | None = None
     output_format: dict[str, Any] | None = None
@@ -98,8 +95,8 @@ BLOCKS = {
 class MessagesAnswer:
     media, watched = sse.MEDIA, False
 
-    def __init__(self, service: Service, one_call: bool):
-        self.model, self.turn, self.id = service.config.name, Turn(service, one_call), new_id("msg_")
+    def __init__(self, service: Service):
+        self.model, self.turn, self.id = service.config.name, Turn(service), new_id("msg_")
         self.blocks: list[dict[str, Any]] = []
         self.open: str | None = None  # the channel of the last block
 
@@ -165,66 +162,67 @@ class MessagesAnswer:
 
 
 def messages(service: Service, body: MessagesRequest) -> Job:
-    chosen, own = body.tool_choice or {}, body.dgemma or {}
+    own, unread = body.dgemma or {}, Unread()
     if unknown := sorted(set(own) - set(OWN)):
         raise Refusal(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(OWN)}")
-    asked = _prompt(body) | settings(body) | form_of(body.output_format or (body.output_config or {}).get("format")) | own
+    asked = _prompt(body, unread) | settings(body) | form_of(body.output_format or (body.output_config or {}).get("format")) | own
     asked |= {"max_tokens": body.max_tokens, "seed": drawn(body.seed), "stop": body.stop_sequences or []}
-    answer = MessagesAnswer(service, bool(chosen.get("disable_parallel_tool_use")))
-    return Job((Call("stream_chat", asked),), answer, bool(body.stream))
+    if isinstance(body.tool_choice, dict) and body.tool_choice.get("disable_parallel_tool_use"):
+        asked["parallel_tool_calls"] = False
+    return Job((Call("stream_chat", asked, tuple(note(unread))),), MessagesAnswer(service), bool(body.stream))
 
 
 async def count(service: Service, body: CountRequest) -> Count:
-    asked = _prompt(body)
-    check_length("the conversation", characters(asked["messages"]))
-    tools = offered(asked["tools"], asked["tool_choice"])
-    ids = await asyncio.to_thread(prompt_ids, service.model.tokenizer, asked["messages"], tools, asked["thinking"])
-    return Count(len(ids))
+    asked = _prompt(body, Unread())
+    prompt = await asyncio.to_thread(prepare, service.model.tokenizer, **asked)
+    return Count(len(prompt.ids))
 
 
-def _prompt(body: CountRequest) -> dict[str, Any]:
+def _prompt(body: CountRequest, unread: Unread) -> dict[str, Any]:
     """The arguments of a chat that say what is read. Raises Refusal."""
     if body.mcp_servers:
         raise unserved("mcp_servers")
-    system = joined(body.system, ("text",), "system")
+    system = joined(body.system, "system", unread)
     told = [{"role": "system", "content": system}] if system else []
     for n, message in enumerate(body.messages):
-        told += _message(message, f"messages[{n}]")
-    if body.messages and body.messages[-1].get("role") == "assistant":
-        raise Refusal(400, "the last message is the assistant's; an answer cannot be begun for the model", parameter="messages")
-    given = body.tool_choice or {"type": "auto"}
-    choice = CHOICES.get(given.get("type")) or forced(given.get("name") if given.get("type") == "tool" else None)
-    tools = [_tool(tool, f"tools[{n}]") for n, tool in enumerate(body.tools or ())]
+        told += _message(message, f"messages[{n}]", unread)
+    is_open = bool(told) and told[-1]["role"] == "assistant"  # the answer goes on from it
+    tools = [_tool(tool) for tool in body.tools or ()]
     thinking = (body.thinking or {}).get("type", "disabled") != "disabled"
-    return {"messages": told, "tools": tools, "tool_choice": choice, "thinking": thinking}
+    return {
+        "messages": told, "tools": tools, "tool_choice": body.tool_choice, "thinking": thinking, "continue_final_message": is_open,
+    }  # fmt: skip
 
 
-def _message(message: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[dict[str, Any]]:
     """One message in OpenAI's shape, as text/turns.py reads it: each tool's result is one of its own."""
     content, role = message.get("content"), message.get("role")
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+    if blocks is None and role == "assistant":
+        blocks = []
+    if not isinstance(blocks, list) or not all(isinstance(block, dict | str) for block in blocks):
         raise Refusal(400, f"{where}: content must be a text or a list of blocks", parameter=where)
     texts, calls, thought = [], [], []
     for block in blocks:
-        kind = block.get("type")
+        kind = block.get("type") if isinstance(block, dict) else "text"
         if kind == "tool_result":
-            text = ("Error: " if block.get("is_error") else "") + joined(block.get("content"), ("text",), where)
+            text = ("Error: " if block.get("is_error") else "") + joined(block.get("content"), where, unread)
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
         elif kind == "tool_use":
             calls.append({"id": block.get("id"), "function": {"name": block.get("name"), "arguments": block.get("input")}})
-        elif kind == "thinking":
-            thought.append(str(block.get("thinking") or ""))
-        elif kind != "redacted_thinking":  # another model's, which nobody here can read
-            texts.append(joined([block], ("text",), where))
-    if texts or calls or not blocks:
+        else:
+            for part in read_parts(block, where, unread):
+                (thought if part.kind == "thought" else texts).append(part.text)
+    thought = [text for text in thought if text]
+    if thought or texts or calls or not blocks:
         told = {"role": role, "content": "\n".join(texts)}
         yield told | ({"tool_calls": calls} if calls else {}) | ({"reasoning_content": "\n".join(thought)} if thought else {})
 
 
-def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
-    if (kind := tool.get("type", "custom")) != "custom":
-        raise Refusal(400, f"{where}: a tool of type {kind!r:.40} is not run here; declare it with an input_schema", parameter=where)
+def _tool(tool: Any) -> Any:
+    """A declaration as a chat takes it. A tool of the provider's is left to the chat, which leaves it out."""
+    if not isinstance(tool, dict) or (tool.get("type") or "custom") != "custom":
+        return tool
     function = {"name": tool.get("name"), "description": tool.get("description"), "parameters": tool.get("input_schema")}
     return {"type": "function", "function": function}
 

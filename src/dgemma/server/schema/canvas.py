@@ -35,7 +35,10 @@ class CanvasRequest(Formed, kw_only=True):
     model: str | None = None
     max_tokens: int | None = None
     messages: list[dict[str, Any]] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    continue_final_message: bool | None = None
     thinking: bool | None = None
     prompt: str | None = None
     prefix: str | None = None
@@ -49,7 +52,8 @@ class CanvasRequest(Formed, kw_only=True):
 
 
 FIELDS = {
-    "chat": ("messages", "tools", "thinking", "max_tokens"), "complete": ("prompt", "max_tokens"),
+    "chat": ("messages", "tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "thinking", "max_tokens"),
+    "complete": ("prompt", "max_tokens"),
     "infill": ("prefix", "suffix", "widths", "max_tokens"), "edit": ("document", "instruction", "spans"),
 }  # fmt: skip
 # what has no meaning in a text that settles in place; an edit has no rules of tokens either

@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 
 from ...tasks.events import Edit
+from ...text.content import Unread, joined
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import ChatChoice, ChatReply, Message, StreamOptions, Told, Usage, shape
 from .sampling import Sampling, settings
-from .turn import drawn, joined, new_id
+from .turn import drawn, new_id
 
 FILE, REGION, HISTORY, CURSOR = "current_file_content", "code_to_edit", "edit_diff_history", "<|cursor|>"
 LINE_BREAK = re.compile(r"\r?\n")
@@ -124,7 +125,7 @@ class EditAnswer:
 
 def edit(service: Service, body: EditRequest) -> Job:
     users = [message for message in body.messages if message.get("role") == "user"]
-    place = read_place(joined(users[-1].get("content") if users else "", ("text",), "messages"))
+    place = read_place(joined(users[-1].get("content") if users else "", "messages", Unread()))
     instruction = f"These edits were made last; make the next one.\n{place.history}" if place.history else None
     asked = settings(body) | {"document": place.document, "instruction": instruction, "spans": [place.free], "seed": drawn(body.seed)}
     notes = () if body.max_tokens is None else ("not heeded: max_tokens",)

@@ -27,7 +27,6 @@ from ..jobs import Call, Job, Refusal
 from .logprobs import ChatLogProbs, CompletionLogProbs, asked_of_chat, asked_of_completion, of_chat, of_completion
 from .sampling import Formed, form, seeds, settings, unserved
 from .sentinels import MarkedGap, marked_gap, without_marks
-from .turn import forced
 
 
 class StreamOptions(msgspec.Struct):
@@ -48,12 +47,16 @@ class Request(Formed, kw_only=True):
 class ChatRequest(Request, kw_only=True):
     messages: list[dict[str, Any]]
     max_completion_tokens: int | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
     tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = None  # False: the answer ends behind its first call
+    continue_final_message: bool | None = None  # the answer goes on from the last message, as with `prefix: true` in it
+    add_generation_prompt: bool | None = None  # False goes with continue_final_message alone
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    thinking: bool | None = None
+    thinking: bool | dict[str, Any] | None = None  # or one of the four below: other servers' names
+    enable_thinking: bool | None = None
+    reasoning: dict[str, Any] | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
@@ -297,11 +300,12 @@ class CompletionAnswer(_Answer):
 
 def chat(service: Service, body: ChatRequest) -> Job:
     count = _count(service, body, 1)
-    if body.parallel_tool_calls is not None:
-        raise unserved("parallel_tool_calls")
+    if body.add_generation_prompt is not None and not body.continue_final_message:
+        raise unserved("add_generation_prompt")
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
-    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": body.tools, "tool_choice": _choice(body)}
+    asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": body.tools}
+    asked |= {name: getattr(body, name) for name in ("tool_choice", "parallel_tool_calls", "continue_final_message")}
     calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
     return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
 
@@ -369,19 +373,16 @@ def _count(service: Service, body: Request, prompts: int) -> int:
     return count
 
 
-def _choice(body: ChatRequest) -> Any:
-    choice = body.tool_choice
-    if choice in (None, "auto", "none", "required"):
-        return choice
-    function = choice.get("function") if isinstance(choice, dict) else None
-    return forced(function.get("name") if isinstance(function, dict) else None)
-
-
 def _thinks(body: ChatRequest) -> bool:
-    if body.thinking is not None:
-        return body.thinking
-    given = (body.chat_template_kwargs or {}).get("enable_thinking")
-    return bool(given) if given is not None else body.reasoning_effort not in (None, "none", "minimal")
+    """Whether the model is to think first, by whichever name says so first."""
+    thinking, template, reasoning = body.thinking, body.chat_template_kwargs or {}, body.reasoning or {}
+    if isinstance(thinking, dict):  # as messages have it
+        thinking = thinking.get("type", "enabled") != "disabled"
+    for said in (thinking, body.enable_thinking, template.get("enable_thinking"), template.get("thinking"), reasoning.get("enabled")):
+        if said is not None:
+            return bool(said)
+    effort = body.reasoning_effort if body.reasoning_effort is not None else reasoning.get("effort")
+    return effort not in (None, "none", "minimal")
 
 
 def _call(call: ToolCall) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """OpenAI's responses, POST /v1/responses: what Codex speaks, and nothing else.
 
 Input items become a chat, its parts become output items: reasoning, message, function_call. Nothing is kept between requests: `store`
-changes nothing, and a request that builds on an earlier one is refused. Tools that are no functions are left out, and a note says
-so. Trap: tools in a namespace are called by both names, joined with a dot, by the model alone.
+changes nothing, and a request that builds on an earlier one is refused. Items of another kind become a short text, tools that are no
+functions are left out, and notes say so. Trap: tools in a namespace are called by both names, joined with a dot, by the model alone.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from typing import Any
 import msgspec
 
 from ...text.calls import ToolCall
+from ...text.content import Unread, joined, note, substitute
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
 from .openai import shape
 from .sampling import Sampling, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, forced, form_of, joined, new_id
+from .turn import Remarks, Turn, arguments_of, drawn, form_of, new_id
 
-TEXT = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+CALLS = {"function_call": "arguments", "custom_tool_call": "input"}  # items that are calls, and what holds their input
+RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
 class ResponsesRequest(Sampling, kw_only=True):
     input: str | list[dict[str, Any]]
     model: str | None = None
     instructions: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Any] | None = None
     tool_choice: Any = None
-    parallel_tool_calls: bool | None = None  # False: one call is told
+    parallel_tool_calls: bool | None = None  # False: the answer ends behind its first call
     max_output_tokens: int | None = None
     reasoning: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
@@ -63,7 +65,7 @@ class ResponsesReply(msgspec.Struct):
     error: dict[str, str] | None = None
     dgemma: Remarks | None = None
     instructions: str | None = None
-    tools: list[dict[str, Any]] = []
+    tools: list[Any] = []
     tool_choice: Any = "auto"
     parallel_tool_calls: bool = True
     store: bool = False
@@ -74,11 +76,10 @@ class ResponsesAnswer:
     media, watched = sse.MEDIA, False
 
     def __init__(self, service: Service, body: ResponsesRequest, names: dict[str, dict[str, str]]):
-        one_call = body.parallel_tool_calls is False
-        self.turn, self.names, self.count = Turn(service, one_call), names, 2
+        self.turn, self.names, self.count = Turn(service), names, 2
         self.reply = ResponsesReply(
             new_id("resp_"), int(time.time()), service.config.name, "in_progress", [], instructions=body.instructions,
-            tools=body.tools or [], tool_choice=body.tool_choice or "auto", parallel_tool_calls=not one_call,
+            tools=body.tools or [], tool_choice=body.tool_choice or "auto", parallel_tool_calls=body.parallel_tool_calls is not False,
         )  # fmt: skip
         self.open: str | None = None  # the channel of an item that more text may come to
 
@@ -190,54 +191,59 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
         raise unserved("text.verbosity")
     if stray := [name for name in body.include or () if name != "reasoning.encrypted_content"]:
         raise Refusal(400, f"'{stray[0]:.60}' cannot be included", parameter="include")
-    tools, names, skipped = _tools(body.tools or [])
-    notes = (f"tools of type {', '.join(skipped)} are not served and were left out",) if skipped else ()
+    tools, names = _tools(body.tools or [])
+    unread = Unread()
     effort = (body.reasoning or {}).get("effort")
     asked = settings(body) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
-    asked |= {"messages": _messages(body), "thinking": effort not in (None, "none", "minimal")}
-    asked |= {"tools": tools, "tool_choice": _choice(body.tool_choice)}
-    return Job((Call("stream_chat", asked, notes),), ResponsesAnswer(service, body, names), bool(body.stream))
+    asked |= {"messages": _messages(body, unread), "thinking": effort not in (None, "none", "minimal")}
+    asked |= {"tools": tools, "tool_choice": _full_names(body.tool_choice), "parallel_tool_calls": body.parallel_tool_calls}
+    return Job((Call("stream_chat", asked, tuple(note(unread))),), ResponsesAnswer(service, body, names), bool(body.stream))
 
 
-def _tools(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, dict[str, str]], list[str]]:
-    """Declarations as a chat takes them, what each name is to the client, and the types that were left out."""
-    tools, names, skipped = [], {}, []
+def _tools(given: list[Any]) -> tuple[list[Any], dict[str, dict[str, str]]]:
+    """Declarations as a chat takes them, and what each name is to the client. What is no function is left to the chat, which leaves it out."""
+    tools, names = [], {}
     for tool in given:
-        inside = tool.get("tools") if tool.get("type") == "namespace" else [tool]
-        space = {"namespace": str(tool.get("name"))} if tool.get("type") == "namespace" else {}
+        is_space = isinstance(tool, dict) and tool.get("type") == "namespace"
+        space = {"namespace": str(tool.get("name"))} if is_space else {}
+        inside = (tool.get("tools") or []) if is_space else [tool]
         for one in inside if isinstance(inside, list) else []:
             if not isinstance(one, dict) or one.get("type") != "function":
-                skipped.append(str(one.get("type") if isinstance(one, dict) else type(one).__name__)[:40])
+                tools.append(one)
                 continue
+            one = one["function"] if isinstance(one.get("function"), dict) else one  # as chat completions have it
             name = _full(space.get("namespace"), one.get("name"))
             function = {"name": name, "description": one.get("description"), "parameters": one.get("parameters")}
             tools.append({"type": "function", "function": function})
             names[name] = {"name": str(one.get("name"))} | space
-    return tools, names, list(dict.fromkeys(skipped))
+    return tools, names
 
 
-def _choice(choice: Any) -> Any:
-    if choice in (None, "auto", "none", "required"):
+def _full_names(choice: Any) -> Any:
+    """A choice whose functions have the names that the model knows."""
+    if isinstance(choice, list):
+        return [_full_names(one) for one in choice]
+    if not isinstance(choice, dict):
         return choice
-    named = isinstance(choice, dict) and choice.get("type") == "function" and isinstance(choice.get("name"), str)
-    return forced(_full(choice.get("namespace"), choice["name"]) if named else None)
+    named = {"name": _full(choice.get("namespace"), choice["name"])} if "name" in choice else {}
+    return choice | named | {name: _full_names(choice[name]) for name in ("tools", "allowed_tools") if name in choice}
 
 
 def _full(space: Any, name: Any) -> Any:
     return f"{space}.{name}" if space else name
 
 
-def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
+def _messages(body: ResponsesRequest, unread: Unread) -> list[dict[str, Any]]:
     """The input in the chat's shape. What systems and developers say before anybody else is one system message."""
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
     told: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
     thought = ""
     for n, item in enumerate(items):
-        where, kind = f"input[{n}]", item.get("type", "message")
+        where, kind = f"input[{n}]", item.get("type") or "message"
         if kind == "reasoning":
-            thought += joined(item.get("content") or item.get("summary"), TEXT, where)
+            thought += joined(item.get("content") or item.get("summary"), where, unread)
             continue
-        message = _message(item, kind, where)
+        message = _message(item, kind, where, unread)
         if thought and message["role"] == "assistant":
             message["reasoning_content"], thought = thought, ""
         if message["role"] in ("system", "developer") and len(told) == 1 and told[0]["role"] == "system":
@@ -247,15 +253,22 @@ def _messages(body: ResponsesRequest) -> list[dict[str, Any]]:
     return told
 
 
-def _message(item: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+def _message(item: dict[str, Any], kind: Any, where: str, unread: Unread) -> dict[str, Any]:
+    if not isinstance(kind, str):
+        raise Refusal(400, f"{where}: an item's type must be a text", parameter=where)
+    if kind == "item_reference":
+        raise Refusal(400, f"{where}: an item_reference leads nowhere: nothing is kept here; set store to false, and items are sent", parameter=where)
     if kind == "message":
-        return {"role": item.get("role"), "content": joined(item.get("content"), TEXT, where)}
-    if kind == "function_call":
-        function = {"name": _full(item.get("namespace"), item.get("name")), "arguments": item.get("arguments")}
+        message = {"role": item.get("role"), "content": joined(item.get("content"), where, unread)}
+        return message | ({"prefix": True} if item.get("prefix") is True else {})
+    if kind in CALLS:
+        given = item.get(CALLS[kind])
+        arguments = given if kind == "function_call" else {"input": given}
+        function = {"name": _full(item.get("namespace"), item.get("name")), "arguments": arguments}
         return {"role": "assistant", "content": None, "tool_calls": [{"id": item.get("call_id"), "function": function}]}
-    if kind == "function_call_output":
-        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": joined(item.get("output"), TEXT, where)}
-    raise Refusal(400, f"{where}: an item of type {kind!r:.40} cannot be read", parameter=where)
+    if kind in RESULTS:
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": joined(item.get("output"), where, unread)}
+    return {"role": "assistant", "content": substitute(item, kind, unread)}
 
 
 ROUTES = (Task("/v1/responses", ResponsesRequest, respond, shape, ResponsesReply, {"input": "Hello", "max_output_tokens": 8}),)
