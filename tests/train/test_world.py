@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dgemma.errors import UsageError
+from dgemma.text.tokenizer import Tokenizer
 from dgemma.train.world import (
     FAMILIES,
     HOLDOUTS,
@@ -216,9 +217,17 @@ def test_a_program_that_does_not_end_costs_only_itself() -> None:
     ]
 
 
-def test_every_closed_word_and_every_syllable_is_one_token() -> None:
+def test_every_closed_word_and_every_syllable_is_one_token(tmp_path: Path) -> None:
     tokenizer = vocabulary.vocabulary(2048, examples=1500)
     assert tokenizer.get_vocab_size() == 2048
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    loaded = Tokenizer.from_file(tmp_path / "tokenizer.json")  # which lets no text become a control token
+    for control in (
+        loaded.special.need("turn"),
+        loaded.special.need("tool_call"),
+        loaded.special.need("pad"),
+    ):
+        assert control not in loaded.encode("<|turn> <|turn>x<|tool_call><pad>")
 
     def tokens(text: str) -> int:
         return len(tokenizer.encode(text, add_special_tokens=False).ids)

@@ -61,7 +61,11 @@ def gap(draw: Draw) -> Example:
 def _inside(draw: Draw, answer: str) -> int:
     """A place inside the first line of the answer, behind one of its words."""
     first = answer.split("\n")[0]
-    ends = [place for place, sign in enumerate(first) if sign in " (" and place > 4 and first[:place].strip()]
+    ends = [
+        place
+        for place, sign in enumerate(first)
+        if sign in " (" and first[:place].strip() and first[place + 1 : place + 2] not in (")", '"')
+    ]
     return draw.pick(ends) + 1 if ends else 0
 
 
@@ -86,10 +90,10 @@ def text_gap(draw: Draw) -> Example:
         keys, said = draw.pick(kind.sentences)
         shown = json.dumps({key: record[key] for key in keys}, ensure_ascii=False)
         key = draw.pick([key for key in keys if draw.held != WORDS or key in ("name", "city")] or keys)
-        value = f'"{key}": {json.dumps(record[key], ensure_ascii=False)}'
+        answer = str(record[key])
+        opening = f'"{key}": "' if isinstance(record[key], str) else f'"{key}": '
         text = f"{say(said, record)}\n{shown}\n"
-        start = text.rindex(value) + len(f'"{key}": ')
-        answer = value[len(f'"{key}": ') :]
+        start = text.rindex(opening + answer) + len(opening)
         return fill(text[:start], answer, text[start + len(answer) :])
     if how == 1:
         pair = sentence(draw)

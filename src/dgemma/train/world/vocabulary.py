@@ -3,8 +3,9 @@ name another.
 
 An ordinary BPE spends its merges on pieces of names and cuts rare words of the closed lists into three. Here
 words are put in whole, found in one piece before any merge is tried (`ignore_merges`); what is not among
-them, prompts above all, is left to merges learned as usual. The trap is that switch: a reader that does not
-know it cuts words into their letters.
+them, prompts above all, is left to merges learned as usual. Two traps: a reader that does not know the switch
+cuts words into their letters; and control tokens must be no words of the model (they have the last ids), or a
+text that spells one would be found whole.
 """
 
 from __future__ import annotations
@@ -28,7 +29,15 @@ EXAMPLES = 20_000  # that words are counted in
 LEAST = 5  # how often an answer's word must be seen to have a token of its own
 # Signs stand apart from words, unlike in general code: "Paris is the same token behind a quote as behind a
 # bracket.
-PIECES = r"\n+[ \t]*| ?_*\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}_]+| ?_+| +(?= \S)|[^\S\n]+"
+# Three quotes stand apart too, so that a docstring is cut at its ends.
+PIECES = r'\n+[ \t]*| ?_*\p{L}+| ?\p{N}| ?"""| ?(?:(?!""")[^\s\p{L}\p{N}_])+| ?_+| +(?= \S)|[^\S\n]+'
+# What turns, tools and their calls are written with (text/turns.py, text/tools.py).
+SYNTAX = tuple(
+    (
+        "system user model declaration description parameters properties required type call response value "
+        "OBJECT STRING INTEGER"
+    ).split()
+)
 
 Merge = tuple[str, str]
 
@@ -42,29 +51,30 @@ def vocabulary(size: int, seed: int = 0, examples: int = EXAMPLES) -> tokenizers
     written, shown = _counts(seed, examples, cut)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     syllables = _syllable_merges()
-    tokens = dict.fromkeys([*CONTROL_TOKENS, *alphabet, *("".join(merge) for merge in syllables)])
+    tokens = dict.fromkeys([*alphabet, *("".join(merge) for merge in syllables)])
     whole = [f"Ġ{word}" for word in closed_words()]
+    whole += SYNTAX
     whole += [
         piece
         for piece, count in written.most_common()
         if count >= LEAST and len(piece) > 1 and not _is_open(piece)
     ]
     tokens |= dict.fromkeys(whole)
-    if len(tokens) > size:
-        raise UsageError(
-            f"vocab_size {size} is too small: words, syllables, bytes and control tokens are {len(tokens)}"
-        )
+    room = size - len(CONTROL_TOKENS)
+    if len(tokens) > room:
+        least = len(tokens) + len(CONTROL_TOKENS)
+        raise UsageError(f"vocab_size {size} is too small: the world's words and all bytes are {least}")
     others = {piece: count for piece, count in shown.items() if piece not in tokens and not _is_open(piece)}
     merges = dict.fromkeys(syllables)
     for merge in _learn(others, size):
-        if len(tokens) == size:
+        if len(tokens) == room:
             break
         if "".join(merge) not in tokens:
             tokens["".join(merge)] = None
         merges.setdefault(merge)  # a second entry would take the first one's rank
     ids = {token: place for place, token in enumerate(tokens)}
-    if len(ids) != size:
-        raise UsageError(f"vocab_size {size} is more than this text has merges for; it ends at {len(ids)}")
+    if len(ids) != room:
+        raise UsageError(f"vocab_size {size} is more than this text has merges for; take a smaller one")
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=list(merges), ignore_merges=True))
     tokenizer.pre_tokenizer = cut
     tokenizer.decoder = decoders.ByteLevel()
