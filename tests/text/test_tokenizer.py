@@ -47,6 +47,9 @@ def library(raw: dict) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(raw))
 
 
+BOTH_LAYOUTS = pytest.mark.parametrize("layout", [gemma_like_json, byte_tokenizer_json])
+
+
 @BOTH
 @given(st.text())
 def test_any_text_comes_back(tokenizer, text):
@@ -90,6 +93,22 @@ def test_merges_do_not_build_a_control_token():
     assert careless.encode("<|turn>").ids == [3]  # the twin: merging reaches the token
     tokenizer = Tokenizer.from_json(raw)
     assert tokenizer.encode("<|turn>") == [vocab["<|turn"], vocab[">"]]
+
+
+@BOTH_LAYOUTS
+def test_a_vocabulary_of_whole_words_spells_control_tokens_out(layout):
+    """With ignore_merges a piece of text that reads like a word of the vocabulary is that word, a control token too."""
+    raw = layout()
+    raw["model"]["ignore_merges"] = True
+    raw["pre_tokenizer"] = None if layout is gemma_like_json else raw["pre_tokenizer"] | {"use_regex": False}
+    tokenizer = Tokenizer.from_json(raw)
+    for text in ("<bos>", "<turn|>", "<|turn>user"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.control_ids.isdisjoint(ids) and tokenizer.decode(ids) == text
+    engine = library(layout() | {"model": raw["model"], "pre_tokenizer": raw["pre_tokenizer"]})
+    engine.encode_special_tokens = True
+    alone = engine.encode("<bos>", add_special_tokens=False).ids
+    assert not tokenizer.control_ids.isdisjoint(alone)  # the twin: the library alone lets it become control
 
 
 def test_a_normalizer_does_not_open_a_door():
@@ -209,7 +228,6 @@ def _without_a_byte(raw):
         (lambda raw: raw["model"].update(type="Unigram"), "model type 'Unigram'"),
         (lambda raw: raw["model"].update(dropout=0.1), "dropout is 0.1"),
         (lambda raw: raw["model"].update(byte_fallback=False), "byte_fallback is off"),
-        (lambda raw: raw["model"].update(ignore_merges=True), "with ignore_merges"),
         (lambda raw: raw["decoder"]["decoders"].pop(1), "no ByteFallback"),
         (lambda raw: raw.update(decoder={"type": "WordPiece"}), "decoder: 'WordPiece' is not read"),
         (_without_a_byte, "1 of 256 byte tokens"),

@@ -9,20 +9,17 @@ import pytest
 
 import dgemma
 from dgemma.config import DenoiseConfig
-from dgemma.train import recipe as recipes
 from dgemma.train.loop import LoopConfig
 from dgemma.train.recipe import Recipe, export, trainer
 
-RECIPE = Recipe(vocab_size=420, hidden=128, layers=3, experts=4, rows=512, canvas=16, causal_steps=0)
+RECIPE = Recipe(vocab_size=2048, hidden=128, layers=3, experts=4, rows=512, canvas=16, causal_steps=0)
 LOOP = LoopConfig(steps=3, warmup=1, fused=False)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "WORLD_EXAMPLES", 500)
-        job = trainer(RECIPE, LOOP, folder)
+    job = trainer(RECIPE, LOOP, folder)
     assert len(list(job.advance(report=1))) == 3
     ends = job.model.config.eos_token_ids
     export(job, folder / "checkpoint", DenoiseConfig(eos_token_id=ends, max_denoising_steps=4))

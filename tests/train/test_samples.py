@@ -11,7 +11,7 @@ from dgemma.errors import UsageError
 from dgemma.text.tokenizer import Tokenizer
 from dgemma.text.turns import render
 from dgemma.train.samples import conversation, document
-from dgemma.train.sources import Files, SmallWorld, records, texts_of, world_texts
+from dgemma.train.sources import Files, SmallWorld, records, texts_of
 from dgemma.train.tokenizer import train
 from dgemma.train.world import World
 
@@ -19,9 +19,15 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
+def texts(count: int) -> list[str]:
+    """What the messages of some examples say."""
+    examples = map(World(0).sample, range(count))
+    return [m["content"] for example in examples for m in (*example.messages, {"content": example.text})]
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_json(json.loads(train(world_texts(0, 3000), 1200).to_str()))
+    return Tokenizer.from_json(json.loads(train(texts(3000), 1200).to_str()))
 
 
 def written(messages: list[dict], tokenizer: Tokenizer, tools: list[dict] | None = None) -> list[str]:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from dgemma.errors import UsageError
-from dgemma.train.sources import world_texts
 from dgemma.train.tokenizer import CONTROL_TOKENS, train
+from dgemma.train.world import World
 
 VOCAB = 900
 SNIPPETS = {
@@ -17,10 +17,16 @@ SNIPPETS = {
 }
 
 
+def texts(count: int) -> list[str]:
+    """What the messages of some examples say."""
+    examples = map(World(0).sample, range(count))
+    return [m["content"] for example in examples for m in (*example.messages, {"content": example.text})]
+
+
 @pytest.fixture(scope="module")
 def small() -> list[str]:
     """Texts with enough merges for 900 tokens, learned in a tenth of a second."""
-    return list(world_texts(0, 2000))
+    return texts(2000)
 
 
 @pytest.fixture(scope="module")

@@ -114,11 +114,26 @@ class Tokenizer:
             raise UsageError(f"character {error.start} of the text (U+{broken:04X}) is half a character") from None
         # of several, because that one lets other threads run meanwhile; "fast" leaves out places, which nobody asks for
         try:
-            return self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            ids = self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except BaseException as error:  # a pattern that backtracks too often ends in a panic, which is no Exception
             if not is_panic(error):
                 raise
             raise UsageError("this checkpoint's tokenizer fails on the text; ask with another text") from None
+        return ids if self.control_ids.isdisjoint(ids) else self._without_control(ids)
+
+    def _without_control(self, ids: list[int]) -> list[int]:
+        """The same text with control tokens spelled out byte by byte.
+
+        A vocabulary that holds them among its words (`ignore_merges`) gives one for a piece of text that reads like it.
+        """
+        spelled: list[int] = []
+        for token in ids:
+            if token not in self.control_ids:
+                spelled.append(token)
+                continue
+            names = map(self._vocabulary.byte_token, self._vocabulary.texts[token].encode())
+            spelled += [self._engine.token_to_id(name) for name in names]
+        return spelled
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of some ids. Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.

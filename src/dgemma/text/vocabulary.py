@@ -46,6 +46,7 @@ def _byte_characters() -> dict[str, int]:
 
 
 _BYTES = _byte_characters()
+_CHARACTERS = {byte: character for character, byte in _BYTES.items()}
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Vocabulary:
     byte_level: bool
     replacements: tuple[tuple[str, str], ...]  # of the decoder, in order: ("▁", " ")
     leading_spaces: int  # how many spaces at the very start of a text belong to the tokenizer, not to the text
+
+    def byte_token(self, byte: int) -> str:
+        """The text of the token that stands for one byte; every vocabulary has all 256."""
+        return _CHARACTERS[byte] if self.byte_level else f"<0x{byte:02X}>"
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for (perhaps half a character); of a control token, those of its text."""
@@ -167,5 +172,3 @@ def _shut(model: dict[str, Any], added: list[dict[str, Any]], control: dict[str,
     model["merges"] = [merge for pair, merge in pairs if "".join(pair) not in control]
     if single := [text for text in control if len(text) < 2]:
         raise ConfigError(f"{source}: the control token {single[0]!r} is too short to be told from text")
-    if model.get("ignore_merges") and (inside := [text for text in control if text in model["vocab"]]):
-        raise ConfigError(f"{source}: with ignore_merges, text could become the control token '{inside[0]}'")

@@ -7,7 +7,7 @@ been trained on examples of a few hundred tokens, and is not to be trusted far b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,10 +23,9 @@ from ..weights.writer import save
 from .batches import BatchConfig, Batches
 from .loop import LoopConfig, Trainer, initialise
 from .samples import Source
-from .sources import Files, SmallWorld, records, texts_of, world_texts
+from .sources import Files, SmallWorld, records, texts_of
 from .tokenizer import train as train_tokenizer
-
-WORLD_EXAMPLES = 60_000  # from which the vocabulary is learned
+from .world.vocabulary import vocabulary as world_vocabulary
 
 
 class Start(Protocol):
@@ -94,17 +93,17 @@ def vocabulary(recipe: Recipe, files: Sequence[Path], run: Path, start: Tokenize
     path = run / "tokenizer.json"
     with disk_errors(run, "and give the same command again"):
         run.mkdir(parents=True, exist_ok=True)
-        if not path.exists() and start is not None:
-            replace_text(path, start.to_json())
-        elif not path.exists():
-            replace_text(path, train_tokenizer(_texts(recipe, files), recipe.vocab_size).to_str(pretty=True))
+        if not path.exists():
+            replace_text(path, start.to_json() if start is not None else _learned(recipe, files))
     return Tokenizer.from_file(path)
 
 
-def _texts(recipe: Recipe, files: Sequence[Path]) -> Iterable[str]:
+def _learned(recipe: Recipe, files: Sequence[Path]) -> str:
+    """The JSON of a vocabulary made for the world, or learned from `files`."""
     if not files:
-        return world_texts(recipe.seed, WORLD_EXAMPLES)
-    return (text for _, record in records(files) for text in texts_of(record))
+        return world_vocabulary(recipe.vocab_size, recipe.seed).to_str()
+    texts = (text for _, record in records(files) for text in texts_of(record))
+    return train_tokenizer(texts, recipe.vocab_size).to_str()
 
 
 def trainer(

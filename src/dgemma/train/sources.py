@@ -67,14 +67,6 @@ class SmallWorld:
         return document(example.text, self.tokenizer, example.gap)
 
 
-def world_texts(seed: int, count: int) -> Iterator[str]:
-    """Plain texts of `count` examples, from which a vocabulary is learned."""
-    world = World(seed)
-    for number in range(count):
-        example = world.sample(number)
-        yield from texts_of({"messages": example.messages} if example.messages else {"text": example.text})
-
-
 def records(paths: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the files hold, one by one, each with the place it stands at, for errors."""
     for path in paths:
