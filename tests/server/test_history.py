@@ -158,6 +158,22 @@ def test_an_answer_goes_on_from_a_message(client: Client, model: dgemma.Model, p
     assert told(client(), path, messages, **more)[0] == want.generation.prompt_tokens
 
 
+def test_so_does_ollamas(client: Client, model: dgemma.Model) -> None:
+    messages = [HI, {"role": "assistant", "content": "Once upon"}]
+    body = {"model": "any", "messages": messages, "stream": False, "options": {"num_predict": 6, "seed": 3}}
+    want = model.chat(messages, 6, 3, continue_final_message=True)
+    reply = client().post("/api/chat", json=body).json()
+    assert (reply["message"]["content"], reply["prompt_eval_count"]) == (want.content, want.generation.prompt_tokens)
+
+
+def test_a_prompt_that_was_read_is_read_from_the_cache_when_it_goes_on(client: Client, fresh: dgemma.Model) -> None:
+    at, long = client(), {"role": "user", "content": "word " * 40}
+    want = fresh.chat([long, {"role": "assistant", "content": "Once upon a"}], 6, 3, continue_final_message=True).content
+    for text in ("Once", "Once upon a"):
+        reply = at.post(MESSAGES, json=body_of(MESSAGES, [long, {"role": "assistant", "content": text}]))
+    assert reply.json()["content"] == [{"type": "text", "text": want}]
+
+
 @pytest.mark.parametrize(("more", "name"), [
     ({"thinking": True}, "thinking"), ({"response_format": {"type": "json_object"}}, "form"), ({"regex": "a+"}, "form"),
     ({"continue_final_message": "yes"}, "continue_final_message"),

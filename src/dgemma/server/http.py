@@ -154,7 +154,7 @@ class Connection(H11Protocol):
         self._close_for_sure()
 
     def _say(self, status: int, text: str) -> None:
-        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":%d}}' % (text.encode(), status)
+        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%d"}}' % (text.encode(), status)
         head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
 

@@ -178,7 +178,9 @@ def chat(service: Service, body: OllamaChatRequest) -> Job:
         return Job((), OllamaAnswer(service, True), body.stream)
     messages, notes = conversation(body.messages)
     asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
-    asked |= {"tools": body.tools, "messages": messages}
+    is_last = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
+    begun = is_last and not asked["thinking"] and not body.format  # Ollama goes on from such a message
+    asked |= {"tools": body.tools, "messages": messages, "continue_final_message": begun}
     return Job((Call("stream_chat", asked, notes),), OllamaAnswer(service, True), body.stream)
 
 

@@ -128,7 +128,7 @@ class CompletionReply(msgspec.Struct):
 def shape(refusal: Refusal) -> dict[str, Any]:
     """An error's body."""
     return {"error": {
-        "message": refusal.message, "type": refusal.kind, "param": refusal.parameter, "code": refusal.status,
+        "message": refusal.message, "type": refusal.kind, "param": refusal.parameter, "code": str(refusal.status),
     }}  # fmt: skip
 
 
