@@ -14,11 +14,12 @@ from .config.sizes import parse_bytes
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
-from .errors import NumericsError, ResourceError, UsageError
-from .kernels.select import multiplies, wants_triton
+from .errors import NumericsError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.dgemma import DiffusionGemma
+from .model.info import ModelInfo, model_info
 from .model.load import load as load_model
+from .model.target import choose_device, choose_dtype, plan_memory, rounded_formats
 from .tasks import chat as chat_task
 from .tasks import decide as decide_task
 from .tasks import edit as edit_task
@@ -28,11 +29,7 @@ from .tasks.events import Change, Committed, Decisions, Draft, Edit, Filling, Ge
 from .tasks.limits import canvas_rows, characters, check_length, check_text, rows, token_ids
 from .tasks.terms import Terms
 from .text.tokenizer import Tokenizer
-from .weights.headers import READABLE
 from .weights.locate import locate
-from .weights.placement import placement
-from .weights.plan import fit, machine
-from .weights.reader import DTYPES, Layout
 from .weights.source import source
 
 Progress = Callable[[int, int, str], None]
@@ -44,7 +41,7 @@ def load(
     dtype: str | torch.dtype | None = None, *, revision: str | None = None, progress: Progress | None = None,
     trainable: bool = False, warmup: int = 0, activations: str | None = None, memory: str | int | None = None,
 ) -> Model:  # fmt: skip
-    """Load a checkpoint: a folder, a .gguf file, a pulled hub name, or None for the one that ships with dgemma.
+    """Load a checkpoint: a folder, a .gguf file, a pulled hub name, or None or "(embedded)" for the one that ships with dgemma.
 
     device: default the first CUDA card, else the CPU; "meta" builds without reading weights. dtype: "bfloat16",
     "float16", "float32" or "float64" (or the torch dtype); default what the checkpoint holds on CUDA, float32 on a
@@ -52,8 +49,8 @@ def load(
     plain parameters; without it a CPU holds them in the layout that it multiplies fastest with, and `net` cannot be trained or
     saved. warmup: prepare steps of up to so many requests at once before the first one. activations, where the checkpoint
     declares that they are rounded to the weights' format (FP8, NVFP4): "rounded", "16bit", or None: only on a card that
-    multiplies in it. memory: bytes, or a size such as "8GB", of the device for everything; where the weights alone need more, whole
-    layers stream through it (model/streaming.py), and the notes say how many.
+    multiplies in it. memory: bytes, or a size such as "8GB", of the device for everything; default on a card: what is free there. Where
+    the weights alone need more, whole layers stream through it (model/streaming.py), and the notes say how many.
     Raises CheckpointError, HubError or ResourceError with one line that names the fix.
     """
     if not isinstance(path_or_name, str | Path | None):
@@ -63,17 +60,11 @@ def load(
     layout = found.inspect(config)
     target = choose_device(device)
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
-    kind = _dtype(dtype, target, layout, budget)
+    kind = choose_dtype(dtype, target, layout, budget)
     rounds = rounded_formats(activations, target)
     if trainable and (name := next((name for name, stored in layout.text.items() if stored.format is not None), None)):
         raise UsageError(f"{found.place}: '{name}' is in few bits, which cannot be trained; load a checkpoint of 16 or 32 bits")
-    place, engine = None, EngineConfig()
-    if budget is not None and target.type != "meta":
-        sizes = {name: stored.nbytes for name, stored in layout.text.items()}
-        place = placement(
-            config, kind, target.type, budget, index=target.index, formats=layout.formats, stored=sizes, may_stream=not trainable
-        )
-        engine = EngineConfig(memory=budget - place.margin - place.device_bytes + place.plan.kv + place.plan.work)
+    place, engine = plan_memory(layout, target, kind, budget, may_stream=not trainable)  # before any weight is read
     reason = found.why_no_text()  # text before weights: a fault is told at once, and what reading it leaves in the heap is used again
     tokenizer = None if reason else Tokenizer.from_json(found.tokenizer_json(), str(found.vocabulary()))
     net, notes = load_model(layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable)
@@ -103,9 +94,17 @@ class Model:
         self.chat_tuned, self.notes = chat_tuned, list(notes)
         self._tokenizer, self._why_no_text = tokenizer, why_no_text or f"{folder} came without a tokenizer.json"
 
+    def __repr__(self) -> str:
+        return f"<dgemma.Model {self.info.line}{', chat-tuned' if self.chat_tuned else ''}>"
+
     @property
     def config(self) -> ModelConfig:
         return self.net.config
+
+    @property
+    def info(self) -> ModelInfo:
+        """What this model is, and how it runs here."""
+        return model_info(self.net, self.folder)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -346,57 +345,3 @@ def _last(events: Iterator[Any]) -> Any:
     for last in events:
         pass
     return last
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """None: the first CUDA card, else the CPU. Raises UsageError for a device that is not there."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except (RuntimeError, TypeError):
-        raise UsageError(f"device {device!r} is not known; use cpu, cuda, cuda:1 ...") from None
-    if chosen.type not in ("cpu", "cuda", "meta"):
-        raise UsageError(f"device '{device}' is not supported; use cpu, cuda, cuda:1 ...")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (cards := torch.cuda.device_count()):
-        raise UsageError(f"device '{device}' was asked for, but this torch sees {cards} CUDA cards; use cpu")
-    return chosen
-
-
-def _dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout, budget: int | None) -> torch.dtype:
-    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
-    if isinstance(dtype, torch.dtype) and dtype in known.values():
-        return dtype
-    if dtype is not None:
-        if str(dtype) not in known:
-            raise UsageError(f"dtype '{dtype}' is not known; use {', '.join(known)}")
-        return known[str(dtype)]
-    most = torch.bfloat16  # what stands beside weights in few bits
-    if all(stored.format is None for stored in layout.text.values()):
-        most = next((DTYPES[name] for name in layout.dtypes if name in READABLE), most)
-    if device.type != "cpu":
-        return most
-    # 16-bit products are 5-10x slower than float32 on CPUs without bf16 units, so memory alone decides
-    memory = machine()[0].free if budget is None else budget
-    for candidate in (torch.float32, most):
-        plan = fit(layout.config, candidate, 4096, device="cpu", formats=layout.formats)
-        if plan.fits(memory):
-            return candidate
-    if budget is not None:  # layers stream, or the placement says what is missing
-        return most
-    raise ResourceError(
-        f"the model needs {plan.total / 2**30:.1f} GiB and this machine has {memory / 2**30:.1f} GiB free; "
-        "give memory (--memory SIZE) and layers are read from the files as they are needed"
-    )
-
-
-def rounded_formats(activations: str | None, device: torch.device) -> tuple[str, ...]:
-    """The formats whose products round what they multiply with, where a checkpoint declares it."""
-    if activations not in (None, "rounded", "16bit"):
-        raise UsageError(f"activations '{activations}' is not known; use rounded or 16bit, or leave it out")
-    if activations is not None:
-        return ("fp8", "nvfp4") if activations == "rounded" else ()
-    if device.type != "cuda" or not wants_triton():
-        return ()
-    capability = torch.cuda.get_device_capability(device)
-    return tuple(name for name in ("fp8", "nvfp4") if multiplies(name, capability))

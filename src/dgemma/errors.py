@@ -5,6 +5,8 @@ the thing and the fix. The command line prints that line to stderr and leaves wi
 service maps the class to a status. Anything else that escapes is a bug, and shows its traceback.
 """
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
 
 class DgemmaError(Exception):
     """Base of everything a user can meet. The message is one line: what, where, and how to mend it."""

@@ -37,6 +37,7 @@ class FakeModel:
         self.texts, self.chat_tuned, self.gap, self.error = texts or ("answer",), chat_tuned, gap, error
         self.tokenizer, self.notes, self.denoise = byte_tokenizer(), ["vision is not used yet"], DenoiseConfig()
         self.config = SimpleNamespace(canvas_length=64)
+        self.info = SimpleNamespace(place="CPU, float32")
         self.asked: list[tuple[Any, ...]] = []
 
     def stream(self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any):

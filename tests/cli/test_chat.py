@@ -61,8 +61,9 @@ def test_commands(piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"/seed -1\n", "seed is '-1'"),
-        (b"/seed x\n", "seed is 'x'"),
+        (b"/seed -1\n", "/seed is '-1'"),
+        (b"/seed x\n", "/seed is 'x'"),
+        (b"/max 0\n", "/max is '0'"),
         (b"/dance\n", "there is no command '/dance'"),
         (b"a\nb\xff\n", "a line on stdin is not UTF-8 text: byte 1 is 0xff"),
     ],
@@ -112,11 +113,30 @@ def test_ctrl_d_leaves_and_ctrl_c_drops_the_line(typed: Callable[..., tuple[Fake
     assert "> … \n/exit or Ctrl-D leaves\n> Yes.\n" in shown and shown.endswith("> \n")
 
 
-def test_a_stopped_answer_is_forgotten(typed: Callable[..., tuple[FakeModel, str]]) -> None:
+def test_a_stopped_answer_is_kept_as_far_as_it_came(typed: Callable[..., tuple[FakeModel, str]]) -> None:
     model = FakeModel("part", "rest", chat_tuned=True, error=KeyboardInterrupt())  # type: ignore[arg-type]
     model, shown = typed(model, ["a", "b", "/exit"])
+    assert [len(call[1]) for call in model.asked] == [1, 3]
+    assert model.asked[1][1][1] == {"role": "assistant", "content": "part"}
+    assert shown.count("part\nstopped: the text so far is kept, 4 tokens in 1 canvas\n") == 2
+
+
+def test_an_answer_stopped_before_it_has_text_is_forgotten(typed: Callable[..., tuple[FakeModel, str]]) -> None:
+    model, shown = typed(FakeModel("x", chat_tuned=True, error=KeyboardInterrupt()), ["a", "b", "/exit"])  # type: ignore[arg-type]
     assert [len(call[1]) for call in model.asked] == [1, 1]
-    assert shown.count("part\nstopped; this turn is forgotten") == 2
+    assert shown.count("no canvas had settled, so there is no text; this turn is forgotten") == 2
+
+
+def test_a_stopped_answer_ends_a_chat_in_a_pipe(piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.CaptureFixture[str]) -> None:
+    model = FakeModel("part", "rest", chat_tuned=True, error=KeyboardInterrupt())  # type: ignore[arg-type]
+    assert piped(b"a\nb\n", model=model)[1] == 130
+    assert capsys.readouterr().out == "part\n" and len(model.asked) == 1
+
+
+def test_max_says_and_sets_how_long_answers_may_be(typed: Callable[..., tuple[FakeModel, str]]) -> None:
+    model, shown = typed(FakeModel("x", chat_tuned=True), ["/max", "/max 7", "a", "/max", "/exit"])
+    assert model.asked[0][2] == 7
+    assert "answers of at most 8,192 tokens, fewer where there is no room" in shown and shown.count("answers of at most 7 tokens\n") == 2
 
 
 def test_an_error_ends_its_turn_and_not_the_chat(typed: Callable[..., tuple[FakeModel, str]]) -> None:

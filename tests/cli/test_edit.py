@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.cli.edit import _span, splice
+from dgemma.cli.edit import _spans, splice
 from dgemma.cli.files import as_in_file, seen
 from dgemma.cli.main import main
 from dgemma.errors import NumericsError, UsageError
@@ -49,10 +49,14 @@ def test_bytes_outside_the_changes_stay(data: bytes, cuts: list[int], after: str
 
 
 def test_spans_are_lines() -> None:
-    assert _span("a\nbc\nd", "2") == (2, 4) and _span("a\nbc\nd", "2:3") == (2, 6)
+    assert _spans("a\nbc\nd", ["2"]) == [(2, 4)] and _spans("a\nbc\nd", ["2:3"]) == [(2, 6)]
+    assert _spans("a\nbc\nd", ["3", "1:2"]) == [(0, 4), (5, 6)] and _spans("a", []) == []
     for bad in ("", "x", "2:", ":2", "1-2", "1:2:3", "٣:٤x"):
         with pytest.raises(UsageError, match="--span is"):
-            _span("a\nb", bad)
+            _spans("a\nb", [bad])
+    for overlapping in (["1:2", "2"], ["2", "2"], ["1:3", "2"]):
+        with pytest.raises(UsageError, match="--span .* and --span .* overlap"):
+            _spans("a\nb\nc", overlapping)
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ def test_an_error_leaves_the_file_as_it_was(serve: Serve, folder: str, file: Pat
         (["empty.txt", "x", "-y"], "'empty.txt' is empty"),
         (["bytes.bin", "x", "-y"], "is not UTF-8 text"),
         (["file.txt", "x", "-y", "-n", "3"], "No such option: -n"),
-        (["file.txt", "x", "-y", "--t-min", "9"], "t_max"),
+        (["file.txt", "x", "-y", "--t-min", "9"], "--t-max is 1.5"),
     ],
 )
 def test_a_bad_request_is_refused(

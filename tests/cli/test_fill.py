@@ -58,7 +58,7 @@ def test_the_model_is_shown_plain_line_ends_and_no_byte_order_mark(part: bytes) 
         (b"<fill>", "nothing but the marker"),
         (BOM + b"<fill>", "nothing but the marker"),
         (b"a<fill>\xff", "X is not UTF-8 text: byte 7 is 0xff"),
-        ("a<fill>".encode("utf-16"), "X is not UTF-8 text: byte 0 is 0xff"),
+        ("a<fill>".encode("utf-16"), "X is not UTF-8 text: it begins as UTF-16 does"),
     ],
 )
 def test_a_file_that_cannot_be_filled_is_refused(data: bytes, message: str) -> None:
@@ -182,7 +182,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
         (["gap.txt", "--only-gap", "--in-place"], "--only-gap prints the gap alone"),
         (["gap.txt", "--marker", ""], "the marker is empty"),
         (["gap.txt", "--eos-token-id", "1"], "No such option: --eos-token-id"),
-        (["gap.txt", "-n", "0"], "max_tokens is 0"),
+        (["gap.txt", "-n", "0"], "--max-tokens is 0"),
     ],
 )
 def test_a_bad_request_is_refused(

@@ -120,13 +120,13 @@ def test_memory_that_runs_out_is_an_error_of_one_line(
     assert err.startswith("dgemma: out of memory; ") and err.count("\n") == 1
 
 
-def test_an_interrupt_and_a_lost_reader_are_quiet(
+def test_an_interrupt_is_said_and_a_lost_reader_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for error, code in ((KeyboardInterrupt(), INTERRUPTED), (BrokenPipeError(), BROKEN_PIPE)):
         monkeypatch.setattr(main_module, "_invoke", lambda *_, error=error: (_ for _ in ()).throw(error))
         assert main(["run"]) == code
-    assert capsys.readouterr() == ("", "")
+        assert capsys.readouterr() == ("", "dgemma: stopped\n" if code == INTERRUPTED else "")
 
 
 def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,7 @@ def test_help_on_a_full_disk() -> None:
     with open("/dev/full", "w") as full:
         result = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
     assert result.returncode == 5
-    assert result.stderr == "dgemma: stdout: No space left on device; make room and try again\n"
+    assert result.stderr == "dgemma: a file or stdout cannot be written: No space left on device; make room and try again\n"
 
 
 def test_a_full_disk_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

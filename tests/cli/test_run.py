@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.cli.main import main
-from dgemma.errors import NumericsError
+from dgemma.errors import LengthError, NumericsError, ResourceError
 from dgemma.tasks.voices import Voices
 from dgemma.text.channels import split
 
@@ -30,6 +31,7 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest(
     assert out == "one\ntwo\n"
     assert err.splitlines()[:2] == ["note: vision is not used yet", "note: cut at 256 tokens"]
     assert err.splitlines()[2].startswith("7 tokens in 2 canvases, 4 steps (2.0 per canvas), 500 ms per step")
+    assert err.splitlines()[2].endswith(", on CPU, float32")
     assert model.asked == [("stream", "say", 9, 4, {"max_denoising_steps": 5})]
     assert model.loaded == ((folder, None, "float32"), {"revision": None, "warmup": 0, "memory": None})  # type: ignore[attr-defined]
 
@@ -102,8 +104,51 @@ def test_an_empty_answer_is_said(serve: Serve, folder: str, capsys: pytest.Captu
 
 def test_an_interrupt_leaves_with_130(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     serve(FakeModel("one", "two", error=KeyboardInterrupt()))  # type: ignore[arg-type]
+    assert main(["run", "x", "-m", folder, "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("stopped: the answer was not finished, so there is no JSON of it\n")
     assert main(["run", "x", "-m", folder]) == 130
-    assert capsys.readouterr().out == ""
+    out, err = capsys.readouterr()
+    assert out == "one\n" and err.endswith("stopped: the text so far is kept, 3 tokens in 1 canvas\n")
+    serve(FakeModel("one", error=KeyboardInterrupt()))  # type: ignore[arg-type]
+    assert main(["run", "x", "-m", folder]) == 130
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("stopped: no canvas had settled, so there is no text\n")
+
+
+def test_a_chat_tuned_model_answers_as_long_as_the_service_lets_it(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tuned, length in ((True, 8192), (False, 256)):
+        model = serve(FakeModel("x", chat_tuned=tuned))
+        assert main(["run", "x", "-m", folder]) == 0
+        assert model.denoise.max_new_tokens == length and model.asked[0][2] is None
+    capsys.readouterr()
+    for error, most in ((LengthError("max_tokens 8192 leaves the model's positions", 192), 192), (ResourceError("no room"), 512)):
+        model = serve(Tight(error, most))
+        assert main(["run", "x", "-m", folder]) == 0
+        assert model.asked[-1][2] == most
+        told = capsys.readouterr().err
+        assert f"cut at {most} tokens, all that there is room for" in told
+        assert main(["run", "x", "-m", folder, "-n", "9999"]) == error.exit_code  # a length that was asked for is not cut
+        capsys.readouterr()
+
+
+class Tight(FakeModel):
+    """A chat-tuned model with room for `most` tokens."""
+
+    def __init__(self, error: Exception, most: int):
+        super().__init__("x", chat_tuned=True)
+        self.refusal, self.most = error, most
+
+    def stream_chat(self, messages: Any, max_tokens: int | None = None, seed: int = 0, **more: Any):
+        if (max_tokens or self.denoise.max_new_tokens) > self.most:
+            raise self.refusal
+        return self._cut(super().stream_chat(messages, max_tokens, seed, **more))
+
+    def _cut(self, events: Any):
+        for event in events:
+            yield dataclasses.replace(event, finish_reason="length", notes=[]) if hasattr(event, "finish_reason") else event
 
 
 def test_a_terminal_gets_the_answer_once(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

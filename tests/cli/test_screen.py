@@ -202,7 +202,7 @@ def test_the_summary_says_what_it_took_and_why_it_ended() -> None:
     line = summary(generation("x" * 10, steps=[3, 5], finish_reason="length"), passes=8)
     assert line == (
         "10 tokens in 2 canvases, 8 steps (4.0 per canvas), 250 ms per step, 5.0 tokens/s, 1.25 tokens per forward, "
-        "ended by max_tokens"
+        "ended by --max-tokens"
     )
     assert summary(generation("x"), passes=2).endswith("ended by an end token")
     assert summary(generation("x", stop="\n"), passes=2).endswith("ended by a stop string")

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,11 +25,12 @@ from filelock import FileLock, Timeout
 
 from ..config.neutral import effective, whole_number
 from ..config.reader import shown
-from ..errors import DgemmaError, ResourceError, UsageError
+from ..errors import INTERRUPTED, DgemmaError, ResourceError, UsageError
+from .files import append_whole
 from .flags import BOM, Asked, appendable, asking, check, decode, text_of
-from .progress import loading, progress
-from .run import tell
-from .screen import can_animate, json_line, note
+from .progress import progress
+from .run import noted, open_model, tell, with_room
+from .screen import count, json_line, note
 
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -72,13 +73,7 @@ def command(
 
 def _run(asked: Asked, output: Output, left: list[Line]) -> None:
     """Ask what is left and append the answers."""
-    from .. import api
-
-    with loading(can_animate()) as report:
-        model = api.load(
-            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=report, warmup=asked.warmup,
-            memory=asked.memory,
-        )  # fmt: skip
+    model = open_model(asked)
     tell(model.notes)
     start, tokens, failed = time.monotonic(), 0, 0
     with output, progress("answered") as bar:
@@ -91,7 +86,7 @@ def _run(asked: Asked, output: Output, left: list[Line]) -> None:
             bar(output.answered, output.requests)
     seconds = time.monotonic() - start
     refused = f", {failed} could not be served (see their lines)" if failed else ""
-    note(f"{len(left)} request{'s' if len(left) != 1 else ''}, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}")
+    note(f"{count(len(left), 'request')}, {count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}")
 
 
 class Output:
@@ -109,14 +104,9 @@ class Output:
 
     def append(self, answer: dict[str, Any]) -> None:
         """One more answer, whole or not at all."""
-        rest = memoryview(json_line(answer))
-        start = os.fstat(self._file.fileno()).st_size
         try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            append_whole(self._file, json_line(answer))
         except OSError as error:
-            with suppress(OSError):  # what cannot be cut off now is cut off by the next run
-                self._file.truncate(start)
             raise self._full(error) from None
         self.answered += 1
 
@@ -130,6 +120,7 @@ class Output:
             self._file.close()
         if kind is KeyboardInterrupt:
             note(f"stopped: {self._safe()}; the same command goes on")
+            raise typer.Exit(INTERRUPTED) from None
 
     def _safe(self) -> str:
         return f"{self.answered} of {self.requests} requests are answered in {self.path}"
@@ -243,11 +234,14 @@ def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[An
     if line.url == COMPLETION:
         if not isinstance(body.get("prompt"), str):
             raise UsageError("a completion needs a prompt, a text")
-        return model.stream(body["prompt"], length, seed, **settings), lambda last: _completion(line, last)
+        events, cut = with_room(model, length, lambda most: model.stream(body["prompt"], most, seed, **settings))
+        return events, lambda last: _completion(line, noted(last, cut))
     if not isinstance(body.get("messages"), list):
         raise UsageError("a chat completion needs messages, a list")
-    events = model.stream_chat(body["messages"], length, seed, tools=body.get("tools"), **settings)
-    return events, lambda last: _chat(model, line, last)
+    events, cut = with_room(
+        model, length, lambda most: model.stream_chat(body["messages"], most, seed, tools=body.get("tools"), **settings)
+    )
+    return events, lambda last: _chat(model, line, noted(last, cut))
 
 
 def _completion(line: Line, last: Any) -> dict[str, Any]:

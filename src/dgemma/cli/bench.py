@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import io
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,8 @@ from .. import __version__
 from ..config.formats import Format
 from ..config.formats import recipe as recipe_of
 from ..errors import UsageError
-from .flags import DTYPES, MEMORY, appendable, check_device, text_of
+from .files import append_whole
+from .flags import DTYPES, MEMORY, appendable, check_device, text_of, write_fault
 from .run import tell
 from .screen import note, write_out
 
@@ -176,7 +178,7 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
     try:
         path.write_text(draw(rows, title), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
+        raise write_fault(path, error) from None
 
 
 def _texts(path: Path) -> list[str]:
@@ -187,12 +189,16 @@ def _texts(path: Path) -> list[str]:
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if fresh:
-            writer.writeheader()
-        writer.writerows({key: _number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    if not path.exists() or not path.stat().st_size:
+        writer.writeheader()
+    writer.writerows({key: _number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    try:
+        with path.open("ab", buffering=0) as file:
+            append_whole(file, text.getvalue().encode())
+    except OSError as error:
+        raise write_fault(path, error) from None
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

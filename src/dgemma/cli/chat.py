@@ -15,19 +15,20 @@ import typer
 
 from ..config import MAX_PROMPT_CHARACTERS
 from ..config.reader import shown
-from ..errors import DgemmaError, UsageError
-from .flags import Asked, argument, asking, check, from_stdin, read_text
-from .run import converse, open_model, tell
-from .screen import note, stdout_is_terminal, write_json, write_out
+from ..errors import INTERRUPTED, DgemmaError, UsageError
+from .flags import BOM, Asked, argument, as_flags, asking, check, from_stdin, read_text
+from .run import Stopped, converse, give_out, open_model, tell
+from .screen import note, stdout_is_terminal, write_json
 
 if TYPE_CHECKING:
     from ..api import Model
 
 HELP = """/clear      forget the conversation
+/max [N]    show how many tokens an answer may have, or set it
 /seed [N]   show the seed, or set it for the next turns
 /help       show this
 /exit       leave (so does Ctrl-D)
-A line that ends in a backslash goes on in the next. Ctrl-C stops an answer."""
+A line that ends in a backslash goes on in the next. Ctrl-C stops an answer, whose text so far is kept."""
 PROMPT, MORE = "> ", "… "
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
@@ -53,14 +54,13 @@ def command(
 
 
 class Conversation:
-    """One chat: its messages, its seed, and what was typed so far."""
+    """One chat: its messages, what is asked of answers, and what was typed so far."""
 
     def __init__(
         self, model: Model, asked: Asked, steps: int, first: list[dict[str, Any]], thinking: bool, typed: bool
     ):
         self._model, self._asked, self._steps = model, asked, steps
         self._first, self._thinking, self._typed = first, thinking, typed
-        self._seed = asked.seed
         self.messages = list(first)
 
     def run(self) -> None:
@@ -79,7 +79,7 @@ class Conversation:
             except DgemmaError as error:
                 if not self._typed:
                     raise
-                note(f"dgemma: {error}")
+                note(f"dgemma: {as_flags(str(error))}")
 
     def obey(self, name: str, rest: str) -> bool:
         """One slash command. -> whether the conversation goes on. Raises UsageError for an unknown one."""
@@ -89,10 +89,12 @@ class Conversation:
             self.messages = list(self._first)
             note("the conversation is forgotten")
         elif name == "seed":
-            if rest and not (rest.isascii() and rest.isdigit() and len(rest) < 20 and int(rest) < 2**63):
-                raise UsageError(f"seed is {shown(rest)}; it must be a whole number from 0 to 2^63 - 1")
-            self._seed = int(rest) if rest else self._seed
-            note(f"seed {self._seed}")
+            self._asked = dataclasses.replace(self._asked, seed=_whole("/seed", rest, 0) if rest else self._asked.seed)
+            note(f"seed {self._asked.seed}")
+        elif name == "max":
+            self._asked = dataclasses.replace(self._asked, max_tokens=_whole("/max", rest, 1) if rest else self._asked.max_tokens)
+            most = self._asked.max_tokens
+            note(f"answers of at most {most or self._model.denoise.max_new_tokens:,} tokens{'' if most else ', fewer where there is no room'}")
         elif name == "help":
             print(HELP, file=sys.stderr)
         else:
@@ -100,21 +102,28 @@ class Conversation:
         return True
 
     def turn(self, text: str) -> None:
-        """One message and its answer. Both are remembered only if the answer came to its end."""
+        """One message and its answer, as far as it came. A turn without text is forgotten."""
         messages = [*self.messages, {"role": "user", "content": text}]
-        asked = dataclasses.replace(self._asked, seed=self._seed)
+        asked = self._asked
         try:
             answer = converse(self._model, messages, asked, self._steps, thinking=self._thinking)
-        except KeyboardInterrupt:
-            if not self._typed:
-                raise
-            note("stopped; this turn is forgotten")
+        except Stopped as stopped:
+            self._stop(stopped, messages)
             return
         self.messages = [*messages, {"role": "assistant", "content": answer.content}]
         if asked.as_json:
             write_json(answer.to_dict())
-        elif not stdout_is_terminal():
-            write_out(answer.content if answer.content.endswith("\n") else answer.content + "\n")
+        else:
+            give_out(answer.content, asked)
+
+    def _stop(self, stopped: Stopped, messages: list[dict[str, Any]]) -> None:
+        """Ctrl-C in an answer: what had settled is the answer. At a terminal the chat goes on, elsewhere it ends."""
+        if stopped.content:
+            self.messages = [*messages, {"role": "assistant", "content": stopped.content}]
+            give_out(stopped.content, self._asked)
+        note(stopped.told(self._asked) if stopped.content or not self._typed else f"{stopped.told(self._asked)}; this turn is forgotten")
+        if not self._typed:
+            raise typer.Exit(INTERRUPTED)
 
     def _next(self) -> str | None:
         """The next message, None at the end. A trailing backslash joins lines; Ctrl-C drops what was typed."""
@@ -150,8 +159,15 @@ class Conversation:
         data = from_stdin(4 * MAX_PROMPT_CHARACTERS + 1, line=True)
         if not data:
             return None
-        line = data.rstrip(b"\r\n")
+        line = data.removeprefix(BOM.encode()).rstrip(b"\r\n")
         return read_text(line, "a line on stdin") if line else ""
+
+
+def _whole(command: str, text: str, least: int) -> int:
+    """The number behind a command. Raises UsageError."""
+    if text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) < 2**63:
+        return int(text)
+    raise UsageError(f"{command} is {shown(text)}; it must be a whole number from {least} to 2^63 - 1")
 
 
 def _history() -> None:

@@ -37,7 +37,7 @@ def command(
 ) -> None:
     """Answer typed questions about a text with the probabilities of their labels."""
     if steps < 1:
-        raise UsageError(f"steps is {steps}; it must be a whole number, at least 1")
+        raise UsageError(f"--steps is {steps}; it must be a whole number, at least 1")
     questions = _from_flags(question, choice, score) if file is None else _from_file(file, (question, choice, score))
     read_questions(questions)
     told = None if instructions is None else argument(instructions, "--instructions")

@@ -10,20 +10,23 @@ import re
 import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..config.reader import shown
+from ..errors import INTERRUPTED, UsageError
 from ..tasks.events import Change, Draft, Edit
-from ..text.lines import lines_span
+from ..text.lines import lines_span, unified_diff
 from .files import as_in_file, check_writable, read, replace, seen
-from .flags import BOM, Asked, argument, asking, check, decode
+from .flags import BOM, Asked, argument, as_flags, asking, check, decode
 from .picture import plain
 from .run import open_model, screen_for, tell
-from .screen import note, stderr_is_terminal, stdout_is_terminal, summary, terminal, write_json, write_out
+from .screen import agreed, count, note, stderr_is_terminal, stdout_is_terminal, summary, terminal, write_json, write_out
 
+_SPAN = re.compile(r"([0-9]{1,12})(?::([0-9]{1,12}))?")
 ROWS = ("shorter", "as long", "longer")
 COLOURS = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}
 
@@ -54,7 +57,7 @@ def command(
     text = seen(data)
     if not text.strip():
         raise UsageError(f"{name} is empty; there is nothing to edit")
-    spans = [_span(text, lines) for lines in span or ()]
+    spans = _spans(text, span or ())
     if in_place and path is not None:
         check_writable(path, name)
     edit = _generate(text, told, spans, asked, check(asked).max_denoising_steps)
@@ -62,7 +65,7 @@ def command(
     changed = splice(data, edit.changes)
     if not asked.as_json:
         _show(edit.diff(label))
-    if asks and changed != data and not _taken():
+    if asks and changed != data and not agreed("Take this edit?"):
         note("the edit was refused; nothing was written")
         raise typer.Exit(1)
     if in_place and path is not None:
@@ -73,40 +76,59 @@ def command(
         write_out(plain(edit.text) if stdout_is_terminal() else changed)
 
 
-def _taken() -> bool:
-    """The user's answer; typer's own question echoes a blank to stdout, which is the text's."""
-    print("Take this edit? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _spans(text: str, given: Sequence[str]) -> list[tuple[int, int]]:
+    """The characters of every --span. Raises UsageError for one that is none, is not in the text, or overlaps another."""
+    lines = sorted((*_lines(one), one) for one in given)
+    for (_, last, one), (first, _, other) in pairwise(lines):
+        if first <= last:
+            raise UsageError(f"--span {one} and --span {other} overlap; join them")
+    return [lines_span(text, first, last) for first, last, _ in lines]
 
 
-def _span(text: str, lines: str) -> tuple[int, int]:
-    """The characters of "10:20" or "7"."""
-    first, _, last = lines.partition(":")
-    if not first.isdecimal() or not (last or first).isdecimal() or lines.endswith(":"):
-        raise UsageError(f"--span is '{lines}'; give lines such as 10:20 or 7")
-    return lines_span(text, int(first), int(last or first))
+def _lines(span: str) -> tuple[int, int]:
+    """First and last line of "10:20" or "7"."""
+    found = _SPAN.fullmatch(span)
+    if found is None:
+        raise UsageError(f"--span is {shown(span)}; give lines such as 10:20 or 7")
+    first = int(found[1])
+    return first, int(found[2] or first)
 
 
 def _generate(text: str, instruction: str | None, spans: list[tuple[int, int]], asked: Asked, steps: int) -> Edit:
     model = open_model(asked)
     events = model.stream_edit(text, instruction, asked.seed, spans=spans or None, **asked.sampler)
     found: Any = None
-    with screen_for(model, asked, steps, rows=ROWS) as screen:
-        for event in events:
-            if isinstance(event, Draft):
-                screen.draft(event)
-            elif isinstance(event, Edit):
-                found = event
+    settled: list[Change] = []
+    try:
+        with screen_for(model, asked, steps, rows=ROWS) as screen:
+            for event in events:
+                if isinstance(event, Draft):
+                    screen.draft(event)
+                elif isinstance(event, Change):
+                    settled.append(event)
+                else:
+                    found = event
+    except KeyboardInterrupt:
+        _stopped(text, settled)
+        raise typer.Exit(INTERRUPTED) from None
     assert isinstance(found, Edit)
     tell(model.notes)
     if not asked.as_json:
         if instruction is not None and not model.chat_tuned:
             note("note: this model is not chat-tuned: it reads the instruction as a comment and does not follow it")
         for line in found.generation.notes:
-            note(f"note: {line}")
+            note(f"note: {as_flags(line)}")
         opened = len(found.changes)
-        note(summary(found.generation, screen.passes, f"{opened} span{'s' if opened != 1 else ''}"))
+        note(f"{summary(found.generation, screen.passes, count(opened, 'span'))}, on {model.info.place}")
     return found
+
+
+def _stopped(text: str, settled: Sequence[Change]) -> None:
+    """Say what an edit had come to when it was interrupted; nobody has agreed to it, so nothing is written."""
+    if settled:
+        _show(unified_diff(text, splice(text.encode(), settled).decode(), "the text so far"))
+    spans = count(len(settled), "span")
+    note(f"stopped: {spans} had settled{', shown above' if settled else ''}; nothing was written, and the file is as it was")
 
 
 def splice(data: bytes, changes: Sequence[Change]) -> bytes:

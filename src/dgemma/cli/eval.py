@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +12,9 @@ import typer
 
 from ..errors import NumericsError, UsageError
 from .flags import MEMORY, check_device, decode, read_file, text_model
+from .progress import loading, progress
 from .run import tell
-from .screen import stdout_is_terminal, write_out
+from .screen import can_animate, stdout_is_terminal, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -37,15 +38,18 @@ def command(
     lines: list[str] = []  # a terminal gets each as it comes, a pipe all of them or none
     from .. import api
 
-    loaded = api.load(model, device, memory=memory)
+    with loading(can_animate()) as report:
+        loaded = api.load(model, device, memory=memory, progress=report)
     tell(loaded.notes)
-    for name, found in scores(loaded, texts, samples, seed):
-        if not all(math.isfinite(number) for number in _numbers(found).values()):
-            raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
-        rows[name] = found
-        lines.append(_line(name, found) + "\n")
-        if not as_json and stdout_is_terminal():
-            write_out(lines.pop())
+    with progress("scoring") as bar:
+        for name, found in scores(loaded, texts, samples, seed, bar):
+            if not all(math.isfinite(number) for number in _numbers(found).values()):
+                raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
+            rows[name] = found
+            lines.append(_line(name, found) + "\n")
+            if not as_json and stdout_is_terminal():
+                bar.hide()
+                write_out(lines.pop())
     total = None
     for found in rows.values():
         total = found if total is None else total + found
@@ -58,16 +62,26 @@ def command(
     write_out("".join(lines))
 
 
-def scores(model: Model, texts: dict[str, str], samples: int, seed: int) -> Iterator[tuple[str, Score]]:
-    """(name, Score) for each text under a model, one after another."""
+def scores(
+    model: Model, texts: dict[str, str], samples: int, seed: int, report: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[tuple[str, Score]]:
+    """(name, Score) for each text under a model, one after another; `report` hears of the tokens scored and of all there are."""
     from ..train.evaluate import Special, score
 
     special = model.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
+    tokens = {name: model.tokenizer.encode(text) for name, text in texts.items()}
+    total, done = sum(len(one) + 1 for one in tokens.values()), 0  # each text's end is scored, too
+
+    def scored(count: int) -> None:
+        nonlocal done
+        done += count
+        report(done, total)
+
+    report(0, total)
     for place, (name, text) in enumerate(texts.items()):
-        tokens = model.tokenizer.encode(text)
         own_seed = seed * 1_000_003 + place  # or all files would share their noise, and their errors would add up
-        yield name, score(model.net, tokens, len(text.encode()), ids, samples=samples, seed=own_seed)
+        yield name, score(model.net, tokens[name], len(text.encode()), ids, samples=samples, seed=own_seed, progress=scored)
 
 
 def _read(files: list[Path] | None) -> dict[str, str]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from ..errors import ResourceError, UsageError
 from .flags import BOM, MAX_FILE_BYTES, from_stdin, read_file
@@ -32,6 +34,19 @@ def as_in_file(text: str, data: bytes) -> bytes:
     if 2 * data.count(b"\r\n") > data.count(b"\n"):
         text = text.replace("\r\n", "\n").replace("\n", "\r\n")
     return text.encode("utf-8", "replace")
+
+
+def append_whole(file: IO[bytes], data: bytes) -> None:
+    """Append to a file that has no buffer: all of it, or nothing where the disk is full. Raises OSError."""
+    rest = memoryview(data)
+    start = os.fstat(file.fileno()).st_size
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with suppress(OSError):  # what cannot be cut off now is seen by whoever reads the file
+            file.truncate(start)
+        raise
 
 
 def check_writable(path: Path, name: str) -> None:

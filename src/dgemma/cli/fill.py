@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import INTERRUPTED, UsageError
 from ..tasks.events import Draft, Filling
 from .files import as_in_file, check_writable, read, replace, seen
-from .flags import Asked, asking, check, decode
+from .flags import Asked, as_flags, asking, check, decode
 from .picture import STYLES, plain
 from .run import open_model, screen_for, tell
 from .screen import note, stdout_is_terminal, summary, terminal, write_json, write_out
+
+if TYPE_CHECKING:
+    from ..api import Model
 
 MARKER = "<fill>"
 
@@ -74,28 +77,32 @@ def _generate(prefix: str, suffix: str, extra: list[tuple[str, str]], asked: Ask
     rows = [f"gap {width} of {'/'.join(map(str, widths))}" for width in widths]
     events = model.stream_fill(prefix, suffix, asked.seed, widths=widths, extra=extra, **asked.sampler)
     filling: Any = None
-    with screen_for(model, asked, steps, rows=rows) as screen:
-        for event in events:
-            if isinstance(event, Draft):
-                screen.draft(event)
-            else:
-                filling = event
+    try:
+        with screen_for(model, asked, steps, rows=rows) as screen:
+            for event in events:
+                if isinstance(event, Draft):
+                    screen.draft(event)
+                else:
+                    filling = event
+    except KeyboardInterrupt:
+        note("stopped: the gap had not settled; nothing was written, and the file is as it was")
+        raise typer.Exit(INTERRUPTED) from None
     assert isinstance(filling, Filling)
     tell(model.notes)
     if not asked.as_json:
-        _report(filling, screen.passes)
+        _report(filling, screen.passes, model)
     return filling
 
 
-def _report(filling: Filling, passes: int) -> None:
+def _report(filling: Filling, passes: int, model: Model) -> None:
     for line in filling.generation.notes:
-        note(f"note: {line}")
+        note(f"note: {as_flags(line)}")
     if not filling.closed:
         note("note: the gap did not close, so its text may be cut short; more --max-tokens may help")
     if not filling.text:
         note("note: the gap was left empty; another --seed may help")
     ended = f"gap of {filling.width} {'closed' if filling.closed else 'not closed'}"
-    note(summary(filling.generation, passes, ended))
+    note(f"{summary(filling.generation, passes, ended)}, on {model.info.place}")
 
 
 def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:

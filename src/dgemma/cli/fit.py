@@ -44,10 +44,10 @@ def asked(memory: str | None, context: str | None, device: str | None, memories:
     """From the flags, and from this machine where they say nothing. Raises UsageError."""
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device {device}: a memory is a card's (cuda) or the machine's (cpu)")
-    tokens = None if context is None else parse_tokens(context)
+    tokens = None if context is None else parse_tokens(context, "--context")
     cards, ram = [one for one in memories if one.name != "RAM"], next((one.free for one in memories if one.name == "RAM"), 0)
     if memory is not None:
-        size, kind = parse_bytes(memory), device or "cuda"
+        size, kind = parse_bytes(memory, "--memory"), device or "cuda"
         name = f"a card with {disk_size(size)}" if kind == "cuda" else f"{disk_size(size)} of RAM"
         return Asked(size, name, kind, tokens, ram if cards and kind == "cuda" else 0)
     if device == "cuda" and not cards:
@@ -61,7 +61,7 @@ def answer(config: ModelConfig, layout: Layout, question: Asked) -> dict[str, An
     """Whether a checkpoint fits, by groups of tensors, and what else would; sizes in bytes."""
     formats, dtype, most = formats_in(layout), stored_dtype(layout), config.max_position_embeddings
     if (context := question.context or min(CONTEXT, most)) > most:
-        raise UsageError(f"context is {context} tokens; this model has {most} positions")
+        raise UsageError(f"--context is {context} tokens; this model has {most} positions")
     if question.device == "cpu" and fit(config, FLOAT32, context, device="cpu", formats=formats).fits(question.memory):
         dtype = FLOAT32
     advice = advise(

@@ -8,6 +8,7 @@ not hold a default; the checkpoint's generation_config.json decides.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import inspect
 import os
@@ -23,9 +24,10 @@ from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, Rules
 from ..config.reader import shown
 from ..config.settings import PRESETS
 from ..config.sizes import parse_bytes
-from ..errors import ConfigError, UsageError
-from ..weights.locate import locate
+from ..errors import ConfigError, DgemmaError, ResourceError, UsageError
+from ..weights.locate import EMBEDDED_NAME, locate
 from ..weights.source import Source, source
+from .offer import offer
 
 # Help of each sampler flag; every field of DenoiseConfig is either here or in NO_FLAG.
 SAMPLER_HELP = {
@@ -45,6 +47,7 @@ NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the firs
 ALIASES = {"max_denoising_steps": ("--steps",)}
 MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
 BOM = "\ufeff"
+FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -77,7 +80,7 @@ MEMORY = Annotated[
 ]
 _SHARED: dict[str, Any] = {
     "model": Annotated[
-        str | None, typer.Option("--model", "-m", help="A folder, .gguf file or hub name; the shipped model if left out.")
+        str | None, typer.Option("--model", "-m", help=f"A folder, .gguf file or hub name; {EMBEDDED_NAME}, the shipped model, if left out.")
     ],
     "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
     "device": Annotated[
@@ -154,13 +157,30 @@ def asking(without: Collection[str] = (), terms: bool = False) -> Callable[[Call
     return decorate
 
 
+# Parameters whose names are words by themselves; they are called so only where a message begins with them.
+_PLAIN = ("seed", "dtype", "device", "memory", "temperature", "preset", "stop", "regex", "grammar", "revision", "warmup")
+_OTHERS = ("max_tokens", "json_schema", "max_queue", "max_prompt_tokens", "request_timeout", "drain_timeout")
+
+
+@functools.cache
+def _parameters() -> re.Pattern[str]:
+    names = {name for name in (*SAMPLER_HELP, *_TERMS, *_OTHERS) if "_" in name}
+    anywhere = "|".join(sorted(names, key=len, reverse=True))
+    return re.compile(rf"(?<![\w./-])(?:{anywhere})(?![\w-])|^(?:{'|'.join(_PLAIN)})(?= (?:is|holds|has|must|') ?)")
+
+
+def as_flags(message: str) -> str:
+    """A message of the package, with its parameters called as the command line calls them: max_tokens is --max-tokens here."""
+    return _parameters().sub(lambda found: "--" + found[0].replace("_", "-"), message)
+
+
 def _ids(text: str) -> tuple[int, ...] | None:
     if text.strip().lower() == "none":
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"eos_token_id is {shown(text)}; give token ids separated by commas, or 'none'") from None
+        raise UsageError(f"--eos-token-id is {shown(text)}; give token ids separated by commas, or 'none'") from None
 
 
 def check(asked: Asked) -> DenoiseConfig:
@@ -169,23 +189,24 @@ def check(asked: Asked) -> DenoiseConfig:
     Raises UsageError for a flag out of its range, and what `locate` and the configs raise for the checkpoint.
     """
     if asked.max_tokens is not None and asked.max_tokens < 1:
-        raise UsageError(f"max_tokens is {asked.max_tokens}; it must be a whole number, at least 1")
+        raise UsageError(f"--max-tokens is {asked.max_tokens}; it must be a whole number, at least 1")
     if not 0 <= asked.seed < 2**63:
-        raise UsageError(f"seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
+        raise UsageError(f"--seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
     if asked.dtype is not None and asked.dtype not in DTYPES:
-        raise UsageError(f"dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
+        raise UsageError(f"--dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
     Rules.take(dict(asked.terms))
     check_device(asked.device, asked.memory)
+    offer(asked.model, asked.revision)
     found = text_model(asked.model, asked.revision)
     config = found.config()
     denoise = found.denoise(config).replace(**asked.sampler)
     for token in asked.sampler.get("eos_token_id") or ():
         if token >= config.vocab_size:
             last = config.vocab_size - 1
-            raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {last}")
+            raise UsageError(f"--eos-token-id {token} is no token of this model; its ids end at {last}")
     if denoise.canvas_width is not None and denoise.canvas_width > config.canvas_length:
         raise UsageError(
-            f"canvas_width {denoise.canvas_width} exceeds the checkpoint's canvas_length {config.canvas_length}"
+            f"--canvas-width {denoise.canvas_width} exceeds the checkpoint's canvas_length {config.canvas_length}"
         )
     return denoise
 
@@ -193,7 +214,7 @@ def check(asked: Asked) -> DenoiseConfig:
 def check_device(device: str | None, memory: str | None = None) -> None:
     """Raise UsageError for anything but cpu and cuda (torch knows more names than this package runs on), and for what is no size."""
     if device is not None and not _DEVICE.fullmatch(device):
-        raise UsageError(f"device '{device}' is not known; use cpu, cuda, cuda:1 ...")
+        raise UsageError(f"--device '{device}' is not known; use cpu, cuda, cuda:1 ...")
     if memory is not None:
         parse_bytes(memory, "--memory")
 
@@ -201,6 +222,7 @@ def check_device(device: str | None, memory: str | None = None) -> None:
 def text_model(name: str | None, revision: str | None = None) -> Source:
     """A model that can read text; without a tokenizer it is of use to the library only."""
     found = source(locate(name, revision))
+    found.config()  # first: a folder without config.json is no checkpoint, whatever else it lacks
     if reason := found.why_no_text():
         raise ConfigError(f"{reason}; text cannot be read without it")
     return found
@@ -216,7 +238,7 @@ def _utf8(data: bytes, name: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes by default
-            raise UsageError(f"{name} is UTF-16 text; save it as UTF-8") from None
+            raise UsageError(f"{name} is not UTF-8 text: it begins as UTF-16 does; save it as UTF-8") from None
         raise UsageError(f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
 
 
@@ -245,7 +267,7 @@ def read_prompt(given: str | None) -> str:
     if sys.stdin is None or (given is None and sys.stdin.isatty()):
         raise UsageError("there is no prompt; give one as an argument, or pipe text in")
     # one byte more than could be allowed is enough to refuse, however much is piped in
-    return read_text(from_stdin(4 * MAX_PROMPT_CHARACTERS + 1), "the text on stdin")
+    return read_text(from_stdin(4 * MAX_PROMPT_CHARACTERS + 1).removeprefix(BOM.encode()), "the text on stdin")
 
 
 def from_stdin(most: int, line: bool = False) -> bytes:
@@ -258,13 +280,20 @@ def from_stdin(most: int, line: bool = False) -> bytes:
         raise UsageError(f"the text on stdin cannot be read: {error.strerror or error}") from None
 
 
+def write_fault(path: Path, error: OSError) -> DgemmaError:
+    """What to raise where a file cannot be written: a full disk is another matter than a wrong name."""
+    if error.errno in FULL:
+        return ResourceError(f"'{path}' cannot be written: {error.strerror}; make room and try again")
+    return UsageError(f"'{path}' cannot be written: {error.strerror or error}")
+
+
 def appendable(path: Path) -> Path:
-    """A file that rows or lines can be appended to, asked before any work is done for it. Raises UsageError."""
+    """A file that rows or lines can be appended to, asked before any work is done for it. Raises UsageError, ResourceError."""
     there = path.exists()
     try:
         path.open("ab").close()
     except OSError as error:
-        raise UsageError(f"'{path}' cannot be written: {error.strerror or error}") from None
+        raise write_fault(path, error) from None
     if not there:
         path.unlink()
     return path

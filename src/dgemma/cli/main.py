@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import DgemmaError, ResourceError, UsageError, is_out_of_memory
+from ..errors import INTERRUPTED, CheckpointError, DgemmaError, ResourceError, UsageError, is_out_of_memory
 
 VERBS = {
     "run": "Continue a text, or answer a prompt.",
@@ -51,7 +51,7 @@ EXIT_CODES = {
     130: "interrupted (Ctrl-C)",
     141: "the reader of the output went away",
 }
-INTERRUPTED, BROKEN_PIPE = 130, 141
+BROKEN_PIPE = 141  # exit code, as shells have it
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 # typer carries its own copy of click; the base class of its errors is reached through the one name it exports
@@ -110,8 +110,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
         if sys.stdout is not None:
             sys.stdout.flush()  # an error here still has an exit code; at the end of the process it has none
         return code
-    except DgemmaError as error:
+    except CheckpointError as error:  # its names are keys of the checkpoint's files
         return _fail(str(error), error.exit_code)
+    except DgemmaError as error:
+        from .flags import as_flags
+
+        return _fail(as_flags(str(error)), error.exit_code)
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         where = context.command_path.removeprefix(program).strip() if context else ""
@@ -124,16 +128,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        return _fail(
-            f"{error.filename or 'stdout'}: {error.strerror}; make room and try again", ResourceError.exit_code
-        )
+        where = error.filename or "a file or stdout"
+        return _fail(f"{where} cannot be written: {error.strerror}; make room and try again", ResourceError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         hint = "a shorter prompt, a smaller dtype or another device may do; `dgemma doctor` says what fits where"
         return _fail(f"out of memory; {hint}", ResourceError.exit_code)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _fail("stopped", INTERRUPTED)
 
 
 def _invoke(arguments: list[str], program: str) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import INTERRUPTED, UsageError
 from ..weights.disk import check_target, write_json
 from ..weights.layout import Layout, inspect
 from ..weights.locate import EMBEDDED_NAME, disk_size, locate
@@ -75,8 +75,8 @@ def command(
                 progress=lambda now, total, _: report(now, total),
             )  # fmt: skip
         except KeyboardInterrupt:
-            note("stopped; the same command goes on after the last whole shard")
-            raise
+            note("stopped: the same command goes on after the last whole shard")
+            raise typer.Exit(INTERRUPTED) from None
     report = _report(done, layout, {group: str(made.name) for group, made in formats.items()}, formats["experts"].group, about)
     _keep(done, report)
     if not as_json:

@@ -7,17 +7,17 @@ Everything that can be refused is refused before torch is loaded. What opens a m
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import INTERRUPTED, UsageError
 from ..tasks.events import Committed, Draft, Generation, Reply
-from .flags import Asked, argument, asking, check, read_prompt, text_of
+from .flags import Asked, argument, as_flags, asking, check, read_prompt, text_of
 from .progress import loading
-from .screen import Screen, can_animate, note, stdout_is_terminal, summary, write_json, write_out
+from .screen import Screen, can_animate, count, note, stdout_is_terminal, summary, write_json, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
@@ -46,15 +46,26 @@ def command(
     chat = model.chat_tuned and not raw
     if not chat and (messages or thinking):
         raise UsageError("this model continues text, it is not chat-tuned; leave --system and --thinking out")
-    if chat:
-        messages.append({"role": "user", "content": text.rstrip("\n")})
-        result: Any = converse(model, messages, asked, steps, thinking=thinking, notes=model.notes)
-    else:
-        result = complete(model, text, asked, steps)
+    try:
+        if chat:
+            messages.append({"role": "user", "content": text.rstrip("\n")})
+            result: Any = converse(model, messages, asked, steps, thinking=thinking, notes=model.notes)
+        else:
+            result = complete(model, text, asked, steps)
+    except Stopped as stopped:
+        if stopped.content:
+            give_out(stopped.content, asked)
+        note(stopped.told(asked))
+        raise typer.Exit(INTERRUPTED) from None
     if asked.as_json:
         write_json(result.to_dict())
-    elif not stdout_is_terminal():
-        answer = result.content if isinstance(result, Reply) else result.text
+    else:
+        give_out(result.content if isinstance(result, Reply) else result.text, asked)
+
+
+def give_out(answer: str, asked: Asked) -> None:
+    """An answer on stdout, with a newline at its end. A terminal has seen it already, and an object of JSON is whole or not at all."""
+    if not asked.as_json and not stdout_is_terminal():
         write_out(answer if answer.endswith("\n") else answer + "\n")
 
 
@@ -70,10 +81,14 @@ def open_model(asked: Asked) -> Model:
     with loading(can_animate() and not asked.no_live) as progress:
         from .. import api  # late: this is where torch comes in
 
-        return api.load(
+        model = api.load(
             asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress, warmup=asked.warmup,
             memory=asked.memory,
         )  # fmt: skip
+    from ..tasks.length import default_length
+
+    model.denoise = model.denoise.replace(max_new_tokens=default_length(model.denoise.max_new_tokens, model.chat_tuned))
+    return model
 
 
 def tell(notes: Sequence[str]) -> None:
@@ -92,11 +107,11 @@ def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
 
 def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
     """Continue a text, shown as it settles."""
-    events = model.stream(text, asked.max_tokens, asked.seed, **asked.settings)
+    events, cut = with_room(model, asked.max_tokens, lambda length: model.stream(text, length, asked.seed, **asked.settings))
     with screen_for(model, asked, steps, echo=text) as screen:
-        generation = _watch(events, screen)
+        generation = _watch(events, screen, cut)
     tell(model.notes)
-    report(generation, screen.passes, asked, generation.text)
+    report(generation, screen.passes, asked, generation.text, model)
     return generation
 
 
@@ -107,36 +122,84 @@ def converse(
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
     from ..tasks.chat import reply
 
-    events = model.stream_chat(messages, asked.max_tokens, asked.seed, thinking=thinking, **asked.settings)
+    events, cut = with_room(
+        model, asked.max_tokens,
+        lambda length: model.stream_chat(messages, length, asked.seed, thinking=thinking, **asked.settings),
+    )  # fmt: skip
     with screen_for(model, asked, steps) as screen:
-        generation = _watch(events, screen)
+        generation = _watch(events, screen, cut)
     tell(notes)
     answer = reply(model.tokenizer, generation)
     for text in answer.malformed:
         note(f"note: a tool call that cannot be read: {text}")
-    report(generation, screen.passes, asked, answer.content)
+    report(generation, screen.passes, asked, answer.content, model)
     return answer
 
 
-def _watch(events: Iterable[Any], screen: Screen) -> Generation:
-    result = None
-    for event in events:
-        if isinstance(event, Draft):
-            screen.draft(event)
-        elif isinstance(event, Committed):
-            screen.committed(len(event.token_ids), event.steps, event.parts)
-        else:
-            result = event
-    assert isinstance(result, Generation)
+class Stopped(Exception):
+    """Ctrl-C in an answer. `settled`: its canvases that will not change any more."""
+
+    def __init__(self, settled: Sequence[Committed]):
+        super().__init__()
+        self.settled = settled
+
+    @property
+    def content(self) -> str:
+        """The text so far, without thoughts."""
+        return "".join(text for event in self.settled for channel, text in event.parts if channel == "content")
+
+    def told(self, asked: Asked) -> str:
+        """One line about what is kept."""
+        if asked.as_json:
+            return "stopped: the answer was not finished, so there is no JSON of it"
+        if not self.settled:
+            return "stopped: no canvas had settled, so there is no text"
+        tokens = sum(len(event.token_ids) for event in self.settled)
+        return f"stopped: the text so far is kept, {count(tokens, 'token')} in {count(len(self.settled), 'canvas', 'canvases')}"
+
+
+def with_room(model: Model, length: int | None, begin: Callable[[int | None], Iterator[Any]]) -> tuple[Iterator[Any], int | None]:
+    """The events of an answer of `length` tokens, or where that is None of as many as there is room for, and what it was cut to."""
+    if length is not None:
+        return begin(length), None
+    from ..tasks.length import open_with_room
+
+    return open_with_room(begin, None, model.denoise.max_new_tokens, model.config.canvas_length)
+
+
+def noted(result: Generation, cut: int | None) -> Generation:
+    """A result, with a note about the length that it was cut to."""
+    from ..tasks.length import note_of_cut
+
+    if cut and (told := note_of_cut(None, cut, result.finish_reason)):
+        result.notes.append(told)
     return result
 
 
-def report(generation: Generation, passes: int, asked: Asked, text: str) -> None:
+def _watch(events: Iterable[Any], screen: Screen, cut: int | None) -> Generation:
+    """Show the events and return the last. Raises Stopped on Ctrl-C. cut: the length that the answer was cut to."""
+    result, settled = None, []
+    try:
+        for event in events:
+            if isinstance(event, Draft):
+                screen.draft(event)
+            elif isinstance(event, Committed):
+                settled.append(event)
+                screen.committed(len(event.token_ids), event.steps, event.parts)
+            else:
+                result = event
+    except KeyboardInterrupt:
+        raise Stopped(settled) from None
+    assert isinstance(result, Generation)
+    return noted(result, cut)
+
+
+def report(generation: Generation, passes: int, asked: Asked, text: str, model: Model) -> None:
     """Notes and the summary line, on stderr. With --json they are part of the result."""
     if asked.as_json:
         return
     for line in generation.notes:
-        note(f"note: {line}")
+        note(f"note: {as_flags(line)}")
     if not text.strip():
         note("note: the answer is empty; another --seed may help")
-    note(summary(generation, passes))
+    note(f"{summary(generation, passes)}, on {model.info.place}")

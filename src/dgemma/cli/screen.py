@@ -76,6 +76,17 @@ def write_json(value: dict[str, Any]) -> None:
     write_out(json_line(value))
 
 
+def can_ask() -> bool:
+    """Whether somebody sits there to answer a question on stderr."""
+    return _is_terminal(sys.stdin) and _is_terminal(sys.stderr)
+
+
+def agreed(question: str) -> bool:
+    """The answer to a yes or no; typer's own question echoes a blank to stdout, which is the text's."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def note(text: str) -> None:
     """One line on stderr that is no error."""
     print(plain(text), file=sys.stderr, flush=True)
@@ -228,14 +239,19 @@ class Screen:
             self._live, self._height = None, 0
 
 
+def count(number: int, one: str, many: str | None = None) -> str:
+    """"1 token", "3 tokens"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def summary(result: Generation, passes: int, ended: str = "") -> str:
     """One line: what it took and why it ended. Times are end to end, the reading of the prompt included."""
-    count, stopped = result.canvases, "an end token" if result.stop is None else "a stop string"
+    stopped = "an end token" if result.stop is None else "a stop string"
     return ", ".join([
-        f"{len(result.token_ids)} tokens in {count} canvas{'es' if count != 1 else ''}",
-        f"{sum(result.steps)} steps ({result.steps_per_canvas:.1f} per canvas)",
+        f"{count(len(result.token_ids), 'token')} in {count(result.canvases, 'canvas', 'canvases')}",
+        f"{count(sum(result.steps), 'step')} ({result.steps_per_canvas:.1f} per canvas)",
         f"{1000 * result.seconds / max(1, passes):.0f} ms per step",
         f"{result.tokens_per_second:.1f} tokens/s",
         f"{result.tokens_per_forward:.2f} tokens per forward",
-        ended or {"stop": f"ended by {stopped}", "length": "ended by max_tokens"}[result.finish_reason],
+        ended or {"stop": f"ended by {stopped}", "length": "ended by --max-tokens"}[result.finish_reason],
     ])  # fmt: skip

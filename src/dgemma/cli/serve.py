@@ -1,4 +1,4 @@
-"""`dgemma serve`: the service. Settings and the address are refused before a model is loaded; then one line says where it is.
+"""`dgemma serve`: the service. Settings and the address are refused before a model is loaded; then a summary says what serves and where.
 
 The web framework comes late, and only here: it is an extra. Trap: keys are read from a file or the environment, never from a flag,
 which every user of the machine could see.
@@ -7,23 +7,26 @@ which every user of the machine could see.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config.extras import SERVE_MODULES, first_missing, missing_extra
-from ..errors import DeviceError
+from ..errors import INTERRUPTED, DeviceError
+from ..tasks.length import TURN
 from ..weights import sums
 from ..weights.hub_names import GGUF, parse_hub_name
-from ..weights.locate import EMBEDDED_NAME, locate
+from ..weights.locate import EMBEDDED_NAME, is_embedded, locate
 from .flags import Asked, asking, check
 from .run import open_model, tell
 from .screen import note
 
-INTERRUPTED = 130
-TURN = 8192  # tokens: a chat-tuned model ends its turns itself, and a checkpoint's own default may be a single canvas
+if TYPE_CHECKING:
+    from ..api import Model
+    from ..server.settings import ServerConfig
 
 
 @asking(without=("as_json", "no_live", "max_tokens", "seed"))
@@ -53,6 +56,9 @@ def command(
     check_files: Annotated[
         bool, typer.Option("--check", help="First compare the checkpoint's files with their hashes (see verify --files).")
     ] = False,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A line on stderr for each request: time, route, status, tokens, ms; never a text.")
+    ] = False,
     *,
     asked: Asked,
 ) -> None:
@@ -63,6 +69,7 @@ def command(
         host=host, port=port, uds=uds, name=name or _name(asked.model), keys=read_keys(api_key_file),
         allow_origins=tuple(allow_origin or ()), allow_hosts=tuple(allow_host or ()), max_queue=max_queue,
         max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout, pass_timeout=pass_timeout,
+        log_requests=log_requests,
     )  # fmt: skip
     check(asked)
     if package := first_missing(SERVE_MODULES):
@@ -75,12 +82,9 @@ def command(
     found = listen(config)
     with found:
         model = open_model(asked)
-        own = model.denoise.max_new_tokens
-        length = max_tokens or (max(own, TURN) if model.chat_tuned else own)
-        model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=length)
-        tell(model.notes)
+        model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=max_tokens or model.denoise.max_new_tokens)
         try:
-            interrupted = serve(create_app(model, config), found, lambda: _say_where(config, found.getsockname()))
+            interrupted = serve(create_app(model, config), found, lambda: _introduce(model, config, found.getsockname()))
         except DeviceError as error:
             note(f"dgemma: {error}")
             sys.stderr.flush()
@@ -91,7 +95,7 @@ def command(
 
 def _name(model: str | None) -> str:
     """A hub name as it is, the last part of a path, or our own."""
-    if model is None:
+    if model is None or model == EMBEDDED_NAME:
         return "dgemma"
     path = Path(model)
     if path.exists():
@@ -99,15 +103,32 @@ def _name(model: str | None) -> str:
     return "dgemma" if model == EMBEDDED_NAME else parse_hub_name(model).repo
 
 
-def _say_where(config: object, address: object) -> None:
-    from ..server.settings import ServerConfig
+def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
+    """What serves, and where it is asked: the first thing that somebody sees who starts the service."""
+    from ..model.info import KERNELS
 
-    assert isinstance(config, ServerConfig)
+    info, demo = model.info, ", the small demo model that ships with dgemma" if is_embedded(model.folder) else ""
+    rows = {
+        "model": f"{info.name}, {info.size} parameters{demo}",
+        "device": info.place,
+        "kernels": KERNELS[info.kernels],
+        "context": f"{info.context:,} tokens, canvases of {info.canvas}, answers of {model.denoise.max_new_tokens:,} where a request names no limit",
+    }
     key = "-H 'Authorization: Bearer KEY' " if config.keys else ""
+    where, option = _where(config, address)
+    if config.uds is None:
+        rows["page"] = f"{where}/"
+    rows["API"] = f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {'with a key' if config.keys else 'no key needed'}"
+    note(f"{config.name} answers at {config.uds or where} (Ctrl-C ends it)")
+    for name, text in rows.items():
+        note(f"  {name:<8} {text}")
+    tell(model.notes)
+    note(f"  curl {option}{key}{where}/v1/completions -d '{{\"prompt\": \"def area(r):\", \"max_tokens\": 32}}'")
+
+
+def _where(config: ServerConfig, address: Any) -> tuple[str, str]:
+    """The base of all addresses, and what curl has to be told besides."""
     if config.uds is not None:
-        where, socket = "http://localhost", f"--unix-socket {config.uds} "
-    else:
-        port = address[1] if isinstance(address, tuple) else config.port
-        where, socket = f"{config.url.rpartition(':')[0]}:{port}", ""
-    note(f"{config.name} answers at {config.uds or where} (Ctrl-C ends it). Try:")
-    note(f"  curl {socket}{key}{where}/v1/completions -d '{{\"prompt\": \"def area(r):\", \"max_tokens\": 32}}'")
+        return "http://localhost", f"--unix-socket {shlex.quote(config.uds)} "
+    port = address[1] if isinstance(address, tuple) else config.port
+    return f"{config.url.rpartition(':')[0]}:{port}", ""

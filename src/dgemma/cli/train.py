@@ -11,6 +11,7 @@ import typer
 from ..config import DenoiseConfig
 from ..errors import UsageError
 from ..weights.locate import locate
+from .progress import progress
 
 
 def command(
@@ -58,12 +59,15 @@ def command(
     recipe = Recipe(causal_steps=causal, seed=seed)
     job = trainer(recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
-    for report in job.advance():
-        typer.echo(
-            f"step {report.step:5d}  next token {report.next_token:.3f}  canvas {report.canvas:.3f} nats  "
-            f"{report.tokens_per_second:,.0f} tokens/s  {report.seconds:,.0f} s",
-            err=True,
-        )
+    with progress("training") as bar:
+        bar(job.step, steps)
+        for report in job.advance():
+            typer.echo(
+                f"step {report.step:5d}  next token {report.next_token:.3f}  canvas {report.canvas:.3f} nats  "
+                f"{report.tokens_per_second:,.0f} tokens/s  {report.seconds:,.0f} s",
+                err=True,
+            )
+            bar(report.step, steps)
     if export is not None:
         folder = write(job, export, DenoiseConfig(eos_token_id=job.model.config.eos_token_ids))
         typer.echo(f"wrote {folder}", err=True)

@@ -20,6 +20,15 @@ _TOKENS = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([KM]?)")
 MOST = 2**63  # bytes
 
 
+def format_bytes(size: float) -> str:
+    """Bytes in words, in the decimal units that disks and download pages use: "640 kB", "8.20 MB", "51.6 GB"."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor / 10:
+            number = size / factor
+            return f"{number:.1f} {unit}" if number >= 10 else f"{number:.2f} {unit}"
+    return f"{size / 1e3:.0f} kB" if size >= 1000 else f"{size:.0f} B"
+
+
 def parse_bytes(text: str, name: str = "memory") -> int:
     """Bytes of "24GB" (decimal), "24GiB" (binary), "8G" (decimal), "8589934592". Raises UsageError."""
     found = _SIZE.fullmatch(text.strip().upper())

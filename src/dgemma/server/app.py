@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from .jobs import ENDINGS, Job, Refusal, Running, unexpected
 from .limits import Admission, Bodies, read
 from .metrics import Metrics
 from .paths import CanonicalPath
+from .request_log import LogRequests, RequestLog
 from .settings import ServerConfig
 from .sse import MEDIA, PING
 from .worker import Worker
@@ -103,6 +105,7 @@ class Service:
         self.at_work: WeakSet[Running] = WeakSet()
         self.created = int(time.time())
         self.identity: Identity | None = None  # of the checkpoint's files, once somebody asked
+        self.log = RequestLog(sys.stderr) if self.config.log_requests else None
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -110,6 +113,8 @@ class Service:
         yield
         await asyncio.to_thread(self.worker.stop, None if self.fault is None else 0.0)
         self.threads.shutdown(wait=False, cancel_futures=True)
+        if self.log is not None:
+            await asyncio.to_thread(self.log.close)
 
     @property
     def fault(self) -> str | None:
@@ -183,6 +188,8 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
         return response
 
     layers = [Middleware(CanonicalPath, is_route=is_route), Middleware(Guard, config=config, is_open=is_open, denied=denied)]
+    if service.log is not None:
+        layers.insert(1, Middleware(LogRequests, log=service.log, route_of=found))
     app = Starlette(routes=table, middleware=layers, lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
     app.router.redirect_slashes = False  # a path is a route's or nobody's
     app.state.service = service
@@ -237,7 +244,7 @@ async def _run(service: Service, task: Task, request: Request) -> Response:
     with service.bodies.one(client) as grow:
         body = await read(request, task.body, service.config, grow)
         job = task.begin(service, body)
-    running = service.running(job, request.state.tenant, client)
+    running = request.state.running = service.running(job, request.state.tenant, client)
     leave = service.admission.enter(client, len(job.calls), running)
     if job.stream:
         return Streaming(service, running, task.shape, leave)

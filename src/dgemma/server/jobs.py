@@ -14,14 +14,15 @@ import asyncio
 import copy
 import logging
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..errors import DeviceError, DgemmaError, LengthError, ResourceError, is_out_of_memory
-from ..tasks.events import Decisions, Draft
+from ..errors import DeviceError, DgemmaError, ResourceError, is_out_of_memory
+from ..tasks.events import Committed, Decisions, Draft, Generation
+from ..tasks.length import note_of_cut, open_with_room
 from .worker import Cancelled, Remote, Worker
 
 ANSWERS = ("stream", "stream_ids", "stream_chat")  # methods whose answer has a length
@@ -106,6 +107,7 @@ class Running:
     _events: deque[tuple[int, Any]] = field(default_factory=deque)
     _fresh: asyncio.Event = field(default_factory=asyncio.Event)
     _left: int = 0  # calls that go on
+    _tokens: Counter[int] = field(default_factory=Counter)  # by call
     _remotes: list[Remote] = field(default_factory=list)
 
     def start(self) -> None:
@@ -132,9 +134,22 @@ class Running:
             if isinstance(event, Refusal):
                 raise event
             if event is not None:
+                self._count(index, event)
                 return index, event
             self._left -= 1
         return None
+
+    @property
+    def tokens(self) -> int:
+        """Of all answers so far."""
+        return sum(self._tokens.values())
+
+    def _count(self, index: int, event: Any) -> None:
+        result = getattr(event, "generation", event)
+        if isinstance(event, Committed):
+            self._tokens[index] += len(event.token_ids)
+        elif isinstance(result, Generation):  # knows it exactly: canvases that were settled anew do not count twice
+            self._tokens[index] = len(result.token_ids)
 
     def close(self) -> None:
         for remote in self._remotes:
@@ -176,33 +191,21 @@ def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
         generation = getattr(event, "generation", event)
         if hasattr(generation, "finish_reason"):
             generation.notes.extend(call.notes)
-            if cut and asked is not None:
-                generation.notes.append(f"max_tokens {asked} was cut to {cut}, all that the context has room for")
-            elif cut and generation.finish_reason == "length":
-                generation.notes.append(f"cut at {cut} tokens, all that there is room for behind this prompt")
+            if cut and (note := note_of_cut(asked, cut, generation.finish_reason)):
+                generation.notes.append(note)
         yield event
 
 
 def _opened(served: Any, call: Call) -> tuple[Any, int | None]:
-    """What a call gives, and the length that its answer was cut to.
-
-    A length that was asked for is cut to the context, which is known to whoever asks; one that nobody asked for to memory as well, and is
-    halved for that, down to a canvas.
-    """
-    arguments, cut = call.arguments, None
-    while True:
-        try:
-            return getattr(served, call.method)(**arguments), cut
-        except LengthError as error:
-            if error.most < 1:
-                raise
-            cut = error.most
-        except ResourceError:
-            length = cut or served.denoise.max_new_tokens
-            if call.method not in ANSWERS or call.arguments.get("max_tokens") is not None or length <= served.config.canvas_length:
-                raise
-            cut = max(served.config.canvas_length, length // 2)
-        arguments = call.arguments | {"max_tokens": cut}
+    """What a call gives, and the length that its answer was cut to (tasks/length.py)."""
+    method = getattr(served, call.method)
+    if call.method not in ANSWERS:
+        return method(**call.arguments), None
+    rest = {name: value for name, value in call.arguments.items() if name != "max_tokens"}
+    return open_with_room(
+        lambda length: method(**rest, max_tokens=length), call.arguments.get("max_tokens"), served.denoise.max_new_tokens,
+        served.config.canvas_length,
+    )  # fmt: skip
 
 
 def unexpected(error: BaseException) -> Refusal:

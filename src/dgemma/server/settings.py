@@ -25,6 +25,7 @@ class ServerConfig:
     port: int = PORT
     uds: str | None = None  # a Unix socket instead of host and port
     name: str = "dgemma"  # of the model, on the wire
+    log_requests: bool = False  # a line on stderr for each, without texts
     keys: tuple[str, ...] = ()  # none: whoever reaches the socket may ask
     allow_origins: tuple[str, ...] = ()  # web pages that may ask, beside our own
     allow_hosts: tuple[str, ...] = ()  # names by which the service may be called, beside loopback's

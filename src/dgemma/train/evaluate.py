@@ -72,12 +72,13 @@ class Special:
 
 def score(
     model: DiffusionGemma, ids: Sequence[int], text_bytes: int, special: Special, *, samples: int = 4,
-    context_canvases: int = 3, new_canvases: int = 4, seed: int = 0,
+    context_canvases: int = 3, new_canvases: int = 4, seed: int = 0, progress: Callable[[int], None] | None = None,
 ) -> Score:  # fmt: skip
     """Score one text of `text_bytes` bytes given as `ids` (without bos and eos; the eos is scored too).
 
     It is read in windows of bos, `context_canvases` canvases of context and `new_canvases` scored ones, so each
-    token is predicted from at least that much context where there is as much. `samples`: noise levels per canvas.
+    token is predicted from at least that much context where there is as much. `samples`: noise levels per canvas; `progress`
+    is called with the number of tokens that each window scored.
     """
     if not ids:
         raise UsageError("there is nothing to score: the text is empty")
@@ -94,6 +95,8 @@ def score(
         for draws in _bounds(model, context, starts, clean[:, first:], samples, generator):  # [draws, canvases]
             bound += draws.mean(0).sum().item()
             variance += (draws.var(0) / len(draws)).sum().item()
+        if progress is not None:
+            progress(count)
     return Score(text_bytes, len(ids), nats, bound, math.sqrt(variance))
 
 

@@ -95,6 +95,21 @@ def locate(
     return _cached(parse_hub_name(text, revision), cache_dir)
 
 
+def is_embedded(place: Path) -> bool:
+    """Whether a checkpoint is the one that ships with dgemma."""
+    return place == EMBEDDED
+
+
+def model_name(place: Path) -> str:
+    """What a checkpoint at a place that `locate` returned is called: EMBEDDED_NAME, a hub name, or the last part of its path."""
+    if is_embedded(place):
+        return EMBEDDED_NAME
+    snapshots = next((folder for folder in place.parents if folder.name == "snapshots"), None)
+    if snapshots is not None and snapshots.parent.name.startswith("models--"):
+        return snapshots.parent.name.removeprefix("models--").replace("--", "/")
+    return place.resolve().name
+
+
 def _gguf_in(folder: Path) -> Path | None:
     """The one GGUF model in a folder without safetensors files. Raises UsageError where there are several."""
     try:

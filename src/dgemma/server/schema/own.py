@@ -11,6 +11,7 @@ from starlette.responses import Response
 from ... import __version__
 from ...config.settings import PRESETS
 from ...tasks.limits import check_text
+from ...weights.locate import is_embedded
 from ..app import Page, Service, Task
 from ..jobs import Refusal
 from .openai import shape
@@ -65,6 +66,7 @@ def props(service: Service, request: Any) -> dict[str, Any]:
     model, config = service.model, service.config
     return {
         "model": config.name, "version": __version__, "chat_tuned": model.chat_tuned, "notes": model.notes,
+        "demo": is_embedded(model.folder),
         "n_ctx": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
         "max_prompt_tokens": config.max_prompt_tokens, "total_slots": model.engine.config.max_slots, "max_queue": config.max_queue,
         "default_generation_settings": model.denoise.to_dict(), "presets": [*PRESETS],

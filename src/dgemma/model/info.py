@@ -1,0 +1,65 @@
+"""What a loaded model is and how it runs here, for people: its repr, the summary of a run, what a service says when it starts.
+
+Knows the model and the folder that it came from. Trap: a packed matrix is no parameter any more, so parameters are counted by the
+config, not by the modules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..kernels.native import form
+from ..weights.locate import model_name
+from ..weights.plan import weight_bytes
+from .build import format_of
+from .dgemma import DiffusionGemma
+
+KERNELS = {"c": "in C", "triton": "Triton", "torch": "torch's own"}
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, and how it runs here."""
+
+    name: str  # "(embedded)", a hub name, or the last part of a folder's or file's path
+    parameters: int  # of the text model
+    device: str  # "CPU", or the card by its number and name
+    numbers: str  # "float32", "bfloat16 (experts int4)"
+    kernels: str  # which form of most operations runs: "torch", "c" or "triton"
+    context: int  # tokens
+    canvas: int  # tokens
+
+    @property
+    def size(self) -> str:
+        """The parameters in words: "8.2 M", "25.2 B"."""
+        unit, letter = (1e9, "B") if self.parameters >= 1e9 else (1e6, "M")
+        return f"{self.parameters / unit:.1f} {letter}"
+
+    @property
+    def place(self) -> str:
+        """Where and in what it runs."""
+        return f"{self.device}, {self.numbers}"
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        return f"{self.name}: {self.size} parameters on {self.place}, context {self.context}, canvas {self.canvas}"
+
+
+def model_info(net: DiffusionGemma, folder: Path) -> ModelInfo:
+    """What a model that was loaded from `folder` is, and how it runs here."""
+    config = net.config
+    return ModelInfo(
+        model_name(folder), sum(weight_bytes(config, 1).values()), device_name(net.device), format_of(net), form(net.norm.weight),
+        config.max_position_embeddings, config.canvas_length,
+    )  # fmt: skip
+
+
+def device_name(device: torch.device) -> str:
+    """"CPU", or a card by its number and name."""
+    if device.type == "cuda":
+        return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
+    return device.type.upper() if device.type == "cpu" else device.type

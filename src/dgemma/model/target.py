@@ -1,0 +1,103 @@
+"""Where and in what numbers a model is to run: device, dtype, and the memory that both leave. Decided from headers, before any weight is read.
+
+Knows sizes and devices, no module. Trap: a card that is asked for more than it has fails half-way through the weights; so a card is
+planned even where nobody named a memory, with what is free on it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..config import EngineConfig
+from ..config.sizes import format_bytes
+from ..errors import ResourceError, UsageError
+from ..kernels.select import multiplies, wants_triton
+from ..weights.headers import READABLE
+from ..weights.layout import Layout
+from ..weights.placement import CONTEXT, Placement, bytes_in, placement
+from ..weights.plan import fit, machine
+from ..weights.reader import DTYPES
+
+_BY_NAME = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+_UNKNOWN = 2**62  # bytes of a memory that tells nothing about itself
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """None: the first CUDA card, else the CPU. Raises UsageError for a device that is not there."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UsageError(f"device {device!r} is not known; use cpu, cuda, cuda:1 ...") from None
+    if chosen.type not in ("cpu", "cuda", "meta"):
+        raise UsageError(f"device '{device}' is not supported; use cpu, cuda, cuda:1 ...")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (cards := torch.cuda.device_count()):
+        raise UsageError(f"device '{device}' was asked for, but this torch sees {cards} CUDA cards; use cpu")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout, budget: int | None) -> torch.dtype:
+    """The dtype that was asked for, or the one that suits the device and its memory. budget: bytes; None: what is free.
+
+    Raises UsageError for a dtype that is not known, ResourceError where a CPU has no room for the weights.
+    """
+    asked = None if dtype is None else _known(dtype)
+    stored = torch.bfloat16  # what stands beside weights in few bits
+    if all(tensor.format is None for tensor in layout.text.values()):
+        stored = next((DTYPES[name] for name in layout.dtypes if name in READABLE), stored)
+    if device.type != "cpu":
+        return asked or stored
+    # 16-bit products are 5-10x slower than float32 on CPUs without bf16 units, so memory alone decides
+    memory = (machine()[0].free or _UNKNOWN) if budget is None else budget
+    context = min(CONTEXT, layout.config.max_position_embeddings)
+    for candidate in (torch.float32, stored) if asked is None else (asked,):
+        plan = fit(layout.config, candidate, context, device="cpu", formats=layout.formats)
+        if plan.fits(memory):
+            return candidate
+    if budget is not None:  # layers stream, or the placement says what is missing
+        return asked or stored
+    raise ResourceError(
+        f"the model needs {format_bytes(plan.total)} and this machine has {format_bytes(memory)} free; "
+        "give memory (--memory SIZE) and layers are read from the files as they are needed"
+    )
+
+
+def _known(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else str(dtype)
+    if name not in _BY_NAME:
+        raise UsageError(f"dtype '{dtype}' is not known; use {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def plan_memory(
+    layout: Layout, device: torch.device, dtype: torch.dtype, budget: int | None, *, may_stream: bool
+) -> tuple[Placement | None, EngineConfig]:
+    """Where the weights go (None: they stay, and nothing limits them), and what that leaves to requests.
+
+    budget: bytes; None: on a card what is free there, on a CPU nothing is planned, because `choose_dtype` has asked. Raises
+    ResourceError that names the numbers.
+    """
+    if device.type == "meta" or (budget is None and device.type == "cpu"):
+        return None, EngineConfig()
+    if budget is None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # what torch keeps of models that are gone is free for this one
+    place = placement(
+        layout.config, dtype, device.type, budget, index=device.index, formats=layout.formats, stored=bytes_in(layout),
+        may_stream=may_stream,
+    )  # fmt: skip
+    if budget is None and not place.streamed:
+        return place, EngineConfig()  # the engine takes of what is free once the weights are there
+    return place, EngineConfig(memory=place.memory - place.margin - place.device_bytes + place.plan.kv + place.plan.work)
+
+
+def rounded_formats(activations: str | None, device: torch.device) -> tuple[str, ...]:
+    """The formats whose products round what they multiply with, where a checkpoint declares it."""
+    if activations not in (None, "rounded", "16bit"):
+        raise UsageError(f"activations '{activations}' is not known; use rounded or 16bit, or leave it out")
+    if activations is not None:
+        return ("fp8", "nvfp4") if activations == "rounded" else ()
+    if device.type != "cuda" or not wants_triton():
+        return ()
+    capability = torch.cuda.get_device_capability(device)
+    return tuple(name for name in ("fp8", "nvfp4") if multiplies(name, capability))
