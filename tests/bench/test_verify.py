@@ -82,7 +82,7 @@ def test_the_borrowed_reference_is_the_one_that_was_read(model: api.Model, folde
 @needed
 def test_a_reference_that_cannot_be_had_says_why(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "_free", lambda device: 0)
-    assert "GiB for the reference" in section("logits", lambda part: verify._logits(part, model)).state
+    assert "B for the reference" in section("logits", lambda part: verify._logits(part, model)).state
     monkeypatch.undo()
     monkeypatch.setattr(model, "folder", model.folder / "elsewhere")
     state = section("logits", lambda part: verify._logits(part, model)).state

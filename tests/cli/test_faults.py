@@ -71,8 +71,8 @@ def test_a_revision_of_a_folder_is_not_dropped(refused: Any, folder: str) -> Non
 
 
 def test_end_tokens_beyond_the_vocabulary(refused: Any, folder: str) -> None:
-    refused(2, ["run", "a", "-m", folder, "--eos-token-id", "999999999"], "eos_token_id 999999999", "end at 47")
-    refused(2, ["run", "a", "-m", folder, "--eos-token-id", "9" * 5000], "eos_token_id is '999", "...")
+    refused(2, ["run", "a", "-m", folder, "--eos-token-id", "999999999"], "--eos-token-id 999999999", "end at 47")
+    refused(2, ["run", "a", "-m", folder, "--eos-token-id", "9" * 5000], "--eos-token-id is '999", "...")
 
 
 @pytest.mark.parametrize("verb", [["run"], ["fill", "-"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,29 @@ def test_files_with_a_byte_order_mark_are_read(serve: Any, folder: str, tmp_path
     (tmp_path / "schema.json").write_text(json.dumps({"type": "object"}), encoding="utf-8-sig")
     assert main(["run", "x", "-m", folder, "--json-schema", str(tmp_path / "schema.json")]) == 0
     assert model.asked[0][-1] == {"json_schema": '{"type": "object"}'}
+
+
+COMMAND = [sys.executable, "-c", "import sys; from dgemma.cli.main import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"]
+
+
+@pytest.mark.parametrize(("words", "found"), [("dgemma ru", "run"), ("dgemma run --max-t", "--max-tokens"), ("dgemma serve --log", "--log-requests")])
+def test_a_shell_completes_verbs_and_flags_without_torch(words: str, found: str) -> None:
+    count = str(len(words.split()) - 1)
+    asked = {"_DGEMMA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
+    told = subprocess.run(COMMAND, env=os.environ | asked, capture_output=True, text=True, check=True, timeout=300)
+    assert found in told.stdout.split()
+
+
+def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
+    shown = subprocess.run([*COMMAND, "--show-completion", "bash"], capture_output=True, text=True, check=True, timeout=300).stdout
+    assert "complete -o default -F _dgemma_completion dgemma" in shown
+    home = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run([*COMMAND, "--install-completion", "bash"], env=home, capture_output=True, check=True, timeout=300)
+    assert "dgemma" in (tmp_path / ".bashrc").read_text()
+
+
+def test_a_model_in_the_prompts_place_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("dgemma.api.load", lambda *_, **__: FakeModel("x"))
+    for prompt, noticed in (("org/name", True), ("def f(a): return a/b", False)):
+        assert main(["run", prompt]) == 0
+        assert ("a model is named with -m" in capsys.readouterr().err) is noticed

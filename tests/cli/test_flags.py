@@ -56,7 +56,7 @@ def test_settings_arrive_with_their_types() -> None:
     assert given_flags("--max-denoising-steps", "7").sampler == {"max_denoising_steps": 7}
     assert given_flags("--ignore-after-end").sampler == {"ignore_after_end": True}
     assert given_flags("--eos-token-id", "none").sampler == {"eos_token_id": None}
-    with pytest.raises(UsageError, match="eos_token_id is 'x'"):
+    with pytest.raises(UsageError, match="--eos-token-id is 'x'"):
         given_flags("--eos-token-id", "x")
 
 
@@ -69,17 +69,17 @@ def test_a_verb_can_leave_flags_out() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (Asked(max_tokens=0), "max_tokens is 0"),
-        (Asked(max_tokens=-1), "max_tokens is -1"),
-        (Asked(seed=-1), "seed is -1"),
+        (Asked(max_tokens=0), "--max-tokens is 0"),
+        (Asked(max_tokens=-1), "--max-tokens is -1"),
+        (Asked(seed=-1), "--seed is -1"),
         (Asked(seed=2**63), "seed is 9223372036854775808"),
-        (Asked(dtype="int8"), "dtype 'int8'"),
+        (Asked(dtype="int8"), "--dtype 'int8'"),
         (Asked(device="meta"), "device 'meta'"),
         (Asked(memory="lots"), "--memory is 'lots'"),
         (Asked(sampler={"max_denoising_steps": 0}), "max_denoising_steps is 0"),
         (Asked(sampler={"t_max": 0.1}), "t_max is 0.1"),
         (Asked(sampler={"entropy_bound": float("nan")}), "entropy_bound is nan"),
-        (Asked(sampler={"canvas_width": 65}), "canvas_width 65 exceeds the checkpoint's canvas_length 64"),
+        (Asked(sampler={"canvas_width": 65}), "--canvas-width 65 exceeds the checkpoint's canvas_length 64"),
     ],
 )
 def test_a_bad_flag_is_refused_by_name(asked: Asked, message: str, folder: str) -> None:

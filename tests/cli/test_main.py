@@ -28,7 +28,7 @@ def test_the_help_names_every_verb_and_every_exit_code() -> None:
         assert f"  {verb} " in result.stdout and line in result.stdout
     for code, meaning in EXIT_CODES.items():
         assert f"{code:<3}  {meaning}\n" in result.stdout
-    assert "completion" not in result.stdout
+    assert "--install-completion" in result.stdout
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:

@@ -69,7 +69,7 @@ def test_a_card_that_tells_nothing_is_large_enough(card: Any) -> None:
 def test_a_dtype_that_was_asked_for_is_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(target, "machine", lambda: [Memory("RAM", 64 * GIB, 80 * 2**20)])
-    with pytest.raises(ResourceError, match="the model needs .* and this machine has 83.9 MB free"):
+    with pytest.raises(ResourceError, match="the model needs .* and this machine has 83.89 MB free"):
         target.choose_dtype("float64", cpu, layout(), None)
     assert target.choose_dtype("float64", cpu, layout(), 80 * 2**20) == torch.float64  # layers stream
     monkeypatch.setattr(target, "machine", lambda: [Memory("RAM", 0, 0)])

@@ -85,6 +85,53 @@ def test_a_chat_streams_and_the_scrubber_moves(page: Any) -> None:
     page.wait_for_function("text => document.querySelector('.tokens').textContent === text", arg=last)
 
 
+def test_enter_sends_and_shift_enter_breaks_the_line(page: Any) -> None:
+    assert page.text_content(".name") == "dgemma" and page.title() == "dgemma – dgemma"
+    assert "demo model" in page.text_content(".demo")
+    page.click("#tab-chat")
+    page.click("details.system summary")
+    page.fill("[name=system]", "Be brief.\n")
+    page.focus("[name=said]")
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    assert page.input_value("[name=said]") == "one\ntwo" and not page.query_selector(".message")
+    page.evaluate("""document.querySelector('[name=said]').dispatchEvent(
+        new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))""")
+    assert not page.query_selector(".message")  # it ends a word of an input method
+    with page.expect_request("**/v1/canvas") as sent:
+        page.keyboard.press("Enter")
+    said = [{"role": "system", "content": "Be brief.\n"}, {"role": "user", "content": "one\ntwo"}]
+    assert sent.value.post_data_json["messages"] == said
+    page.wait_for_selector(".message.assistant:not(.live)")
+    assert page.input_value("[name=said]") == "" and page.input_value("[name=system]") == "Be brief.\n"
+    assert page.text_content(".message.user").strip() == "one\ntwo" and page.locator(".message").count() == 2
+    page.fill("[name=said]", "three")
+    with page.expect_request("**/v1/canvas") as sent:
+        page.keyboard.press("Enter")
+    roles = [message["role"] for message in sent.value.post_data_json["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    page.keyboard.press("Escape")
+    page.click("#tab-complete")
+    page.fill("[name=prompt]", "a")
+    page.focus("[name=prompt]")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    assert page.input_value("[name=prompt]") == "a\n"  # a text is no message
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_wider_than_the_window(page: Any, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    for task in ("chat", "complete", "infill", "edit"):
+        page.click(f"#tab-{task}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for name in (".name", ".demo", "button.main"):
+            assert page.locator(name).is_visible()
+
+
 def test_an_infill_keeps_both_sides(page: Any) -> None:
     page.click("#tab-infill")
     page.fill("[name=prefix]", PREFIX)

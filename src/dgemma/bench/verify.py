@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__, api
+from ..config.sizes import disk_size
 from ..engine.denoise import read_prompts, run
 from ..engine.engine import Engine
 from ..engine.requests import Request, StepRecord, results
@@ -109,7 +110,7 @@ def _machine(section: Section, model: api.Model) -> None:
         "dgemma": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None, "triton": _version("triton"),
         "transformers": _version("transformers"), "device": roofline.name_of(device), "threads": torch.get_num_threads(),
-        "memory": ", ".join(f"{memory.name} {memory.total / GIB:.1f} GiB ({memory.free / GIB:.1f} free)" for memory in memories),
+        "memory": ", ".join(f"{memory.name} {disk_size(memory.total)} ({disk_size(memory.free)} free)" for memory in memories),
     }  # fmt: skip
     if device.type == "cuda":
         section.facts["capability"] = "%d.%d" % torch.cuda.get_device_capability(device)
@@ -172,8 +173,8 @@ def _reference(section: Section, model: api.Model, length: int) -> Any:
     if device.type == "cuda" and work <= _free(device):
         section.facts["reference"] = "transformers, with our tensors: there is no room for a second copy"
         return oracle.borrow(net)
-    need = f"{(copy + work) / GIB:.1f} GiB for the reference"
-    raise Skip(f"{need}, and {_free(device) / GIB:.1f} GiB of {device.type} memory are free")
+    need = f"{disk_size(copy + work)} for the reference"
+    raise Skip(f"{need}, and {disk_size(_free(device))} of {device.type} memory are free")
 
 
 def _reach(section: Section, model: api.Model, context: int) -> None:
@@ -223,7 +224,7 @@ def _speed(section: Section, model: api.Model) -> None:
     section.facts |= {
         "recipe": recipe.name, "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
         "limit": f"{row.limit_ms:.3g} ms ({rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes_per_second / 1e9:,.1f} GB/s)",
-        "of the limit": f"{row.fraction:.1%}", "tokens per second": f"{row.tokens_per_second:.3g}", "peak": f"{row.peak_gib:.3g} GiB",
+        "of the limit": f"{row.fraction:.1%}", "tokens per second": f"{row.tokens_per_second:.3g}", "peak": disk_size(row.peak_gib * GIB),
     }  # fmt: skip
 
 

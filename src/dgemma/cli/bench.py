@@ -26,7 +26,7 @@ HEADS = {
     "recipe": "recipe", "step_ms": "ms/step", "step_p95_ms": "p95", "limit_ms": "limit", "fraction": "of limit",
     "steps_per_canvas": "steps/canvas", "tokens_per_second": "tok/s", "tokens_per_second_each": "each",
     "first_draft_ms": "draft ms", "first_text_ms": "text ms", "prefill_tokens_per_second": "prefill tok/s",
-    "gib_per_step": "GiB/step", "peak_gib": "peak GiB",
+    "gib_per_step": "GB/step", "peak_gib": "peak GB",
 }  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def _measure(
             found = dataclasses.asdict(measure(net, one, machine, engine))
             rows.append(_about(net, shape or model or "shipped", machine) | found)
             if say:
-                write_out("  ".join(f"{_number(found[key]):>{_width(key)}}" for key in HEADS) + "\n")
+                write_out("  ".join(f"{_number(_decimal(key, found[key])):>{_width(key)}}" for key in HEADS) + "\n")
             if profiled:
                 rows[-1]["profile"] = [dataclasses.asdict(part) for part in profile(net, one, machine, engine)]
                 if say:
@@ -208,6 +208,11 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def _width(key: str) -> int:
     return 22 if key == "recipe" else max(8, len(HEADS[key]))
+
+
+def _decimal(key: str, value: Any) -> Any:
+    """A number for people: bytes are told in GB, as everywhere; the files' columns keep the GiB of their names."""
+    return value * 2**30 / 1e9 if key in ("gib_per_step", "peak_gib") else value
 
 
 def _number(value: Any) -> str:

@@ -19,12 +19,13 @@ import typer
 
 from .. import __version__
 from ..config import ModelConfig
+from ..config.sizes import short_count
 from ..errors import CheckpointError, DgemmaError, HubError
 from ..weights.layout import INDEX, Layout
 from ..weights.locate import EMBEDDED, GGUF, disk_size, locate
 from ..weights.names import GROUPS, expected_tensors
 from ..weights.placement import formats_in
-from ..weights.plan import GIB, fit, machine
+from ..weights.plan import Memory, fit, machine
 from ..weights.remote import headers
 from ..weights.source import Source, source
 from .fit import answer, answer_view, asked, fit_table, table_view
@@ -240,7 +241,7 @@ def _machine_lines(facts: dict[str, Any]) -> list[str]:
     missing = [f"not in {dtype}: {why}" for dtype, why in facts["c_kernels"].items() if why is not None]
     lines.append(f"CPU kernels in C: {'; '.join([', '.join(run), *missing] if run else missing)}")
     for memory in facts["memories"]:
-        lines.append(f"{memory['name']}: {_gib(memory['total'])}, {_gib(memory['free'])} free")
+        lines.append(f"{memory['name']}: {disk_size(memory['total'])}, {disk_size(memory['free'])} free")
     return lines
 
 
@@ -262,7 +263,7 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     if (config := model["config"]) is not None:
         kinds, window = config["layers"], config["sliding_window"]
         layers = f"{kinds['sliding']} sliding (window {window}), {kinds['full']} full"
-        lines.append(f"  model: {config['parameters'] / 1e9:.3g} B text parameters; layers: {layers}")
+        lines.append(f"  model: {short_count(config['parameters'])} text parameters; layers: {layers}")
         lines.append(
             f"         hidden {config['hidden_size']}, {config['num_experts']} experts "
             f"(top {config['top_k_experts']}), vocabulary {config['vocab_size']}, "
@@ -279,11 +280,3 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
         known = f"{have} of {len(tokenizer['control'])} control tokens"
         lines.append(f"  tokenizer: {tokenizer['vocab_size']} ids, {known}")
     return lines
-
-
-def _number(size: int) -> str:
-    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.3f}"
-
-
-def _gib(size: int) -> str:
-    return f"{_number(size)} GiB"

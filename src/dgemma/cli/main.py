@@ -48,9 +48,11 @@ EXIT_CODES = {
     4: "a model that could not be found or fetched",
     5: "not enough memory or disk",
     6: "the model's numbers are not finite, so that no text was made; or `verify` found something wrong",
+    7: "the device, or the thread that drives it, failed for good; start the process again",
     130: "interrupted (Ctrl-C)",
     141: "the reader of the output went away",
 }
+COMPLETES = "_DGEMMA_COMPLETE"  # the variable by which a shell's completion asks
 BROKEN_PIPE = 141  # exit code, as shells have it
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -78,7 +80,7 @@ class Verbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Verbs, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    cls=Verbs, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
     epilog=EPILOG, context_settings=HELP_NAMES,
 )  # fmt: skip
 
@@ -142,6 +144,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
 def _invoke(arguments: list[str], program: str) -> int:
     """Through the command's own two halves: its `main` would print errors its way and read an environment variable."""
     command = typer.main.get_command(app)
+    if COMPLETES in os.environ:  # the shell asks what could come next
+        return command.main(arguments, "dgemma", complete_var=COMPLETES, standalone_mode=False) or 0
     try:
         with command.make_context(program, arguments) as context:
             command.invoke(context)

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from ..weights.disk import disk_size
+from ..config.sizes import disk_size
 from ..weights.layout import Layout
 from ..weights.source import source
 from .screen import write_out

@@ -15,6 +15,7 @@ import typer
 
 from ..errors import INTERRUPTED, UsageError
 from ..tasks.events import Committed, Draft, Generation, Reply
+from ..weights.hub_names import parse_hub_name
 from .flags import Asked, argument, as_flags, asking, check, read_prompt, text_of
 from .progress import loading
 from .screen import Screen, can_animate, count, note, stdout_is_terminal, summary, write_json, write_out
@@ -43,6 +44,8 @@ def command(
     messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
     steps = check(asked).max_denoising_steps
     model = open_model(asked)
+    if asked.model is None and prompt is not None and _names_a_model(prompt):
+        note(f"note: '{prompt}' was read as the prompt; a model is named with -m: dgemma run -m {prompt} PROMPT")
     chat = model.chat_tuned and not raw
     if not chat and (messages or thinking):
         raise UsageError("this model continues text, it is not chat-tuned; leave --system and --thinking out")
@@ -67,6 +70,15 @@ def give_out(answer: str, asked: Asked) -> None:
     """An answer on stdout, with a newline at its end. A terminal has seen it already, and an object of JSON is whole or not at all."""
     if not asked.as_json and not stdout_is_terminal():
         write_out(answer if answer.endswith("\n") else answer + "\n")
+
+
+def _names_a_model(prompt: str) -> bool:
+    """Whether a prompt looks like a hub name, which other programs take in its place."""
+    try:
+        parse_hub_name(prompt)
+    except UsageError:
+        return False
+    return True
 
 
 def _form(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, str]:

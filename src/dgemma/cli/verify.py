@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from ..config.sizes import disk_size
 from ..errors import NumericsError
-from ..weights.disk import disk_errors, disk_size
+from ..weights.disk import disk_errors
 from ..weights.locate import locate
 from ..weights.sums import SUMS, check_files
 from .flags import DTYPES, MEMORY, check_device

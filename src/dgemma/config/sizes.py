@@ -1,4 +1,4 @@
-"""Sizes as people write them: memories ("24GB", "24GiB", "8G") and contexts ("32k", "131072").
+"""Sizes as people write and read them: memories ("24GB", "24GiB", "8G") and contexts ("32k", "131072").
 
 The one place that knows the units. Trap: a card that is sold as 24 GB has 24 GiB, 7 % more; here GB is decimal, as the letters
 say and as disks count, so that who writes GB gets a plan that fits either way.
@@ -20,13 +20,19 @@ _TOKENS = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([KM]?)")
 MOST = 2**63  # bytes
 
 
-def format_bytes(size: float) -> str:
-    """Bytes in words, in the decimal units that disks and download pages use: "640 kB", "8.20 MB", "51.6 GB"."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor / 10:
-            number = size / factor
-            return f"{number:.1f} {unit}" if number >= 10 else f"{number:.2f} {unit}"
-    return f"{size / 1e3:.0f} kB" if size >= 1000 else f"{size:.0f} B"
+def short_count(number: int) -> str:
+    """A number of parameters in words: "8.3 M", "25.2 B"."""
+    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
+def disk_size(size: float) -> str:
+    """Bytes in words, in the decimal units that disks and download pages use: "640 kB", "33.12 MB", "51.60 GB"."""
+    if size >= 1e8:
+        return f"{size / 1e9:.2f} GB"
+    if size >= 1e5:
+        return f"{size / 1e6:.2f} MB"
+    return f"{size / 1e3:.1f} kB" if size >= 1000 else f"{size:.0f} B"
+
 
 
 def parse_bytes(text: str, name: str = "memory") -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..config import EngineConfig
+from ..config.sizes import disk_size
 from ..errors import ResourceError
 from ..model.build import trim_memory
 from ..model.dgemma import DiffusionGemma
@@ -131,7 +132,7 @@ class Slots:
             fits, refused = (middle, refused) if self.need(request, middle) <= self.budget else (fits, middle)
         raise ResourceError(
             f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} new ones need "
-            f"{self.need(request) / 2**30:.2f} GiB of {self.budget / 2**30:.2f} GiB free; "
+            f"{disk_size(self.need(request))} of {disk_size(self.budget)} free; "
             + (f"at most {fits} prompt tokens fit" if fits else "no prompt fits beside so many new tokens")
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..config.sizes import short_count
 from ..kernels.native import form
 from ..weights.locate import model_name
 from ..weights.plan import weight_bytes
@@ -34,9 +35,8 @@ class ModelInfo:
 
     @property
     def size(self) -> str:
-        """The parameters in words: "8.2 M", "25.2 B"."""
-        unit, letter = (1e9, "B") if self.parameters >= 1e9 else (1e6, "M")
-        return f"{self.parameters / unit:.1f} {letter}"
+        """The parameters in words."""
+        return short_count(self.parameters)
 
     @property
     def place(self) -> str:

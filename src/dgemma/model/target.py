@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..config import EngineConfig
-from ..config.sizes import format_bytes
+from ..config.sizes import disk_size
 from ..errors import ResourceError, UsageError
 from ..kernels.select import multiplies, wants_triton
 from ..weights.headers import READABLE
@@ -58,7 +58,7 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, layout: 
     if budget is not None:  # layers stream, or the placement says what is missing
         return asked or stored
     raise ResourceError(
-        f"the model needs {format_bytes(plan.total)} and this machine has {format_bytes(memory)} free; "
+        f"the model needs {disk_size(plan.total)} and this machine has {disk_size(memory)} free; "
         "give memory (--memory SIZE) and layers are read from the files as they are needed"
     )
 

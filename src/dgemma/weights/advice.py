@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from ..config import ModelConfig
 from ..config.formats import Format, recipe
+from ..config.sizes import disk_size
 from ..kernels.select import CHOICE, wants_triton
-from .disk import disk_size
 from .names import GROUPS, expected_tensors
 from .placement import Placement, stream_plan
 from .plan import Formats, Plan, divides, fit, format_of, held_bytes, longest_context, margin

@@ -16,17 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..config.sizes import disk_size
 from ..errors import ResourceError, UsageError
 
 CHUNK = 1 << 24  # bytes that are read at a time
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _HERE, _EXCHANGE = -100, 2  # renameat2's AT_FDCWD and RENAME_EXCHANGE
-
-
-def disk_size(size: int) -> str:
-    """Bytes in words, in the decimal units that disks and download pages use."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
 
 
 def check_target(folder: Path, replace: bool = False) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..config.sizes import disk_size
 from ..errors import HubError, ResourceError, UsageError
-from .disk import FULL, UNWRITABLE, disk_size, free_bytes
+from .disk import FULL, UNWRITABLE, free_bytes
 
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..config import ModelConfig, read_json
 from ..config.reader import shown
+from ..config.sizes import disk_size
 from ..errors import CheckpointError, ConfigError, DgemmaError, HubError, UsageError
 from .cache import Snapshot, cache_root, delete, delete_file, matching, snapshots, storage
-from .disk import disk_size
 from .gguf import architecture, read_gguf
 from .gguf_config import ARCHITECTURE, model_config
 from .gguf_names import read_layout as read_gguf_layout

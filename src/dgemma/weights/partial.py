@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..config.sizes import disk_size
 from ..errors import ResourceError, UsageError
-from .disk import FULL, check_target, disk_errors, disk_size, free_bytes, sync_folder, write_json
+from .disk import FULL, check_target, disk_errors, free_bytes, sync_folder, write_json
 from .layout import Layout
 from .sums import digest
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 from ..config import ModelConfig
 from ..config.formats import Format
+from ..config.sizes import disk_size
 from ..errors import ResourceError
-from .disk import disk_size
 from .layout import Layout
 from .names import Target, expected_tensors
 from .plan import BYTES, Formats, Plan, fit, format_of, free_on, held_bytes, margin

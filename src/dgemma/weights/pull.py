@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..config import ModelConfig
+from ..config.sizes import disk_size
 from ..errors import HubError, ResourceError, UsageError
 from .cache import COMMIT, MAIN, cache_root, storage
-from .disk import disk_size, free_bytes, replace_text, sync, sync_folder
+from .disk import free_bytes, replace_text, sync, sync_folder
 from .gguf import read_gguf
 from .gguf_config import ARCHITECTURE, check_kind
 from .hub import hub_errors, quiet

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..config.sizes import disk_size
 from ..errors import CheckpointError, ResourceError
 from ..kernels import formats
 from ..kernels.formats import QuantTensor, Weight, codec, empty
@@ -80,7 +81,7 @@ def load_into(
             raise  # the CPU allocator has no class of its own
         need = sum(stored.kept(dtype.itemsize) for stored in layout.text.values())
         raise ResourceError(
-            f"{device}: no room for the weights ({need / 2**30:.1f} GiB); `dgemma doctor` says what fits where"
+            f"{device}: no room for the weights ({disk_size(need)}); `dgemma doctor` says what fits where"
         ) from None
     return layout.notes() + _scalar_notes(scalars)
 

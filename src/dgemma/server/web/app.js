@@ -14,6 +14,12 @@ const CALM_MS = 1000; // between two paintings, for whoever wants less motion
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const THEMES = ["auto", "light", "dark"];
 
+/** Whether a key press sends: Ctrl+Enter anywhere, in the chat Enter alone. One that only ends a word of an input method does not. */
+function sends(event) {
+  if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return false;
+  return event.ctrlKey || event.metaKey || (event.target.name === "said" && !event.shiftKey && !event.altKey);
+}
+
 function useTheme() {
   const [theme, set] = useState(localStorage.getItem("dgemma.theme") ?? "auto");
   useEffect(() => {
@@ -74,12 +80,19 @@ function KeyForm({ done }) {
     <input name="key" type="password" autocomplete="off" required autofocus /></label><button>use it</button></form>`;
 }
 
-function Chat({ messages, run, running }) {
+/** What the model is, where it is one to play with. */
+function Demo() {
+  return html`<p class="demo" role="note">This is the small demo model that ships with dgemma: it shows how a canvas settles; do not
+    rely on what it writes. For another one: <code>dgemma serve -m NAME</code></p>`;
+}
+
+function Chat({ messages, run, running, tuned }) {
   const end = useRef(null);
   useEffect(() => end.current?.scrollIntoView?.({ block: "nearest" }), [messages.length, running && run.recording.commits.length]);
   const said = () => run.recording.commits.flatMap((commit) => commit.parts).filter((part) => part.channel === "content");
   return html`<div class="chat" role="log" aria-live="polite">
-    ${!messages.length && html`<p class="empty">Nothing was said yet.</p>`}
+    ${!messages.length && html`<p class="empty">${tuned ? "Nothing was said yet."
+      : "Nothing was said yet. This model is not chat-tuned: it continues text, and may not answer as one would."}</p>`}
     ${messages.map((message) => html`<${Message} message=${message} />`)}
     ${running && html`<article class="message assistant live">${said().map((part) => part.text).join("")}<span class="wait">settling</span></article>`}
     <div ref=${end}></div></div>`;
@@ -94,6 +107,7 @@ function App() {
   const [error, setError] = useState(null);
   const [theme, turn] = useTheme();
   const [props, reload] = useProps(setError);
+  useEffect(() => void (props && (document.title = `${props.model} – dgemma`)), [props]);
   const shown = task ?? (props && !props.chat_tuned ? "complete" : "chat");
   const usual = props?.default_generation_settings;
 
@@ -116,8 +130,8 @@ function App() {
       setError(null);
       move(FOLLOWED);
       if (shown === "chat") {
-        setMessages(sent.messages.map((message, at) => messages[at] ?? message));
-        change(EMPTY.chat);
+        setMessages([...messages, sent.messages.at(-1)]);
+        change({ ...EMPTY.chat, system: drafts.chat.system });
       }
       begin(shown, sent);
     } catch (wrong) {
@@ -127,7 +141,7 @@ function App() {
 
   const frames = run?.recording.frames(place.row ?? run.recording.winner).length ?? 0;
   const press = (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    if (sends(event)) send();
     else if (event.key === "Escape" && running) stop();
     else if (event.target.matches?.("input, textarea, select") || event.ctrlKey || event.altKey || event.metaKey || !frames) return;
     else {
@@ -145,15 +159,16 @@ function App() {
   const tab = (name) => html`<button type="button" role="tab" id=${`tab-${name}`} aria-selected=${name === shown} onClick=${() => setTask(name)}>${name}</button>`;
   const mine = run?.task === shown ? run : null;
   return html`
-    <header><h1>dgemma</h1><div role="tablist" aria-label="task">${TASKS.map(tab)}</div>
+    <header><h1>dgemma</h1><p class="name" title=${props ? `the model: ${props.model}` : ""}>${props?.model}</p><div role="tablist" aria-label="task">${TASKS.map(tab)}</div>
       <button type="button" class="theme" onClick=${turn} aria-label=${`colours: ${theme}`}>${{ auto: "◐", light: "☀", dark: "☾" }[theme]} ${theme}</button></header>
+    ${props?.demo && html`<${Demo} />`}
     <main>
       <section class="work" role="tabpanel" aria-labelledby=${`tab-${shown}`}>
-        ${shown === "chat" && html`<${Chat} messages=${messages} run=${run} running=${running && mine} />`}
+        ${shown === "chat" && html`<${Chat} messages=${messages} run=${run} running=${running && mine} tuned=${!props || props.chat_tuned} />`}
         <${Form} task=${shown} draft=${drafts[shown]} change=${change} />
         <div class="actions">
           ${running ? html`<button type="button" class="main" onClick=${stop}>stop <kbd>Esc</kbd></button>`
-            : html`<button type="button" class="main" onClick=${send} disabled=${!props}>${shown === "chat" ? "send" : shown} <kbd>Ctrl+Enter</kbd></button>`}
+            : html`<button type="button" class="main" onClick=${send} disabled=${!props}>${shown === "chat" ? "send" : shown} <kbd>${shown === "chat" ? "Enter" : "Ctrl+Enter"}</kbd></button>`}
           ${shown === "chat" && messages.length > 0 && html`<button type="button" disabled=${running} onClick=${() => setMessages([])}>new chat</button>`}
           ${mine?.state === "stopped" && html`<span class="hint">stopped</span>`}
         </div>
@@ -165,7 +180,7 @@ function App() {
         <${Canvas} recording=${mine?.recording ?? null} place=${place} move=${move} />
         <details class="panel"><summary>model and sampler</summary>
           <${Settings} settings=${settings} change=${(next) => { setSettings(next); keep(next); }} task=${shown} props=${props} /></details>
-        <p class="hint keys"><kbd>Ctrl+Enter</kbd> sends, <kbd>Esc</kbd> stops, <kbd>←</kbd> <kbd>→</kbd> step through the canvas</p>
+        <p class="hint keys">${shown === "chat" ? html`<kbd>Enter</kbd> sends, <kbd>Shift+Enter</kbd> breaks the line` : html`<kbd>Ctrl+Enter</kbd> sends`}, <kbd>Esc</kbd> stops, <kbd>←</kbd> <kbd>→</kbd> step through the canvas</p>
       </div>
     </main>`;
 }

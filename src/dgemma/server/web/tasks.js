@@ -8,7 +8,7 @@ import { html, useEffect, useRef } from "./vendor/htm-preact/standalone.module.j
 export const TASKS = ["chat", "complete", "infill", "edit"];
 
 export const EMPTY = {
-  chat: { said: "" },
+  chat: { said: "", system: "" },
   complete: { prompt: "def fibonacci(n):\n" },
   infill: { prefix: "def area(r):\n    ", suffix: "\n\n\nprint(area(2))\n" },
   edit: { document: "def area(r):\n    return 3\n\n\nprint(area(2))\n", instruction: "", selected: [0, 0] },
@@ -20,8 +20,9 @@ const characters = (text, units) => [...text.slice(0, units)].length;
 export function body(task, draft, messages) {
   if (task === "chat") {
     if (!draft.said.trim()) throw new Error("say something first");
+    const system = draft.system.trim() ? [{ role: "system", content: draft.system }] : [];
     const before = messages.map(({ role, content }) => ({ role, content }));
-    return { messages: [...before, { role: "user", content: draft.said }] };
+    return { messages: [...system, ...before, { role: "user", content: draft.said }] };
   }
   if (task === "complete") return { prompt: draft.prompt };
   if (task === "infill") return { prefix: draft.prefix, suffix: draft.suffix };
@@ -43,7 +44,10 @@ function Field({ name, label, rows, value, set, focus, ...rest }) {
 export function Form({ task, draft, change }) {
   const field = (name, label, rows, more) => html`<${Field} key=${task + name} name=${name} label=${label} rows=${rows} value=${draft[name]}
     set=${(value) => change({ ...draft, [name]: value })} ...${more} />`;
-  if (task === "chat") return field("said", "message", 3, { focus: true, spellcheck: true });
+  if (task === "chat") return html`
+    ${field("said", "message", 3, { focus: true, spellcheck: true, enterkeyhint: "send" })}
+    <details class="system"><summary>system prompt${draft.system.trim() && " (set)"}</summary>
+      ${field("system", "instructions that come before the conversation", 3, { spellcheck: true })}</details>`;
   if (task === "complete") return field("prompt", "text to continue", 8, { focus: true });
   if (task === "infill") return html`${field("prefix", "before the gap", 6, { focus: true })}${field("suffix", "behind the gap", 6)}`;
   const select = ({ target }) => change({ ...draft, document: target.value, selected: [target.selectionStart, target.selectionEnd] });
