@@ -33,9 +33,9 @@ LONG = {"prompt": CANARY, "max_tokens": 480, "stream": True, "diffusing": True, 
 class Live:
     """A service on a thread, at a port of its own."""
 
-    def __init__(self, model: Any, **settings: Any):
+    def __init__(self, model: Any, listening: socket.socket | None = None, **settings: Any):
         self.config = ServerConfig(**{"port": 0} | settings)
-        self.socket = listen(self.config)
+        self.socket = listening or listen(self.config)
         self.address = self.socket.getsockname()
         ready = threading.Event()
         self.app = create_app(model, self.config)
@@ -116,6 +116,89 @@ def test_a_head_that_grows_for_ever_and_one_that_is_none(live: Callable[..., Liv
     assert rest(at.connect(b"\x16\x03\x01 hello\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
     coded = at.connect(b"POST /infill HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n")
     assert rest(coded).startswith(b"HTTP/1.1 400 ")
+
+
+GET = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+BODY = b'{"prompt": "ab", "max_tokens": 1}'
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+def asked(more: str, version: str = "1.1") -> bytes:
+    return f"POST /v1/completions HTTP/{version}\r\nhost: localhost\r\n{more}\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (asked(f"content-length: {len(BODY)}\r\ntransfer-encoding: chunked") + CHUNKED, 400),
+        (asked("transfer-encoding: chunked\r\ncontent-length: 4") + CHUNKED, 400),
+        (asked("transfer-encoding: chunked", "1.0") + CHUNKED, 400),
+        (asked("connection: keep-alive\r\ncontent-length: 4\r\nTransfer-Encoding: Chunked") + CHUNKED, 400),
+        (asked(f"content-length: {len(BODY)}", "1.2") + BODY, 505), (asked(f"content-length: {len(BODY)}", "9.9") + BODY, 505),
+        (b"GET /health HTTP/2.0\r\nhost: localhost\r\n\r\n", 505), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+    ],
+)  # fmt: skip
+def test_what_is_read_in_two_ways_closes_and_nothing_behind_it_is_answered(live: Callable[..., Live], data: bytes, status: int) -> None:
+    answer = rest(live().connect(data + GET))
+    assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answer.lower()
+
+
+def test_a_compressed_body_is_refused(live: Callable[..., Live]) -> None:
+    at = live()
+    for coding, status in (("gzip", 415), ("br", 415), ("identity, gzip", 415), ("identity", 200), ("", 200), ("Identity", 200)):
+        reply = httpx.post(f"{at.url}/v1/completions", content=BODY, headers={"content-encoding": coding}, timeout=20)
+        assert reply.status_code == status, coding
+
+
+def test_small_pieces_go_out_at_once(live: Callable[..., Live]) -> None:
+    """Whoever opened the listening socket: with Nagle's algorithm each answer on a kept connection takes 40 ms."""
+    without_protocol = socket.create_server(("127.0.0.1", 0))
+    assert without_protocol.proto == 0
+    for at in (live(), live(listening=without_protocol)):
+        with at.connect():
+            eventually(lambda at=at: at.server.server_state.connections)
+            (connection,) = at.server.server_state.connections
+            option = connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert option != 0
+
+
+def test_the_longest_silent_connection_makes_room(live: Callable[..., Live]) -> None:
+    at = live(max_connections=4)
+    resting = httpx.Client(base_url=at.url)
+    assert resting.get("/health").status_code == 200
+    silent = []
+    for count in range(2, 5):
+        silent.append(at.connect(b"GET" if count == 3 else b""))
+        eventually(lambda count=count: len(at.server.server_state.connections) == count)
+    assert httpx.get(f"{at.url}/health").status_code == 200
+    assert rest(silent[0]) == b""  # the first one went, and the one that had asked stays
+    assert resting.get("/health").status_code == 200 and len(at.server.server_state.connections) <= 4
+    for one in silent[1:]:
+        one.sendall(GET)
+    answers = [one.recv(65536) for one in silent[1:]]
+    assert answers[1].startswith(b"HTTP/1.1 200") and answers[0].startswith(b"HTTP/1.1 4")  # "GETGET"
+    for one in (*silent, resting):
+        one.close()
+
+
+def test_nobody_at_work_makes_room(live: Callable[..., Live]) -> None:
+    at = live(max_connections=1)
+    working = at.connect(head("/v1/completions", json.dumps(LONG).encode()))
+    eventually(lambda: at.open == 1)
+    refused = httpx.get(f"{at.url}/health")
+    assert refused.status_code == 503 and refused.headers["retry-after"] == "5"
+    assert working.recv(100)
+    working.close()
+
+
+def test_an_address_beyond_loopback_has_its_own_limit(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
+    at = live(max_per_address=2)
+    monkeypatch.setattr("dgemma.server.http.is_loopback", lambda host: False)
+    silent = [at.connect() for _ in range(2)]
+    eventually(lambda: len(at.server.server_state.connections) == 2)
+    assert httpx.get(f"{at.url}/health").status_code == 200
+    assert rest(silent[0]) == b"" and len(at.server.server_state.connections) <= 2
+    silent[1].close()
 
 
 def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> None:

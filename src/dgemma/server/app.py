@@ -381,6 +381,6 @@ def _refuse(refusal: Refusal, shape: Shape) -> Response:
     headers = {} if refusal.retry_after is None else {"retry-after": str(refusal.retry_after)}
     if refusal.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if refusal.status in (408, 413):
+    if refusal.closes or refusal.status in (408, 413):
         headers["connection"] = "close"
     return _json(shape(refusal), refusal.status, headers)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +19,7 @@ from .jobs import ENDINGS, Refusal, unexpected
 from .limits import client_of
 from .settings import ServerConfig, is_loopback
 
+HOST = re.compile(r"(?:\[(?P<number>[0-9a-fA-F:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.ASCII)
 Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 
 
@@ -51,6 +52,7 @@ class Guard:
     async def _let_through(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         try:
+            _check_framing(scope, headers)
             _check_sizes(scope, headers, self.config)
             self._check_host(scope, headers)
             origin = self._check_origin(headers)
@@ -110,10 +112,8 @@ def _digest(key: str) -> bytes:
 
 def _host(value: str) -> str | None:
     """The name in a Host header, without its port; None where it is none."""
-    try:
-        return urlsplit(f"//{value}").hostname if value and "@" not in value and "/" not in value else None
-    except ValueError:
-        return None
+    found = HOST.fullmatch(value)
+    return (found["number"] or found["name"]).lower() if found else None
 
 
 def _same_address(name: str, listening: str) -> bool:
@@ -122,6 +122,18 @@ def _same_address(name: str, listening: str) -> bool:
         return ipaddress.ip_address(name) == ipaddress.ip_address(listening)
     except ValueError:
         return False
+
+
+def _check_framing(scope: Scope, headers: Headers) -> None:
+    """Refuse what one program may read as one request and the next as two, and bodies that this one cannot read."""
+    version = scope.get("http_version", "1.1")
+    if version not in ("1.0", "1.1"):
+        raise Refusal(505, "this version of HTTP is not answered here; use 1.1", closes=True)
+    if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
+        raise Refusal(400, "the length of the body is told in two ways; leave out Transfer-Encoding or Content-Length", closes=True)
+    codings = {coding.strip().lower() for coding in ",".join(headers.getlist("content-encoding")).split(",")}
+    if codings - {"", "identity"}:
+        raise Refusal(415, "the body is compressed, which is not read here; send it without Content-Encoding")
 
 
 def _check_sizes(scope: Scope, headers: Headers, config: ServerConfig) -> None:

@@ -4,8 +4,8 @@
     serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended)
 
 Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection itself, so that no handler
-waits for them. Trap: `transport.close()` waits until all is written, which a client that does not read prevents for ever; only
-`abort` ends such a connection.
+waits for them; where there is no room for one more, the one that has been silent for longest goes first. Trap: `transport.close()`
+waits until all is written, which a client that does not read prevents for ever; only `abort` ends such a connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import DeviceError, UsageError
 from .app import Service, Task
-from .settings import ServerConfig
+from .idle import Idle
+from .limits import client_of
+from .settings import ServerConfig, is_loopback
 from .shed import Shed
 
 LINGER = 5.0  # seconds that the last bytes of ended answers are given
@@ -40,10 +42,11 @@ def listen(config: ServerConfig) -> socket.socket:
     if config.uds is not None:
         return _listen_at(Path(config.uds))
     try:
-        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        choices = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = choices[0]
     except (OSError, UnicodeError):
         raise UsageError(f"host '{config.host}' is no address of this machine; try 127.0.0.1") from None
-    found = socket.socket(family)
+    found = socket.socket(family, kind, protocol)
     if os.name == "posix":  # on Windows the option would let a second program listen at the same port
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -80,20 +83,41 @@ def _listen_at(path: Path) -> socket.socket:
 class Connection(H11Protocol):
     """One connection with its timers: until a request's head is there, and until a client reads on."""
 
-    def __init__(self, *arguments: Any, limits: ServerConfig, shed: Shed, **named: Any):
+    def __init__(self, *arguments: Any, limits: ServerConfig, shed: Shed, idle: Idle, **named: Any):
         super().__init__(*arguments, **named)
-        self.limits, self.shed = limits, shed
+        self.limits, self.shed, self.idle = limits, shed, idle
+        self._has_asked = False
         self._head: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
+        _send_at_once(transport)
+        if not self._has_room():
             transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             self._close_for_sure()
             return
+        self.idle.add(self, has_asked=False)
         self._await_head()
+
+    @property
+    def address(self) -> str | None:
+        """Of the other side, as limits know it; None where it is this machine."""
+        host = self.client[0] if self.client else ""
+        return None if not host or is_loopback(host) else client_of("", host)
+
+    def cut(self) -> None:
+        """End at once, and count no more from now on."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _has_room(self) -> bool:
+        """Whether this connection may stay; one that waits without a request is cut for it."""
+        same = [one for one in self.connections if one.address == self.address] if self.address else []
+        if len(same) > self.limits.max_per_address:
+            return self.idle.cut_longest(self.address)
+        return len(self.connections) <= self.limits.max_connections or self.idle.cut_longest()
 
     def data_received(self, data: bytes) -> None:
         if not self._is_answering and not self.conn.trailing_data[0]:
@@ -107,6 +131,8 @@ class Connection(H11Protocol):
         super().data_received(data)
         if self._is_answering:
             self._head = _cancelled(self._head)
+            self._has_asked = True
+            self.idle.remove(self)
 
     @property
     def _is_answering(self) -> bool:
@@ -135,12 +161,15 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head, self._stuck, self._end = _cancelled(self._head), _cancelled(self._stuck), _cancelled(self._end)
+        self.idle.remove(self)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.transport.is_closing():
             self.loop.call_later(self.limits.write_timeout, self.transport.abort)
+        elif not self._is_answering:  # no other request came behind
+            self.idle.add(self, has_asked=True)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
@@ -157,6 +186,16 @@ class Connection(H11Protocol):
         body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%d"}}' % (text.encode(), status)
         head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
+
+
+def _send_at_once(transport: asyncio.Transport) -> None:
+    """Turn off Nagle's algorithm, with which the end of an answer waits 40 ms for an acknowledgement of its beginning.
+
+    asyncio does so only where the listening socket knows its protocol; one that a supervisor or a test brings may not.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _cancelled(timer: asyncio.TimerHandle | None) -> None:
@@ -202,7 +241,7 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
     shapes = {route.path: route.shape for route in service.routes if isinstance(route, Task)}
     shed = Shed(service.admission, shapes, bool(limits.keys), lambda path, status: service.metrics.requests.labels(path, status).inc())
     config = uvicorn.Config(
-        app, http=functools.partial(Connection, limits=limits, shed=shed), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
+        app, http=functools.partial(Connection, limits=limits, shed=shed, idle=Idle()), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
         timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -76,11 +76,12 @@ class Refusal(Exception):
 
     def __init__(
         self, status: int, message: str, kind: str = "invalid_request_error", *, parameter: str | None = None,
-        retry_after: int | None = None,
+        retry_after: int | None = None, closes: bool = False,
     ):  # fmt: skip
         super().__init__(message)
         self.status, self.message, self.kind = status, message, kind
         self.parameter, self.retry_after = parameter, retry_after
+        self.closes = closes  # the connection: what follows on it cannot be trusted to be a request
 
 
 def refusal_of(error: DgemmaError) -> Refusal:

@@ -35,6 +35,7 @@ class ServerConfig:
     max_body: int = 8 * 2**20
     max_bodies: int = 64 * 2**20  # of all that are being read, beyond the first 64 KiB of each
     max_connections: int = 1000
+    max_per_address: int = 250  # connections of one address, other than loopback's
     max_headers: int = 100
     max_header_bytes: int = 32 * 2**10
     max_target: int = 4096  # of path and query

@@ -123,9 +123,9 @@ def _schema(kind: type[Any] | None) -> dict[str, Any]:
 
 def _statuses(route: Task | Page, named: bool, asks: bool) -> list[int]:
     """The errors that a route may answer with."""
-    found = {400, 403, 408, 414, 421, 431, 500, 503} | ({401} if asks else set()) | ({404} if named else set())
+    found = {400, 403, 408, 414, 421, 431, 500, 503, 505} | ({401} if asks else set()) | ({404} if named else set())
     if route.body is not None:
-        found.add(413)
+        found |= {413, 415}
     if isinstance(route, Task):
         found.add(429)
     return sorted(found)
@@ -140,8 +140,9 @@ ERRORS = {
     400: "a request that cannot be served as asked; the message names the field", 401: "no good key",
     403: "a web page of another origin", 404: "nothing of that name",
     408: "a request that did not arrive", 413: "a body that is too long", 414: "a path that is too long",
-    421: "a name that is not this service's", 429: "too many requests are open; see Retry-After",
+    415: "a compressed body", 421: "a name that is not this service's", 429: "too many requests are open; see Retry-After",
     431: "too many or too long headers", 500: "the model's numbers are not finite, or a bug",
+    505: "another version of HTTP",
     503: "shutting down, out of memory or of time, or too many connections or large bodies; see Retry-After",
 }  # fmt: skip
 
