@@ -20,6 +20,7 @@ from dgemma.tasks.forms.expressions import Unread, expression
 from dgemma.tasks.forms.formats import FORMATS
 from dgemma.tasks.forms.language import NEVER, Exhausted, Expression, Language
 from dgemma.tasks.forms.mended import look_ahead_apart, mended
+from dgemma.tasks.forms.names import Names
 from dgemma.tasks.forms.numbers import Bounds, Written
 from dgemma.tasks.forms.texts import schema_texts
 from tests.tasks.schemas import regexes, wide_schemas
@@ -259,3 +260,23 @@ def test_remarks_are_left_out_and_told_where_they_ask_for_something() -> None:
 def test_a_number_beyond_all_numbers_is_refused(keyword: str, value: float) -> None:
     with pytest.raises(UsageError, match="number"):
         mended({"properties": {"a": {keyword: value}}}, "json_schema")
+
+
+PARTS = st.recursive(
+    st.integers(0, 9) | st.sampled_from(["a", 'q"', "\\", ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["", "a", "b", '"', "\\\\"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(PARTS, st.integers(0, 40))
+def test_names_that_stand_once_are_let_through_and_others_told_apart(value: Any, cut: int) -> None:
+    text = json.dumps(value).encode()
+    names = Names()
+    assert names.take(text)
+    for letters in (b'{"a":1,"a":2,"\\u0061":3}', b'[{"":{"":1},"":0},{"":1}]'):
+        at = Names()
+        assert not Names().take(letters) and at.take(letters[: min(cut, 6)])
+        changed = letters[: min(cut, 6)] + at.distinct(letters[min(cut, 6) :])
+        assert Names().take(changed) and Names().distinct(letters) != letters
+        json.loads(changed)

@@ -26,6 +26,7 @@ from .forms.compiler import LIMITS, Asker, Compiler, first_line
 from .forms.expressions import Unread, expression
 from .forms.language import Exhausted, Expression, Language
 from .forms.mended import mended, schema_of
+from .forms.names import Names
 from .forms.texts import schema_texts
 from .forms.ways import Spelling, Ways
 
@@ -53,7 +54,9 @@ def at_once(work: Callable[[], bool]) -> bool:
 class Form:
     """A Grammar: every answer of one form, ended by one of `ends`. `notes`: what of it is not kept."""
 
-    def __init__(self, source: str, engine: _Engine, ends: Sequence[int], build: Build | None, notes: tuple[str, ...] = ()):
+    def __init__(
+        self, source: str, engine: _Engine, ends: Sequence[int], build: Build | None, notes: tuple[str, ...] = (), names: bool = False
+    ):  # fmt: skip
         library = _library()
         self.engine, self.ends, self.end, self.notes = engine, frozenset(ends), ends[0], notes
         self.language = Language(MOST_WORK)
@@ -63,9 +66,10 @@ class Form:
         if self.matcher.is_error():
             raise UsageError(f"the asked form cannot be kept: {first_line(self.matcher.get_error())}")
         self.ways: deque[Way] = deque(maxlen=MOST_WAYS)
+        self.names = Names() if names else None  # where a name of an object may stand but once
 
     def begin(self) -> FormWalk:
-        return FormWalk(self, self.matcher.deep_copy(), (), self.start)
+        return FormWalk(self, self.matcher.deep_copy(), (), self.start, self.names)
 
     def prepare(self, turns: Turns) -> None:
         """Find the shortest answer, by turns. Raises UsageError where there is none, or where none was found in time."""
@@ -82,15 +86,17 @@ class Form:
     def _search_on(self) -> bool:
         """Whether the search has come to its end."""
         try:
-            self.find(self.matcher, self.start, (), TURN_WORK)
+            self.find(self.matcher, self.start, (), TURN_WORK, self.names)
         except Exhausted:
             return False
         return True
 
-    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], work: int) -> list[int] | None:
+    def find(
+        self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], work: int, names: Names | None
+    ) -> list[int] | None:
         """The way to the end from a place, remembered. Raises Exhausted where it takes more work."""
         self.language.budget = min(self.language.work + work, REQUEST_WORK)
-        way = self.finder.find(matcher, rest, taken)
+        way = self.finder.find(matcher, rest, taken, names)
         if way is None:
             return None
         way.append(self.end)
@@ -111,13 +117,14 @@ def _read(language: Language, build: Build | None) -> Expression | None:
 class FormWalk:
     """A Walk: the matcher behind the ids taken, and what the language may still hold there."""
 
-    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None):
+    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None, names: Names | None):
         self.form, self.matcher, self.taken = form, matcher, taken
+        self.names = names.copy() if names is not None else None
         self.ended = False
         self._rest, self._unread = rest, 0  # the language behind all but the last so many of the ids taken
 
     def copy(self) -> FormWalk:
-        walk = FormWalk(self.form, self.matcher.deep_copy(), self.taken, self._rest)
+        walk = FormWalk(self.form, self.matcher.deep_copy(), self.taken, self._rest, self.names)
         walk.ended, walk._unread = self.ended, self._unread
         return walk
 
@@ -125,14 +132,24 @@ class FormWalk:
         if self.ended:
             return 0
         end = next((place for place, token in enumerate(ids) if token in self.form.ends), len(ids))
+        end = self._until_a_name_stands_twice(ids[:end])
         count = self._consume(list(ids[:end]))
+        if self.names is not None:
+            self.names.take(self.form.engine.spelling.text(ids[:count]))
         self.taken += tuple(ids[:count])
         self._unread += count
-        if count == end < len(ids) and self.matcher.is_accepting():
+        if count == end < len(ids) and ids[count] in self.form.ends and self.matcher.is_accepting():
             self.ended = True
             self.taken += (ids[count],)
             count += 1
         return count
+
+    def _until_a_name_stands_twice(self, ids: Sequence[int]) -> int:
+        """How many of the ids come before one that closes such a name."""
+        if self.names is None:
+            return len(ids)
+        names, pieces = self.names.copy(), self.form.engine.spelling.pieces
+        return next((place for place, token in enumerate(ids) if token < len(pieces) and not names.take(pieces[token])), len(ids))
 
     def _consume(self, ids: list[int]) -> int:
         size = self.form.engine.vocabulary.vocab_size
@@ -160,6 +177,9 @@ class FormWalk:
             bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
             allowed = (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: len(allowed)].bool()
         self._check()
+        if self.names is not None:
+            for token in (allowed & self.form.engine.quoting).nonzero()[:, 0].tolist():
+                allowed[token] = self.names.copy().take(self.form.engine.spelling.pieces[token])
         allowed[vocabulary.eos_token] = False
         allowed[list(self.form.ends)] = self.matcher.is_accepting()
         return allowed
@@ -172,7 +192,7 @@ class FormWalk:
             if 0 <= gone < len(known) and self.taken == taken + known[:gone]:
                 return [*known[gone:]]
         try:
-            return self.form.find(self.matcher, self._place(), self.taken, PASS_WORK)
+            return self.form.find(self.matcher, self._place(), self.taken, PASS_WORK, self.names)
         except (Exhausted, RecursionError):
             return None
 
@@ -201,7 +221,8 @@ def form(
     if name == "json_schema":
         schema, notes = mended(schema_of(value, name), name)
         source = library.LLMatcher.grammar_from_json_schema(_limited(name, json.dumps(schema)), overrides=JSON_OPTIONS)
-        return _form(name, source, tokenizer, ends, lambda language: schema_texts(language, schema), notes, asker, turns)
+        names = "minProperties" in source
+        return _form(name, source, tokenizer, ends, lambda language: schema_texts(language, schema), notes, asker, turns, names=names)
     if not isinstance(value, str) or not value:
         raise UsageError(f"{name} must be a text of at least one character")
     _limited(name, value)
@@ -232,18 +253,19 @@ def call_form(
         return language.choice(*calls)
 
     source = library.LLMatcher.grammar_from_lark(_limited("tools", "\n".join(rules)))
-    return _form("a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns)
+    names = "minProperties" in source
+    return _form("a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns, names=names)
 
 
 def _form(
     name: str, source: str, tokenizer: Tokenizer, ends: Sequence[int], build: Build | None, notes: tuple[str, ...],
-    asker: Asker, turns: Turns, translate: bool = False,
+    asker: Asker, turns: Turns, translate: bool = False, names: bool = False,
 ) -> Form:  # fmt: skip
     engine = _engine(_library(), tokenizer)
     checked = engine.compiler.check(source, name, asker, translate)
     if any("oneOf" in warning for warning in checked.warnings):
         notes += ("oneOf is kept as anyOf: an answer may have the form of more than one of its schemas",)
-    made = Form(checked.source, engine, ends, build, notes)
+    made = Form(checked.source, engine, ends, build, notes, names)
     made.prepare(turns)
     return made
 
@@ -270,6 +292,7 @@ class _Engine:
         self.tokenizer = tokenizer
         self.vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
         self.spelling = Spelling(pieces.tokens)
+        self.quoting = torch.tensor([b'"' in piece for piece in pieces.tokens])
         self.compiler = Compiler(pieces.tokens, pieces.special_token_ids, pieces.eos_token_id, pieces.bos_token_id)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .language import NEVER, Exhausted, Expression, Language
+from .names import Names
 
 ALIKE = 3  # bytes of one class that are tried
 MOST_TRIED = 64  # bytes behind one place
@@ -71,15 +72,22 @@ class Ways:
         self.language, self.spelling = language, spelling
         self._open: OrderedDict[tuple[int, ...], _Search] = OrderedDict()
 
-    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...]) -> list[int] | None:
+    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], names: Names | None = None) -> list[int] | None:
         """Tokens that lead a matcher to an end from where it stands, behind `taken`; None: not found. Raises Exhausted.
 
-        rest: what the language may still hold there, or None where that is not known.
+        rest: what the language may still hold there, or None where that is not known. names: those that stand already, where each may
+        stand but once.
         """
         if rest is not None:
             text = self.language.shortest(rest)
-            if text is not None and (way := self._accepted(matcher, text)) is not None:
+            if text is not None and (way := self._accepted(matcher, text if names is None else names.distinct(text))) is not None:
                 return way
+        way = self._searched(matcher, rest, taken)
+        if way is None or names is None:
+            return way
+        return self._accepted(matcher, names.distinct(self.spelling.text(way)))
+
+    def _searched(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...]) -> list[int] | None:
         search = self._open.pop(taken, None) or _Search(matcher.deep_copy(), rest)
         try:
             return self._search(search)
