@@ -26,7 +26,7 @@ from ...errors import ResourceError, UsageError
 from .child import MOST_MEMORY, read_message, write_message
 
 MOST_SECONDS = 2  # of the processor, for one form
-MOST_WAIT = 10.0  # by the clock, for one form at work
+MOST_WAIT = 5.0  # by the clock, for one form at work
 MOST_A_MINUTE = 6.0  # seconds of compiling, for one client
 REMEMBERED = 512  # forms that are known to be cheap, and clients
 LIMITS = {"max_lexer_states": 50_000, "verbose_errors": False}
