@@ -13,12 +13,14 @@ import llguidance
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance.gbnf_to_lark import any_to_lark
 
 from dgemma.errors import UsageError
 from dgemma.tasks.forms.characters import encoded
 from dgemma.tasks.forms.expressions import Unread, expression
 from dgemma.tasks.forms.formats import FORMATS
 from dgemma.tasks.forms.language import NEVER, Exhausted, Expression, Language
+from dgemma.tasks.forms.lark import compact_json, grammar_texts
 from dgemma.tasks.forms.mended import look_ahead_apart, mended
 from dgemma.tasks.forms.names import Names
 from dgemma.tasks.forms.numbers import Bounds, Written
@@ -280,3 +282,36 @@ def test_names_that_stand_once_are_let_through_and_others_told_apart(value: Any,
         changed = letters[: min(cut, 6)] + at.distinct(letters[min(cut, 6) :])
         assert Names().take(changed) and Names().distinct(letters) != letters
         json.loads(changed)
+
+
+GRAMMARS = [
+    'start: pair\npair: "(" pair ")" | WORD\nWORD: /[a-z]+/',
+    'root ::= object\nobject ::= "{" pair ("," pair)* "}"\npair ::= string ":" value\nstring ::= "\\"" [a-z]+ "\\""\n'
+    "value ::= string | object | [0-9]+\n",
+    'start: expr\nexpr: expr "+" term | term\nterm: NUM | "(" expr ")"\nNUM: /[0-9]+/ // digits',
+    'start: "<items>" item{5,} "</items>"\nitem: "<i>" /[^<]*foo[^<]*/ "</i>"',
+    'start: line+\nline: KEY "=" VALUE "\\n"\nKEY: /[A-Z_]+/\nVALUE: /[^\\n]+end/',
+    'start: %json {"type":"object","properties":{"a":{"type":"string","format":"email"}},"required":["a"]}',
+    'start: "select "i cols [" where " NAME] tail?\ncols: NAME (", " NAME)~1..3 -> columns\nNAME: "a".."c" /[x-z]{2}/\ntail: empty ";"\nempty:',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS)
+def test_a_grammar_is_the_language_that_the_library_keeps(vocabulary: Any, grammar: str) -> None:
+    language, source = Language(10**7), any_to_lark(compact_json(grammar))
+    agree(vocabulary, source, language, grammar_texts(language, source), seed=2, steps=12)
+
+
+@pytest.mark.parametrize(
+    "grammar", ['start: a\na: b "x" | "y"\nb: a "z"', 'start: "a" %ignore / /', "start: nothing", 'start[max_tokens=3]: "a"', "start: <think>", "a: b", "$", ""]
+)
+def test_a_grammar_that_is_not_read_is_said(grammar: str) -> None:
+    with pytest.raises(Unread):
+        grammar_texts(Language(10**5), grammar)
+
+
+def test_json_in_a_grammar_is_written_without_blanks() -> None:
+    assert '"whitespace_flexible": false' in compact_json('start: %json {"type": "null"} "x"')
+    assert compact_json('start: "%json {" "a"') == 'start: "%json {" "a"'
+    told = 'start: %json {"type": "null", "x-guidance": {"whitespace_flexible": true}}'
+    assert '"whitespace_flexible": true' in compact_json(told)

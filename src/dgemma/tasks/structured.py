@@ -14,6 +14,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from ..text.tokenizer import Tokenizer
 from .forms.compiler import LIMITS, Asker, Compiler, first_line
 from .forms.expressions import Unread, expression
 from .forms.language import Exhausted, Expression, Language
+from .forms.lark import compact_json, grammar_texts
 from .forms.mended import mended, schema_of
 from .forms.names import Names
 from .forms.texts import schema_texts
@@ -229,7 +231,7 @@ def form(
     if name == "regex":
         source = library.LLMatcher.grammar_from_regex(value)
         return _form(name, source, tokenizer, ends, lambda language: expression(language, value), (), asker, turns)
-    return _form(name, value, tokenizer, ends, None, (), asker, turns, translate=True)
+    return _form(name, compact_json(value), tokenizer, ends, None, (), asker, turns, translate=True)
 
 
 def call_form(
@@ -265,6 +267,8 @@ def _form(
     checked = engine.compiler.check(source, name, asker, translate)
     if any("oneOf" in warning for warning in checked.warnings):
         notes += ("oneOf is kept as anyOf: an answer may have the form of more than one of its schemas",)
+    if translate:
+        build = partial(grammar_texts, text=checked.source)
     made = Form(checked.source, engine, ends, build, notes, names)
     made.prepare(turns)
     return made

@@ -17,6 +17,7 @@ BEYOND_ASCII = (0x80, LAST)
 Ranges = list[tuple[int, int]]
 SURROGATES = (0xD800, 0xDFFF)
 ESCAPES = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x0C: "f", 0x0A: "n", 0x0D: "r", 0x09: "t"}
+FOLDED = {"s": 0x17F, "k": 0x212A, "å": 0x212B}  # letters that Unicode takes for another case of these
 CONTROLS: Ranges = [(0, 0x1F), (0x7F, 0x7F)]
 DIGITS: Ranges = [(48, 57)]
 WORD: Ranges = [(48, 57), (65, 90), (95, 95), (97, 122)]
@@ -56,6 +57,8 @@ def either_case(ranges: Ranges) -> Ranges:
             for other in {chr(code).lower(), chr(code).upper()}:
                 if len(other) == 1:
                     more.append((ord(other), ord(other)))
+            if chr(code).lower() in FOLDED:
+                more.append((FOLDED[chr(code).lower()], FOLDED[chr(code).lower()]))
     return union(ranges, more)
 
 

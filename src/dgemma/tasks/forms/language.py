@@ -171,9 +171,9 @@ class Language:
         """Every text of bytes that does not belong to the part. Only of use inside `both`."""
         return self._make("no", (part,), not part.nullable)
 
-    def rule(self) -> Expression:
+    def rule(self, nullable: bool = False) -> Expression:
         """A place that is filled later by `define`, so that a form can hold itself."""
-        return Expression("rule", (), False)
+        return Expression("rule", (), nullable)
 
     def define(self, rule: Expression, body: Expression) -> None:
         """Fill a rule. Until `settle` was called, no shortest text is known."""
