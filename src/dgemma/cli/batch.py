@@ -27,7 +27,7 @@ from ..config.neutral import effective, whole_number
 from ..config.reader import shown
 from ..errors import INTERRUPTED, DgemmaError, ResourceError, UsageError
 from .files import append_whole
-from .flags import BOM, Asked, appendable, asking, check, decode, text_of
+from .flags import BOM, FULL, Asked, appendable, asking, check, decode, text_of, write_fault
 from .progress import progress
 from .run import noted, open_model, tell, with_room
 from .screen import count, json_line, note
@@ -138,6 +138,8 @@ def only_writer(target: Path) -> Iterator[None]:
     except Timeout:
         raise UsageError(f"'{target}' is being written by another `dgemma batch`; wait for it, or name another file") from None
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise write_fault(target, error) from None
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"'{target}' cannot be written: no lock can be put beside it ({reason})") from None
     try:

@@ -17,6 +17,7 @@ from .. import __version__
 from ..config.formats import Format
 from ..config.formats import recipe as recipe_of
 from ..errors import UsageError
+from ..weights.disk import replace_text
 from .files import append_whole
 from .flags import DTYPES, MEMORY, appendable, check_device, text_of, write_fault
 from .run import tell
@@ -176,7 +177,7 @@ def _draw(path: Path, rows: list[dict[str, Any]]) -> None:
     about = rows[0]
     title = f"{about['model']}, {about['dtype']}, {about['machine']}, {about['date']}: ms per step"
     try:
-        path.write_text(draw(rows, title), encoding="utf-8")
+        replace_text(path, draw(rows, title))  # a full disk leaves the picture that was there
     except OSError as error:
         raise write_fault(path, error) from None
 

@@ -123,6 +123,7 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
     for name, text in rows.items():
         note(f"  {name:<8} {text}")
     tell(model.notes)
+    note("  try:")
     note(f"  curl {option}{key}{where}/v1/completions -d '{{\"prompt\": \"def area(r):\", \"max_tokens\": 32}}'")
 
 
