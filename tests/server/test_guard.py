@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from dgemma.errors import UsageError
 from dgemma.server.app import Page, Task, all_routes
 from dgemma.server.auth import Guard
 from dgemma.server.jobs import Refusal
-from dgemma.server.settings import KEY_VARIABLE, ServerConfig, read_keys
+from dgemma.server.keys import KEY_VARIABLE, Key, KeyRing, check_strength, read_keys
+from dgemma.server.settings import ServerConfig
 
 Client = Callable[..., TestClient]
 COMPLETE = "/v1/completions"
+GOOD = "Vt3-kq9ZbX71mLwP"
 OPEN = {"/health", "/health/live", "/", "/web/{name:path}"}
 ROUTES = all_routes()
 
@@ -54,7 +57,15 @@ def test_beyond_loopback_only_with_a_key() -> None:
     for host in ("0.0.0.0", "::", "192.168.0.1", "example.org"):
         with pytest.raises(UsageError, match="takes a key"):
             ServerConfig(host=host)
-        ServerConfig(host=host, keys=("k",))
+        ServerConfig(host=host, keys=(GOOD,))
+        for weak, reason in (("Q", "1 of 16"), ("a" * 40, "1 different"), ("short-but-mixed", "15 of 16"), ("abcabcabcabcabcabc", "3 different")):
+            with pytest.raises(UsageError, match=reason) as caught:
+                ServerConfig(host=host, keys=(GOOD, weak))
+            assert "token_urlsafe" in str(caught.value) and weak not in str(caught.value) and "key 2" in str(caught.value)
+            with pytest.raises(UsageError, match="'alice'"):
+                check_strength([Key(weak, "alice")])
+            ServerConfig(host="127.0.0.1", keys=(weak,))
+            ServerConfig(host=host, keys=(weak,), uds="/tmp/socket")
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
         ServerConfig(host=host)
     ServerConfig(host="0.0.0.0", uds="/tmp/socket")
@@ -65,16 +76,79 @@ def test_beyond_loopback_only_with_a_key() -> None:
 def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "one, two,one")
     path = tmp_path / "keys"
-    path.write_text("# who\nthree\n\n  four  \n")
-    assert read_keys(path) == ("one", "two", "three", "four")
+    path.touch(0o600)
+    path.write_text("# who\nthree\n\n  bob four  \n")
+    assert read_keys(path) == ("one", "two", "three", "four") and [key.name for key in read_keys(path)] == ["", "", "", "bob"]
     monkeypatch.delenv(KEY_VARIABLE)
     assert read_keys(None) == ()
-    for text, message in (("# none\n", "holds no key"), ("two words\n", "printable ASCII")):
+    for text, message in (("# none\n", "holds no key"), ("three words here\n", "a name and a key"), ("é\n", "printable ASCII")):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_keys(path)
     with pytest.raises(UsageError, match="No such file"):
         read_keys(tmp_path / "nowhere")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
+def test_a_key_file_that_everybody_may_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    path = tmp_path / "my keys"
+    path.write_text(GOOD)
+    for mode in (0o644, 0o604, 0o602, 0o601, 0o666):
+        path.chmod(mode)
+        with pytest.raises(UsageError, match="chmod 600 '"):
+            read_keys(path)
+    for mode in (0o600, 0o400, 0o640):
+        path.chmod(mode)
+        assert read_keys(path) == (GOOD,)
+
+
+def test_a_ring_of_keys() -> None:
+    ring = KeyRing(["one", Key("two", "operator"), "three"])
+    tenants = [ring.tenant(key) for key in ("one", "two", "three")]
+    assert len({*tenants}) == 3 and None not in tenants and ring.tenant("four") is None and ring.tenant("") is None
+    assert [ring.is_operator(tenant) for tenant in (*tenants, None)] == [False, True, False, False]
+    ring.replace(["three", "four"])
+    assert ring.tenant("one") is None and ring.tenant("three") == tenants[2] and not ring.is_operator(tenants[2])
+    ring.replace(["three"])
+    assert ring.is_operator(tenants[2]) and KeyRing([]).tenant("any") == "" and KeyRing([]).is_operator("")
+
+
+def test_figures_of_all_keys_are_the_operators(client: Client) -> None:
+    def status(asking: TestClient, key: str) -> int:
+        return asking.get("/metrics", headers={"x-api-key": key}).status_code
+
+    several = client(keys=("one", Key("two", "operator")))
+    assert [status(several, key) for key in ("one", "two", "three")] == [403, 200, 401]
+    assert several.head("/metrics", headers={"x-api-key": "one"}).status_code == 403
+    assert several.get("http://localhost//metrics/", headers={"x-api-key": "one"}).status_code == 403
+    assert several.get("/v1/metrics", headers={"x-api-key": "one"}).status_code == 403
+    assert "operator" in several.get("/metrics", headers={"x-api-key": "one"}).json()["error"]["message"]
+    assert [status(client(keys=("one", "two")), key) for key in ("one", "two")] == [403, 403]
+    assert status(client(keys=("one",)), "one") == status(client(), "") == 200
+
+
+def test_keys_are_taken_anew_while_the_service_runs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    path = tmp_path / "keys"
+    path.touch(0o600)
+    path.write_text("old\n")
+    asking = client(keys=read_keys(path), key_file=path)
+
+    def statuses() -> list[int]:
+        return [asking.get("/v1/models", headers={"x-api-key": key}).status_code for key in ("old", "new")]
+
+    assert statuses() == [200, 401]
+    path.write_text("old\nnew\n")
+    asking.app.state.service.reload_keys()  # type: ignore[attr-defined]
+    assert statuses() == [200, 200]
+    path.write_text("new\n")
+    asking.app.state.service.reload_keys()  # type: ignore[attr-defined]
+    assert statuses() == [401, 200]
+    path.write_text("# none\n")
+    with pytest.raises(UsageError, match="no key"):
+        asking.app.state.service.reload_keys()  # type: ignore[attr-defined]
+    assert statuses() == [401, 200]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -288,7 +289,7 @@ def test_what_cannot_be_listened_at_is_one_line(tmp_path: Path) -> None:
     with listen(ServerConfig(port=0)) as taken:
         for config, message in (
             (ServerConfig(port=taken.getsockname()[1]), "another program listens there"),
-            (ServerConfig(host="no.such.host.invalid", keys=("k",)), "is no address"),
+            (ServerConfig(host="no.such.host.invalid", keys=("Vt3-kq9ZbX71mLwP",)), "is no address"),
             (ServerConfig(uds=str(tmp_path / "no" / "where")), "No such file"),
         ):
             with pytest.raises(UsageError, match=message):
@@ -320,6 +321,36 @@ def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
         said = process.stderr.read()
         assert "Traceback" not in said and CANARY not in said
     assert unlimited.json()["usage"]["completion_tokens"] == 9, unlimited.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX has that signal")
+@pytest.mark.parametrize("with_file", [True, False])
+def test_sighup_reads_the_keys_again_and_cuts_no_stream(fresh: dgemma.Model, tmp_path: Path, with_file: bool) -> None:
+    """Without a key file it is a terminal that was closed: what runs is finished, as by SIGTERM."""
+    path = tmp_path / "keys"
+    path.touch(0o600)
+    path.write_text("old\n")
+    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0"]
+    command += ["--api-key-file", str(path)] if with_file else []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if " answers at " in line)
+        url, key = line.partition(" answers at ")[2].split()[0], {"x-api-key": "old"}
+        if sys.platform == "linux":
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 +0 ", limits)
+        with httpx.stream("POST", f"{url}/v1/completions", json=LONG, headers=key, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            path.write_text("new\n")
+            process.send_signal(signal.SIGHUP)
+            if with_file:
+                eventually(lambda: httpx.get(f"{url}/v1/models", headers={"x-api-key": "new"}).status_code == 200)
+                assert httpx.get(f"{url}/v1/models", headers=key).status_code == 401
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        if with_file:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:

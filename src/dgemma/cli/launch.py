@@ -85,7 +85,7 @@ def command(
 ) -> None:
     """Start a coding client against a running service; a key is taken from DGEMMA_API_KEY."""
     from ..server.lsp.service import Service
-    from ..server.settings import KEY_VARIABLE
+    from ..server.keys import KEY_VARIABLE
 
     if client not in CLIENTS:
         raise UsageError(f"there are no settings for '{client}'; known clients: {', '.join(CLIENTS)}")

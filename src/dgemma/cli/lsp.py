@@ -49,7 +49,7 @@ def command(
 
 def _service(url: str, settings: dict[str, Any]) -> Any:
     from ..server.lsp.service import Service
-    from ..server.settings import KEY_VARIABLE
+    from ..server.keys import KEY_VARIABLE
 
     return Service(url, os.environ.get(KEY_VARIABLE, "").partition(",")[0].strip(), **settings)
 

@@ -36,7 +36,8 @@ def command(
     uds: Annotated[str | None, typer.Option(help="A Unix socket to listen at, instead of host and port.")] = None,
     name: Annotated[str | None, typer.Option(help="What the model is called on the wire; default: its own name.")] = None,
     api_key_file: Annotated[
-        Path | None, typer.Option(help="Keys, one a line, that may ask; DGEMMA_API_KEY holds keys as well, parted by commas.")
+        Path | None,
+        typer.Option(help="Keys that may ask, one a line, by itself or behind a name; SIGHUP reads it again. DGEMMA_API_KEY: more, parted by commas."),
     ] = None,
     allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that may ask, http://HOST:PORT; repeatable.")] = None,
     allow_host: Annotated[
@@ -63,10 +64,12 @@ def command(
     asked: Asked,
 ) -> None:
     """Answer requests over HTTP, in the dialects of OpenAI and others; on this machine only, unless there is a key."""
-    from ..server.settings import ServerConfig, read_keys
+    from ..server.keys import read_keys
+    from ..server.process import keep_memory_private
+    from ..server.settings import ServerConfig
 
     config = ServerConfig(
-        host=host, port=port, uds=uds, name=name or _name(asked.model), keys=read_keys(api_key_file),
+        host=host, port=port, uds=uds, name=name or _name(asked.model), keys=read_keys(api_key_file), key_file=api_key_file,
         allow_origins=tuple(allow_origin or ()), allow_hosts=tuple(allow_host or ()), max_queue=max_queue,
         max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout, pass_timeout=pass_timeout,
         log_requests=log_requests,
@@ -80,6 +83,7 @@ def command(
     from ..server.http import listen, serve
 
     found = listen(config)
+    keep_memory_private()
     with found:
         model = open_model(asked)
         model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=max_tokens or model.denoise.max_new_tokens)

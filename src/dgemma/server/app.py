@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -26,9 +26,10 @@ from starlette.routing import Match, Route, compile_path
 from starlette.types import Receive, Scope, Send
 
 from ..weights.identity import Identity
-from .auth import Guard
+from .auth import Guard, Needs
 from .jobs import ENDINGS, Job, Refusal, Running, unexpected
 from .limits import Admission, Bodies, read
+from .keys import KeyRing, read_keys
 from .metrics import Metrics
 from .paths import CanonicalPath
 from .request_log import LogRequests, RequestLog
@@ -68,6 +69,7 @@ class Page:
     example: dict[str, Any] | None = None  # a body
     media: str = "application/json"
     access: Access = "key"
+    for_operator: bool = False  # where there are several keys, only the operator's will do
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Service:
         self.worker = Worker(engine, self.metrics.observe)
         self.threads = ThreadPoolExecutor(most + self.config.max_choices, "dgemma request")
         self.at_work: WeakSet[Running] = WeakSet()
+        self.keys = KeyRing(self.config.keys)
         self.created = int(time.time())
         self.identity: Identity | None = None  # of the checkpoint's files, once somebody asked
         self.log = RequestLog(sys.stderr) if self.config.log_requests else None
@@ -129,6 +132,12 @@ class Service:
         running = Running(self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens, client)
         self.at_work.add(running)
         return running
+
+    def reload_keys(self) -> None:
+        """Take the key file as it is now; what runs goes on. Raises UsageError, and then the keys stay as they were."""
+        keys = read_keys(self.config.key_file)
+        replace(self.config, keys=keys)  # judges them
+        self.keys.replace(keys)
 
     def end_all(self) -> None:
         """Tell every client that its answer ends here."""
@@ -166,9 +175,11 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
                 return declared
         return None
 
-    def is_open(scope: Scope) -> bool:
+    def needs(scope: Scope) -> Needs:
         route = found(scope)
-        return route is not None and route.access == "open"
+        if isinstance(route, Page) and route.for_operator:
+            return "operator"
+        return route.access if route is not None else "key"
 
     async def denied(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
         route = found(scope)
@@ -187,7 +198,7 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
         response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
         return response
 
-    layers = [Middleware(CanonicalPath, is_route=is_route), Middleware(Guard, config=config, is_open=is_open, denied=denied)]
+    layers = [Middleware(CanonicalPath, is_route=is_route), Middleware(Guard, config=config, keys=service.keys, needs=needs, denied=denied)]
     if service.log is not None:
         layers.insert(1, Middleware(LogRequests, log=service.log, route_of=found))
     app = Starlette(routes=table, middleware=layers, lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})

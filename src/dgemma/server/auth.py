@@ -6,29 +6,29 @@ One ASGI layer in front of all routes. Trap: loopback is reached by every web pa
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .jobs import ENDINGS, Refusal, unexpected
+from .keys import OPERATOR, KeyRing
 from .limits import client_of
 from .settings import ServerConfig, is_loopback
 
 HOST = re.compile(r"(?:\[(?P<number>[0-9a-fA-F:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.ASCII)
+Needs = Literal["open", "key", "operator"]
 Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 
 
 class Guard:
-    """Lets a request through, or answers it with a refusal. `is_open(scope)`: whether its route asks for no key."""
+    """Lets a request through, or answers it with a refusal. `needs(scope)`: whose key its route asks for, if any."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, is_open: Callable[[Scope], bool], denied: Denied):
-        self.app, self.config, self.is_open, self.denied = app, config, is_open, denied
-        self._keys = [_digest(key) for key in config.keys]
+    def __init__(self, app: ASGIApp, config: ServerConfig, keys: KeyRing, needs: Callable[[Scope], Needs], denied: Denied):
+        self.app, self.config, self.keys, self.needs, self.denied = app, config, keys, needs, denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,25 +64,22 @@ class Guard:
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _answer_preflight(send)
                 return
-        tenant = self.tenant(headers)
-        if tenant is None and not self.is_open(scope):
+        tenant, needs = self.tenant(headers), self.needs(scope)
+        if tenant is None and needs != "open":
             await self.denied(scope, receive, send, Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"))
+            return
+        if needs == "operator" and not self.keys.is_operator(tenant):
+            message = f"this tells of all keys, and needs the one that is named '{OPERATOR}' in the key file"
+            await self.denied(scope, receive, send, Refusal(403, message, "permission_error"))
             return
         client = client_of(tenant or "", (scope.get("client") or (None,))[0])
         scope["state"] = scope.get("state", {}) | {"tenant": tenant or "", "client": client}
         await self.app(scope, receive, send)
 
     def tenant(self, headers: Headers) -> str | None:
-        """Whose key came with a request, as a salt of its own; "" where no key is asked for, None for no good one."""
-        if not self._keys:
-            return ""
+        """Whose key came with a request (see KeyRing)."""
         kind, _, given = headers.get("authorization", "").partition(" ")
-        given = given.strip() if kind.lower() == "bearer" else headers.get("x-api-key", "")
-        digest, found = _digest(given), None
-        for key in self._keys:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(key, digest):
-                found = tenant_of(key)
-        return found
+        return self.keys.tenant(given.strip() if kind.lower() == "bearer" else headers.get("x-api-key", ""))
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         given = headers.getlist("host")
@@ -99,15 +96,6 @@ class Guard:
         if origin.partition("://")[2] != headers.get("host", ""):
             raise Refusal(403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error")
         return None
-
-
-def tenant_of(digest: bytes) -> str:
-    """The name of whoever a key belongs to, by the key's digest."""
-    return digest.hex()[:16]
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 def _host(value: str) -> str | None:

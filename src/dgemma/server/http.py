@@ -1,7 +1,7 @@
 """The socket, the connections and the end: uvicorn, with the deadlines and limits that it lacks.
 
     listen(config)     the bound socket, or a UsageError in one line, before any model is loaded
-    serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended)
+    serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended); SIGHUP reads the keys again
 
 Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection itself, so that no handler
 waits for them; where there is no room for one more, the one that has been silent for longest goes first. Trap: `transport.close()`
@@ -13,11 +13,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import logging
 import os
 import signal
 import socket
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,7 @@ from .limits import client_of
 from .settings import ServerConfig, is_loopback
 from .shed import Shed
 
+log = logging.getLogger("dgemma.server")
 LINGER = 5.0  # seconds that the last bytes of ended answers are given
 
 
@@ -215,7 +218,21 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
         self.ready()
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read the key file again. Without one it is a terminal that was closed, and the service ends as by SIGTERM."""
+        if self.service.config.key_file is None:
+            self.handle_exit(signal.SIGTERM, None)
+            return
+        try:
+            self.service.reload_keys()
+        except UsageError as error:
+            log.warning("the keys stay as they were: %s", error)
+        else:
+            log.warning("the keys were read again")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted = sig == signal.SIGINT

@@ -7,14 +7,13 @@ Trap: loopback is no boundary against web pages, which is why names of hosts and
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UsageError
+from .keys import KEY_VARIABLE, check_strength
 
 PORT = 8256  # 8000, 8080, 9931, 11434 and 1234 are other servers'
-KEY_VARIABLE = "DGEMMA_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class ServerConfig:
     name: str = "dgemma"  # of the model, on the wire
     log_requests: bool = False  # a line on stderr for each, without texts
     keys: tuple[str, ...] = ()  # none: whoever reaches the socket may ask
+    key_file: Path | None = None  # read again at SIGHUP
     allow_origins: tuple[str, ...] = ()  # web pages that may ask, beside our own
     allow_hosts: tuple[str, ...] = ()  # names by which the service may be called, beside loopback's
     max_queue: int = 64  # requests that wait beside those at work; more get 429
@@ -64,6 +64,8 @@ class ServerConfig:
                 f"{self.host} can be reached from other machines, which takes a key; set {KEY_VARIABLE}, give --api-key-file, "
                 "or stay on 127.0.0.1"
             )
+        if not self.is_local:
+            check_strength(self.keys)
 
     @property
     def is_local(self) -> bool:
@@ -81,22 +83,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def read_keys(path: Path | None) -> tuple[str, ...]:
-    """The keys of a file, one a line (# begins a remark), and those of DGEMMA_API_KEY, parted by commas."""
-    keys = [key.strip() for key in os.environ.get(KEY_VARIABLE, "").split(",")]
-    if path is not None:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UsageError(f"the key file '{path}' cannot be read: {reason}") from None
-        found = [line.strip() for line in lines if not line.lstrip().startswith("#")]
-        if not any(found):
-            raise UsageError(f"the key file '{path}' holds no key")
-        keys += found
-    keys = list(dict.fromkeys(key for key in keys if key))
-    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
-        raise UsageError("a key is printable ASCII without spaces; another kind cannot stand in a header")
-    return tuple(keys)

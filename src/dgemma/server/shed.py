@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from .auth import tenant_of
 from .jobs import Refusal
+from .keys import tenant_of
 from .limits import Admission, client_of
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r|$)")

@@ -149,7 +149,7 @@ ERRORS = {
 ROUTES = (
     Page("/health", health, shape, access="open"),
     Page("/health/live", alive, shape, access="open"),
-    Page("/metrics", metrics, shape, media="text/plain"),
+    Page("/metrics", metrics, shape, media="text/plain", for_operator=True),
     Page("/tokenize", tokenize, shape, TokenizeRequest, Tokens, {"content": "def area(r):"}),
     Page("/detokenize", detokenize, shape, Tokens, Content, {"tokens": [300, 301]}),
     Page("/props", props, shape),
