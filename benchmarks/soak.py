@@ -10,7 +10,8 @@ come again (503 with Retry-After), nothing open or held when nobody asks any mor
 half beyond twice its standard error. The exit code is 1 where one of these does not hold.
 
 Linux, where a process tells what it holds. Trap: samples of memory that follow each other are not independent, so the standard
-error is taken from the means of twelve blocks.
+error is taken from the means of twelve blocks. The prefix cache grows until it has its share; a run must be long enough for that to
+lie in its first half (a few hundred requests with the shipped model).
 """
 
 from __future__ import annotations
