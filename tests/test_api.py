@@ -42,6 +42,24 @@ def test_a_stream_is_the_generation_watched(model: dgemma.Model) -> None:
     assert last.text == model.generate("abc", max_tokens=20, seed=3).text
 
 
+def test_token_by_token_is_the_causal_passes_own_answer(model: dgemma.Model) -> None:
+    answer = model.generate("ab", max_tokens=9, autoregressive=True, temperature=0)
+    ids = [model.tokenizer.special.need("bos"), *model.tokenizer.encode("ab")]
+    for _ in answer.token_ids:
+        hidden = model.net.encode(torch.tensor([ids]), [model.net.new_cache()])
+        ids.append(int((hidden[0, -1] @ model.net.embed.weight.T).argmax()))
+    assert answer.token_ids == ids[-len(answer.token_ids) :] and answer.steps == [1] * len(answer.token_ids)
+    assert answer.autoregressive and answer.to_dict()["autoregressive"] is True
+    assert "autoregressive" not in model.generate("ab", max_tokens=9).to_dict()
+    assert model.chat([{"role": "user", "content": "ab"}], 4, autoregressive=True).generation.autoregressive
+
+
+def test_token_by_token_refuses_what_a_canvas_is_needed_for(model: dgemma.Model) -> None:
+    for asked in ({"regex": "a+", "eos_token_id": 3}, {"bad_words": ["b"]}, {"logprobs": 1}):
+        with pytest.raises(UsageError, match="token by token"):
+            model.stream("ab", 9, autoregressive=True, **asked)
+
+
 def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
     assert "raise max_tokens" in model.generate("abc").notes[0]
     assert not model.generate("abc", max_tokens=5).notes

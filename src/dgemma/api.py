@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .config import DenoiseConfig, EngineConfig, ModelConfig, Rules
 from .config.sizes import parse_bytes
+from .engine import autoregressive
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
@@ -113,7 +114,11 @@ class Model:
         return self._tokenizer
 
     def generate(self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any) -> Generation:
-        """Continue a text. -> its continuation with steps, timings and the reason it ended."""
+        """Continue a text. -> its continuation with steps, timings and the reason it ended.
+
+        `autoregressive=True`, here and in all that answer, lets the causal pass write token by token: the same weights
+        without canvases, to compare with.
+        """
         return _last(self.stream(text, max_tokens, seed, **sampler))
 
     def stream(
@@ -317,15 +322,18 @@ class Model:
         prompt: chat_task.Prompt | None = None, thinking: bool = False,
     ) -> Iterator[Draft | Committed | Generation]:  # fmt: skip
         """prompt: the chat that the ids are of, whose answer has channels."""
+        token_by_token = bool(sampler.pop("autoregressive", False))
         tools, goes_on = (prompt.tools, prompt.goes_on) if prompt else (None, False)
         terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self.engine)
         if goes_on and terms.form:
             raise UsageError("a form or a call is asked of a whole answer, and this one goes on from a message; leave one of the two out")
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
+        if token_by_token:
+            autoregressive.check(request)
         notes = prompt.notes if prompt else ()
         return generate_task.stream(
-            self.engine, self.tokenizer, request, max_tokens is None, terms, prompt is not None, goes_on, notes
+            self.engine, self.tokenizer, request, max_tokens is None, terms, prompt is not None, goes_on, notes, token_by_token
         )
 
     def _request(

@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.cli.main import main
+from dgemma.cli.screen import summary
 from dgemma.errors import LengthError, NumericsError, ResourceError
+from dgemma.tasks.events import Generation
 from dgemma.tasks.voices import Voices
 from dgemma.text.channels import split
 
@@ -34,6 +36,17 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest(
     assert err.splitlines()[2].endswith(", on CPU, float32")
     assert model.asked == [("stream", "say", 9, 4, {"max_denoising_steps": 5})]
     assert model.loaded == ((folder, None, "float32"), {"revision": None, "warmup": 0, "memory": None})  # type: ignore[attr-defined]
+
+
+def test_token_by_token_is_asked_of_the_model(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model = serve(FakeModel("one"))
+    assert main(["run", "say", "-m", folder, "-n", "9", "--autoregressive"]) == 0
+    assert model.asked[0][-1] == {"autoregressive": True}
+
+
+def test_a_summary_token_by_token_counts_no_canvases() -> None:
+    generation = Generation("abc", [1, 2, 3], [1, 1, 1], "length", 2, 0, 0.3, 0.1, autoregressive=True)
+    assert summary(generation, 3) == "3 tokens, one by one, 100 ms per token, 10.0 tokens/s, ended by --max-tokens"
 
 
 def test_a_final_newline_is_not_doubled_and_bytes_are_kept(

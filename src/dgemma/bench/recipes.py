@@ -5,6 +5,7 @@
     short     14 new tokens after 256 random ones
     long      one canvas after prompts of 1k, 4k, 16k ... tokens
     load      fixed16 by 1, 2, 4 ... requests at once
+    race      some texts, or random tokens, by canvas and token by token (race.py)
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from ..config import DenoiseConfig, ModelConfig
 from ..engine.requests import Request
 from ..errors import UsageError
 
-NAMES = ("fixed16", "real", "short", "long", "load")
+NAMES = ("fixed16", "real", "short", "long", "load", "race")
+RACED = 4  # random prompts of a race
 NEVER = 2**40  # steps that would have to repeat the draft: a canvas takes all it may
 
 
@@ -57,6 +59,18 @@ def recipes(
             yield Recipe(f"real {number + 1}", [Request(tuple(ids), tokens, seed, denoise)])
     else:
         raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
+
+
+def raced(
+    config: ModelConfig, denoise: DenoiseConfig, tokens: int, prompt: int, prompts: Sequence[Sequence[int]], seed: int = 0
+) -> list[Request]:
+    """The requests of a race: the likeliest tokens behind `prompts`; without any, behind random ones, 16 steps a canvas."""
+    greedy = denoise.replace(temperature=0)
+    if prompts:
+        return [Request(tuple(ids), tokens, seed, greedy) for ids in prompts]
+    fixed = greedy.replace(max_denoising_steps=16, stability_threshold=NEVER, eos_token_id=None)
+    length = min(prompt, config.max_position_embeddings - tokens)
+    return [_random(config, length, tokens, fixed, seed + number) for number in range(RACED)]
 
 
 def _lengths(name: str, prompt: int, tokens: int) -> str:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,7 +21,12 @@ from ..weights.disk import replace_text
 from .files import append_whole
 from .flags import DTYPES, MEMORY, appendable, check_device, text_of, write_fault
 from .run import tell
-from .screen import note, write_out
+from .screen import count, note, write_out
+
+if TYPE_CHECKING:
+    from ..bench.roofline import Machine
+    from ..config import DenoiseConfig, EngineConfig
+    from ..model.dgemma import DiffusionGemma
 
 HEADS = {
     "recipe": "recipe", "step_ms": "ms/step", "step_p95_ms": "p95", "limit_ms": "limit", "fraction": "of limit",
@@ -33,18 +38,18 @@ HEADS = {
 
 def command(
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", "-r", help="fixed16, real, short, long or load; several: repeat it.")
+        list[str] | None, typer.Option("--recipe", "-r", help="fixed16, real, short, long, load or race; several: repeat it.")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
     shape: Annotated[
         str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b, 140m or 100m.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file for 'real'; blank lines part its prompts.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file for 'real' and 'race'; blank lines part its prompts.")] = None,
     format: Annotated[
         str | None, typer.Option(help="Number format of --shape's weights: fp8, nvfp4, int4, int4+fp8 (experts+the rest) ...")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load and real.", min=1)] = 1024,
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of fixed16 and load.", min=1)] = 1024,
+    tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load, real and race.", min=1)] = 1024,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens of fixed16, load, and race without --prompts.", min=1)] = 1024,
     longest: Annotated[int, typer.Option(help="Longest prompt of 'long'.", min=1024)] = 16384,
     most: Annotated[int, typer.Option(help="Most requests at once of 'load'.", min=1, max=256)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
@@ -63,6 +68,8 @@ def command(
     for name in wanted:
         if name not in NAMES:
             raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
+    if "race" in wanted and (len(wanted) > 1 or profile or save or plot):
+        raise UsageError("a race is run by itself: leave other recipes, --profile, --save and --plot out")
     if shape and memory:
         raise UsageError("--shape makes weights on the device, whole; --memory is for a model")
     if shape and model:
@@ -80,7 +87,11 @@ def command(
     for path in filter(None, (save, plot)):
         appendable(path)
     formats = recipe_of(format or "bf16")
-    rows = _measure(wanted, model, shape, formats, texts, tokens, prompt, longest, most, device, dtype, memory, threads, profile, not as_json)
+    subject = Subject(model, shape, formats, texts, device, dtype, memory, threads)
+    if wanted == ["race"]:
+        _race(subject, tokens, prompt, as_json)
+        return
+    rows = _measure(subject, wanted, tokens, prompt, longest, most, profile, not as_json)
     if not rows:
         raise UsageError("no prompt of 'long' fits this model; choose another recipe")
     if save:
@@ -91,39 +102,98 @@ def command(
         write_out(json.dumps([_plain(row) for row in rows], indent=1) + "\n")
 
 
-def _measure(
-    wanted: list[str], model: str | None, shape: str | None, formats: dict[str, Format], texts: list[str], tokens: int, prompt: int, longest: int,
-    most: int, device: str | None, dtype: str | None, memory: str | None, threads: int | None, profiled: bool, say: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is measured: a model, or a shape with random weights, and where it runs."""
+
+    model: str | None
+    shape: str | None
+    formats: dict[str, Format]
+    texts: list[str]
+    device: str | None
+    dtype: str | None
+    memory: str | None
+    threads: int | None
+
+    @property
+    def name(self) -> str:
+        return self.shape or self.model or "shipped"
+
+
+class Opened(NamedTuple):
+    """A subject in memory."""
+
+    net: DiffusionGemma
+    denoise: DenoiseConfig
+    engine: EngineConfig
+    prompts: list[list[int]]  # its texts as ids: turns of a chat where the model is chat-tuned
+
+
+def _open(subject: Subject, say: bool) -> Opened:
     import torch
 
     from .. import api
-    from ..bench import roofline, shapes
+    from ..bench import shapes
+    from ..config import DenoiseConfig, EngineConfig
+    from ..text.turns import render
+
+    if subject.threads:
+        torch.set_num_threads(subject.threads)
+    if subject.shape:
+        config = shapes.shape(subject.shape)
+        target = api.choose_device(subject.device)
+        kind = getattr(torch, subject.dtype or ("bfloat16" if target.type == "cuda" else "float32"))
+        rounds = api.rounded_formats(None, target)  # as a published checkpoint of the format would run
+        net = shapes.random_model(config, target, kind, formats=subject.formats, rounds=rounds)
+        return Opened(net, DenoiseConfig(), EngineConfig(), [])
+    model = api.load(subject.model, subject.device, subject.dtype, memory=subject.memory)
+    tell(model.notes if say else ())
+    prompts = []
+    for text in subject.texts:
+        if model.chat_tuned:
+            prompts.append(render([{"role": "user", "content": text}], model.tokenizer))
+        else:
+            prompts.append([model.tokenizer.special.need("bos"), *model.tokenizer.encode(text)])
+    return Opened(model.net, model.denoise, model.engine.config, prompts)
+
+
+def _race(subject: Subject, tokens: int, prompt: int, as_json: bool) -> None:
+    """Both ways of answering, side by side."""
+    from ..bench.race import race
+    from ..bench.recipes import raced
+    from ..bench.roofline import name_of
+    from ..engine.engine import Engine
+    from ..model.build import format_of
+
+    opened = _open(subject, not as_json)
+    net = opened.net
+    requests = raced(net.config, opened.denoise, tokens, prompt, opened.prompts)
+    result = race(Engine(net, dataclasses.replace(opened.engine, prefix_cache=0)), requests)
+    if as_json:
+        write_out(json.dumps(_about(net, subject.name) | result.to_dict(), indent=1) + "\n")
+        return
+    note(f"{subject.name}, {format_of(net)}, {name_of(net.device)}: {count(len(requests), 'prompt')}, one at a time")
+    write_out(f"{'':16}  {'tokens':>6}  {'passes':>6}  {'ms/pass':>8}  {'tok/s':>8}  {'CPU s':>8}\n")
+    for name, side in (("by canvas", result.canvas), ("token by token", result.autoregressive)):
+        numbers = [_number(value) for value in (side.ms_per_pass, side.tokens_per_second, side.cpu_seconds)]
+        write_out(f"{name:16}  {side.tokens:>6}  {side.passes:>6}  {'  '.join(f'{n:>8}' for n in numbers)}\n")
+    write_out(f"by canvas {result.ratio:.2f} times as many tokens a second; {result.full:.0%} of the cells became text\n")
+
+
+def _measure(
+    subject: Subject, wanted: list[str], tokens: int, prompt: int, longest: int, most: int, profiled: bool, say: bool
+) -> list[dict[str, Any]]:
+    from ..bench import roofline
     from ..bench.measure import measure
     from ..bench.profile import profile
     from ..bench.recipes import recipes
-    from ..config import DenoiseConfig, EngineConfig
     from ..model.build import format_of
 
-    if threads:
-        torch.set_num_threads(threads)
-    if shape:
-        config = shapes.shape(shape)
-        target = api.choose_device(device)
-        kind = getattr(torch, dtype or ("bfloat16" if target.type == "cuda" else "float32"))
-        rounds = api.rounded_formats(None, target)  # as a published checkpoint of the format would run
-        net, denoise, prompts = shapes.random_model(config, target, kind, formats=formats, rounds=rounds), DenoiseConfig(), []
-        engine = EngineConfig()
-    else:
-        loaded = api.load(model, device, dtype, memory=memory)
-        net, denoise, engine = loaded.net, loaded.denoise, loaded.engine.config
-        tell(loaded.notes if say else ())
-        bos = loaded.tokenizer.special.need("bos") if texts else 0
-        prompts = [[bos, *loaded.tokenizer.encode(text)] for text in texts]
+    net, denoise, engine, prompts = _open(subject, say)
     machine = roofline.measure(net.device, net.dtype)
     if say:
         note(
-            f"{shape or model or 'the shipped model'}, {format_of(net)}, {roofline.name_of(net.device)}: "
+            f"{subject.shape or subject.model or 'the shipped model'}, {format_of(net)}, {roofline.name_of(net.device)}: "
             f"{machine.flops / 1e9:,.0f} GFLOP/s, {machine.bytes_per_second / 1e9:,.1f} GB/s"
         )
         write_out("  ".join(f"{head:>{_width(key)}}" for key, head in HEADS.items()) + "\n")
@@ -134,7 +204,7 @@ def _measure(
         )
         for one in asked:
             found = dataclasses.asdict(measure(net, one, machine, engine))
-            rows.append(_about(net, shape or model or "shipped", machine) | found)
+            rows.append(_about(net, subject.name) | _machine(machine) | found)
             if say:
                 write_out("  ".join(f"{_number(_decimal(key, found[key])):>{_width(key)}}" for key in HEADS) + "\n")
             if profiled:
@@ -144,7 +214,7 @@ def _measure(
     return rows
 
 
-def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
+def _about(net: DiffusionGemma, name: str) -> dict[str, Any]:
     import torch
 
     from ..bench.roofline import name_of
@@ -154,10 +224,15 @@ def _about(net: Any, name: str, machine: Any) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
         "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "model": name, "dtype": format_of(net),
-        "forms": form(net.norm.weight), "gflops": round(machine.flops / 1e9, 1),
-        "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
+        "model": name, "dtype": format_of(net), "forms": form(net.norm.weight),
     }  # fmt: skip
+
+
+def _machine(machine: Machine) -> dict[str, float]:
+    return {
+        "gflops": round(machine.flops / 1e9, 1),
+        "gb_per_second": round(machine.bytes_per_second / 1e9, 1),
+    }
 
 
 def _breakdown(parts: list[dict[str, Any]]) -> str:

@@ -33,13 +33,17 @@ def command(
     json_schema: Annotated[Path | None, typer.Option(help="Answer in JSON of the schema in this file.")] = None,
     regex: Annotated[str | None, typer.Option(help="Answer in a text that this regular expression matches whole.")] = None,
     grammar: Annotated[Path | None, typer.Option(help="Answer in a text of the Lark grammar in this file.")] = None,
+    autoregressive: Annotated[
+        bool, typer.Option("--autoregressive", help="Write token by token with the same weights, to compare.")
+    ] = False,
     *,
     asked: Asked,
 ) -> None:
     """Continue a text, or answer it as a chat turn where the model is chat-tuned."""
     if raw and (system is not None or thinking):
         raise UsageError("--raw continues a text, so --system and --thinking have no place; leave one side out")
-    asked = dataclasses.replace(asked, terms=asked.terms | _form(json_schema, regex, grammar))
+    terms = asked.terms | _form(json_schema, regex, grammar)
+    asked = dataclasses.replace(asked, terms=terms | ({"autoregressive": True} if autoregressive else {}))
     text = read_prompt(prompt)
     messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
     steps = check(asked).max_denoising_steps

@@ -247,6 +247,13 @@ def count(number: int, one: str, many: str | None = None) -> str:
 def summary(result: Generation, passes: int, ended: str = "") -> str:
     """One line: what it took and why it ended. Times are end to end, the reading of the prompt included."""
     stopped = "an end token" if result.stop is None else "a stop string"
+    if result.autoregressive:
+        return ", ".join([
+            f"{count(len(result.token_ids), 'token')}, one by one",
+            f"{1000 * result.seconds / max(1, len(result.steps)):.0f} ms per token",
+            f"{result.tokens_per_second:.1f} tokens/s",
+            ended or {"stop": f"ended by {stopped}", "length": "ended by --max-tokens"}[result.finish_reason],
+        ])  # fmt: skip
     return ", ".join([
         f"{count(len(result.token_ids), 'token')} in {count(result.canvases, 'canvas', 'canvases')}",
         f"{count(sum(result.steps), 'step')} ({result.steps_per_canvas:.1f} per canvas)",

@@ -30,7 +30,7 @@ def run(engine: Engine, request: Request) -> Iterator[CommitRecord]:
     The token is the likeliest where the request's temperature is 0, else a sample at that temperature from the
     request's seed. Raises UsageError for what only a canvas can do, and where the request does not fit.
     """
-    _check(request)
+    check(request)
     engine.check(request)
     kv = engine.do(_read_context, engine, request)
     token = request.prompt_ids[-1]
@@ -75,7 +75,8 @@ def _draws(request: Request, place: int, hidden: Tensor) -> Tensor:
     return uniforms(seed, number, zero, 1)
 
 
-def _check(request: Request) -> None:
+def check(request: Request) -> None:
+    """Raise UsageError for what only a canvas can do."""
     if request.pins is not None or request.canvas_ids or request.only:
         raise UsageError("token by token there is no canvas: leave out pins and starting canvases")
     if request.rules or request.grammar is not None:

@@ -66,6 +66,7 @@ class Generation:
     notes: list[str] = field(default_factory=list)
     stop: str | None = None  # the stop string that ended the text; it is not part of it
     logprobs: list[TokenLogProbs] | None = None  # one for each of token_ids, where they were asked for
+    autoregressive: bool = False  # written token by token: a step is one token, and each counts as a canvas of its own
 
     @property
     def canvases(self) -> int:
@@ -87,8 +88,10 @@ class Generation:
         """Everything, for --json."""
         names = ("text", "token_ids", "finish_reason", "prompt_tokens", "canvases", "steps", "steps_per_canvas",
                  "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes", "stop")  # fmt: skip
-        logprobs = {} if self.logprobs is None else {"logprobs": [dataclasses.asdict(one) for one in self.logprobs]}
-        return {name: getattr(self, name) for name in names} | logprobs
+        more: dict = {"autoregressive": True} if self.autoregressive else {}
+        if self.logprobs is not None:
+            more["logprobs"] = [dataclasses.asdict(one) for one in self.logprobs]
+        return {name: getattr(self, name) for name in names} | more
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
+from ..engine import autoregressive
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, LogProbs, Request, Result, StepRecord
 from ..errors import DgemmaError, NumericsError, UsageError
@@ -24,7 +25,7 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 def stream(
     engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False,
-    goes_on: bool = False, notes: Sequence[str] = (),
+    goes_on: bool = False, notes: Sequence[str] = (), token_by_token: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
 
@@ -32,7 +33,7 @@ def stream(
     channels: the content is told from thoughts. An answer in which the model said nothing is drawn once more with the next seed; its
     canvases are not told, a note says so. That is not done where a form says what the answer is, where it `goes_on` from a message, nor
     where a stop string left nothing of it. notes: what the result says beside its own. `default_length` marks a max_tokens that nobody
-    asked for: the result says when it cut the answer.
+    asked for: the result says when it cut the answer. token_by_token: the causal pass writes it, without canvases and drafts.
     Raises UsageError for a request that does not fit or cannot be answered in the form it asks for, NumericsError (and no text)
     when the logits are not finite.
     """
@@ -40,7 +41,7 @@ def stream(
     for attempt in range(2):
         asked = again(asked) if attempt else asked
         voices, result, text, silent = Voices(tokenizer, terms.stop, channels, channels, terms.one_call), Result(), "", []
-        for event in _settled(engine, tokenizer, asked, voices, result, clock):
+        for event in _settled(engine, tokenizer, asked, voices, result, clock, token_by_token):
             if isinstance(event, Draft):
                 yield event
                 continue
@@ -59,16 +60,18 @@ def stream(
     if default_length and result.finish_reason == "length":
         told.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
     logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
-    yield dataclasses.replace(summary(text, result, asked, clock, told), stop=voices.stop, logprobs=logprobs)
+    generation = summary(text, result, asked, clock, told)
+    yield dataclasses.replace(generation, stop=voices.stop, logprobs=logprobs, autoregressive=token_by_token)
 
 
 def _settled(
-    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch
-) -> Iterator[Draft | Committed]:
+    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
+    token_by_token: bool,
+) -> Iterator[Draft | Committed]:  # fmt: skip
     """One request to its end. A tool call that cannot be read is settled anew from its opening on, with the next seeds, at most twice."""
     first, lead = request, []
     for attempt in range(MOST_ATTEMPTS):
-        yield from _run(engine, tokenizer, request, voices, result, clock, lead)
+        yield from _run(engine, tokenizer, request, voices, result, clock, lead, token_by_token)
         if voices.broken is None:
             break
         kept = result.token_ids[: voices.broken + 1]
@@ -102,17 +105,19 @@ def _fits(engine: Engine, request: Request) -> bool:
 
 def _run(
     engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
-    lead: list[int],
+    lead: list[int], token_by_token: bool,
 ) -> Iterator[Draft | Committed]:  # fmt: skip
     """The events of one request, until it ends or nothing behind is wanted of it: that cancels it."""
     before = len(result.steps)
-    with closing(engine.run([request])) as records:
+    running = autoregressive.run(engine, request) if token_by_token else engine.run([request])
+    with closing(running) as records:
         for record in records:
             if isinstance(record, StepRecord):
                 clock.drafted()
                 event = draft(record, tokenizer, request)
                 yield dataclasses.replace(event, canvas=before + event.canvas) if before else event
                 continue
+            clock.drafted()
             refuse_broken(record)
             result.add(record)
             taken, known, parts = voices.taken, len(voices.calls), voices.feed(record.token_ids)
