@@ -55,7 +55,7 @@ def test_token_by_token_is_the_causal_passes_own_answer(model: dgemma.Model) -> 
 
 
 def test_token_by_token_refuses_what_a_canvas_is_needed_for(model: dgemma.Model) -> None:
-    for asked in ({"regex": "a+", "eos_token_id": 3}, {"bad_words": ["b"]}, {"logprobs": 1}):
+    for asked in ({"regex": "a+", "eos_token_id": 3}, {"bad_words": ["b"]}, {"logprobs": True}):
         with pytest.raises(UsageError, match="token by token"):
             model.stream("ab", 9, autoregressive=True, **asked)
 

@@ -57,11 +57,13 @@ def recipes(
             raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
         for number, ids in enumerate(prompts):
             yield Recipe(f"real {number + 1}", [Request(tuple(ids), tokens, seed, denoise)])
+    elif name == "race":
+        yield Recipe("race", _raced(config, denoise, tokens, prompt, prompts, seed))
     else:
         raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
 
 
-def raced(
+def _raced(
     config: ModelConfig, denoise: DenoiseConfig, tokens: int, prompt: int, prompts: Sequence[Sequence[int]], seed: int = 0
 ) -> list[Request]:
     """The requests of a race: the likeliest tokens behind `prompts`; without any, behind random ones, 16 steps a canvas."""

@@ -160,14 +160,15 @@ def _open(subject: Subject, say: bool) -> Opened:
 def _race(subject: Subject, tokens: int, prompt: int, as_json: bool) -> None:
     """Both ways of answering, side by side."""
     from ..bench.race import race
-    from ..bench.recipes import raced
+    from ..bench.recipes import recipes
     from ..bench.roofline import name_of
     from ..engine.engine import Engine
     from ..model.build import format_of
 
     opened = _open(subject, not as_json)
     net = opened.net
-    requests = raced(net.config, opened.denoise, tokens, prompt, opened.prompts)
+    asked = recipes("race", net.config, opened.denoise, tokens=tokens, prompt=prompt, prompts=opened.prompts)
+    requests = [request for recipe in asked for request in recipe.requests]
     result = race(Engine(net, dataclasses.replace(opened.engine, prefix_cache=0)), requests)
     if as_json:
         write_out(json.dumps(_about(net, subject.name) | result.to_dict(), indent=1) + "\n")
