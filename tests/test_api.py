@@ -60,6 +60,12 @@ def test_token_by_token_refuses_what_a_canvas_is_needed_for(model: dgemma.Model)
             model.stream("ab", 9, autoregressive=True, **asked)
 
 
+def test_none_is_nothing(model: dgemma.Model) -> None:
+    plain = model.generate("ab", 9)
+    nothing = {"temperature": None, "top_p": None, "stop": None, "bad_words": None, "entropy_bound": None, "logit_bias": None}
+    assert model.generate("ab", 9, **nothing).token_ids == plain.token_ids
+
+
 def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
     assert "raise max_tokens" in model.generate("abc").notes[0]
     assert not model.generate("abc", max_tokens=5).notes

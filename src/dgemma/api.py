@@ -34,6 +34,7 @@ from .weights.locate import locate
 from .weights.source import source
 
 Progress = Callable[[int, int, str], None]
+MEANT_NONE = ("eos_token_id", "canvas_width")  # settings of which None says something: no end, the checkpoint's width
 NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multiple
 
 
@@ -310,7 +311,7 @@ class Model:
             if name in sampler:
                 hint = "max_tokens says how long an answer may be" if name == "max_new_tokens" else "leave it out"
                 raise UsageError(f"{name} changes nothing in this request; {hint}")
-        config = self.denoise.replace(**sampler)
+        config = self.denoise.replace(**{name: value for name, value in sampler.items() if value is not None or name in MEANT_NONE})
         if sampler.get("eos_token_id") is not None:
             for token in config.eos_token_id or ():
                 if token >= self.config.vocab_size:

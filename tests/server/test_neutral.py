@@ -24,7 +24,8 @@ OPENAI = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 NULLS: dict[str, Any] = dict.fromkeys(
     ["audio", "prediction", "web_search_options", "max_tool_calls", "prompt_template", "nonsense", "dry_multiplier", "logit_bias", "tools_used"]
 )
-SETTINGS = {"temperature": 1.0, "top_p": 1, "top_k": -1, "presence_penalty": 0.0, "logit_bias": {}, "stop": [""], "seed": 3.0}
+SETTINGS = {"temperature": 1.0, "top_p": 1, "top_k": -1, "presence_penalty": 0.0, "seed": 3.0}
+SETTINGS |= {"logit_bias": {"5": None, "6": 0}, "stop": [""], "bad_words": ["", None]}
 UNSERVED = {
     "typical_p": 1.0, "mirostat": 0, "mirostat_tau": 5.0, "repeat_last_n": 64, "cache_prompt": False, "ignore_eos": False, "user": "me",
     "skip_special_tokens": True, "use_beam_search": False, "documents": [], "store": True, "metadata": {"a": "b"}, "service_tier": "auto",

@@ -125,6 +125,8 @@ WITHOUT_EFFECT = frozenset(
     }
 )  # fmt: skip
 
+TEXTS = ("stop", "stop_sequences", "bad_words")  # lists of texts, in which an empty one says nothing
+
 PENALTIES = ("repeat_penalty", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
 # Settings of a setting: without any of those named they change nothing.
@@ -155,7 +157,8 @@ def effective(fields: Mapping[str, Any], served: Collection[str]) -> dict[str, A
 
     served: the names that the reader of these fields knows. Of others, an empty text, list or object is nothing as well.
     """
-    kept = {name: value for name, value in fields.items() if not _is_neutral(name, _without_empty(name, value), name in served)}
+    cleaned = {name: _without_neutral_parts(name, value) for name, value in fields.items()}
+    kept = {name: value for name, value in cleaned.items() if not _is_neutral(name, value, name in served)}
     for name, needed in DEPENDENT.items():
         if name in kept and name not in served and not any(setting in kept for setting in needed):
             del kept[name]
@@ -168,10 +171,13 @@ def whole_number(value: Any) -> Any:
     return int(value) if is_whole else value
 
 
-def _without_empty(name: str, value: Any) -> Any:
-    """Of stop strings, those that can stop something."""
-    is_stops = name in ("stop", "stop_sequences") and isinstance(value, list)
-    return [stop for stop in value if stop != ""] if is_stops else value
+def _without_neutral_parts(name: str, value: Any) -> Any:
+    """A list or a mapping without the parts that change nothing: empty texts and null, and biases of 0."""
+    if name in TEXTS and isinstance(value, list):
+        return [text for text in value if text not in ("", None)]
+    if name == "logit_bias" and isinstance(value, dict):
+        return {token: bias for token, bias in value.items() if not (bias is None or _equal(bias, 0))}
+    return value
 
 
 def _is_neutral(name: str, value: Any, is_served: bool) -> bool:
