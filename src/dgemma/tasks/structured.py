@@ -23,7 +23,7 @@ from torch import Tensor
 from ..config.extras import missing_extra
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
-from .forms.compiler import LIMITS, Asker, Compiler, first_line
+from .forms.compiler import LIMITS, Asker, Compiler, first_line, too_much
 from .forms.expressions import Unread, expression
 from .forms.language import Exhausted, Expression, Language
 from .forms.lark import compact_json, grammar_texts
@@ -36,9 +36,10 @@ PACKAGE = "llguidance"
 MOST_WAYS = 256  # remembered per answer
 MOST_BYTES = 1 << 20  # of a schema, expression or grammar
 MOST_WORK = 400_000  # operations of the search for the shortest answer; docs/sampling.md tells users
+BUILD_WORK = 100_000  # operations of reading a form as a language
 TURN_WORK = 5_000  # of these at a time, between two passes
-PASS_WORK = 10_000  # operations that one step may spend at one place of a draft
-REQUEST_WORK = 4_000_000  # and all steps of a request together
+PASS_WORK = 6_000  # operations that one step may spend at one place of a draft
+REQUEST_WORK, TOKEN_WORK = 4_000_000, 5_000  # and all steps of a request together: so many, and more for each token of the answer
 JSON_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True}
 _ENGINES: dict[int, _Engine] = {}  # by tokenizer: see `_engine`
 _MAKING = threading.Lock()  # requests come on threads of their own
@@ -61,7 +62,7 @@ class Form:
     ):  # fmt: skip
         library = _library()
         self.engine, self.ends, self.end, self.notes = engine, frozenset(ends), ends[0], notes
-        self.language = Language(MOST_WORK)
+        self.language = Language(BUILD_WORK)
         self.finder = Ways(self.language, engine.spelling)
         self.start = _read(self.language, build)
         self.matcher = library.LLMatcher(engine.vocabulary, source, log_level=0, limits=library.LLParserLimits(**LIMITS))
@@ -93,11 +94,15 @@ class Form:
             return False
         return True
 
+    def allow(self, work: int, tokens: int) -> None:
+        """Let the language do so much more work, for an answer of so many tokens."""
+        self.language.budget = min(self.language.work + work, REQUEST_WORK + TOKEN_WORK * tokens)
+
     def find(
         self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], work: int, names: Names | None
     ) -> list[int] | None:
         """The way to the end from a place, remembered. Raises Exhausted where it takes more work."""
-        self.language.budget = min(self.language.work + work, REQUEST_WORK)
+        self.allow(work, len(taken))
         way = self.finder.find(matcher, rest, taken, names)
         if way is None:
             return None
@@ -164,7 +169,7 @@ class FormWalk:
 
     def _check(self) -> None:
         if self.matcher.is_error():
-            raise UsageError(f"the asked form is too much: {first_line(self.matcher.get_error())}")
+            raise too_much(self.matcher)
 
     def forced(self) -> list[int]:
         if self.matcher.is_stopped():
@@ -203,7 +208,7 @@ class FormWalk:
         language = self.form.language
         if self._rest is not None and self._unread:
             text = self.form.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
-            language.budget = min(language.work + PASS_WORK, REQUEST_WORK)
+            self.form.allow(PASS_WORK, len(self.taken))
             rest = language.walk(self._rest, text)
             self._rest = None if rest is language.nothing else rest
         self._unread = 0

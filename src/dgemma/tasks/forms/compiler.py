@@ -29,7 +29,7 @@ MOST_SECONDS = 2  # of the processor, for one form
 MOST_WAIT = 5.0  # by the clock, for one form at work
 MOST_A_MINUTE = 6.0  # seconds of compiling, for one client
 REMEMBERED = 512  # forms that are known to be cheap, and clients
-LIMITS = {"max_lexer_states": 50_000, "verbose_errors": False}
+LIMITS = {"max_lexer_states": 50_000, "max_items_in_row": 10_000, "verbose_errors": False}  # of what one step may take here
 LOOK = 0.05  # seconds between looks at whether anybody still waits
 
 
@@ -115,6 +115,11 @@ class Compiler:
         if answer["error"]:
             return first_line(answer["error"])
         return Checked(answer["source"], tuple(answer["warnings"]))
+
+
+def too_much(matcher: Any) -> UsageError:
+    """What to say of a form that came to a limit of the library on the way."""
+    return UsageError(f"the asked form is too much: {first_line(matcher.get_error())}")
 
 
 def first_line(problem: str) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 ALL = (1 << 256) - 1
 NEVER = float("inf")
-MOST_NODES = 100_000  # remembered at a time; what is forgotten is only computed again
+MOST_NODES, MOST_STEPS = 100_000, 200_000  # remembered at a time; what is forgotten is only computed again
 LIKED = b"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -_./:,;=+*()!?'#%&@<>{}[]|~$^`"
 RANK = {byte: place for place, byte in enumerate(LIKED)}
 
@@ -135,6 +135,7 @@ class Language:
             return self.nothing
         if len(flat) == 1:
             return next(iter(flat))
+        self.spend(len(flat) >> 3)
         ordered = tuple(sorted(flat, key=id))
         return self._make("choice", ordered, any(one.nullable for one in ordered))
 
@@ -203,6 +204,8 @@ class Language:
         found = self._after.get(key)
         if found is None:
             self.spend(1)
+            if len(self._after) >= MOST_STEPS:
+                self._after.clear()
             found = self._after[key] = self._derive(one, byte)
         return found
 

@@ -49,6 +49,7 @@ class _Texts:
         self.rules: dict[str, Expression] = {}
         self.pending: list[tuple[Expression, Shape]] = []
         self._anything: Expression | None = None
+        self._letters: dict[str, Expression] = {}
         self.comma, self.quote = language.text(b","), language.text(b'"')
         self.any_string = self._quote(language.repeat(quoted(language, [(0, LAST)])))
         self.any_name = self._quote(language.repeat(self._name_char()))
@@ -137,13 +138,18 @@ class _Texts:
         if not isinstance(text, str):
             raise Unread("a rule of a string that is no text")
         if kind == "literal":
-            codes = ([(ord(letter), ord(letter))] for letter in text)
-            return self.language.sequence(*(quoted(self.language, code) for code in codes))
+            return self.language.sequence(*map(self._letter, text))
         if kind == "format":
             if text not in FORMATS:
                 raise Unread("a format that is not kept")
             return expression(self.language, FORMATS[text], in_json=True)
         return expression(self.language, text, in_json=True, search=True, ascii_only=True)
+
+    def _letter(self, letter: str) -> Expression:
+        """One character of a string that is said."""
+        if letter not in self._letters:
+            self._letters[letter] = quoted(self.language, [(ord(letter), ord(letter))])
+        return self._letters[letter]
 
     def _array(self, shape: Array) -> Expression:
         language, most = self.language, shape.most

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from .compiler import too_much
 from .language import NEVER, Exhausted, Expression, Language
 from .names import Names
 
@@ -22,6 +23,7 @@ MOST_TRIED = 64  # bytes behind one place
 LOOKED_AT = 4  # places of one depth with the same mask that are gone on from
 TRIED_FIRST = b"\"}])>'`;,:0a \n-.1AeE/_=<({["
 MOST_OPEN = 16  # searches that go on later
+DIVED, DEEPEST = 50, 4096  # operations of one step straight on, and bytes that are gone so
 EXPANDED = 500  # operations that a place of the search counts as: some hundred steps of the matcher, and a mask
 MOST_PIECE = 32  # bytes of the longest token that is looked for
 
@@ -108,6 +110,8 @@ class Ways:
         return ids if walked.is_accepting() else None
 
     def _search(self, search: _Search) -> list[int] | None:
+        if (way := self._dive(search)) is not None:
+            return way
         while search.queue:
             self.language.spend(EXPANDED)  # before a place is taken from the queue, so that none is lost
             _, _, _, way, at, rest = heapq.heappop(search.queue)
@@ -115,10 +119,27 @@ class Ways:
                 return self.spelling.tokens(way)
             if at.is_stopped():
                 continue
-            mask = at.compute_bitmask()
+            mask = _mask(at)
             if search.is_new(len(way), mask):
                 for text in self._next_texts(at, mask, rest):
                     self._step(search, way, at, rest, text)
+        return None
+
+    def _dive(self, search: _Search) -> list[int] | None:
+        """Straight on by what closes things first, for a while: the way through forms that are long and simple."""
+        while search.dive is not None:
+            self.language.spend(DIVED)
+            way, at = search.dive
+            if at.is_accepting():
+                return self.spelling.tokens(way)
+            search.dive = None
+            if len(way) < DEEPEST and not at.is_stopped():
+                for text in self._next_texts(at, _mask(at), None):
+                    behind = at.deep_copy()
+                    ids = self.spelling.tokens(text)
+                    if ids is not None and behind.try_consume_tokens(ids) == len(ids):
+                        search.dive = way + text, behind
+                        break
         return None
 
     def _step(self, search: _Search, way: bytes, at: Any, rest: Expression | None, text: bytes) -> None:
@@ -149,11 +170,19 @@ class Ways:
         return (None, 0) if length == NEVER else (behind, length)
 
 
+def _mask(at: Any) -> bytes:
+    mask = at.compute_bitmask()
+    if at.is_error():
+        raise too_much(at)
+    return mask
+
+
 class _Search:
     """Places of a matcher to go on from, and which have been seen."""
 
     def __init__(self, matcher: Any, rest: Expression | None):
         self.queue: list[tuple[float, int, int, bytes, Any, Expression | None]] = [(0, 0, 0, b"", matcher, rest)]
+        self.dive: tuple[bytes, Any] | None = (b"", matcher.deep_copy()) if rest is None else None
         self._seen: dict[tuple[int, bytes], int] = {}
         self._count = 0
 
