@@ -1,16 +1,19 @@
-"""Forms under test: are they called impossible, how long does a step take with them, what does a request beside them wait?
+"""Forms under test: are they called impossible, how long does a step take with them, what does a request
+beside them wait?
 
     python benchmarks/forms.py [--count 1000] [--seed 0] [--csv FILE]
 
-Makes random schemas and regular expressions that some text fits, by construction, with every keyword that is kept. Each is asked for as
-a request asks; then three canvases of random logits are decided under it, which is worse than any model, and what that takes is measured
-in milliseconds of the processor a step. The last section runs requests on the checkpoint that comes with the package, one of them beside
-a form, through the service's device thread. Needs llguidance. Numbers go into docs/log.md.
+Makes random schemas and regular expressions that some text fits, by construction, with every keyword that is
+kept. Each is asked for as a request asks; then three canvases of random logits are decided under it, which is
+worse than any model, and what that takes is measured in milliseconds of the processor a step. The last
+section runs requests on the checkpoint that comes with the package, one of them beside a form, through the
+service's device thread. Needs llguidance. Numbers go into docs/log.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import random
@@ -33,15 +36,46 @@ from dgemma.tasks.structured import form
 CANVAS, STEPS, CANVASES = 64, 4, 3
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 PATTERNS = (
-    "foo", "end$", "^ab", r"\.py$", r"^\S+@\S+$", "^.*foo.*$", "^[a-z]{2,}x?", "a.b", "(cat|dog)s", r"^\w+( \w+)*$", "[0-9]$", "^(red|green)$",
-    r"^\d{4}-\d{2}$", "^[A-Z][a-z]{1,6}$", "x{3,5}", "^(a|b)*c", "[^a-z]", r"^#[0-9a-f]{6}$", "q.*q", "^$|^z+$",
-)  # fmt: skip
+    "foo",
+    "end$",
+    "^ab",
+    r"\.py$",
+    r"^\S+@\S+$",
+    "^.*foo.*$",
+    "^[a-z]{2,}x?",
+    "a.b",
+    "(cat|dog)s",
+    r"^\w+( \w+)*$",
+    "[0-9]$",
+    "^(red|green)$",
+    r"^\d{4}-\d{2}$",
+    "^[A-Z][a-z]{1,6}$",
+    "x{3,5}",
+    "^(a|b)*c",
+    "[^a-z]",
+    r"^#[0-9a-f]{6}$",
+    "q.*q",
+    "^$|^z+$",
+)
 SLOW = (
-    {"json_schema": {"type": "object", "properties": {"a": {"type": "string", "format": "email"}}, "required": ["a"], "additionalProperties": False}},
-    {"json_schema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^.*foo.*$"}}, "required": ["a"]}},
+    {
+        "json_schema": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "format": "email"}},
+            "required": ["a"],
+            "additionalProperties": False,
+        }
+    },
+    {
+        "json_schema": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "pattern": "^.*foo.*$"}},
+            "required": ["a"],
+        }
+    },
     {"json_schema": {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2}},
     {"regex": "Thought: [^\\n]*\\nAction: (a|b)\\n"},
-)  # fmt: skip
+)
 
 
 class Forms:
@@ -57,12 +91,25 @@ class Forms:
         return {"json_schema": schema}
 
     def schema(self, depth: int) -> dict[str, Any]:
-        kinds = [self.leaf] if depth == 0 else [self.leaf, self.object, self.map, self.array, self.tuple, self.any_of, self.all_of]
+        kinds = (
+            [self.leaf]
+            if depth == 0
+            else [self.leaf, self.object, self.map, self.array, self.tuple, self.any_of, self.all_of]
+        )
         made = self.draw.choice(kinds)
         return made() if made == self.leaf else made(depth - 1)
 
     def leaf(self) -> dict[str, Any]:
-        kinds = [self.string, self.string, self.string, self.number, self.number, self.value, lambda: {"type": "boolean"}, lambda: {}]
+        kinds = [
+            self.string,
+            self.string,
+            self.string,
+            self.number,
+            self.number,
+            self.value,
+            lambda: {"type": "boolean"},
+            lambda: {},
+        ]
         return self.draw.choice(kinds)()
 
     def string(self) -> dict[str, Any]:
@@ -71,7 +118,9 @@ class Forms:
             return {"type": "string", "format": self.draw.choice(FORMATS)}
         made: dict[str, Any] = {"type": "string"}
         if kind in ("pattern", "both"):
-            made["pattern"] = self.draw.choice(PATTERNS[:5] + PATTERNS[6:11] + PATTERNS[14:17] if kind == "both" else PATTERNS)
+            made["pattern"] = self.draw.choice(
+                PATTERNS[:5] + PATTERNS[6:11] + PATTERNS[14:17] if kind == "both" else PATTERNS
+            )
         if kind in ("length", "both"):
             made["minLength"] = self.draw.randrange(12)
             made["maxLength"] = made["minLength"] + self.draw.randrange(8, 40)
@@ -95,7 +144,9 @@ class Forms:
         return {"enum": self.draw.sample(values, self.draw.randrange(1, 5))}
 
     def object(self, depth: int) -> dict[str, Any]:
-        names = self.draw.sample(["name", "age", "tags", "id", "x_1", "kind", "size"], self.draw.randrange(1, 5))
+        names = self.draw.sample(
+            ["name", "age", "tags", "id", "x_1", "kind", "size"], self.draw.randrange(1, 5)
+        )
         properties = {name: self.part(depth) for name in names}
         required = [name for name in names if self.draw.random() < 0.6]
         made = {"type": "object", "properties": properties, "required": required}
@@ -138,7 +189,22 @@ class Forms:
 
     def regex(self, depth: int) -> str:
         if depth == 0:
-            return self.draw.choice(("a", "[a-z]+", r"\d{2}", "[^x]", ".", r"\w+", "<b>", "foo", r"\s?", "é", r"[^\n]*\n", r"\p{Lu}"))
+            return self.draw.choice(
+                (
+                    "a",
+                    "[a-z]+",
+                    r"\d{2}",
+                    "[^x]",
+                    ".",
+                    r"\w+",
+                    "<b>",
+                    "foo",
+                    r"\s?",
+                    "é",
+                    r"[^\n]*\n",
+                    r"\p{Lu}",
+                )
+            )
         a, b = self.regex(depth - 1), self.regex(depth - 1)
         kind = self.draw.choice(("both", "either", "count", "star", "around"))
         if kind == "both":
@@ -150,7 +216,9 @@ class Forms:
         return f"({a})*{b}" if kind == "star" else f"<answer>.*{a}</answer>"
 
 
-def property_run(model: dgemma.Model, count: int, seed: int) -> tuple[Counter[str], list[float], list[float], list[tuple[str, str]]]:
+def property_run(
+    model: dgemma.Model, count: int, seed: int
+) -> tuple[Counter[str], list[float], list[float], list[tuple[str, str]]]:
     """Verdicts, milliseconds to begin a form, milliseconds a step, and the forms that were not kept."""
     verdicts: Counter[str] = Counter()
     begun, steps, lost = [], [], []
@@ -163,7 +231,13 @@ def property_run(model: dgemma.Model, count: int, seed: int) -> tuple[Counter[st
             made = form(name, value, model.tokenizer, ends)
         except UsageError as error:
             text = str(error)
-            verdict = "not found within N" if "was found" in text else "refused by the library" if "cannot be kept" in text else "impossible"
+            verdict = (
+                "not found within N"
+                if "was found" in text
+                else "refused by the library"
+                if "cannot be kept" in text
+                else "impossible"
+            )
             verdicts[verdict] += 1
             lost.append((verdict, json.dumps(asked)))
             continue
@@ -199,7 +273,9 @@ def decide(made: Any, model: dgemma.Model, ends: tuple[int, ...], seed: int) -> 
 
 
 def beside(model: dgemma.Model, asked: dict[str, Any] | None) -> tuple[float, int]:
-    """Seconds and passes that a completion of 64 tokens takes beside a chat with this form (None: beside one without)."""
+    """Seconds and passes that a completion of 64 tokens takes beside a chat with this form (None: beside one
+    without).
+    """
     worker = Worker(model.engine)
     worker.start()
     done = threading.Event()
@@ -207,10 +283,8 @@ def beside(model: dgemma.Model, asked: dict[str, Any] | None) -> tuple[float, in
     def other() -> None:
         served = _served(model, worker)
         while not done.is_set():
-            try:
+            with contextlib.suppress(UsageError):
                 served.generate("Answer:", 96, seed=3, eos_token_id=(1,), **(asked or {}))
-            except UsageError:
-                pass
 
     thread = threading.Thread(target=other)
     thread.start()

@@ -1,4 +1,6 @@
-"""Forms that servers were seen to fail at: each is kept, in the room that clients give it, whatever is drawn; and what is not kept is told."""
+"""Forms that servers were seen to fail at: each is kept, in the room that clients give it, whatever is drawn;
+and what is not kept is told.
+"""
 
 from __future__ import annotations
 
@@ -42,15 +44,24 @@ def text_under(grammar: Grammar, max_tokens: int, seed: int = 0, tokenizer: Toke
         count = walk.take(taken)
         assert walk.ended or count == len(taken), "a canvas left its form"
         ids += taken[:count]
-    return b"".join(b"" if token in tokenizer.control_ids else tokenizer.token_bytes(token) for token in ids).decode()
+    return b"".join(
+        b"" if token in tokenizer.control_ids else tokenizer.token_bytes(token) for token in ids
+    ).decode()
 
 
 def schema(kind: Any, **more: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"a": kind}, "required": ["a"], "additionalProperties": False} | more
+    return {
+        "type": "object",
+        "properties": {"a": kind},
+        "required": ["a"],
+        "additionalProperties": False,
+    } | more
 
 
 def fits(value: dict[str, Any]) -> Callable[[str], Any]:
-    return lambda text: jsonschema.validate(json.loads(text), value, format_checker=jsonschema.FormatChecker())
+    return lambda text: jsonschema.validate(
+        json.loads(text), value, format_checker=jsonschema.FormatChecker()
+    )
 
 
 def matches(pattern: str) -> Callable[[str], Any]:
@@ -74,17 +85,31 @@ CASES = [
     ({"regex": "Thought: [^\\n]*\\nAction: (a|b)\\n"}, 64, matches("Thought: [^\\n]*\\nAction: [ab]\\n")),
     ({"regex": "```[a-z]*\\n(.|\\n)*\\n```"}, 64, matches("(?s)```[a-z]*\\n.*\\n```")),
     schema_case(schema({"type": "string", "pattern": "^\\S+@\\S+$"}), 64),
-    *(({"json_schema": schema({"type": "string", "format": name})}, 80, fits(schema({"type": "string"}))) for name in REMARKS),
+    *(
+        ({"json_schema": schema({"type": "string", "format": name})}, 80, fits(schema({"type": "string"})))
+        for name in REMARKS
+    ),
     schema_case(schema({"type": "array", "items": {"type": "integer"}, "uniqueItems": False}), 64),
     ({"json_schema": schema({"type": "array", "items": {}, "uniqueItems": True})}, 64, json.loads),
-    schema_case(schema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}), 64),
+    schema_case(
+        schema(
+            {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}
+        ),
+        64,
+    ),
     schema_case(schema({"type": "string", "pattern": r"^(?=.*[A-Z])(?=.*\d).{8,}$"}), 64),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(("asked", "room", "check"), CASES, ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "")
-def test_a_form_is_kept_in_the_room_it_has(asked: dict[str, Any], room: int, check: Callable[[str], Any], seed: int) -> None:
+@pytest.mark.parametrize(
+    ("asked", "room", "check"),
+    CASES,
+    ids=lambda value: json.dumps(value)[:70] if isinstance(value, dict) else "",
+)
+def test_a_form_is_kept_in_the_room_it_has(
+    asked: dict[str, Any], room: int, check: Callable[[str], Any], seed: int
+) -> None:
     name, value = next(iter(asked.items()))
     made = form(name, value, TOKENS, ENDS)
     check(text_under(made, room, seed))
@@ -100,22 +125,33 @@ def test_what_is_not_kept_is_told() -> None:
     notes = terms({"json_schema": value}).notes
     assert len(notes) == 2 and "uniqueItems" in notes[0] and "password" in notes[1]
     assert terms({"json_schema": schema({"type": "string", "format": "date"})}).notes == ()
-    assert "anyOf" in terms({"json_schema": {"oneOf": [schema({"type": "integer"}), schema({"type": "number"})]}}).notes[0]
+    assert (
+        "anyOf"
+        in terms({"json_schema": {"oneOf": [schema({"type": "integer"}), schema({"type": "number"})]}}).notes[
+            0
+        ]
+    )
 
 
 def test_a_schema_beside_json_object_is_kept() -> None:
     value = schema({"type": "integer"})
     asked = form_asked({"type": "json_object", "schema": value})
     fits(value)(text_under(form("json_schema", asked["json_schema"], TOKENS, ENDS), 40))
-    assert form_asked({"type": "json_object"}) == form_asked({"type": "json_object", "schema": None}) == {"json_schema": {"type": "object"}}
+    assert (
+        form_asked({"type": "json_object"})
+        == form_asked({"type": "json_object", "schema": None})
+        == {"json_schema": {"type": "object"}}
+    )
     with pytest.raises(UsageError, match="schema"):
         form_asked({"type": "json_object", "schema": "x"})
 
 
-EITHER = {"oneOf": [
-    {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
-    {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]},
-]}  # fmt: skip
+EITHER = {
+    "oneOf": [
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+        {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]},
+    ]
+}
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": EITHER}}]
 
 
@@ -136,7 +172,11 @@ def test_beside_tools_an_answer_is_a_call_or_has_the_form() -> None:
     allowed = grammar.begin().allowed()
     assert {i for i in range(len(allowed)) if allowed[i]} == {opening, *TOKENS.encode("{")}
     call, answer = grammar.begin(), grammar.begin()
-    assert call.take([opening]) == 1 and TOKENS.decode(call.forced()).startswith("call:look{") and answer.take(TOKENS.encode('{"a":1')) > 1
+    assert (
+        call.take([opening]) == 1
+        and TOKENS.decode(call.forced()).startswith("call:look{")
+        and answer.take(TOKENS.encode('{"a":1')) > 1
+    )
     for walk in (call, answer, grammar.begin()):
         way = walk.closing()
         assert way is not None and walk.copy().take(way) == len(way)
@@ -144,11 +184,23 @@ def test_beside_tools_an_answer_is_a_call_or_has_the_form() -> None:
 
 
 def test_errors_hold_nothing_of_the_engine() -> None:
-    tools = [{"type": "function", "function": {"name": "look", "parameters": {"properties": {"a": {"not": {"const": "canary"}}}}}}]
-    for settings, given in (({"json_schema": {"not": {"const": "canary"}}}, None), ({"regex": "(canary"}, None), ({"tool_choice": "required"}, tools)):
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "look", "parameters": {"properties": {"a": {"not": {"const": "canary"}}}}},
+        }
+    ]
+    for settings, given in (
+        ({"json_schema": {"not": {"const": "canary"}}}, None),
+        ({"regex": "(canary"}, None),
+        ({"tool_choice": "required"}, tools),
+    ):
         with pytest.raises(UsageError) as raised:
             terms(settings, given)
-        assert not any(word in str(raised.value) for word in ("<state>", "<grammar>", "lark", "given0", "traceback", "\n"))
+        assert not any(
+            word in str(raised.value)
+            for word in ("<state>", "<grammar>", "lark", "given0", "traceback", "\n")
+        )
 
 
 def test_a_contradiction_is_said_to_be_one() -> None:
@@ -199,10 +251,14 @@ def test_who_leaves_is_not_compiled_for(fresh: Compiler) -> None:
     assert fresh.check(source({"type": "null"}), "json_schema", Asker()).warnings == ()
 
 
-def test_a_client_whose_forms_cost_much_waits_and_others_do_not(fresh: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_whose_forms_cost_much_waits_and_others_do_not(
+    fresh: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compiler, "MOST_A_MINUTE", 0.0)
     fresh._charge("client x", 9.0)
     with pytest.raises(ResourceError, match="last minute"):
         fresh.check(source({"type": "integer"}), "json_schema", Asker("client x"))
     assert fresh.check(source({"type": "integer"}), "json_schema", Asker("client y"))
-    assert fresh.check(source({"type": "integer"}), "json_schema", Asker("client x"))  # it is compiled already
+    assert fresh.check(
+        source({"type": "integer"}), "json_schema", Asker("client x")
+    )  # it is compiled already

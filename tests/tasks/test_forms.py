@@ -1,4 +1,6 @@
-"""What a form allows is known byte for byte: by the library's own masks, and its shortest text by trying all that are shorter."""
+"""What a form allows is known byte for byte: by the library's own masks, and its shortest text by trying all
+that are shorter.
+"""
 
 from __future__ import annotations
 
@@ -27,32 +29,91 @@ from dgemma.tasks.forms.numbers import Bounds, Written
 from dgemma.tasks.forms.texts import schema_texts
 from tests.tasks.schemas import regexes, wide_schemas
 
-NODE = {"type": "object", "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}},
-        "required": ["v", "next"], "additionalProperties": False}  # fmt: skip
+NODE = {
+    "type": "object",
+    "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}},
+    "required": ["v", "next"],
+    "additionalProperties": False,
+}
 SCHEMAS: list[Any] = [
     *({"type": "string", "format": name} for name in FORMATS),
-    {"type": "string", "pattern": "foo"}, {"type": "string", "pattern": r"\.py$"}, {"type": "string", "pattern": "end$", "maxLength": 9},
-    {"type": "array", "items": {"type": "integer"}, "minItems": 20}, {"type": "array", "maxItems": 2, "items": {"type": "boolean"}},
+    {"type": "string", "pattern": "foo"},
+    {"type": "string", "pattern": r"\.py$"},
+    {"type": "string", "pattern": "end$", "maxLength": 9},
+    {"type": "array", "items": {"type": "integer"}, "minItems": 20},
+    {"type": "array", "maxItems": 2, "items": {"type": "boolean"}},
     {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 2, "maxProperties": 3},
-    {"type": "integer", "minimum": -12, "maximum": 345}, {"type": "integer", "exclusiveMinimum": -5}, {"type": "integer", "maximum": 17},
-    {"type": "integer", "multipleOf": 12, "minimum": 100, "maximum": 200}, {"type": "number", "multipleOf": 0.25},
-    {"type": "number", "minimum": 0}, {"type": "number", "maximum": -2.5}, {"type": "number"}, {"const": {"a": [1, None, "x\n\"é"]}},
-    {"enum": ["red", "green", 1, 2.5, None]}, {}, {"minLength": 3}, {"type": ["string", "null"]},
+    {"type": "integer", "minimum": -12, "maximum": 345},
+    {"type": "integer", "exclusiveMinimum": -5},
+    {"type": "integer", "maximum": 17},
+    {"type": "integer", "multipleOf": 12, "minimum": 100, "maximum": 200},
+    {"type": "number", "multipleOf": 0.25},
+    {"type": "number", "minimum": 0},
+    {"type": "number", "maximum": -2.5},
+    {"type": "number"},
+    {"const": {"a": [1, None, 'x\n"é']}},
+    {"enum": ["red", "green", 1, 2.5, None]},
+    {},
+    {"minLength": 3},
+    {"type": ["string", "null"]},
     {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": {"type": "null"}},
-    {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 1},
-    {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "null"}}, "required": ["b", "z"],
-     "additionalProperties": {"type": "null"}},
-    {"type": "object", "properties": {"x_1": {"type": "null"}}, "patternProperties": {"^x_": {"type": "integer"}},
-     "additionalProperties": {"type": "boolean"}},
-    {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "minProperties": 1, "maxProperties": 2},
-    {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"a": {"maximum": 20}}}]},
-    {"type": "string", "allOf": [{"pattern": "^a"}, {"pattern": "b$"}, {"minLength": 5}]}, {"$ref": "#/$defs/n", "$defs": {"n": NODE}},
-    {"oneOf": [{"type": "object", "properties": {"a": {}}, "required": ["a"]}, {"type": "object", "properties": {"b": {}}, "required": ["b"]}]},
-]  # fmt: skip
+    {
+        "type": "array",
+        "prefixItems": [{"type": "integer"}, {"type": "string"}],
+        "items": False,
+        "minItems": 1,
+    },
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "null"}},
+        "required": ["b", "z"],
+        "additionalProperties": {"type": "null"},
+    },
+    {
+        "type": "object",
+        "properties": {"x_1": {"type": "null"}},
+        "patternProperties": {"^x_": {"type": "integer"}},
+        "additionalProperties": {"type": "boolean"},
+    },
+    {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}},
+        "required": ["a"],
+        "minProperties": 1,
+        "maxProperties": 2,
+    },
+    {
+        "allOf": [
+            {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+            {"properties": {"a": {"maximum": 20}}},
+        ]
+    },
+    {"type": "string", "allOf": [{"pattern": "^a"}, {"pattern": "b$"}, {"minLength": 5}]},
+    {"$ref": "#/$defs/n", "$defs": {"n": NODE}},
+    {
+        "oneOf": [
+            {"type": "object", "properties": {"a": {}}, "required": ["a"]},
+            {"type": "object", "properties": {"b": {}}, "required": ["b"]},
+        ]
+    },
+]
 REGEXES = [
-    "<answer>.*</answer>", "Thought: [^\\n]*\\nAction: (a|b)\\n", "(ab)*c", "[a-z&&[^aeiou]]{3,5}", "(?i)hello|bye", "a{3,}b?", "^ab$",
-    "(?s).*x", ".{5}", "é{4}", "[^a-z]{2}", "```[a-z]*\\n(.|\\n)*```", "(foo|bar){2,}", "[[:digit:]]+\\.[0-9]", "\\x41\\u{42}(?P<n>c)",
-]  # fmt: skip
+    "<answer>.*</answer>",
+    "Thought: [^\\n]*\\nAction: (a|b)\\n",
+    "(ab)*c",
+    "[a-z&&[^aeiou]]{3,5}",
+    "(?i)hello|bye",
+    "a{3,}b?",
+    "^ab$",
+    "(?s).*x",
+    ".{5}",
+    "é{4}",
+    "[^a-z]{2}",
+    "```[a-z]*\\n(.|\\n)*```",
+    "(foo|bar){2,}",
+    "[[:digit:]]+\\.[0-9]",
+    "\\x41\\u{42}(?P<n>c)",
+]
 
 
 class Bytes:
@@ -81,8 +142,18 @@ def possible(language: Language, one: Expression) -> set[int]:
     return {byte for byte in range(256) if language.length(language.after(one, byte)) < NEVER}
 
 
-def agree(vocabulary: Any, source: str, language: Language, start: Expression, seed: int, walks: int = 2, steps: int = 16) -> None:
-    """Along random texts of the form, both allow the same bytes, may end at the same places, and end with the shortest text."""
+def agree(
+    vocabulary: Any,
+    source: str,
+    language: Language,
+    start: Expression,
+    seed: int,
+    walks: int = 2,
+    steps: int = 16,
+) -> None:
+    """Along random texts of the form, both allow the same bytes, may end at the same places, and end with the
+    shortest text.
+    """
     draw = random.Random(seed)
     matcher = llguidance.LLMatcher(vocabulary, source, log_level=0)
     assert not matcher.is_error(), matcher.get_error()[:200]
@@ -93,7 +164,9 @@ def agree(vocabulary: Any, source: str, language: Language, start: Expression, s
             assert at.is_accepting() == rest.nullable, text
             way = language.shortest(rest)
             ended = at.deep_copy()
-            assert way is not None and ended.try_consume_tokens([*way]) == len(way) and ended.is_accepting(), (text, way)
+            assert (
+                way is not None and ended.try_consume_tokens([*way]) == len(way) and ended.is_accepting()
+            ), (text, way)
             choices = sorted(allowed(at))
             if not choices:
                 break
@@ -126,7 +199,11 @@ def test_any_schema_has_its_shortest_text(vocabulary: Any, schema: Any, seed: in
     language = Language(10**6)
     shortest = language.shortest(schema_texts(language, schema))
     matcher = llguidance.LLMatcher(vocabulary, source_of(schema), log_level=0)
-    assert shortest is not None and matcher.try_consume_tokens([*shortest]) == len(shortest) and matcher.is_accepting()
+    assert (
+        shortest is not None
+        and matcher.try_consume_tokens([*shortest]) == len(shortest)
+        and matcher.is_accepting()
+    )
 
 
 @given(regexes())
@@ -144,7 +221,9 @@ def test_no_shorter_text_matches(pattern: str) -> None:
 @given(regexes(), st.text("abc.", max_size=8))
 def test_a_walk_accepts_what_matches(pattern: str, text: str) -> None:
     language = Language(10**6)
-    assert language.walk(expression(language, pattern), text.encode()).nullable == bool(re.fullmatch(pattern, text))
+    assert language.walk(expression(language, pattern), text.encode()).nullable == bool(
+        re.fullmatch(pattern, text)
+    )
 
 
 @given(regexes(), regexes(), st.text("abc.", max_size=6))
@@ -161,14 +240,32 @@ def test_both_is_what_matches_both_and_no_is_what_does_not(a: str, b: str, text:
 
 
 @given(
-    st.booleans(), st.none() | st.integers(-99, 99), st.integers(0, 120), st.booleans(), st.booleans(),
-    st.none() | st.sampled_from([Fraction(3), Fraction(1, 2), Fraction(7), Fraction(1, 10)]), st.text("-.0123456789", max_size=4),
-)  # fmt: skip
+    st.booleans(),
+    st.none() | st.integers(-99, 99),
+    st.integers(0, 120),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.sampled_from([Fraction(3), Fraction(1, 2), Fraction(7), Fraction(1, 10)]),
+    st.text("-.0123456789", max_size=4),
+)
 def test_a_number_is_ended_by_the_fewest_digits(
-    integer: bool, low: int | None, width: int, low_open: bool, high_open: bool, step: Fraction | None, text: str
+    integer: bool,
+    low: int | None,
+    width: int,
+    low_open: bool,
+    high_open: bool,
+    step: Fraction | None,
+    text: str,
 ) -> None:
     high = None if low is None else low + width
-    bounds = Bounds(integer, None if low is None else Fraction(low), None if high is None else Fraction(high), low_open, high_open, step)
+    bounds = Bounds(
+        integer,
+        None if low is None else Fraction(low),
+        None if high is None else Fraction(high),
+        low_open,
+        high_open,
+        step,
+    )
     written: Written | None = Written(bounds)
     for letter in text:
         written = written.after(ord(letter)) if written is not None else None
@@ -215,13 +312,18 @@ def test_a_search_goes_on_where_its_budget_ended() -> None:
     assert turns > 2 and shortest is not None and len(shortest) == 12 and b"abc" in shortest
 
 
-@pytest.mark.parametrize("pattern", ["a\\b", "(?=a)b", "a^b", "$a", "(", "[a", "a{x}", "*", "\\q", "(?m)a", "[[:what:]]", "(?<=a)b"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["a\\b", "(?=a)b", "a^b", "$a", "(", "[a", "a{x}", "*", "\\q", "(?m)a", "[[:what:]]", "(?<=a)b"],
+)
 def test_what_is_not_read_is_said(pattern: str) -> None:
     with pytest.raises(Unread):
         expression(Language(10**5), pattern)
 
 
-@pytest.mark.parametrize("pattern", ["(" * 3000, "(a" * 40 + ")" * 40, "(?:a|b)*" * 2000, "[" * 500, "a" * 50_000])
+@pytest.mark.parametrize(
+    "pattern", ["(" * 3000, "(a" * 40 + ")" * 40, "(?:a|b)*" * 2000, "[" * 500, "a" * 50_000]
+)
 def test_a_hostile_pattern_is_read_or_refused(pattern: str) -> None:
     language = Language(10**6)
     try:
@@ -233,7 +335,10 @@ def test_a_hostile_pattern_is_read_or_refused(pattern: str) -> None:
 DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"  # pydantic's
 
 
-@pytest.mark.parametrize("pattern", [DECIMAL, r"^(?=.*[A-Z])(?=.*\d).{4,}$", r"^(?=a|b)[a-c]+$", r"^(?!^[-+.]*$)[+-]?\d{0,3}\.?\d{0,2}0*$"])
+@pytest.mark.parametrize(
+    "pattern",
+    [DECIMAL, r"^(?=.*[A-Z])(?=.*\d).{4,}$", r"^(?=a|b)[a-c]+$", r"^(?!^[-+.]*$)[+-]?\d{0,3}\.?\d{0,2}0*$"],
+)
 @given(st.text("-+.0123aAbB", max_size=6))
 def test_a_pattern_without_its_look_ahead_means_the_same(pattern: str, text: str) -> None:
     patterns, dropped = look_ahead_apart(pattern)
@@ -243,18 +348,27 @@ def test_a_pattern_without_its_look_ahead_means_the_same(pattern: str, text: str
 
 def test_remarks_are_left_out_and_told_where_they_ask_for_something() -> None:
     schema = {
-        "title": "x", "uniqueItems": False, "properties": {
-            "format": {"type": "string", "format": "password"}, "n": {"type": "integer", "format": "int32"},
+        "title": "x",
+        "uniqueItems": False,
+        "properties": {
+            "format": {"type": "string", "format": "password"},
+            "n": {"type": "integer", "format": "int32"},
             "title": {"type": "array", "uniqueItems": True, "items": {"type": "string", "format": "date"}},
             "d": {"anyOf": [{"type": "number"}, {"type": "string", "pattern": "a(?!b)"}], "default": 10**400},
         },
-    }  # fmt: skip
+    }
     made, notes = mended(schema, "json_schema")
-    assert made == {"properties": {
-        "format": {"type": "string"}, "n": {"type": "integer"}, "d": {"anyOf": [{"type": "number"}, {"type": "string"}]},
-        "title": {"type": "array", "items": {"type": "string", "format": "date"}},
-    }}  # fmt: skip
-    assert len(notes) == 3 and all(any(word in note for note in notes) for word in ("password", "uniqueItems", "look-around"))
+    assert made == {
+        "properties": {
+            "format": {"type": "string"},
+            "n": {"type": "integer"},
+            "d": {"anyOf": [{"type": "number"}, {"type": "string"}]},
+            "title": {"type": "array", "items": {"type": "string", "format": "date"}},
+        }
+    }
+    assert len(notes) == 3 and all(
+        any(word in note for note in notes) for word in ("password", "uniqueItems", "look-around")
+    )
 
 
 @pytest.mark.parametrize("value", [10**309, -(10**400), float("inf"), float("nan")])
@@ -266,7 +380,10 @@ def test_a_number_beyond_all_numbers_is_refused(keyword: str, value: float) -> N
 
 PARTS = st.recursive(
     st.integers(0, 9) | st.sampled_from(["a", 'q"', "\\", ""]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["", "a", "b", '"', "\\\\"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["", "a", "b", '"', "\\\\"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -286,14 +403,16 @@ def test_names_that_stand_once_are_let_through_and_others_told_apart(value: Any,
 
 GRAMMARS = [
     'start: pair\npair: "(" pair ")" | WORD\nWORD: /[a-z]+/',
-    'root ::= object\nobject ::= "{" pair ("," pair)* "}"\npair ::= string ":" value\nstring ::= "\\"" [a-z]+ "\\""\n'
+    'root ::= object\nobject ::= "{" pair ("," pair)* "}"\npair ::= string ":" value\n'
+    'string ::= "\\"" [a-z]+ "\\""\n'
     "value ::= string | object | [0-9]+\n",
     'start: expr\nexpr: expr "+" term | term\nterm: NUM | "(" expr ")"\nNUM: /[0-9]+/ // digits',
     'start: "<items>" item{5,} "</items>"\nitem: "<i>" /[^<]*foo[^<]*/ "</i>"',
     'start: line+\nline: KEY "=" VALUE "\\n"\nKEY: /[A-Z_]+/\nVALUE: /[^\\n]+end/',
     'start: %json {"type":"object","properties":{"a":{"type":"string","format":"email"}},"required":["a"]}',
-    'start: "select "i cols [" where " NAME] tail?\ncols: NAME (", " NAME)~1..3 -> columns\nNAME: "a".."c" /[x-z]{2}/\ntail: empty ";"\nempty:',
-]  # fmt: skip
+    'start: "select "i cols [" where " NAME] tail?\ncols: NAME (", " NAME)~1..3 -> columns\n'
+    'NAME: "a".."c" /[x-z]{2}/\ntail: empty ";"\nempty:',
+]
 
 
 @pytest.mark.parametrize("grammar", GRAMMARS)
@@ -303,7 +422,17 @@ def test_a_grammar_is_the_language_that_the_library_keeps(vocabulary: Any, gramm
 
 
 @pytest.mark.parametrize(
-    "grammar", ['start: a\na: b "x" | "y"\nb: a "z"', 'start: "a" %ignore / /', "start: nothing", 'start[max_tokens=3]: "a"', "start: <think>", "a: b", "$", ""]
+    "grammar",
+    [
+        'start: a\na: b "x" | "y"\nb: a "z"',
+        'start: "a" %ignore / /',
+        "start: nothing",
+        'start[max_tokens=3]: "a"',
+        "start: <think>",
+        "a: b",
+        "$",
+        "",
+    ],
 )
 def test_a_grammar_that_is_not_read_is_said(grammar: str) -> None:
     with pytest.raises(Unread):

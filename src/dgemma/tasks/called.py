@@ -1,9 +1,9 @@
-"""An answer that must be a call (`tool_choice`), or is one beside another form: of one of the tools, with arguments as its schema has them,
-between the call's control tokens.
+"""An answer that must be a call (`tool_choice`), or is one beside another form: of one of the tools, with
+arguments as its schema has them, between the call's control tokens.
 
-The arguments are JSON, which text/calls.py reads as well as the model's own notation: so a schema is kept by what keeps it elsewhere
-(tasks/structured.py). Refuses to force more than one call: behind it the answer ends. Trap: the form inside ends with the token that
-closes a call, not with one that ends an answer.
+The arguments are JSON, which text/calls.py reads as well as the model's own notation: so a schema is kept by
+what keeps it elsewhere (tasks/structured.py). Refuses to force more than one call: behind it the answer ends.
+Trap: the form inside ends with the token that closes a call, not with one that ends an answer.
 """
 
 from __future__ import annotations
@@ -17,20 +17,33 @@ from torch import Tensor
 from ..engine.grammar import Grammar, Walk
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
-from .forms.compiler import Asker
+from .forms.compiler import ALONE, Asker
 from .structured import Form, Turns, at_once, call_form
 
 
 def call_asked(
-    choice: Any, tools: Sequence[dict[str, Any]] | None, tokenizer: Tokenizer, ends: Sequence[int], asker: Asker = Asker(),
+    choice: Any,
+    tools: Sequence[dict[str, Any]] | None,
+    tokenizer: Tokenizer,
+    ends: Sequence[int],
+    asker: Asker = ALONE,
     turns: Turns = at_once,
-) -> Called | None:  # fmt: skip
-    """The Grammar of a `tool_choice` in OpenAI's shape; None where any answer will do. Raises UsageError for one that names no tool."""
-    name = choice.get("function", {}).get("name") if isinstance(choice, dict) and isinstance(choice.get("function"), dict) else None
+) -> Called | None:
+    """The Grammar of a `tool_choice` in OpenAI's shape; None where any answer will do. Raises UsageError for
+    one that names no tool.
+    """
+    name = (
+        choice.get("function", {}).get("name")
+        if isinstance(choice, dict) and isinstance(choice.get("function"), dict)
+        else None
+    )
     if choice in (None, "auto", "none"):
         return None
     if name is None and choice != "required":
-        raise UsageError("tool_choice must be 'auto', 'none', 'required', or {'type': 'function', 'function': {'name': ...}}")
+        raise UsageError(
+            "tool_choice must be 'auto', 'none', 'required', "
+            "or {'type': 'function', 'function': {'name': ...}}"
+        )
     functions = [tool["function"] for tool in tools or () if name in (None, tool["function"].get("name"))]
     if not functions:
         raise UsageError("tool_choice asks for a call, and tools has none of that name")
@@ -103,7 +116,9 @@ class CallOr:
 
 
 class CallOrWalk:
-    """A Walk: one of two, which the first token decides. None of the other's begins with the token that opens a call."""
+    """A Walk: one of two, which the first token decides. None of the other's begins with the token that opens
+    a call.
+    """
 
     def __init__(self, form: CallOr, call: Walk, other: Walk, chosen: Walk | None = None):
         self.form, self.call, self.other, self.chosen = form, call, other, chosen

@@ -1,11 +1,13 @@
-"""Answers of a given form: a JSON schema, a regular expression or a Lark grammar, kept by llguidance and walked over the canvas.
+"""Answers of a given form: a JSON schema, a regular expression or a Lark grammar, kept by llguidance and
+walked over the canvas.
 
-engine/grammar.py does the walking; here a form becomes a Grammar over this checkpoint's tokens. It is compiled in a child process first
-(forms/compiler.py), and its shortest answer is known before the first pass (forms/language.py, forms/ways.py). Refuses to guess: what
-cannot be kept is a UsageError. Control tokens are never part of a form's text.
+engine/grammar.py does the walking; here a form becomes a Grammar over this checkpoint's tokens. It is
+compiled in a child process first (forms/compiler.py), and its shortest answer is known before the first pass
+(forms/language.py, forms/ways.py). Refuses to guess: what cannot be kept is a UsageError. Control tokens are
+never part of a form's text.
 
-Trap: a Form and its walks share one Language, so they belong to one thread at a time: the request's until the request is submitted,
-then whoever makes passes.
+Trap: a Form and its walks share one Language, so they belong to one thread at a time: the request's until the
+request is submitted, then whoever makes passes.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor
 from ..config.extras import missing_extra
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
-from .forms.compiler import LIMITS, Asker, Compiler, first_line, too_much
+from .forms.compiler import ALONE, LIMITS, Asker, Compiler, first_line, too_much
 from .forms.expressions import Unread, expression
 from .forms.language import Exhausted, Expression, Language
 from .forms.lark import compact_json, grammar_texts
@@ -39,7 +41,10 @@ MOST_WORK = 400_000  # operations of the search for the shortest answer; docs/sa
 BUILD_WORK = 100_000  # operations of reading a form as a language
 TURN_WORK = 5_000  # of these at a time, between two passes
 PASS_WORK = 6_000  # operations that one step may spend at one place of a draft
-REQUEST_WORK, TOKEN_WORK = 4_000_000, 5_000  # and all steps of a request together: so many, and more for each token of the answer
+REQUEST_WORK, TOKEN_WORK = (
+    4_000_000,
+    5_000,
+)  # and all steps of a request together: so many, and more for each token of the answer
 JSON_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True}
 _ENGINES: dict[int, _Engine] = {}  # by tokenizer: see `_engine`
 _MAKING = threading.Lock()  # requests come on threads of their own
@@ -58,14 +63,22 @@ class Form:
     """A Grammar: every answer of one form, ended by one of `ends`. `notes`: what of it is not kept."""
 
     def __init__(
-        self, source: str, engine: _Engine, ends: Sequence[int], build: Build | None, notes: tuple[str, ...] = (), names: bool = False
-    ):  # fmt: skip
+        self,
+        source: str,
+        engine: _Engine,
+        ends: Sequence[int],
+        build: Build | None,
+        notes: tuple[str, ...] = (),
+        names: bool = False,
+    ):
         library = _library()
         self.engine, self.ends, self.end, self.notes = engine, frozenset(ends), ends[0], notes
         self.language = Language(BUILD_WORK)
         self.finder = Ways(self.language, engine.spelling)
         self.start = _read(self.language, build)
-        self.matcher = library.LLMatcher(engine.vocabulary, source, log_level=0, limits=library.LLParserLimits(**LIMITS))
+        self.matcher = library.LLMatcher(
+            engine.vocabulary, source, log_level=0, limits=library.LLParserLimits(**LIMITS)
+        )
         if self.matcher.is_error():
             raise UsageError(f"the asked form cannot be kept: {first_line(self.matcher.get_error())}")
         self.ways: deque[Way] = deque(maxlen=MOST_WAYS)
@@ -75,11 +88,15 @@ class Form:
         return FormWalk(self, self.matcher.deep_copy(), (), self.start, self.names)
 
     def prepare(self, turns: Turns) -> None:
-        """Find the shortest answer, by turns. Raises UsageError where there is none, or where none was found in time."""
+        """Find the shortest answer, by turns. Raises UsageError where there is none, or where none was found
+        in time.
+        """
         spent = self.language.work
         while not turns(self._search_on):
             if self.language.work - spent > MOST_WORK:
-                raise UsageError(f"no answer of the asked form was found within {MOST_WORK} steps of search; ask for a simpler form")
+                raise UsageError(
+                    f"no answer of the asked form was found within {MOST_WORK} steps; ask for a simpler form"
+                )
         if self.begin().closing() is not None:
             return
         if self.start is not None and self.language.shortest(self.start) is None:
@@ -124,7 +141,9 @@ def _read(language: Language, build: Build | None) -> Expression | None:
 class FormWalk:
     """A Walk: the matcher behind the ids taken, and what the language may still hold there."""
 
-    def __init__(self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None, names: Names | None):
+    def __init__(
+        self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None, names: Names | None
+    ):
         self.form, self.matcher, self.taken = form, matcher, taken
         self.names = names.copy() if names is not None else None
         self.ended = False
@@ -156,7 +175,14 @@ class FormWalk:
         if self.names is None:
             return len(ids)
         names, pieces = self.names.copy(), self.form.engine.spelling.pieces
-        return next((place for place, token in enumerate(ids) if token < len(pieces) and not names.take(pieces[token])), len(ids))
+        return next(
+            (
+                place
+                for place, token in enumerate(ids)
+                if token < len(pieces) and not names.take(pieces[token])
+            ),
+            len(ids),
+        )
 
     def _consume(self, ids: list[int]) -> int:
         size = self.form.engine.vocabulary.vocab_size
@@ -182,7 +208,9 @@ class FormWalk:
         allowed = torch.zeros(vocabulary.vocab_size, dtype=torch.bool)
         if not self.matcher.is_stopped():
             bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
-            allowed = (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: len(allowed)].bool()
+            allowed = (
+                (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: len(allowed)].bool()
+            )
         self._check()
         if self.names is not None:
             for token in (allowed & self.form.engine.quoting).nonzero()[:, 0].tolist():
@@ -204,7 +232,9 @@ class FormWalk:
             return None
 
     def _place(self) -> Expression | None:
-        """What the language may still hold; None where it is not known, or where the matcher knows more than it."""
+        """What the language may still hold; None where it is not known, or where the matcher knows more than
+        it.
+        """
         language = self.form.language
         if self._rest is not None and self._unread:
             text = self.form.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
@@ -216,33 +246,59 @@ class FormWalk:
 
 
 def form(
-    name: str, value: Any, tokenizer: Tokenizer, ends: Sequence[int], asker: Asker = Asker(), turns: Turns = at_once
+    name: str,
+    value: Any,
+    tokenizer: Tokenizer,
+    ends: Sequence[int],
+    asker: Asker = ALONE,
+    turns: Turns = at_once,
 ) -> Form:
     """The Grammar of a `json_schema` (a mapping, or its JSON), a `regex` or a Lark `grammar`.
 
-    asker: who waits for it; turns: where the search for its end may run. Raises UsageError where it cannot be kept.
+    asker: who waits for it; turns: where the search for its end may run. Raises UsageError where it cannot be
+    kept.
     """
     library = _library()
     if not ends:
         raise UsageError(f"{name} needs an end token to end the answer; leave eos_token_id out")
     if name == "json_schema":
         schema, notes = mended(schema_of(value, name), name)
-        source = library.LLMatcher.grammar_from_json_schema(_limited(name, json.dumps(schema)), overrides=JSON_OPTIONS)
+        source = library.LLMatcher.grammar_from_json_schema(
+            _limited(name, json.dumps(schema)), overrides=JSON_OPTIONS
+        )
         names = "minProperties" in source
-        return _form(name, source, tokenizer, ends, lambda language: schema_texts(language, schema), notes, asker, turns, names=names)
+        return _form(
+            name,
+            source,
+            tokenizer,
+            ends,
+            lambda language: schema_texts(language, schema),
+            notes,
+            asker,
+            turns,
+            names=names,
+        )
     if not isinstance(value, str) or not value:
         raise UsageError(f"{name} must be a text of at least one character")
     _limited(name, value)
     if name == "regex":
         source = library.LLMatcher.grammar_from_regex(value)
-        return _form(name, source, tokenizer, ends, lambda language: expression(language, value), (), asker, turns)
+        return _form(
+            name, source, tokenizer, ends, lambda language: expression(language, value), (), asker, turns
+        )
     return _form(name, compact_json(value), tokenizer, ends, None, (), asker, turns, translate=True)
 
 
 def call_form(
-    tools: Sequence[tuple[str, Any]], tokenizer: Tokenizer, end: int, asker: Asker = Asker(), turns: Turns = at_once
+    tools: Sequence[tuple[str, Any]],
+    tokenizer: Tokenizer,
+    end: int,
+    asker: Asker = ALONE,
+    turns: Turns = at_once,
 ) -> Form:
-    """The Grammar of a call's inside: `call:NAME` and arguments, for one of the tools (its name, the schema of its arguments)."""
+    """The Grammar of a call's inside: `call:NAME` and arguments, for one of the tools (its name, the schema
+    of its arguments).
+    """
     library = _library()
     rules = [f"start: {' | '.join(f'call{n}' for n in range(len(tools)))}"]
     notes: dict[str, None] = {}
@@ -256,18 +312,31 @@ def call_form(
         schemas.append((name, schema))
 
     def build(language: Language) -> Expression:
-        calls = (language.sequence(language.text(f"call:{name}".encode()), schema_texts(language, one)) for name, one in schemas)
+        calls = (
+            language.sequence(language.text(f"call:{name}".encode()), schema_texts(language, one))
+            for name, one in schemas
+        )
         return language.choice(*calls)
 
     source = library.LLMatcher.grammar_from_lark(_limited("tools", "\n".join(rules)))
     names = "minProperties" in source
-    return _form("a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns, names=names)
+    return _form(
+        "a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns, names=names
+    )
 
 
 def _form(
-    name: str, source: str, tokenizer: Tokenizer, ends: Sequence[int], build: Build | None, notes: tuple[str, ...],
-    asker: Asker, turns: Turns, translate: bool = False, names: bool = False,
-) -> Form:  # fmt: skip
+    name: str,
+    source: str,
+    tokenizer: Tokenizer,
+    ends: Sequence[int],
+    build: Build | None,
+    notes: tuple[str, ...],
+    asker: Asker,
+    turns: Turns,
+    translate: bool = False,
+    names: bool = False,
+) -> Form:
     engine = _engine(_library(), tokenizer)
     checked = engine.compiler.check(source, name, asker, translate)
     if any("oneOf" in warning for warning in checked.warnings):
@@ -302,7 +371,9 @@ class _Engine:
         self.vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
         self.spelling = Spelling(pieces.tokens)
         self.quoting = torch.tensor([b'"' in piece for piece in pieces.tokens])
-        self.compiler = Compiler(pieces.tokens, pieces.special_token_ids, pieces.eos_token_id, pieces.bos_token_id)
+        self.compiler = Compiler(
+            pieces.tokens, pieces.special_token_ids, pieces.eos_token_id, pieces.bos_token_id
+        )
 
 
 def _engine(library: Any, tokenizer: Tokenizer) -> _Engine:

@@ -18,7 +18,7 @@ from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
 from .bans import TextBans
 from .called import Called, CallOr, call_asked
-from .forms.compiler import Asker
+from .forms.compiler import ALONE, Asker
 from .structured import Form, Turns, at_once, form
 from .thoughts import ThoughtFirst
 
@@ -60,7 +60,7 @@ class Terms:
         parallel = settings.pop("parallel_tool_calls", None)
         if not isinstance(parallel, bool | None):
             raise UsageError("parallel_tool_calls must be true or false", "parallel_tool_calls")
-        asker = Asker() if engine is None else Asker(engine.owner, engine.still_wanted)
+        asker = ALONE if engine is None else Asker(engine.owner, engine.still_wanted)
         turns = at_once if engine is None else engine.do
         grammar, notes = _grammar(settings, tokenizer, ends, asker, turns)
         is_form = isinstance(grammar, Form)

@@ -22,8 +22,17 @@ CONTROLS: Ranges = [(0, 0x1F), (0x7F, 0x7F)]
 DIGITS: Ranges = [(48, 57)]
 WORD: Ranges = [(48, 57), (65, 90), (95, 95), (97, 122)]
 SPACE: Ranges = [(9, 13), (32, 32)]
-UNICODE_SPACE: Ranges = [*SPACE, (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029),
-                         (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)]  # fmt: skip
+UNICODE_SPACE: Ranges = [
+    *SPACE,
+    (0x85, 0x85),
+    (0xA0, 0xA0),
+    (0x1680, 0x1680),
+    (0x2000, 0x200A),
+    (0x2028, 0x2029),
+    (0x202F, 0x202F),
+    (0x205F, 0x205F),
+    (0x3000, 0x3000),
+]
 
 
 def union(*sets: Ranges) -> Ranges:
@@ -63,13 +72,17 @@ def either_case(ranges: Ranges) -> Ranges:
 
 
 def property_of(name: str) -> Ranges:
-    """What may be of a general category (`Lu`, `L`): exactly so in ASCII, and all beyond it, where tables of Unicode differ.
+    """What may be of a general category (`Lu`, `L`): exactly so in ASCII, and all beyond it, where tables of
+    Unicode differ.
 
     Of a property that is no category (a script) all characters may be.
     """
     if not (1 <= len(name) <= 2 and name.isascii() and name.isalpha()):
         return [(0, LAST)]
-    return [*((code, code) for code in range(0x80) if unicodedata.category(chr(code)).startswith(name)), BEYOND_ASCII]
+    return [
+        *((code, code) for code in range(0x80) if unicodedata.category(chr(code)).startswith(name)),
+        BEYOND_ASCII,
+    ]
 
 
 def encoded(language: Language, ranges: Ranges) -> Expression:
@@ -119,7 +132,9 @@ def _mask(first: int, last: int) -> int:
 
 
 def _wide(language: Language, first: int, last: int) -> list[Expression]:
-    """Characters beyond ASCII: ranges that share a length, cut where their bytes behind the first are no full range."""
+    """Characters beyond ASCII: ranges that share a length, cut where their bytes behind the first are no full
+    range.
+    """
     parts = []
     for low, high in ((0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, LAST)):
         begin, end = max(first, low), min(last, high)
@@ -133,7 +148,9 @@ def _byte_ranges(first: int, last: int) -> list[list[int]]:
     a, b = chr(first).encode(), chr(last).encode()
     if len(a) == 1:
         return [[_mask(first, last)]]
-    for tail in range(len(a) - 1, 0, -1):  # cut at the borders of the trailing bytes, 64 ** tail characters each
+    for tail in range(
+        len(a) - 1, 0, -1
+    ):  # cut at the borders of the trailing bytes, 64 ** tail characters each
         size = 64**tail
         if first // size != last // size:
             if first % size:

@@ -1,9 +1,12 @@
-"""A process of its own in which forms are compiled before anybody else does: `python child.py`, spoken to by compiler.py.
+"""A process of its own in which forms are compiled before anybody else does: `python child.py`, spoken to by
+compiler.py.
 
-Reads messages from its input and answers each on its output. The first brings the vocabulary; each other one is a form, which is
-compiled, and its first mask computed. Whatever takes too long or too much memory ends this process, and nothing else.
+Reads messages from its input and answers each on its output. The first brings the vocabulary; each other one
+is a form, which is compiled, and its first mask computed. Whatever takes too long or too much memory ends
+this process, and nothing else.
 
-Trap: it imports nothing of the package, which would load torch. On Windows there is no limit but the parent's clock.
+Trap: it imports nothing of the package, which would load torch. On Windows there is no limit but the parent's
+clock.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ def write_message(stream: BinaryIO, message: Any) -> None:
 
 
 class Vocabulary:
-    """A tokenizer as llguidance asks for it. It encodes byte by byte, which is enough to see what a form costs."""
+    """A tokenizer as llguidance asks for it. It encodes byte by byte, which is enough to see what a form
+    costs.
+    """
 
     def __init__(self, pieces: list[bytes], special: list[int], eos: int, bos: int | None):
         self.tokens, self.special_token_ids = pieces, special
@@ -79,7 +84,9 @@ def seconds_used() -> float:
 
 
 def compiled(library: Any, vocabulary: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """What compiling a form says: `error`, empty where it can be kept, `warnings`, and the `source` where a text was translated."""
+    """What compiling a form says: `error`, empty where it can be kept, `warnings`, and the `source` where a
+    text was translated.
+    """
     before = seconds_used()
     source = asked["source"]
     if asked.get("translate"):

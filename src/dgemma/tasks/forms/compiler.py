@@ -1,15 +1,19 @@
-"""Compiling forms where it cannot hurt: in a child process with limits of time and memory, before this process compiles them too.
+"""Compiling forms where it cannot hurt: in a child process with limits of time and memory, before this
+process compiles them too.
 
-A compiled form cannot travel between processes, so each is compiled twice: in the child, which ends where a limit does, and then here,
-where it is known to be cheap. The child is kept and used again; it costs a usual form some tenths of a millisecond of waiting. One form
-is compiled at a time, by turns among clients, and a client's forms may take so much time a minute.
+A compiled form cannot travel between processes, so each is compiled twice: in the child, which ends where a
+limit does, and then here, where it is known to be cheap. The child is kept and used again; it costs a usual
+form some tenths of a millisecond of waiting. One form is compiled at a time, by turns among clients, and a
+client's forms may take so much time a minute.
 
-Trap: what the library says of an error may hold the form and the state of its parser. Only its first line is told.
+Trap: what the library says of an error may hold the form and the state of its parser. Only its first line is
+told.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import queue
 import subprocess
@@ -29,13 +33,19 @@ MOST_SECONDS = 2  # of the processor, for one form
 MOST_WAIT = 5.0  # by the clock, for one form at work
 MOST_A_MINUTE = 6.0  # seconds of compiling, for one client
 REMEMBERED = 512  # forms that are known to be cheap, and clients
-LIMITS = {"max_lexer_states": 50_000, "max_items_in_row": 10_000, "verbose_errors": False}  # of what one step may take here
+LIMITS = {
+    "max_lexer_states": 50_000,
+    "max_items_in_row": 10_000,
+    "verbose_errors": False,
+}  # of what one step may take here
 LOOK = 0.05  # seconds between looks at whether anybody still waits
 
 
 @dataclass(frozen=True)
 class Asker:
-    """Who wants a form: an `owner` has turns of its own; `still_wanted` raises what it likes once nobody waits any more."""
+    """Who wants a form: an `owner` has turns of its own; `still_wanted` raises what it likes once nobody
+    waits any more.
+    """
 
     owner: str = ""
     still_wanted: Callable[[], None] = lambda: None
@@ -49,21 +59,32 @@ class Checked:
     warnings: tuple[str, ...]
 
 
+ALONE = Asker()  # a process that asks for itself
+
+
 class Compiler:
     """The child of one vocabulary, and whose turn it is."""
 
     def __init__(self, pieces: Sequence[bytes], special: Sequence[int], eos: int, bos: int | None):
         self._first = {
-            "path": sys.path, "pieces": [piece.decode("latin-1") for piece in pieces], "special": list(special), "eos": eos, "bos": bos,
-        }  # fmt: skip
+            "path": sys.path,
+            "pieces": [piece.decode("latin-1") for piece in pieces],
+            "special": list(special),
+            "eos": eos,
+            "bos": bos,
+        }
         self._child: _Child | None = None
         self._turns = _Turns()
         self._known: OrderedDict[bytes, Checked | str] = OrderedDict()  # or why a form cannot be kept
-        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()  # by client: seconds, and when that was
+        self._spent: OrderedDict[str, tuple[float, float]] = (
+            OrderedDict()
+        )  # by client: seconds, and when that was
         atexit.register(self.close)
 
     def check(self, source: str, name: str, asker: Asker, translate: bool = False) -> Checked:
-        """Compile a form in the child. Raises UsageError, or ResourceError where this client's forms took too long."""
+        """Compile a form in the child. Raises UsageError, or ResourceError where this client's forms took too
+        long.
+        """
         key = hashlib.sha256(f"{translate}{source}".encode("utf-8", "surrogatepass")).digest()
         if key not in self._known:
             with self._turns.turn(asker):
@@ -87,7 +108,9 @@ class Compiler:
 
     def _refuse_greedy(self, owner: str) -> None:
         if owner and self._debt(owner) > MOST_A_MINUTE:
-            raise ResourceError("this client's forms took too long to compile in the last minute; wait, or ask for simpler ones")
+            raise ResourceError(
+                "this client's forms took too long to compile in the last minute; wait, or send simpler ones"
+            )
 
     def _debt(self, owner: str) -> float:
         """Seconds of compiling that a client owes: they are forgiven evenly, all of them within a minute."""
@@ -111,7 +134,8 @@ class Compiler:
             seconds = min(MOST_SECONDS, time.monotonic() - begun) if answer is None else answer["seconds"]
             self._charge(asker.owner, seconds)
         if answer is None:
-            return f"it takes more than {MOST_SECONDS} seconds or {MOST_MEMORY >> 20} MB to compile; ask for a simpler form"
+            limit = f"{MOST_SECONDS} seconds or {MOST_MEMORY >> 20} MB"
+            return f"it takes more than {limit} to compile; ask for a simpler form"
         if answer["error"]:
             return first_line(answer["error"])
         return Checked(answer["source"], tuple(answer["warnings"]))
@@ -137,8 +161,10 @@ class _Child:
     def __init__(self, first: dict[str, Any]):
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(Path(__file__).with_name("child.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="dgemma forms", daemon=True).start()
         self._send(first)
@@ -149,7 +175,7 @@ class _Child:
         return self._process.poll() is None
 
     def ask(self, message: dict[str, Any], still_wanted: Callable[[], None]) -> dict[str, Any] | None:
-        """Its answer; None where it came to its end instead, or time was up. Without an answer it is killed."""
+        """Its answer; None where it ended instead, or time was up. Without an answer it is killed."""
         end, answer = time.monotonic() + MOST_WAIT, None
         self._send(message)
         try:
@@ -170,16 +196,12 @@ class _Child:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                try:
+                with contextlib.suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
 
     def _send(self, message: Any) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):  # where it is gone, its reader says so
             write_message(self._process.stdin, message)
-        except (OSError, ValueError):
-            pass  # it is gone, and its reader says so
 
     def _read(self) -> None:
         try:

@@ -1,8 +1,9 @@
 """Regular expressions in Rust's notation, as llguidance reads them, made languages.
 
-Reads what has one meaning: classes, groups, alternatives, counts, flags, Unicode categories, and the anchors `^` and `$` where a text
-begins and ends. Refuses the rest with Unread: a form with such an expression is kept all the same, but its end is not known from here.
-Beyond ASCII every character may be of any category: tables of Unicode differ, and the library has the last word.
+Reads what has one meaning: classes, groups, alternatives, counts, flags, Unicode categories, and the anchors
+`^` and `$` where a text begins and ends. Refuses the rest with Unread: a form with such an expression is kept
+all the same, but its end is not known from here. Beyond ASCII every character may be of any category: tables
+of Unicode differ, and the library has the last word.
 """
 
 from __future__ import annotations
@@ -29,27 +30,49 @@ from .language import Expression, Language
 
 MOST_NESTED = 50
 POSIX: dict[str, Ranges] = {
-    "alnum": [(48, 57), (65, 90), (97, 122)], "alpha": [(65, 90), (97, 122)], "ascii": [(0, 127)], "blank": [(9, 9), (32, 32)],
-    "cntrl": [(0, 31), (127, 127)], "digit": DIGITS, "graph": [(33, 126)], "lower": [(97, 122)], "print": [(32, 126)],
-    "punct": [(33, 47), (58, 64), (91, 96), (123, 126)], "space": SPACE, "upper": [(65, 90)], "word": WORD,
+    "alnum": [(48, 57), (65, 90), (97, 122)],
+    "alpha": [(65, 90), (97, 122)],
+    "ascii": [(0, 127)],
+    "blank": [(9, 9), (32, 32)],
+    "cntrl": [(0, 31), (127, 127)],
+    "digit": DIGITS,
+    "graph": [(33, 126)],
+    "lower": [(97, 122)],
+    "print": [(32, 126)],
+    "punct": [(33, 47), (58, 64), (91, 96), (123, 126)],
+    "space": SPACE,
+    "upper": [(65, 90)],
+    "word": WORD,
     "xdigit": [(48, 57), (65, 70), (97, 102)],
-}  # fmt: skip
+}
 NAMED = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "a": 7, "0": 0}
 CATEGORIES = {
-    "Letter": "L", "Uppercase_Letter": "Lu", "Lowercase_Letter": "Ll", "Uppercase": "Lu", "Lowercase": "Ll", "Number": "N",
-    "Decimal_Number": "Nd", "Mark": "M", "Punctuation": "P", "Symbol": "S", "Separator": "Z", "Alphabetic": "L",
-}  # fmt: skip
+    "Letter": "L",
+    "Uppercase_Letter": "Lu",
+    "Lowercase_Letter": "Ll",
+    "Uppercase": "Lu",
+    "Lowercase": "Ll",
+    "Number": "N",
+    "Decimal_Number": "Nd",
+    "Mark": "M",
+    "Punctuation": "P",
+    "Symbol": "S",
+    "Separator": "Z",
+    "Alphabetic": "L",
+}
 
 
 class Unread(Exception):
     """An expression or a schema has something in it that is not read here."""
 
 
-def expression(language: Language, pattern: str, *, in_json: bool = False, search: bool = False, ascii_only: bool = False) -> Expression:
+def expression(
+    language: Language, pattern: str, *, in_json: bool = False, search: bool = False, ascii_only: bool = False
+) -> Expression:
     """The language of a pattern.
 
-    in_json: as its texts are written inside a JSON string; search: anywhere in the text, not only all of it; ascii_only: `\\d` and `\\w`
-    mean ASCII, as in JSON schemas. Raises Unread.
+    in_json: as its texts are written inside a JSON string; search: anywhere in the text, not only all of it;
+    ascii_only: `\\d` and `\\w` mean ASCII, as in JSON schemas. Raises Unread.
     """
     encode = quoted if in_json else encoded
     reader = _Reader(language, pattern, lambda ranges: encode(language, ranges), ascii_only)
@@ -73,7 +96,9 @@ Open = tuple[bool, list[Expression], bool]  # the same while its parts are read
 class _Reader:
     """Recursive descent over one pattern."""
 
-    def __init__(self, language: Language, pattern: str, encode: Callable[[Ranges], Expression], ascii_only: bool):
+    def __init__(
+        self, language: Language, pattern: str, encode: Callable[[Ranges], Expression], ascii_only: bool
+    ):
         self.language, self.pattern, self.encode, self.ascii_only = language, pattern, encode, ascii_only
         self.place = 0
         self.nested = 0
@@ -113,7 +138,7 @@ class _Reader:
         return [(starts, self.language.choice(*bodies), ends) for (starts, ends), bodies in alike.items()]
 
     def _branch(self) -> list[Branch]:
-        """What stands between two bars; several where a group in it is anchored in some of its alternatives."""
+        """What stands between two bars; several where a group is anchored in some of its alternatives."""
         found: list[Open] = [(False, [], False)]
         while self._peek() not in ("", "|", ")"):
             item = self._item()
@@ -191,7 +216,9 @@ class _Reader:
 
     def _opened(self) -> bool:
         """Read what stands behind `(?`. -> whether it was all of the group."""
-        if self._skip("P<") or (self._peek() == "<" and self.pattern[self.place + 1 : self.place + 2] not in ("=", "!")):
+        if self._skip("P<") or (
+            self._peek() == "<" and self.pattern[self.place + 1 : self.place + 2] not in ("=", "!")
+        ):
             self.place = self.pattern.find(">", self.place) + 1
             if not self.place:
                 raise Unread("a name that is not closed")
@@ -268,7 +295,7 @@ class _Reader:
         return [(code, code)]
 
     def _class(self) -> Ranges:
-        """A class behind its opening bracket; `&&` is what both sides hold, `--` the left without the right."""
+        """A class, opened; `&&`: what both sides hold; `--`: the left without the right."""
         negative = self._skip("^")
         ranges: Ranges = []
         first = True

@@ -1,12 +1,14 @@
 """The formats of a JSON schema that are kept, each as a regular expression that is matched whole.
 
-Those of RFC 3339 (dates and times), RFC 5321 (e-mail), RFC 1123 (host names), RFC 2673 and 4291 (addresses), RFC 4122 (uuid) and RFC 3986.
-All other formats are remarks, as JSON Schema has them.
+Those of RFC 3339 (dates and times), RFC 5321 (e-mail), RFC 1123 (host names), RFC 2673 and 4291 (addresses),
+RFC 4122 (uuid) and RFC 3986. All other formats are remarks, as JSON Schema has them.
 """
 
 from __future__ import annotations
 
-_MONTH_DAY = "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-9]))"
+_LONG = "(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"  # months of 31 days
+_SHORT = "(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+_MONTH_DAY = f"(?:{_LONG}|{_SHORT}|02-(?:0[1-9]|1[0-9]|2[0-9]))"
 _DATE = f"[0-9]{{4}}-{_MONTH_DAY}"
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = rf"{_CLOCK}:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[zZ]|[+-]{_CLOCK})"

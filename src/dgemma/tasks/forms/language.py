@@ -1,24 +1,26 @@
-"""Formal languages over bytes that know their shortest text: what a form allows, as an expression that is walked by derivatives.
+"""Formal languages over bytes that know their shortest text: what a form allows, as an expression that is
+walked by derivatives.
 
-An Expression is what may still come. `after(expression, byte)` is what may come behind that byte (Brzozowski's derivative), and
-`shortest(expression)` is the least text that ends it, exactly. Equal expressions are one object, so an expression is its own state key.
-Sequences, choices and counts know their shortest text from their parts. An intersection does not: it is searched, best first, guided
-by what each part needs at least.
+An Expression is what may still come. `after(expression, byte)` is what may come behind that byte
+(Brzozowski's derivative), and `shortest(expression)` is the least text that ends it, exactly. Equal
+expressions are one object, so an expression is its own state key. Sequences, choices and counts know their
+shortest text from their parts. An intersection does not: it is searched, best first, guided by what each part
+needs at least.
 
-Trap: work is counted, not timed. A Language does at most `budget` operations, then raises Exhausted; it is not for use by two threads.
+Trap: work is counted, not timed. A Language does at most `budget` operations, then raises Exhausted; it is
+not for use by two threads.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
-ALL = (1 << 256) - 1
+from .bytesets import ALL, RANK, liked, meet, split
+
 NEVER = float("inf")
 MOST_NODES, MOST_STEPS = 100_000, 200_000  # remembered at a time; what is forgotten is only computed again
-LIKED = b"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ -_./:,;=+*()!?'#%&@<>{}[]|~$^`"
-RANK = {byte: place for place, byte in enumerate(LIKED)}
 
 
 class Exhausted(Exception):
@@ -305,16 +307,19 @@ class Language:
                 return
 
     def _taste(self, part: Expression) -> int:
-        """Which of two equally short texts looks plainer: a letter before a quote before what must be escaped."""
+        """Which of two equally short texts looks plainer: a letter before a quote before what must be
+        escaped.
+        """
         while part.kind in ("sequence", "rule"):
             part = part.parts[0]
         return RANK.get(liked(part.parts[0]), len(RANK)) if part.kind == "bytes" else len(RANK)
 
     def _search(self, start: Expression) -> bytes | None:
-        """The shortest text of an intersection: best first over its derivatives, one byte for all that lead to the same place.
+        """The shortest text of an intersection: best first over its derivatives, one byte for all that lead
+        to the same place.
 
-        What every part needs at least never exceeds what all need together, so the first end that is met is the nearest. Where the
-        budget ends, the search is kept and goes on from there.
+        What every part needs at least never exceeds what all need together, so the first end that is met is
+        the nearest. Where the budget ends, the search is kept and goes on from there.
         """
         if start in self._ways:
             return self._ways[start]
@@ -349,7 +354,9 @@ class Language:
             if further < NEVER:
                 search.reached[behind] = steps
                 search.count += 1
-                heapq.heappush(search.queue, (steps + further, -steps, search.count, way + bytes((byte,)), behind))
+                heapq.heappush(
+                    search.queue, (steps + further, -steps, search.count, way + bytes((byte,)), behind)
+                )
 
     def _remember(self, start: Expression, way: bytes) -> None:
         """The way of every place along the shortest one."""
@@ -380,35 +387,13 @@ class Language:
         """Bytes that an expression cannot tell from each other, as masks that together hold all bytes."""
         kind, parts = one.kind, one.parts
         if kind == "bytes":
-            return _split([ALL], parts)
+            return split([ALL], parts)
         if kind == "sequence" and not parts[0].nullable:
             return self.classes(parts[0])
         if kind in ("sequence", "choice", "both"):
-            return _meet(map(self.classes, parts))
+            return meet(map(self.classes, parts))
         if kind in ("repeat", "no", "rule"):
             return self.classes(parts[0])
         if kind == "leaf":
-            return _split([ALL], [1 << byte for byte in b"0123456789+-.eE"])
+            return split([ALL], [1 << byte for byte in b"0123456789+-.eE"])
         return [ALL]
-
-
-def liked(mask: int) -> int:
-    """The byte of a set that reads best."""
-    for byte in LIKED:
-        if mask >> byte & 1:
-            return byte
-    return (mask & -mask).bit_length() - 1
-
-
-def _split(classes: list[int], masks: Iterable[int]) -> list[int]:
-    for mask in masks:
-        classes = [part for one in classes for part in (one & mask, one & ~mask) if part]
-    return classes
-
-
-def _meet(partitions: Iterable[list[int]]) -> list[int]:
-    classes = [ALL]
-    for partition in partitions:
-        if len(partition) > 1:
-            classes = [both for one in classes for mask in partition if (both := one & mask)]
-    return classes

@@ -1,10 +1,12 @@
-"""Grammars in Lark's notation, as llguidance has it, made languages: rules, terminals, texts, expressions, counts, and JSON schemas.
+"""Grammars in Lark's notation, as llguidance has it, made languages: rules, terminals, texts, expressions,
+counts, and JSON schemas.
 
-Refuses with Unread what it does not read (`%ignore`, attributes, special tokens, rules that begin with each other in a circle): such a
-grammar is kept all the same, but its ends are searched for. A rule that begins with itself is read as what may follow it, repeated.
+Refuses with Unread what it does not read (`%ignore`, attributes, special tokens, rules that begin with each
+other in a circle): such a grammar is kept all the same, but its ends are searched for. A rule that begins
+with itself is read as what may follow it, repeated.
 
-Trap: the library cuts a text into terminals, the longest first; here a grammar is plain concatenation, which may allow more. So its
-ways are tried on the library's matcher.
+Trap: the library cuts a text into terminals, the longest first; here a grammar is plain concatenation, which
+may allow more. So its ways are tried on the library's matcher.
 """
 
 from __future__ import annotations
@@ -108,7 +110,9 @@ class _Build:
 class _Grammar:
     def __init__(self, tokens: list[Token]):
         self.tokens, self.place = tokens, 0
-        self.bodies: dict[str, list[tuple[str | None, Node, Node]]] = {}  # by rule: what each alternative begins with, itself, the rest
+        self.bodies: dict[
+            str, list[tuple[str | None, Node, Node]]
+        ] = {}  # by rule: what each alternative begins with, itself, the rest
         while self.place < len(tokens):
             self._rule()
 
@@ -134,7 +138,9 @@ class _Grammar:
         return build.rules["start"]
 
     def _body(self, build: _Build, name: str) -> Expression:
-        """The alternatives of a rule; those that begin with the rule itself may follow the others, any number of times."""
+        """The alternatives of a rule; those that begin with the rule itself may follow the others, any number
+        of times.
+        """
         plain, behind = [], []
         for first, whole, rest in self.bodies[name]:
             if first == name:
@@ -142,7 +148,9 @@ class _Grammar:
             else:
                 plain.append(whole(build))
         language = build.language
-        return language.sequence(language.choice(*plain), language.repeat(language.choice(*behind)) if behind else language.empty)
+        return language.sequence(
+            language.choice(*plain), language.repeat(language.choice(*behind)) if behind else language.empty
+        )
 
     # reading
 
@@ -178,7 +186,9 @@ class _Grammar:
         token = self._peek()
         if token.kind == "end" or (token.kind == "sign" and token.text in "|)]"):
             return True
-        begins_rule = token.kind == "name" and self._peek(1).kind == "sign" and self._peek(1).text in (":", ".", "[")
+        begins_rule = (
+            token.kind == "name" and self._peek(1).kind == "sign" and self._peek(1).text in (":", ".", "[")
+        )
         return token.first and (begins_rule or token.kind == "statement")
 
     def _sequence(self) -> tuple[str | None, Node, Node]:
@@ -216,7 +226,9 @@ class _Grammar:
         token = self._next()
         if token.kind == "name":
             name = token.text
-            if name not in self.bodies and not any(one.kind == "name" and one.text.lstrip("!?") == name and one.first for one in self.tokens):
+            if name not in self.bodies and not any(
+                one.kind == "name" and one.text.lstrip("!?") == name and one.first for one in self.tokens
+            ):
                 raise Unread("a rule that is not there")
             return lambda build: build.rules[name]
         if token.kind == "text":
@@ -274,7 +286,9 @@ def _repeated(part: Node, least: int, most: int | None) -> Node:
 
 
 def _refuse_circles(one: Expression, done: dict[Expression, bool]) -> None:
-    """Raise Unread where an expression comes back to itself before a byte was read. done: False while one is looked at."""
+    """Raise Unread where an expression comes back to itself before a byte was read. done: False while one is
+    looked at.
+    """
     if one in done:
         if not done[one]:
             raise Unread("rules that begin with each other in a circle")

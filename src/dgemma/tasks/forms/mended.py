@@ -1,7 +1,9 @@
-"""What a schema says beside its form, taken out before it is kept; and patterns with a look ahead, written without one.
+"""What a schema says beside its form, taken out before it is kept; and patterns with a look ahead, written
+without one.
 
-Remarks (an unknown `format`, a title, an example) are not the answer's form. `uniqueItems` cannot be kept by a grammar. Both go, the
-latter with a note, and the same for a look-ahead that has no other spelling. What is left means what it meant.
+Remarks (an unknown `format`, a title, an example) are not the answer's form. `uniqueItems` cannot be kept by
+a grammar. Both go, the latter with a note, and the same for a look-ahead that has no other spelling. What is
+left means what it meant.
 """
 
 from __future__ import annotations
@@ -15,8 +17,19 @@ from ...errors import UsageError
 from .formats import FORMATS
 
 REMARKS = ("title", "description", "default", "examples", "$comment", "readOnly", "writeOnly", "deprecated")
-ONE = ("items", "additionalItems", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else",
-       "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
+ONE = (
+    "items",
+    "additionalItems",
+    "additionalProperties",
+    "not",
+    "contains",
+    "propertyNames",
+    "if",
+    "then",
+    "else",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
 SEVERAL = ("prefixItems", "items", "allOf", "anyOf", "oneOf")
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 MOST_NESTED = 200
@@ -25,7 +38,9 @@ CLASS = r"\[(?:\\.|[^\]\\])+\]"
 
 
 def mended(schema: Any, name: str) -> tuple[Any, tuple[str, ...]]:
-    """A schema without remarks, and notes of what is not kept. `name`: what errors call it. Raises UsageError."""
+    """A schema without remarks, and notes of what is not kept. `name`: what errors call it. Raises
+    UsageError.
+    """
     notes: dict[str, None] = {}
     made = _mend(schema, name, notes, 0)
     _check_numbers(made, name, 0)

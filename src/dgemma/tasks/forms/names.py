@@ -1,6 +1,8 @@
-"""The names of a JSON object's members, each of which may stand once: a grammar cannot say so, and a count of members needs it.
+"""The names of a JSON object's members, each of which may stand once: a grammar cannot say so, and a count of
+members needs it.
 
-Reads an answer's bytes as they come. Trap: it knows strings and brackets and nothing else of JSON, which the form keeps.
+Reads an answer's bytes as they come. Trap: it knows strings and brackets and nothing else of JSON, which the
+form keeps.
 """
 
 from __future__ import annotations
@@ -91,5 +93,6 @@ def _meaning(string: bytes) -> bytes:
 
 def _endings() -> itertools.chain[bytes]:
     return itertools.chain.from_iterable(
-        ("".join(letters).encode() for letters in itertools.product(LETTERS, repeat=length)) for length in itertools.count(1)
+        ("".join(letters).encode() for letters in itertools.product(LETTERS, repeat=length))
+        for length in itertools.count(1)
     )

@@ -1,7 +1,8 @@
-"""Numbers within bounds, as JSON writes them: which digits may follow, and the fewest that end one, by arithmetic.
+"""Numbers within bounds, as JSON writes them: which digits may follow, and the fewest that end one, by
+arithmetic.
 
-A range or a multiple has too many states to be searched, and needs no search: so many more digits reach every number of an interval.
-Written without an exponent, as llguidance writes a number that has bounds.
+A range or a multiple has too many states to be searched, and needs no search: so many more digits reach every
+number of an interval. Written without an exponent, as llguidance writes a number that has bounds.
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ class Written:
     def shortest(self) -> bytes | None:
         if not self.text:
             signs = [Written(self.bounds, "-").shortest(), self._digits()]
-            ways = [way for way in (signs[1], b"-" + signs[0] if signs[0] is not None else None) if way is not None]
+            ways = [
+                way
+                for way in (signs[1], b"-" + signs[0] if signs[0] is not None else None)
+                if way is not None
+            ]
             return min(ways, key=len, default=None)
         return self._digits()
 

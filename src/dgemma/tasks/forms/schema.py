@@ -1,9 +1,12 @@
-"""JSON schemas as languages: every text that a schema allows, in the order and without the blanks that llguidance writes.
+"""JSON schemas as languages: every text that a schema allows, in the order and without the blanks that
+llguidance writes.
 
-Two steps. `read` makes of a schema one Shape: references followed, `allOf` and what stands beside `anyOf` merged. `language_of` makes of
-a Shape the texts that have it. Raises Unread for what is not read here; the form is then kept all the same, but its end is searched for.
+Two steps. `read` makes of a schema one Shape: references followed, `allOf` and what stands beside `anyOf`
+merged. `language_of` makes of a Shape the texts that have it. Raises Unread for what is not read here; the
+form is then kept all the same, but its end is searched for.
 
-Trap: properties come in the order in which the schema names them, so merging goes through its keywords in the order in which they stand.
+Trap: properties come in the order in which the schema names them, so merging goes through its keywords in the
+order in which they stand.
 """
 
 from __future__ import annotations
@@ -21,11 +24,33 @@ from .numbers import I64, Bounds
 
 MOST_SHAPES = 20_000
 TYPES = ("null", "boolean", "number", "string", "array", "object")
-PLACED = ("const", "enum", "allOf", "anyOf", "oneOf", "$ref")  # keywords that bring whole schemas to their place
+PLACED = (
+    "const",
+    "enum",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "$ref",
+)  # keywords that bring whole schemas to their place
 REMARKS = {
-    "$anchor", "$defs", "definitions", "$schema", "$id", "id", "$comment", "title", "description", "default", "readOnly",
-    "writeOnly", "examples", "contentMediaType", "contentEncoding", "x-guidance", "deprecated",
-}  # fmt: skip
+    "$anchor",
+    "$defs",
+    "definitions",
+    "$schema",
+    "$id",
+    "id",
+    "$comment",
+    "title",
+    "description",
+    "default",
+    "readOnly",
+    "writeOnly",
+    "examples",
+    "contentMediaType",
+    "contentEncoding",
+    "x-guidance",
+    "deprecated",
+}
 
 
 class Shape:
@@ -190,14 +215,26 @@ class Reader:
         elif "additionalItems" in plain:
             first = None
         shapes = tuple(map(self.read, first or ()))
-        return Array(_whole(plain.get("minItems", 0)), _whole(plain.get("maxItems")), shapes, None if items is None else self.read(items))
+        return Array(
+            _whole(plain.get("minItems", 0)),
+            _whole(plain.get("maxItems")),
+            shapes,
+            None if items is None else self.read(items),
+        )
 
     def _object(self, plain: dict[str, Any]) -> Shape:
         properties = {name: self.read(one) for name, one in plain.get("properties", {}).items()}
         patterns = {name: self.read(one) for name, one in plain.get("patternProperties", {}).items()}
         others = self.read(plain["additionalProperties"]) if "additionalProperties" in plain else None
         required = tuple(dict.fromkeys(plain.get("required", ())))
-        return Object(properties, patterns, others, required, _whole(plain.get("minProperties", 0)), _whole(plain.get("maxProperties")))
+        return Object(
+            properties,
+            patterns,
+            others,
+            required,
+            _whole(plain.get("minProperties", 0)),
+            _whole(plain.get("maxProperties")),
+        )
 
     # two shapes at once
 
@@ -255,18 +292,28 @@ class Reader:
         count = max(len(a.first), len(b.first))
         pairs = ((_item(a, place), _item(b, place)) for place in range(count))
         first = tuple(self.merge(*pair) for pair in pairs)
-        return Array(max(a.least, b.least), _lesser(a.most, b.most), first, self._merge_maybe(a.items, b.items))
+        return Array(
+            max(a.least, b.least), _lesser(a.most, b.most), first, self._merge_maybe(a.items, b.items)
+        )
 
     def _both_objects(self, a: Object, b: Object) -> Shape:
         if a.patterns or b.patterns:
             raise Unread("patternProperties that are merged")
-        properties = {name: self.merge(one, b.properties.get(name, b.others or Anything())) for name, one in a.properties.items()}
+        properties = {
+            name: self.merge(one, b.properties.get(name, b.others or Anything()))
+            for name, one in a.properties.items()
+        }
         for name, one in b.properties.items():
             if name not in properties:
                 properties[name] = self.merge(a.others or Anything(), one)
         required = tuple(dict.fromkeys((*a.required, *b.required)))
         return Object(
-            properties, {}, self._merge_maybe(a.others, b.others), required, max(a.least, b.least), _lesser(a.most, b.most)
+            properties,
+            {},
+            self._merge_maybe(a.others, b.others),
+            required,
+            max(a.least, b.least),
+            _lesser(a.most, b.most),
         )
 
 
@@ -289,7 +336,9 @@ def _one_of(shapes: Iterable[Shape]) -> Shape:
 
 
 def _whole(value: Any) -> Any:
-    if value is not None and (not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or value != int(value)):
+    if value is not None and (
+        not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or value != int(value)
+    ):
         raise Unread("a count that is no number")
     return None if value is None else int(value)
 
@@ -314,7 +363,9 @@ def _number(plain: dict[str, Any], integer: bool) -> Number:
     above = low if above is True else None if above is False else above
     below = high if below is True else None if below is False else below
     lows = [(_exact(value), is_open) for value, is_open in ((low, False), (above, True)) if value is not None]
-    highs = [(-_exact(value), is_open) for value, is_open in ((high, False), (below, True)) if value is not None]
+    highs = [
+        (-_exact(value), is_open) for value, is_open in ((high, False), (below, True)) if value is not None
+    ]
     least, low_open = max(lows, default=(None, False))
     most, high_open = max(highs, default=(None, False))
     step = plain.get("multipleOf")
@@ -329,7 +380,9 @@ def _both_numbers(a: Bounds, b: Bounds) -> Number:
     high, high_open = max(highs, default=(None, False))
     steps = [one.step for one in (a, b) if one.step is not None]
     step = _common_step(steps)
-    return Number(Bounds(a.integer or b.integer, low, None if high is None else -high, low_open, high_open, step))
+    return Number(
+        Bounds(a.integer or b.integer, low, None if high is None else -high, low_open, high_open, step)
+    )
 
 
 def _common_step(steps: list[Fraction]) -> Fraction | None:

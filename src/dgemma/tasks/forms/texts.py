@@ -30,7 +30,9 @@ INTEGER, DECIMAL = "-?(0|[1-9][0-9]*)", r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?
 
 
 def schema_texts(language: Language, schema: Any) -> Expression:
-    """The language of a JSON schema. Raises Unread where a part of it is not read, Exhausted where it is too large."""
+    """The language of a JSON schema. Raises Unread where a part of it is not read, Exhausted where it is too
+    large.
+    """
     try:
         reader = Reader(schema)
         texts = _Texts(language, reader)
@@ -38,7 +40,11 @@ def schema_texts(language: Language, schema: Any) -> Expression:
         texts.finish()
     except RecursionError:
         raise Unread("nested too deeply") from None
-    except (TypeError, AttributeError, KeyError):  # a keyword's value is of another type than it must be: the library says so
+    except (
+        TypeError,
+        AttributeError,
+        KeyError,
+    ):  # a keyword's value is of another type than it must be: the library says so
         raise Unread("a keyword that is not what it must be") from None
     return made
 
@@ -117,9 +123,18 @@ class _Texts:
     def _number(self, bounds: Bounds) -> Expression:
         if bounds.plain:
             return expression(self.language, INTEGER if bounds.integer else DECIMAL)
-        if not bounds.integer and bounds.low is not None and bounds.low == bounds.high and bounds.step is None:
+        if (
+            not bounds.integer
+            and bounds.low is not None
+            and bounds.low == bounds.high
+            and bounds.step is None
+        ):
             exact = not (bounds.low_open or bounds.high_open)
-            return self.language.text(plain_decimal(float(bounds.low)).encode()) if exact else self.language.nothing
+            return (
+                self.language.text(plain_decimal(float(bounds.low)).encode())
+                if exact
+                else self.language.nothing
+            )
         written = Written(bounds)
         return self.language.nothing if written.shortest() is None else self.language.leaf(written)
 
@@ -224,17 +239,23 @@ class _Texts:
             taken.append(name)
         others = self.of(shape.others or Anything())
         if others is not language.nothing:
-            name = language.both(self.any_name, language.no(language.choice(*taken))) if taken else self.any_name
+            name = (
+                language.both(self.any_name, language.no(language.choice(*taken))) if taken else self.any_name
+            )
             parts.append(language.sequence(name, colon, others))
         return language.choice(*parts)
 
-    def _members(self, members: list[tuple[Expression, bool]], other: Expression, least: int, most: int | None) -> Expression:
+    def _members(
+        self, members: list[tuple[Expression, bool]], other: Expression, least: int, most: int | None
+    ) -> Expression:
         """Members in their order, the others behind them; from `least` to `most` in all."""
         language = self.language
         counted = max(1, least, 0 if most is None else most)
         if counted * len(members) > MOST_STATES:
             raise Unread("an object with too many members")
-        behind: list[Expression] = []  # what may follow, by how many members stand before (the last: so many or more)
+        behind: list[
+            Expression
+        ] = []  # what may follow, by how many members stand before (the last: so many or more)
         for count in range(counted + 1):
             room = None if most is None else most - count
             need = max(0, least - count)
@@ -246,7 +267,9 @@ class _Texts:
             behind = self._before(member, needed, behind, most)
         return behind[0]
 
-    def _before(self, member: Expression, needed: bool, behind: list[Expression], most: int | None) -> list[Expression]:
+    def _before(
+        self, member: Expression, needed: bool, behind: list[Expression], most: int | None
+    ) -> list[Expression]:
         language, found = self.language, []
         for count, rest in enumerate(behind):
             after = behind[min(count + 1, len(behind) - 1)]

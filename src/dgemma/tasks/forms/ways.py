@@ -1,10 +1,12 @@
 """The way to the end of a form, as tokens that its matcher takes.
 
-What may still come is known as a language wherever the form could be read (language.py): its shortest text is the way. The matcher has
-the last word. Where it refuses a text, or the form could not be read, a search over the matcher's own states goes on, best first, a byte
-at a time, and what the language needs at least leads it where there is one.
+What may still come is known as a language wherever the form could be read (language.py): its shortest text is
+the way. The matcher has the last word. Where it refuses a text, or the form could not be read, a search over
+the matcher's own states goes on, best first, a byte at a time, and what the language needs at least leads it
+where there is one.
 
-Trap: two states of a matcher cannot be told apart, so this search forgets places that look alike. That it finds nothing proves nothing.
+Trap: two states of a matcher cannot be told apart, so this search forgets places that look alike. That it
+finds nothing proves nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ LOOKED_AT = 4  # places of one depth with the same mask that are gone on from
 TRIED_FIRST = b"\"}])>'`;,:0a \n-.1AeE/_=<({["
 MOST_OPEN = 16  # searches that go on later
 DIVED, DEEPEST = 50, 4096  # operations of one step straight on, and bytes that are gone so
-EXPANDED = 500  # operations that a place of the search counts as: some hundred steps of the matcher, and a mask
+EXPANDED = (
+    500  # operations that a place of the search counts as: some hundred steps of the matcher, and a mask
+)
 MOST_PIECE = 32  # bytes of the longest token that is looked for
 
 
@@ -32,12 +36,18 @@ class Spelling:
     """The tokens of a vocabulary by their bytes."""
 
     def __init__(self, pieces: Sequence[bytes]):
-        self.ids = {piece: token for token, piece in reversed([*enumerate(pieces)]) if piece and len(piece) <= MOST_PIECE}
+        self.ids = {
+            piece: token
+            for token, piece in reversed([*enumerate(pieces)])
+            if piece and len(piece) <= MOST_PIECE
+        }
         self.pieces = pieces
         lengths: dict[bytes, set[int]] = {}
         for piece in self.ids:
             lengths.setdefault(piece[:2], set()).add(len(piece))
-        self._lengths = {start: sorted(found, reverse=True) for start, found in lengths.items()}  # of tokens that begin so
+        self._lengths = {
+            start: sorted(found, reverse=True) for start, found in lengths.items()
+        }  # of tokens that begin so
         self.bytes = [(byte, self.ids[bytes((byte,))]) for byte in _order() if bytes((byte,)) in self.ids]
 
     def tokens(self, text: bytes) -> list[int] | None:
@@ -74,15 +84,22 @@ class Ways:
         self.language, self.spelling = language, spelling
         self._open: OrderedDict[tuple[int, ...], _Search] = OrderedDict()
 
-    def find(self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], names: Names | None = None) -> list[int] | None:
-        """Tokens that lead a matcher to an end from where it stands, behind `taken`; None: not found. Raises Exhausted.
+    def find(
+        self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], names: Names | None = None
+    ) -> list[int] | None:
+        """Tokens that lead a matcher to an end from where it stands, behind `taken`; None: not found. Raises
+        Exhausted.
 
-        rest: what the language may still hold there, or None where that is not known. names: those that stand already, where each may
-        stand but once.
+        rest: what the language may still hold there, or None where that is not known. names: those that stand
+        already, where each may stand but once.
         """
         if rest is not None:
             text = self.language.shortest(rest)
-            if text is not None and (way := self._accepted(matcher, text if names is None else names.distinct(text))) is not None:
+            if (
+                text is not None
+                and (way := self._accepted(matcher, text if names is None else names.distinct(text)))
+                is not None
+            ):
                 return way
         way = self._searched(matcher, rest, taken)
         if way is None or names is None:
@@ -126,7 +143,9 @@ class Ways:
         return None
 
     def _dive(self, search: _Search) -> list[int] | None:
-        """Straight on by what closes things first, for a while: the way through forms that are long and simple."""
+        """Straight on by what closes things first, for a while: the way through forms that are long and
+        simple.
+        """
         while search.dive is not None:
             self.language.spend(DIVED)
             way, at = search.dive
@@ -151,7 +170,9 @@ class Ways:
         search.push(way + text, least, behind, further)
 
     def _next_texts(self, at: Any, mask: bytes, rest: Expression | None) -> list[bytes]:
-        """What is tried behind a place: the text that must come, or bytes that may, few of those that the language cannot tell apart."""
+        """What is tried behind a place: the text that must come, or bytes that may, few of those that the
+        language cannot tell apart.
+        """
         forced = at.compute_ff_bytes()
         if forced and self.spelling.tokens(forced) is not None:
             return [forced]
@@ -181,7 +202,9 @@ class _Search:
     """Places of a matcher to go on from, and which have been seen."""
 
     def __init__(self, matcher: Any, rest: Expression | None):
-        self.queue: list[tuple[float, int, int, bytes, Any, Expression | None]] = [(0, 0, 0, b"", matcher, rest)]
+        self.queue: list[tuple[float, int, int, bytes, Any, Expression | None]] = [
+            (0, 0, 0, b"", matcher, rest)
+        ]
         self.dive: tuple[bytes, Any] | None = (b"", matcher.deep_copy()) if rest is None else None
         self._seen: dict[tuple[int, bytes], int] = {}
         self._count = 0
