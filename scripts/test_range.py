@@ -92,6 +92,7 @@ def run_tests(python: Path, select: str, jobs: int) -> Outcome:
         command = [str(python), "-m", "pytest", "-rs", f"--junitxml={report}", *(["-m", select] if select else [])]
         command += ["-n", str(jobs)] if jobs > 1 else []
         environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
+        environment.pop("PYTEST_ADDOPTS", None)  # it could leave tests out, and the result would not say so
         begun = time.monotonic()
         ended = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         seconds = time.monotonic() - begun
@@ -136,7 +137,7 @@ def section(end: str, python: Path, source: str, outcome: Outcome, select: str, 
         f"## {end}",
         "",
         f"- {outcome.passed} passed, {len(outcome.failed)} failed, {outcome.skipped} skipped"
-        f" ({f'-m {select!r}' if select else 'all tests'}, {jobs} process{'es' if jobs > 1 else ''}, {outcome.seconds / 60:.0f} minutes)",
+        f" ({f'-m {select!r}' if select else 'all tests'}, {jobs} process{'es' if jobs > 1 else ''}, {outcome.seconds / 60:.1f} minutes)",
         f"- source: {source}",
         f"- {installed}",
         f"- {platform.system()} {platform.machine()}, {os.cpu_count()} processors, {datetime.date.today().isoformat()}",

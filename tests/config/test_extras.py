@@ -21,6 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 METADATA = "Metadata-Version: 2.4\nName: dgemma\nVersion: 9\nRequires-Dist: torch\nRequires-Dist: starlette>=1.1; extra == 'serve'\n"
 
 
+@pytest.fixture(autouse=True)
+def has_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an environment of `python -m venv`; one that uv made, where these tests may run, has no pip."""
+    monkeypatch.setattr(extras, "_is_importable", lambda name: True)
+
+
 def installed_from(origin: dict[str, Any] | None, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed `dgemma` whose installer wrote down `origin`, before every other on the path."""
     folder = place / "site" / "dgemma-9.dist-info"
