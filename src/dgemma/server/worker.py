@@ -365,7 +365,7 @@ class Remote:
     @property
     def owner(self) -> str:
         """Whose requests these are."""
-        return f"client {self._salt}"
+        return f"client {self._client or self._salt}"
 
     def still_wanted(self) -> None:
         """Raises Cancelled once nobody waits for it any more."""
