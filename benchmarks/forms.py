@@ -13,7 +13,6 @@ service's device thread. Needs llguidance. Numbers go into docs/log.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import random
@@ -28,10 +27,11 @@ from typing import Any
 import torch
 
 import dgemma
+from dgemma.engine import rules
 from dgemma.engine.grammar import project
 from dgemma.errors import UsageError
 from dgemma.server.worker import Remote, Worker
-from dgemma.tasks.structured import form
+from dgemma.tasks.structured import Form, form
 
 CANVAS, STEPS, CANVASES = 64, 4, 3
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -272,30 +272,47 @@ def decide(made: Any, model: dgemma.Model, ends: tuple[int, ...], seed: int) -> 
     return spent
 
 
-def beside(model: dgemma.Model, asked: dict[str, Any] | None) -> tuple[float, int]:
-    """Seconds and passes that a completion of 64 tokens takes beside a chat with this form (None: beside one
-    without).
+class Held:
+    """Processor time of the device's thread that a form takes: turns of its search, its part of a step."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def timed(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return fn(*arguments)
+            finally:
+                self.seconds += time.thread_time() - start
+
+        return call
+
+
+def beside(model: dgemma.Model, asked: dict[str, Any]) -> tuple[float, float, float, int]:
+    """A completion of 64 tokens beside a request with a form.
+
+    -> processor seconds of the device's thread: of the search for the form's end, of the form's part of all
+    steps, and of all else; and how many passes there were.
     """
-    worker = Worker(model.engine)
+    worker, searched, stepped = Worker(model.engine), Held(), Held()
     worker.start()
-    done = threading.Event()
-
-    def other() -> None:
-        served = _served(model, worker)
-        while not done.is_set():
-            with contextlib.suppress(UsageError):
-                served.generate("Answer:", 96, seed=3, eos_token_id=(1,), **(asked or {}))
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    time.sleep(0.3)
-    before, start = model.engine.passes, time.perf_counter()
-    _served(model, worker).generate("def area(r):", 64, seed=1)
-    seconds, passes = time.perf_counter() - start, model.engine.passes - before
-    done.set()
-    thread.join()
-    worker.stop()
-    return seconds, passes
+    search, step = Form._search_on, rules.project
+    Form._search_on, rules.project = searched.timed(search), stepped.timed(step)
+    one = threading.Thread(
+        target=lambda: _served(model, worker).generate("Answer:", 96, seed=3, eos_token_id=(1,), **asked)
+    )
+    try:
+        before, start = model.engine.passes, worker.call(time.thread_time)
+        one.start()
+        _served(model, worker).generate("def area(r):", 64, seed=1)
+        one.join()
+        seconds = worker.call(time.thread_time) - start
+    finally:
+        Form._search_on, rules.project = search, step
+        worker.stop()
+    others = seconds - searched.seconds - stepped.seconds
+    return searched.seconds, stepped.seconds, others, model.engine.passes - before
 
 
 def _served(model: dgemma.Model, worker: Worker) -> dgemma.Model:
@@ -342,13 +359,13 @@ def main() -> None:
 
 
 def compare_beside(model: dgemma.Model, tell: Callable[[str, Any], None]) -> None:
-    beside(model, None)  # warm
-    seconds, passes = beside(model, None)
-    tell("64 tokens beside a request without a form, s", f"{seconds:.2f} in {passes} passes")
-    for one in SLOW:
-        slower, more = beside(model, one)
-        late = (slower - seconds) / (seconds / passes)
-        tell(f"beside {json.dumps(one)[:44]}", f"{slower:.2f} in {more} passes: {late:+.1f} passes")
+    beside(model, {"regex": "[a-z]*"})  # warm
+    for asked in SLOW:
+        search, steps, others, passes = beside(model, asked)
+        name = json.dumps(asked)[:40]
+        tell(f"held up by the search for {name}", f"{search / (others / passes):.2f} passes")
+        each = f"{1000 * steps / passes:.1f} ms of {1000 * (others + steps) / passes:.1f}"
+        tell(f"a pass with {name}", each)
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def project(walk: Walk, processed: Tensor, left: int, ends: Sequence[int], pad: 
 
 def _best(walk: Walk, row: Tensor) -> int:
     """The likeliest token that is allowed next, taken; the row [V] is masked to those that are."""
-    allowed = walk.allowed()
-    barred = torch.ones(len(row), dtype=torch.bool)
-    barred[: len(allowed)] = ~allowed[: len(row)]
+    barred = ~walk.allowed()[: len(row)]
+    if len(barred) < len(row):
+        barred = torch.cat((barred, torch.ones(len(row) - len(barred), dtype=torch.bool)))
     row.masked_fill_(barred.to(row.device), MASKED)
     token = int(row.argmax())
     if barred[token] or not walk.take([token]):

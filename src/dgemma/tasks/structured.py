@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -205,19 +206,19 @@ class FormWalk:
     def allowed(self) -> Tensor:
         """[V] bool; end tokens where the form may be left."""
         vocabulary = self.form.engine.vocabulary
-        allowed = torch.zeros(vocabulary.vocab_size, dtype=torch.bool)
+        allowed = np.zeros(vocabulary.vocab_size, dtype=np.bool_)
         if not self.matcher.is_stopped():
-            bits = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
-            allowed = (
-                (bits[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: len(allowed)].bool()
-            )
+            mask = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
+            allowed = np.unpackbits(mask, count=vocabulary.vocab_size, bitorder="little").view(np.bool_)
         self._check()
-        if self.names is not None:
-            for token in (allowed & self.form.engine.quoting).nonzero()[:, 0].tolist():
+        if self.names is not None and self.names.any:
+            for token in (allowed & self.form.engine.quoting).nonzero()[0].tolist():
                 allowed[token] = self.names.copy().take(self.form.engine.spelling.pieces[token])
         allowed[vocabulary.eos_token] = False
-        allowed[list(self.form.ends)] = self.matcher.is_accepting()
-        return allowed
+        for end in self.form.ends:
+            if end < len(allowed):
+                allowed[end] = self.matcher.is_accepting()
+        return torch.from_numpy(allowed)
 
     def closing(self) -> list[int] | None:
         if self.ended:
@@ -370,7 +371,7 @@ class _Engine:
         self.tokenizer = tokenizer
         self.vocabulary = library.LLTokenizer(library.TokenizerWrapper(pieces), n_vocab=len(pieces.tokens))
         self.spelling = Spelling(pieces.tokens)
-        self.quoting = torch.tensor([b'"' in piece for piece in pieces.tokens])
+        self.quoting = np.array([b'"' in piece for piece in pieces.tokens])
         self.compiler = Compiler(
             pieces.tokens, pieces.special_token_ids, pieces.eos_token_id, pieces.bos_token_id
         )

@@ -30,7 +30,15 @@ class Names:
 
     def take(self, text: bytes) -> bool:
         """Whether no name that stands already is closed in it. Where one is, this is of no further use."""
+        if self._string is not None and not self._escaped and QUOTE not in text and ESCAPE not in text:
+            self._string += text
+            return True
         return all(map(self._byte, text))
+
+    @property
+    def any(self) -> bool:
+        """Whether a name stands in an open object."""
+        return any(self._open)
 
     def distinct(self, text: bytes) -> bytes:
         """A text that follows here, with letters put behind its names that stand already."""
