@@ -105,7 +105,9 @@ def test_what_was_said_is_found_nowhere(noisy: tuple[httpx.Client, subprocess.Po
             continue
         example = json.dumps(operations["post"]["requestBody"]["content"]["application/json"]["example"])
         body = json.loads(example.replace("Hello", CANARY).replace("area", CANARY).replace("import os", CANARY).replace("return", CANARY))
-        assert CANARY in json.dumps(body)
+        if CANARY not in json.dumps(body):
+            assert set(body) <= {"model"}, path  # it says nothing of anybody: a question about the model
+            continue
         served += client.post(path, json=body).status_code == 200
         for data in spoilt(body):
             reply = client.post(path, content=data)

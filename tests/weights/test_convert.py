@@ -501,7 +501,7 @@ def test_sources_and_targets_that_are_refused(source: Path, tmp_path: Path, monk
     with pytest.raises(UsageError, match="cannot be written"):
         made(source, tmp_path / "file" / "again", "int4")
     monkeypatch.setattr(partial.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ResourceError, match="MB are still to be written and 0.00 MB are free"):
+    with pytest.raises(ResourceError, match="MB are still to be written and 1.0 kB are free"):
         made(source, tmp_path / "again", "int4")
     assert not (tmp_path / "again").exists() and not (tmp_path / ".again.partial").exists()
 
