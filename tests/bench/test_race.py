@@ -14,7 +14,7 @@ from dgemma.config import DenoiseConfig
 from dgemma.engine import autoregressive
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import CommitRecord, Request
-from tests.helpers import lively_model, tiny_config
+from tests.helpers import lively_model, tiny_checkpoint, tiny_config
 
 CONFIG = tiny_config("SF")
 WIDTH = CONFIG.canvas_length
@@ -48,8 +48,9 @@ def test_texts_are_answered_with_the_models_settings_and_their_likeliest_tokens(
 
 
 def test_the_command_prints_both_and_how_they_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "prompts").write_text("def f(x):\n\nimport os\n")
-    told = ["bench", "-r", "race", "--tokens", "8", "--prompts", str(tmp_path / "prompts")]
+    (tmp_path / "prompts").write_text("ab\n\nba\n")
+    folder = str(tiny_checkpoint(tmp_path / "model"))
+    told = ["bench", "-m", folder, "-r", "race", "--tokens", "8", "--prompts", str(tmp_path / "prompts")]
     assert main([*told, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["requests"] == 2 and row["canvas"]["tokens"] <= 16 and row["autoregressive"]["tokens"] <= 16

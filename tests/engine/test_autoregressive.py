@@ -69,9 +69,9 @@ def test_samples_are_drawn_from_the_models_distribution(model: DiffusionGemma) -
     logits = soft_capped_logits(hidden[0, -1], model.embed.weight, CONFIG.final_logit_softcapping)
     config = DenoiseConfig(temperature=2.0, eos_token_id=None)
     engine = Engine(model)
-    drawn = [ids_of(list(run(engine, Request((5, 6), 1, seed, config))))[0] for seed in range(600)]
+    drawn = [ids_of(list(run(engine, Request((5, 6), 1, seed, config))))[0] for seed in range(200)]
     share = torch.bincount(torch.tensor(drawn), minlength=CONFIG.vocab_size) / len(drawn)
-    assert (share - (logits / 2.0).softmax(-1)).abs().max() < 0.07
+    assert (share - (logits / 2.0).softmax(-1)).abs().max() < 0.11
 
 
 def test_an_end_token_ends_it(model: DiffusionGemma) -> None:
