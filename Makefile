@@ -32,9 +32,9 @@ test: $(VENV)/.installed-test
 test-all:
 	$(PYTHON) scripts/test_range.py
 
-# Other people's clients against a running service, in environments of their own (.venv-clients).
+# Other people's clients against a running service, in environments of their own (.venv-clients); NAMES picks some.
 test-clients: $(VENV)/.installed-test
-	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh
+	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh $(NAMES)
 
 # Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
 check-install:
