@@ -84,7 +84,7 @@ def fusable(function: Callable[..., Any]) -> Callable[..., Any]:
     def compiled() -> Callable[..., Any]:
         import torch
 
-        torch._dynamo.config.recompile_limit = 32  # one form per shape: training keeps its shapes fixed for this
+        torch._dynamo.config.recompile_limit = 32  # one form per dtype and kind of argument; batches have many shapes
         return torch.compile(function, dynamic=True)
 
     @functools.wraps(function)
