@@ -4,23 +4,28 @@ embedding is too small a part of the model to be held turned as well, so that to
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 
 import pytest
 import torch
 
+from dgemma.api import Model, load
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import CommitRecord, Request, StepRecord
+from dgemma.errors import ResourceError
 from dgemma.kernels import native
 from dgemma.model.build import pack
 from dgemma.model.dgemma import DiffusionGemma
 from tests.engine.test_denoise import by_row, request
 from tests.helpers import lively_model, tiny_config
+from tests.native import dtypes, native_kernels, skip  # noqa: F401
 
-DTYPES = [str(dtype).removeprefix("torch.") for dtype in native.NEEDS if native.available(dtype)]
+DTYPES = [str(dtype).removeprefix("torch.") for dtype in dtypes()]
+pytestmark = pytest.mark.usefixtures("native_kernels")
 SIZES = {
     "hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 32, "head_dim": 32, "global_head_dim": 64, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 512, "num_experts": 4, "top_k_experts": 2, "canvas_length": 6,
@@ -32,7 +37,7 @@ def model(dtype: str) -> DiffusionGemma:
     return pack(lively_model(tiny_config("SSF", **SIZES), seed=7, dtype=dtype, sharpness=4.0))
 
 
-@pytest.mark.parametrize("dtype", DTYPES or [pytest.param("", marks=pytest.mark.skip("no C kernels: see hatch_build.py"))])
+@pytest.mark.parametrize("dtype", DTYPES or [pytest.param("", marks=skip)])
 def test_company_changes_no_token(dtype: str) -> None:
     assert native.in_panels(model(dtype).layers[0].experts.down_proj) and native.in_panels(model(dtype).columns)
     draw = random.Random(3)
@@ -41,6 +46,24 @@ def test_company_changes_no_token(dtype: str) -> None:
     got = by_row(list(engine.run(requests)), len(requests))
     for found, one in zip(got, requests, strict=True):
         assert found == by_row(list(run(model(dtype), [one])), 1)[0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES or [pytest.param("", marks=skip)])
+def test_layers_that_are_read_from_files_change_no_token(dtype: str) -> None:
+    """On narrow canvases as on wider ones."""
+    resident, mapped = load(dtype=dtype), mapped_model(dtype)
+    for text, most in (("def f(", 4), ("import os", 16), ("class A:", 24)):
+        assert mapped.generate(text, max_tokens=most).token_ids == resident.generate(text, max_tokens=most).token_ids
+
+
+def mapped_model(dtype: str) -> Model:
+    """The shipped model in the least memory that it loads in, most of its layers in files."""
+    for megabytes in range(10, 200, 5):
+        with contextlib.suppress(ResourceError):
+            made = load(dtype=dtype, memory=megabytes * 10**6)
+            assert "read from the checkpoint's files" in made.notes[0]
+            return made
+    raise AssertionError("it does not load in 200 MB")
 
 
 def test_the_comparison_sees_a_step() -> None:

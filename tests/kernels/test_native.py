@@ -22,9 +22,10 @@ from dgemma.kernels.norm import add_norm, rms_norm
 from dgemma.kernels.select import CHOICE, has_instructions
 from dgemma.kernels.vocab import CanvasStats, head, soft_embedding
 from tests.helpers import assert_close, is_close
+from tests.native import dtypes, native_kernels, skip  # noqa: F401
 
-DTYPES = [dtype for dtype in native.NEEDS if native.available(dtype)]
-needed = pytest.mark.parametrize("dtype", DTYPES or [pytest.param(None, marks=pytest.mark.skip("no C kernels: see hatch_build.py"))], ids=str)
+needed = pytest.mark.parametrize("dtype", dtypes() or [pytest.param(None, marks=skip)], ids=str)
+pytestmark = pytest.mark.usefixtures("native_kernels")
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:
