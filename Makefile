@@ -1,4 +1,4 @@
-# make demo: install into .venv and watch two canvases settle.   make test: install and run the tests.
+# make demo: install into .venv and see what the model does.   make test: install and run the tests.
 #
 # The stamp files remember what is installed, so that a second call starts at once. PYTHON picks the interpreter
 # (3.11 or later), VENV another folder, MODEL another checkpoint than the one that ships. docs/install.md has installing without make.
@@ -17,8 +17,7 @@ help:
 	@sed -n '1p' Makefile | cut -c 3-
 
 demo: install
-	$(BIN)/dgemma fill examples/gap.py $(WITH_MODEL)
-	$(BIN)/dgemma run 'def read_lines(path):' --max-tokens 64 $(WITH_MODEL)
+	$(BIN)/dgemma demo $(WITH_MODEL)
 	@echo
 	@echo "dgemma is installed as $(BIN)/dgemma; to type dgemma alone:  . $(BIN)/activate"
 	@echo "next:  $(BIN)/dgemma serve $(WITH_MODEL)"

@@ -70,7 +70,7 @@ def test_steps_take_about_the_same_work() -> None:
 
 def test_the_first_steps_have_no_canvases() -> None:
     data = batches(causal_steps=4)
-    assert [data[step].starts.shape[1] for step in (0, 3, 4)] == [0, 0, 2]
+    assert [data[step].starts.shape[1] for step in (0, 3, 4)] == [0, 0, BatchConfig.canvases]
     with pytest.raises(UsageError, match="multiple of 4"):
         batches(causal_steps=3)
 

@@ -73,6 +73,7 @@ def test_a_run_with_another_seed_or_text_is_refused(tmp_path: Path) -> None:
     for name, data, config in (
         ("seed", batches(), LoopConfig(steps=2, seed=1, fused=False)),
         ("text", batches(Numbers(fingerprint="others")), LoopConfig(steps=2, fused=False)),
+        ("number of causal steps", batches(causal_steps=64), LoopConfig(steps=2, fused=False)),
     ):
         with pytest.raises(UsageError, match=f"another {name}"):
             Trainer(initialise(CONFIG, 0), data, config, tmp_path)

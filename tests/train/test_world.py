@@ -217,6 +217,14 @@ def test_a_program_that_does_not_end_costs_only_itself() -> None:
     ]
 
 
+def test_a_program_is_run_for_its_results() -> None:
+    square = "def f(x):\n    return [n * n for n in x]"
+    assert sandbox.results(square, "f", [([1, 2],), ([],), (3,)]) == ["[1, 4]", "[]", "TypeError", ""]
+    assert sandbox.results("def f(x):\n    print(x)", "f", [(1,)]) == ["None", "1\n"]
+    for source in ("def f(x:", "import os", "def f(x):\n    while True:\n        pass"):
+        assert sandbox.results(source, "f", [(1,)], seconds=1.0) is None
+
+
 def test_every_closed_word_and_every_syllable_is_one_token(tmp_path: Path) -> None:
     tokenizer = vocabulary.vocabulary(2048, examples=1500)
     assert tokenizer.get_vocab_size() == 2048

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,12 @@ from ..tasks.events import Change, Draft, Edit
 from ..text.lines import lines_span, unified_diff
 from .files import as_in_file, check_writable, read, replace, seen
 from .flags import BOM, Asked, argument, as_flags, asking, check, decode
-from .picture import plain
+from .picture import paint_diff, plain
 from .run import open_model, screen_for, tell
 from .screen import agreed, count, note, stderr_is_terminal, stdout_is_terminal, summary, terminal, write_json, write_out
 
 _SPAN = re.compile(r"([0-9]{1,12})(?::([0-9]{1,12}))?")
 ROWS = ("shorter", "as long", "longer")
-COLOURS = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}
 
 
 @asking(without=("eos_token_id", "ignore_after_end", "warmup", "max_tokens"))  # spans say how long their texts may be
@@ -150,13 +149,6 @@ def _show(diff: str) -> None:
     if not diff:
         note("note: nothing changed; another --seed may help")
     elif stderr_is_terminal():
-        from rich.text import Text
-
-        terminal().print(Text("\n").join(_coloured(diff.rstrip("\n").split("\n"), Text)), soft_wrap=True)
+        terminal().print(paint_diff(diff), soft_wrap=True)
     else:
         note(diff.rstrip("\n"))
-
-
-def _coloured(lines: Iterable[str], kind: Any) -> Iterable[Any]:
-    for line in lines:
-        yield kind(plain(line), next((style for start, style in COLOURS.items() if line.startswith(start)), ""))

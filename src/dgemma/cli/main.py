@@ -21,6 +21,7 @@ from .. import __version__
 from ..errors import INTERRUPTED, CheckpointError, DgemmaError, ResourceError, UsageError, is_out_of_memory
 
 VERBS = {
+    "demo": "Show what a model does, in twenty seconds.",
     "run": "Continue a text, or answer a prompt.",
     "chat": "Talk with a model, turn by turn.",
     "fill": "Fill the gap at the marker in a file.",

@@ -25,6 +25,7 @@ STYLES = {
     "thought": "dim italic",
     "status": "dim",
 }
+DIFF = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}  # by what a line begins with
 NOISE_NATS = 1.0  # entropy above which a guess is shown as noise: about three equally likely tokens
 FILLER = "·"  # stands for a control token: padding, an end of text or of a turn
 
@@ -62,6 +63,16 @@ def paint(draft: Draft, control: Collection[int] = ()) -> Text:
     for kind, places in itertools.groupby(range(end), key=found.__getitem__):
         text.append("".join(FILLER if kind == "filler" else plain(draft.pieces[i]) for i in places), STYLES[kind])
     return text
+
+
+def paint_diff(diff: str) -> Text:
+    """A unified difference, each line in its colour, without a newline at its end."""
+    lines = diff.rstrip("\n").split("\n")
+    return Text("\n").join(Text(plain(line), _style_of(line)) for line in lines)
+
+
+def _style_of(line: str) -> str:
+    return next((style for start, style in DIFF.items() if line.startswith(start)), "")
 
 
 def mean_entropy(draft: Draft) -> float:

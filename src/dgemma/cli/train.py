@@ -21,7 +21,10 @@ def command(
     ] = None,
     run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path("runs/main"),
     steps: Annotated[int, typer.Option(help="Train up to this step.", min=1)] = 1200,
-    causal: Annotated[int, typer.Option(help="Steps at the start that train the causal pass alone.", min=0)] = 640,
+    causal: Annotated[
+        int | None,
+        typer.Option(help="Steps at the start that train the causal pass alone; default: 768, with --start none.", min=0),
+    ] = None,
     decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
     start: Annotated[str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
@@ -32,7 +35,7 @@ def command(
     ] = True,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
 ) -> None:
-    """Train a small model of the same architecture (7.7 M parameters) from scratch, or go on with a run.
+    """Train a small model of the same architecture (4.4 M parameters) from scratch, or go on with a run.
 
     Interrupt it at any time: it saves every two minutes and goes on where it was. With --decay the state
     before the decay is kept as before-decay.*, from which a longer run can start.
@@ -56,7 +59,8 @@ def command(
         torch.set_num_threads(threads)
     device = str(api.choose_device(device))
     source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
-    recipe = Recipe(causal_steps=causal, seed=seed)
+    first = Recipe.causal_steps if start is None else 0
+    recipe = Recipe(causal_steps=first if causal is None else causal, seed=seed)
     job = trainer(recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     with progress("training") as bar:

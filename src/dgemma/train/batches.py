@@ -15,6 +15,7 @@ canvases is pure noise for that reason; a uniform noise level alone leaves that 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,13 +39,11 @@ class BatchConfig:
     pool: int = 32  # steps whose examples are drawn and sorted together
     causal_steps: int = 0  # the first steps, which read without canvases; whole pools of them
     longest: int = 512  # of an example; what is longer loses its end
-    canvases: int = 2  # over each example
+    canvases: int = 3  # over each example
     widths: tuple[int, ...] = (16, 32, 64, 128)  # of a canvas
     usual: int = 64  # the width that a request has where it names none
-    usual_share: float = 0.45  # canvases of that width
-    tight_share: float = (
-        0.4  # canvases of the narrowest width that holds what is to be written; the rest: any
-    )
+    usual_share: float = 0.3  # canvases of that width
+    tight_share: float = 0.55  # of the narrowest width that holds what is to be written; the rest: any
     pure_share: float = 0.35  # canvases that begin as noise alone
     kept_share: float = 0.15  # canvases that keep a beginning and an end, of conversations
     gap_share: float = 0.7  # the same of documents
@@ -133,7 +132,13 @@ class Batches:
 
     @property
     def fingerprint(self) -> str:
+        """Of the text."""
         return self.source.fingerprint
+
+    @property
+    def settings(self) -> str:
+        """A checksum of how the text is made into batches, the number of causal steps among it."""
+        return f"{zlib.crc32(repr(self.config).encode()):08x}"
 
     def __getitem__(self, step: int) -> Batch:
         number, place = divmod(step, self.config.pool)

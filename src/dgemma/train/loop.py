@@ -107,7 +107,8 @@ class Trainer:
 
     def _identity(self) -> dict[str, str]:
         """What must not change between the pieces of a run."""
-        return {"seed": str(self.config.seed), "text": self.batches.fingerprint}
+        identity = {"seed": str(self.config.seed), "text": self.batches.fingerprint}
+        return identity | {"number of causal steps, or another size of batches": self.batches.settings}
 
     @torch.no_grad()
     def load(self, path: Path) -> None:
@@ -119,7 +120,7 @@ class Trainer:
             if shapes != {name: tuple(tensor.shape) for name, tensor in mine.items()}:
                 raise UsageError(f"{path}: this run was made with another model; choose another --run folder")
             for name, value in self._identity().items():
-                if header.get(name) != value:
+                if header.get(name, value) != value:  # runs of before did not say all of it
                     raise UsageError(f"{path}: this run was made with another {name}; choose another --run folder")
             for name, tensor in mine.items():
                 tensor.copy_(file.get_tensor(name))

@@ -7,6 +7,7 @@ been trained on examples of a few hundred tokens, and is not to be trusted far b
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from .tokenizer import train as train_tokenizer
 from .world.vocabulary import vocabulary as world_vocabulary
 
 
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+
+
 class Start(Protocol):
     """A loaded checkpoint, as a run begins with it."""
 
@@ -40,17 +44,18 @@ class Recipe:
     """What of the shipped checkpoint may be chosen; the defaults made it."""
 
     vocab_size: int = 2048
-    hidden: int = 256
+    hidden: int = 192
+    head_dim: int = 32
     layers: int = 6  # every third one full, and the last
     experts: int = 8
     canvas: int = 64
-    rows: int = 6144  # of a step: clean tokens and canvas cells
-    causal_steps: int = 640
+    rows: int = 4096  # of a step: clean tokens and canvas cells
+    causal_steps: int = 768
     seed: int = 0
 
     def config(self, tokenizer: Tokenizer) -> ModelConfig:
         special = tokenizer.special
-        dim = 64
+        dim = self.head_dim
         sliding = LayerConfig(SLIDING, dim, 2, 1e4, dim, dim)
         full = LayerConfig(FULL, dim, 1, 1e6, dim // 4, dim)
         kinds = (full if i % 3 == 2 or i == self.layers - 1 else sliding for i in range(self.layers))
@@ -131,9 +136,15 @@ def trainer(
 
 
 def export(done: Trainer, folder: Path, denoise: DenoiseConfig) -> Path:
-    """Write the trainer's weights as a checkpoint folder in bf16, with the published names."""
+    """Write the trainer's weights as a checkpoint folder in bf16, with the published names.
+
+    One that has learned from conversations gets a chat template, by which it is known as chat-tuned.
+    """
     model = done.model
     state = [*model.named_parameters(), *model.named_buffers()]
     detached = ((name, tensor.detach()) for name, tensor in state)
     tokenizer_json = done.folder / "tokenizer.json"
-    return save(folder, model.config, denoise, detached, tokenizer_json, torch.bfloat16, replace=True)
+    place = save(folder, model.config, denoise, detached, tokenizer_json, torch.bfloat16, replace=True)
+    if done.batches.source.converses:
+        shutil.copyfile(CHAT_TEMPLATE, place / CHAT_TEMPLATE.name)
+    return place

@@ -37,6 +37,10 @@ class Source(Protocol):
 
     fingerprint: str  # tells one source from another
 
+    @property
+    def converses(self) -> bool:
+        """Whether there are conversations among them."""
+
     def sample(self, seed: int, number: int) -> Sample: ...
 
 

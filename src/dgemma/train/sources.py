@@ -29,17 +29,20 @@ class Files:
     samples: list[Sample]
     longest: int  # tokens of a stretch
     fingerprint: str
+    converses: bool  # whether there are conversations among them
 
     @classmethod
     def read(cls, paths: Sequence[Path], tokenizer: Tokenizer, longest: int) -> Files:
         """Read and encode. Raises UsageError that names the file, and the line where there is one."""
-        samples = [encode(record, tokenizer, where) for where, record in records(paths)]
+        found = list(records(paths))
+        samples = [encode(record, tokenizer, where) for where, record in found]
         if not samples:
             raise UsageError("the training files hold no text and no conversation")
         checksum = 0
         for sample in samples:
             checksum = zlib.crc32(repr(sample.ids).encode(), checksum)
-        return cls(samples, longest, f"{checksum:08x}")
+        converses = any("messages" in record for _, record in found)
+        return cls(samples, longest, f"{checksum:08x}", converses)
 
     def sample(self, seed: int, number: int) -> Sample:
         rng = random.Random(f"{seed}/{number}")
@@ -54,6 +57,8 @@ class Files:
 
 class SmallWorld:
     """Examples of the world's train side, without end."""
+
+    converses = True
 
     def __init__(self, seed: int, tokenizer: Tokenizer):
         self.world = World(seed)

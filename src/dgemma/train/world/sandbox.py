@@ -25,9 +25,9 @@ WORKER = Path(__file__).with_name("worker.py")
 
 @dataclass(frozen=True)
 class Job:
-    """A program that should do what its reference does: `name` called with each of `inputs`. `files`.
+    """A program that should do what its reference does: `name` called with each of `inputs`.
 
-    What `open` can read.
+    reference: "" where the results themselves are wanted (`results`). files: what `open` can read.
     """
 
     source: str
@@ -39,14 +39,23 @@ class Job:
 
 def run(jobs: Sequence[Job], seconds: float = SECONDS) -> list[bool]:
     """Whether each program gives the results of its reference, of the same types."""
-    verdicts: list[bool] = []
-    while len(verdicts) < len(jobs):
-        verdicts += _run_some(jobs[len(verdicts) :], seconds)
-    return verdicts
+    lines: list[bytes] = []
+    while len(lines) < len(jobs):
+        lines += _run_some(jobs[len(lines) :], seconds)
+    return [line == b"same" for line in lines]
 
 
-def _run_some(jobs: Sequence[Job], seconds: float) -> list[bool]:
-    """The verdicts of one process: of all jobs, or up to the first that stops it, which is wrong."""
+def results(source: str, name: str, inputs: Sequence[tuple[Any, ...]], seconds: float = SECONDS) -> list[str] | None:
+    """What `name` of a program returns for each of `inputs`, as Python writes it, or the name of the error it raises.
+
+    Behind them, what the program printed. None where it does not compile, may not run, or did not end in time.
+    """
+    line = _run_some([Job(source, "", name, tuple(inputs))], seconds)[0]
+    return json.loads(line) if line else None
+
+
+def _run_some(jobs: Sequence[Job], seconds: float) -> list[bytes]:
+    """What one process said of each job, up to the first that stops it, of which it says nothing."""
     command = [sys.executable, "-I", "-S", str(WORKER)]
     worker = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -59,24 +68,24 @@ def _run_some(jobs: Sequence[Job], seconds: float) -> list[bool]:
     ]
     for thread in threads:
         thread.start()
-    verdicts: list[bool] = []
+    said: list[bytes] = []
     try:
         wait = seconds + 10.0  # the process must start first
-        while len(verdicts) < len(jobs):
+        while len(said) < len(jobs):
             line = lines.get(timeout=wait)
-            verdicts.append(line.strip() == b"same")
+            said.append(line.strip())
             if not line:  # it ended
                 break
             wait = seconds
     except queue.Empty:
-        verdicts.append(False)
+        said.append(b"")
     finally:
         worker.kill()
         worker.wait()
         for thread in threads:
             thread.join()
         worker.stdout.close()
-    return verdicts
+    return said
 
 
 def _feed(pipe: IO[bytes], jobs: Sequence[Job]) -> None:

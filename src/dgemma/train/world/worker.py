@@ -1,4 +1,5 @@
-"""The restricted process of sandbox.py: reads jobs as JSON lines, writes "same" or "other" for each.
+"""The restricted process of sandbox.py: reads jobs as JSON lines. Of a job with a reference it says "same" or
+"other", of one without what the program did, as a list in JSON; null where it may not or could not run.
 
 It is run as a file of its own, without the package: it imports the standard library only.
 """
@@ -76,14 +77,21 @@ def results(source: str, name: str, inputs: list[list[Any]], files: dict[str, st
     return [*found, printed.text]
 
 
-def same(job: dict[str, Any]) -> bool:
+def answer(job: dict[str, Any]) -> str:
+    """One line about a job."""
     rest = job["name"], job["inputs"], job["files"]
+    found = _tried(job["source"], *rest)
+    if not job["reference"]:
+        return json.dumps(found)
+    return "same" if found is not None and found == _tried(job["reference"], *rest) else "other"
+
+
+def _tried(source: str, *rest: Any) -> list[str] | None:
+    """The results of a program, or None for one that may not or could not run."""
     try:
-        if not harmless(job["source"]):
-            return False
-        return results(job["source"], *rest) == results(job["reference"], *rest)
+        return results(source, *rest) if harmless(source) else None
     except (Exception, SystemExit, KeyboardInterrupt):
-        return False
+        return None
 
 
 def limit_memory() -> None:
@@ -96,7 +104,7 @@ def limit_memory() -> None:
 def main() -> None:
     limit_memory()
     for line in sys.stdin:
-        print("same" if same(json.loads(line)) else "other", flush=True)
+        print(answer(json.loads(line)), flush=True)
 
 
 if __name__ == "__main__":
