@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import os
 import subprocess
 from collections.abc import Sequence
@@ -31,10 +32,25 @@ def machine() -> str:
 
 
 def append(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Add rows to a CSV file, which begins with its columns (default: those of the first row)."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns or list(rows[0]))
+    """Add rows to a CSV file, which begins with its columns (default: those of the first row).
+
+    Rows of other columns are of an older measurement: they give way, and git keeps them.
+    """
+    columns = list(columns or rows[0])
+    fresh = not path.exists() or columns_of(path) != columns
+    with path.open("w" if fresh else "a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def columns_of(path: Path) -> list[str]:
+    """What a CSV file begins with."""
+    with path.open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def what_and_where() -> dict[str, str]:
+    """The first columns of a row: the date, the machine and the commit."""
+    return {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit()}

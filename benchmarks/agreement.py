@@ -2,9 +2,9 @@
 
     python benchmarks/agreement.py [--model NAME] [--requests 8] [--batch 4] [--steps 16] [--threads 1] [--dtypes float64 ...]
 
-Prompts are the beginnings of held-out files, 20 to 200 tokens of each, two canvases long. Each is answered alone in the plain
-loop, then beside others in the engine, in several mixes; a row per number format and mix goes to results/agreement.csv. Other row counts let matrix
-products round differently; self-conditioning carries that on from step to step, where it grows (a random model: 30
+Prompts are held-out ones of the small world, of any family; answers are two canvases long and do not end before. Each is answered
+alone in the plain loop, then beside others in the engine, in several mixes; a row per number format and mix goes to
+results/agreement.csv. Other row counts let matrix products round differently; self-conditioning carries that on from step to step, where it grows (a random model: 30
 times a step, so that even float64 parts after eight), until a near-tie flips a choice and the canvases differ. The
 tests therefore show equality on tiny models and few steps; this prints what a real request meets.
 """
@@ -19,29 +19,23 @@ from pathlib import Path
 
 import torch
 from about import append, commit, machine
+from world_prompts import prompts
 
 import dgemma
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, Result, results
-from dgemma.train.corpus import load
+from dgemma.train.world import World
 
 RESULTS = Path(__file__).parent / "results" / "agreement.csv"
 
 
 def requests_of(model: dgemma.Model, count: int, steps: int) -> list[Request]:
-    draw, files = random.Random(5), sorted(load().held_out.items())
-    texts = [text for _, text in draw.sample(files, count)]
-    bos = model.tokenizer.special.need("bos")
+    cases = random.Random(5).sample(prompts(World(5, "test"), model.tokenizer, 1 + count // 30), count)
     settings = model.denoise.replace(max_denoising_steps=steps, eos_token_id=None)
-    return [
-        Request(
-            (bos, *model.tokenizer.encode(text[:2000])[: draw.randint(20, 200)]), 2 * model.config.canvas_length,
-            seed=number, config=settings,
-        )
-        for number, text in enumerate(texts)
-    ]  # fmt: skip
+    longest = 2 * model.config.canvas_length
+    return [Request(case.prompt_ids, longest, number, settings) for number, case in enumerate(cases)]
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,37 @@
-"""What each number format costs the shipped checkpoint: bytes, bits/byte of both kinds, filled gaps and steps, beside bf16.
+"""What each number format costs: bytes, bits/byte of both kinds, right answers and steps, beside bf16.
 
-    python benchmarks/formats.py [--formats nvfp4 int4-32 ...] [--parts text gaps] [--samples 2] [--gaps 200] [--characters N]
+    python benchmarks/formats.py [--formats nvfp4 int4-32 ...] [--count 6] [--model FOLDER] [--save]
 
-Every format is made by `dgemma quantize`, loaded by the ordinary loader and asked the same: all held-out files with the
-same noise, the same gaps with the same seeds. So differences to bf16 are paired, and their standard errors are those of the
-differences: over files (for bits/byte, weighted by bytes) and over gaps. On a CPU the loader computes in float32, in bf16's row
-too, so that only the weights differ. A file or gap is asked of every format before the next one, and what was found is kept in
---folder, line by line: a run that was cut off goes on, and a row counts what its format and bf16 both have, which it says. Trap:
---samples and --characters belong to what is kept; other numbers need another folder.
+Every format is made by `dgemma quantize`, loaded by the ordinary loader and asked the same: held-out
+texts of the small world with the same noise, held-out prompts (`--count` of each family) with the same
+seeds. So differences to bf16 are paired, and their standard errors are those of the differences: over
+texts (for bits/byte, weighted by bytes) and over prompts. `same` is the share of answers that are bf16's,
+letter for letter. On a CPU the loader computes in float32, in bf16's row too, so that only the weights
+differ. Models are kept in --folder and made once; trap: another --model needs another folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import datetime
-import json
+import itertools
 import math
-import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from about import append, what_and_where
+from world_prompts import Answer, by_canvas, prompts, same, summary
 
 import dgemma
-from about import append, commit, machine
 from dgemma.cli.eval import scores
-from dgemma.train.corpus import load
-from dgemma.train.evaluate import Score
-from quality import averages, cases, fill_one
+from dgemma.train.evaluate import Score, held_out_texts
+from dgemma.train.world import World
+from dgemma.weights.locate import EMBEDDED_NAME
 
 RESULTS = Path(__file__).parent / "results" / "formats.csv"
-COLUMNS = (
-    "date", "machine", "commit", "format", "bytes", "files", "text_bytes", "next_token", "next_token_change", "next_token_error",
-    "bound", "bound_change", "bound_error", "samples", "gaps", "exact", "parses", "steps_per_canvas", "steps_change", "steps_error",
-)  # fmt: skip
 BASE = "bf16"
 CALIBRATED = ("--calibrate", "calibration.txt")
 REST = ("--keep", "attention,dense,self_conditioning=fp8")
@@ -56,110 +53,120 @@ FORMATS: dict[str, tuple[str, ...]] = {  # what `dgemma quantize` is asked for
 CALIBRATION = 400_000  # characters of the training side
 
 
-def make(name: str, folder: Path) -> Path | None:
-    """The model of a row: its folder, made where it is not there yet; None: the shipped one."""
-    asked, target = FORMATS[name], folder / name
-    if asked and not target.exists():
-        call = [sys.executable, "-m", "dgemma.cli.main", "quantize", "(embedded)", name, *asked, "--no-compare"]
+def make(name: str, folder: Path, source: str) -> str:
+    """The model of a row: its folder, made where it is not there yet; of the base the source itself."""
+    flags, target = FORMATS[name], folder / name
+    if not flags:
+        return source
+    if not target.exists():
+        call = [sys.executable, "-m", "dgemma", "quantize", source, name, *flags, "--no-compare"]
         subprocess.run(call, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return target if asked else None
+    return str(target)
 
 
-def found(path: Path) -> dict[str, dict[str, float]]:
-    """What a file of kept lines has, by key."""
-    return dict(map(json.loads, path.read_text().splitlines())) if path.exists() else {}
+def calibration_texts() -> Iterator[str]:
+    """Texts and conversations of the training side, without end."""
+    for example in World(0):
+        yield example.text or "\n".join(message["content"] for message in example.messages)
 
 
-def measure(
-    folder: Path, part: str, keys: Sequence[str], models: dict[str, dgemma.Model], ask: Callable[[dgemma.Model, str], dict[str, float]]
-) -> None:
-    """Ask every model for every key that its file lacks, and keep each answer as it comes."""
-    missing = {name: set(keys) - found(folder / f"{name}.{part}").keys() for name in models}
-    for key in keys:
-        for name, model in models.items():
-            if key in missing[name]:
-                answer = ask(model, key)
-                with (folder / f"{name}.{part}").open("a") as file:
-                    file.write(json.dumps([key, answer]) + "\n")
+def calibration_text() -> str:
+    """What calibrated formats are calibrated with."""
+    size, parts = 0, []
+    for text in calibration_texts():
+        parts.append(text)
+        size += len(text) + 2
+        if size >= CALIBRATION:
+            break
+    return "\n\n".join(parts)
 
 
-def changed(before: Sequence[float], after: Sequence[float], sizes: Sequence[float] | None = None) -> tuple[float, float]:
-    """(relative change of the sums, its standard error) from pairs. sizes: of what each pair is about, by which sums are divided."""
+@dataclass(frozen=True)
+class Measured:
+    """What a format was asked: a score for each text, an answer for each prompt."""
+
+    texts: list[Score]
+    answers: list[Answer]
+    size: int  # bytes of its weights
+
+
+def measure(name: str, options: argparse.Namespace) -> Measured:
+    """Load a format and ask it everything."""
+    place = make(name, options.folder, options.model)
+    model = dgemma.load(place, activations="rounded" if name.endswith("rounded") else None)
+    several = itertools.chain.from_iterable(held_out_texts(options.texts).values())
+    texts = {str(number): [text] for number, text in enumerate(several)}
+    cases = prompts(World(0, "test"), model.tokenizer, options.count, options.families)
+    return Measured(
+        [score for _, score in scores(model, texts, options.samples, 0)],
+        by_canvas(model, cases),
+        sum(file.stat().st_size for file in Path(model.folder).glob("*.safetensors")),
+    )
+
+
+def changed(
+    before: Sequence[float], after: Sequence[float], sizes: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """(relative change of the sums, its standard error) from pairs.
+
+    sizes: of what each pair is about, by which sums are divided.
+    """
     sizes = sizes or [1.0] * len(before)
     differences = [new - old for old, new in zip(before, after, strict=True)]
     mean = sum(differences) / sum(sizes)
-    squares = sum((difference - mean * size) ** 2 for difference, size in zip(differences, sizes, strict=True))
+    squares = sum(
+        (difference - mean * size) ** 2 for difference, size in zip(differences, sizes, strict=True)
+    )
     count = len(differences)
     return sum(differences) / sum(before), math.sqrt(squares * count / max(1, count - 1)) / sum(before)
 
 
-def row(folder: Path, name: str, samples: int) -> dict[str, object]:
-    """The row of a format, over what it and the base both have; without the part of which they have nothing."""
-    place = make(name, folder) or dgemma.load(device="meta").folder
-    result: dict[str, object] = {
-        "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "format": name,
-        "bytes": sum(file.stat().st_size for file in place.glob("*.safetensors")), "samples": samples,
-    }  # fmt: skip
-    before, after = pairs(folder, name, "text")
-    if after:
-        old, new = ([Score(**value) for value in side] for side in (before, after))
-        total, sizes = sum(new[1:], new[0]), [score.text_bytes for score in old]
-        result |= {"files": len(new), "text_bytes": total.text_bytes}
-        for kind in ("next_token", "bound"):
-            change, error = changed(*([getattr(one, f"{kind}_nats") for one in side] for side in (old, new)), sizes)
-            result |= {kind: round(getattr(total, kind), 4), f"{kind}_change": round(change, 5), f"{kind}_error": round(error, 5)}
-    before, after = pairs(folder, name, "gaps")
-    if after:
-        table = averages(after)
-        change, error = changed(*([one["steps_per_canvas"] for one in side] for side in (before, after)))
-        result |= {key: round(table[key], 4) for key in ("gaps", "exact", "parses", "steps_per_canvas")}
-        result |= {"steps_change": round(change, 4), "steps_error": round(error, 4)}
-    return result
-
-
-def pairs(folder: Path, name: str, part: str) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    """What the base and a format were both asked, in one order."""
-    before, after = (found(folder / f"{one}.{part}") for one in (BASE, name))
-    both = sorted(before.keys() & after.keys())
-    return [before[key] for key in both], [after[key] for key in both]
+def row_of(name: str, base: Measured, found: Measured, samples: int) -> dict[str, Any]:
+    """The row of a format, beside the base."""
+    total = sum(found.texts[1:], found.texts[0])
+    row: dict[str, Any] = {**what_and_where(), "format": name, "bytes": found.size}
+    row |= {"texts": len(found.texts), "text_bytes": total.text_bytes, "samples": samples}
+    sizes = [score.text_bytes for score in base.texts]
+    for kind in ("next_token", "bound"):
+        nats = [[getattr(score, f"{kind}_nats") for score in side.texts] for side in (base, found)]
+        change, error = changed(*nats, sizes)
+        row |= {
+            kind: round(getattr(total, kind), 4),
+            f"{kind}_change": round(change, 5),
+            f"{kind}_error": round(error, 5),
+        }
+    change, error = changed(
+        *([float(sum(answer.steps)) for answer in side.answers] for side in (base, found))
+    )
+    row |= summary(found.answers) | {"same": round(same(found.answers, base.answers), 4)}
+    return row | {"steps_change": round(change, 4), "steps_error": round(error, 4)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--parts", nargs="*", choices=("text", "gaps"), default=("text", "gaps"), help="none: only the table")
+    parser.add_argument("--model", default=EMBEDDED_NAME, help="a folder; default: the shipped checkpoint")
+    parser.add_argument("--count", type=int, default=6, help="prompts of each family")
+    parser.add_argument("--families", nargs="+", help="default: all")
+    parser.add_argument("--texts", type=int, default=100, help="of each family of texts")
     parser.add_argument("--samples", type=int, default=2, help="noise levels per canvas of the bound")
-    parser.add_argument("--gaps", type=int, default=200)
-    parser.add_argument("--characters", type=int, help="of each file, from its beginning; default: all")
     parser.add_argument("--folder", type=Path, default=Path("runs/formats"))
     parser.add_argument("--save", action="store_true", help=f"append the rows to {RESULTS.name}")
     options = parser.parse_args()
-    folder, corpus = options.folder, load()
-    folder.mkdir(parents=True, exist_ok=True)
-    calibration = folder / CALIBRATED[1]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.model != EMBEDDED_NAME:
+        options.model = str(Path(options.model).resolve())
+    calibration = options.folder / CALIBRATED[1]
     if not calibration.exists():
-        calibration.write_text("".join(corpus.train[path] for path in sorted(corpus.train))[:CALIBRATION])
-    models = {
-        name: dgemma.load(make(name, folder), activations="rounded" if name.endswith("rounded") else None)
-        for name in (options.formats if options.parts else ())
-    }
-    places = {path: place for place, path in enumerate(sorted(corpus.held_out))}
-    order = random.Random(0).sample(sorted(places), len(places))  # a part of the files should be like all of them
-    gaps = {f"{number:04}": case for number, case in enumerate(cases(corpus.held_out, options.gaps, 0))}
-
-    def text(model: dgemma.Model, path: str) -> dict[str, float]:
-        start = {path: corpus.held_out[path][: options.characters]}
-        return dataclasses.asdict(next(scores(model, start, options.samples, places[path]))[1])
-
-    if "text" in options.parts:
-        measure(folder, "text", order, models, text)
-    if "gaps" in options.parts:
-        measure(folder, "gaps", list(gaps), models, lambda model, key: fill_one(model, gaps[key]))
-    rows = [row(folder, name, options.samples) for name in options.formats]
-    for one in rows:
-        print("  ".join(f"{name} {one[name]}" for name in COLUMNS[3:] if name in one))
+        calibration.write_text(calibration_text(), encoding="utf-8")
+    base = measure(BASE, options)
+    rows = []
+    for name in options.formats:
+        found = base if name == BASE else measure(name, options)
+        rows.append(row_of(name, base, found, options.samples))
+        print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
     if options.save:
-        append(RESULTS, rows, COLUMNS)
+        append(RESULTS, rows)
 
 
 if __name__ == "__main__":

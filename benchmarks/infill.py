@@ -1,136 +1,127 @@
-"""Filling gaps of held-out files: a line, several lines, a span of characters, a word's end; one width against several (docs/numbers.md).
+"""Filling gaps of held-out texts of the small world, one width against several (docs/numbers.md).
 
-    python benchmarks/infill.py [--model FOLDER] [--gaps 200] [--kinds line lines span word] [--seed 0] [--work FILE] [--seconds N] [--timed]
+    python benchmarks/infill.py [--model FOLDER] [--count 200] [--kinds gap text_gap word] [--seed 0]
 
-The model is never told how long a gap was: `several` are the default widths in one batch (an eighth, a quarter and a half of
-the canvas), `one` is the half alone, closed by its filler. A row does not depend on who shares its batch, so one run tells both;
-`--timed` fills each gap once more with the one width and writes seconds, which mean something only where nothing else runs. A gap counts as exact when its text comes back to the letter (of a word's end: the word), as
-parsing when the file still compiles; the baseline puts nothing there. Steps are means over every canvas; passes are
-those of the batch, which runs until its slowest row stands.
+`gap` is a file of functions without a body, a line, a part of one, a docstring or its end; `text_gap` a
+text whose other half says what is missing; `word` the rest of a word and of its line, where an editor's
+cursor stands. The model is never told how long a gap is: `several` are the default widths in one batch
+(an eighth, a quarter and a half of the canvas), `one` is the half alone, closed by its filler.
 
-Results of single gaps are kept in --work (default: benchmarks/results/infill.jsonl, which git ignores), one JSON object a line, and the same
-command goes on where it was left (after --seconds, or a kill) as long as the commit is the same; when a kind is complete its rows go to
-benchmarks/results/infill.csv.
+A gap counts as exact when its text comes back to the letter, and as right when its check says so: the
+file's functions return what they should, or of a word the word is finished as it was. `parses` is of
+files only, beside the share that parses with nothing in the gap. Steps are means over every canvas;
+passes are those of a batch, which runs until its slowest row stands; `cpu_seconds` are the processor's, a
+gap. Rows go to benchmarks/results/infill.csv.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
+import ast
+import dataclasses
 import random
 import re
+import statistics
 import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from about import append, what_and_where
+from world_prompts import Answer, fill, gaps, summary
 
 import dgemma
-from about import append, commit, machine
 from dgemma.tasks.infill import default_widths
-from dgemma.train.corpus import load
-from quality import Case, cases, parses
+from dgemma.train.world import Example, World
+from dgemma.train.world.checks import Check
 
 RESULTS = Path(__file__).parent / "results" / "infill.csv"
-KINDS, WAYS = ("line", "lines", "span", "word"), ("several", "one")
-MOST_LINES, SHORTEST, LONGEST = 5, 4, 160  # lines of a gap of several; characters of a random span
-FACTS = ("exact", "parses", "parses_empty", "empty", "characters", "steps", "passes", "seconds")
+KINDS = ("gap", "text_gap", "word")
+WORD = re.compile(r"[A-Za-z_]*")
 
 
-def several_lines(files: dict[str, str], count: int, seed: int) -> list[Case]:
-    """Gaps of 2 to 5 lines, from a line's text after its indentation to the end of another's."""
-    rng, found = random.Random(seed), []
-    for first in cases(files, 4 * count, seed):
-        rest = first.suffix.split("\n")
-        taken = rng.randint(1, MOST_LINES - 1)
-        gap = "\n".join([first.line, *rest[1 : taken + 1]]).rstrip()
-        whole = first.line + first.suffix
-        if "\n" in gap and rest[0] == "" and whole.startswith(gap):
-            found.append(Case(first.path, first.prefix, gap, whole[len(gap) :]))
-    return found[:count]
+@dataclass(frozen=True)
+class SameWord(Check):
+    """The answer begins with this end of a word, whatever the line goes on with."""
+
+    end: str
+
+    def right(self, answer: str) -> bool:
+        return WORD.match(answer)[0] == self.end
 
 
-def spans(files: dict[str, str], count: int, seed: int) -> list[Case]:
-    """Random runs of characters, wherever they begin and end."""
-    rng, found = random.Random(seed), []
-    texts = [(path, text) for path, text in sorted(files.items()) if len(text) > 4 * LONGEST and parses(text)]
-    for path, text in rng.choices(texts, weights=[len(text) for _, text in texts], k=count):
-        start = rng.randrange(len(text) - LONGEST)
-        end = start + rng.randint(SHORTEST, LONGEST)
-        found.append(Case(path, text[:start], text[start:end], text[end:]))
-    return found
+def examples_of(kind: str, seed: int, count: int) -> list[Example]:
+    """`count` held-out gaps of a kind."""
+    world = World(seed, "test")
+    if kind != "word":
+        return gaps(world, count, [kind])
+    return [inside_word(example, number) for number, example in enumerate(gaps(world, count, ["gap"]))]
 
 
-def words(files: dict[str, str], count: int, seed: int) -> list[Case]:
-    """What is left of a line behind a place inside a word of at least 4 letters: where an editor's cursor stands."""
-    rng, found = random.Random(seed), []
-    texts = [(path, text) for path, text in sorted(files.items()) if len(text) > 4 * LONGEST and parses(text)]
-    for path, text in rng.choices(texts, weights=[len(text) for _, text in texts], k=count):
-        word = rng.choice([*re.finditer(r"[A-Za-z_]{4,}", text)])
-        at = rng.randrange(word.start() + 1, word.end())
-        end = text.find("\n", at)
-        found.append(Case(path, text[:at], text[at:end], text[end:]))
-    return found
+def inside_word(example: Example, seed: int) -> Example:
+    """The same file with another gap: from inside a word of at least 4 letters to the end of its line."""
+    rng = random.Random(seed)
+    word = rng.choice([*re.finditer(r"[A-Za-z_]{4,}", example.text)])
+    start = rng.randrange(word.start() + 1, word.end())
+    end = len(example.text[:start]) + len(example.text[start:].partition("\n")[0])
+    check = SameWord(example.text[start : word.end()])
+    return dataclasses.replace(
+        example, family="word", answer=example.text[start:end], gap=(start, end), check=check
+    )
 
 
-def right(kind: str, text: str, gap: str) -> bool:
-    """Whether a gap counts as exact; of a word's end that is to say whether the word is, whatever the line goes on with."""
-    return text == gap if kind != "word" else re.match("[A-Za-z_]*", text).group() == re.match("[A-Za-z_]*", gap).group()
+def parses(text: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(text)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
-def fill(model: dgemma.Model, kind: str, case: Case, timed: bool) -> dict[str, dict[str, float]]:
-    """What became of one gap, by way."""
-    widths = default_widths(model.config.canvas_length)
-    filled = model.fill(case.prefix, case.suffix, widths=widths)
-    alone = model.fill(case.prefix, case.suffix, widths=widths[-1:]) if timed else None
-    empty = parses(case.prefix + case.suffix)
+def around(example: Example, text: str) -> str:
+    """The whole text with `text` in its gap."""
+    start, end = example.gap
+    return example.text[:start] + text + example.text[end:]
 
-    def facts(text: str, steps: list[int], seconds: float) -> dict[str, float]:
-        return {
-            "exact": right(kind, text, case.line), "parses": parses(case.prefix + text + case.suffix), "parses_empty": empty,
-            "empty": not text, "characters": len(case.line), "steps": sum(steps) / len(steps), "passes": max(steps),
-            "seconds": seconds if timed else 0.0,
-        }  # fmt: skip
 
-    one = facts(filled.candidates[-1], filled.row_steps[-1:], alone.generation.seconds if alone else 0.0)
-    return {"several": facts(filled.text, filled.row_steps, filled.generation.seconds), "one": one}
+def row_of(kind: str, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    """What became of the gaps of a kind."""
+    is_code = kind != "text_gap"
+    row: dict[str, Any] = {"gap": kind, **summary(answers)}
+    for name, texts in (
+        ("parses", [around(answer.example, answer.text) for answer in answers]),
+        ("parses_empty", [around(answer.example, "") for answer in answers]),
+    ):
+        row[name] = round(statistics.mean(map(parses, texts)), 4) if is_code else ""
+    row["empty"] = round(statistics.mean(not answer.text for answer in answers), 4)
+    row["characters"] = round(statistics.mean(len(answer.example.answer) for answer in answers), 1)
+    row["passes"] = round(statistics.mean(max(answer.steps) for answer in answers), 2)
+    row["cpu_seconds"] = round(seconds / len(answers), 3)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
-    parser.add_argument("--gaps", type=int, default=200)
+    parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, default=RESULTS.with_suffix(".jsonl"))
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--timed", action="store_true")
     options = parser.parse_args()
-    done: dict[tuple, dict[str, dict[str, float]]] = {}
-    if options.work.exists():
-        for line in options.work.read_text().splitlines():
-            fact = json.loads(line)
-            done[tuple(fact.pop("key"))] = fact
-    held_out, end = load().held_out, time.monotonic() + options.seconds
-    model, makers = dgemma.load(options.model), {"line": cases, "lines": several_lines, "span": spans, "word": words}
-    built = commit()
+    model = dgemma.load(options.model)
+    widths = default_widths(model.config.canvas_length)
     for kind in options.kinds:
-        gaps, fresh, found = makers[kind](held_out, options.gaps, options.seed), False, []
-        for number, case in enumerate(gaps):
-            key = (options.model or "shipped", built, kind, options.seed, len(gaps), number, options.timed)
-            if key not in done:
-                if time.monotonic() > end:
-                    print(f"{kind}: {number} of {len(gaps)}; run the same command to go on")
-                    return
-                done[key], fresh = fill(model, kind, case, options.timed), True
-                with options.work.open("a") as file:
-                    file.write(json.dumps({"key": key, **done[key]}) + "\n")
-            found.append(done[key])
-        for way in WAYS if fresh else ():
-            row = {"date": datetime.date.today().isoformat(), "machine": machine(), "commit": built, "model": key[0],
-                   "gap": kind, "widths": way, "gaps": len(found)}  # fmt: skip
-            row |= {name: round(sum(fact[way][name] for fact in found) / len(found), 4) for name in FACTS}
-            row["seconds"] = row["seconds"] if options.timed else ""
+        examples = examples_of(kind, options.seed, options.count)
+        for name, tried in (("several", widths), ("one", widths[-1:])):
+            start = time.process_time()
+            answers = fill(model, examples, tried)
+            found = row_of(kind, answers, time.process_time() - start)
+            row = {**what_and_where(), "model": options.model or "shipped", "widths": name, **found}
+            print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             append(RESULTS, [row])
-            print(", ".join(f"{name} {value}" for name, value in row.items()))
 
 
 if __name__ == "__main__":

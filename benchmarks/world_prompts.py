@@ -4,9 +4,9 @@
     cases = prompts(World(0, "test"), model.tokenizer, 20)
     summary(by_canvas(model, cases))      # {"right": ..., "exact": ..., "steps": ..., ...}
 
-A conversation is asked as `Model.chat` would ask it. Trap: an answer is cut where the right one would have ended
-long ago (`SLACK` tokens later, in whole canvases). That changes no verdict, but a model that never stops is shown
-with fewer steps than it would take.
+A conversation is asked as `Model.chat` would ask it. Trap: an answer is cut where the right one would
+have ended long ago (`SLACK` tokens later, in whole canvases). That changes no verdict, but a model that
+never stops is shown with fewer steps than it would take.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def by_canvas(
 
 
 def token_by_token(model: dgemma.Model, cases: Sequence[Case]) -> list[Answer]:
-    """Every case answered by the causal pass of the same weights, the likeliest token each time, and judged."""
+    """Every case answered by the causal pass of the same weights, the likeliest token each time; judged."""
     greedy = model.denoise.replace(temperature=0.0)
     answers = []
     for request, case in zip(requests(model, cases, greedy), cases, strict=True):
@@ -135,9 +135,7 @@ def judged(answers: Iterable[Answer]) -> list[Answer]:
     """The same answers with the world's verdicts; code among them runs in one restricted process."""
     answers = list(answers)
     verdicts = judge([answer.example.check for answer in answers], [answer.text for answer in answers])
-    return [
-        dataclasses.replace(answer, right=right) for answer, right in zip(answers, verdicts, strict=True)
-    ]
+    return [dataclasses.replace(answer, right=right) for answer, right in zip(answers, verdicts, strict=True)]
 
 
 def reply_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -151,7 +149,7 @@ def reply_text(token_ids: Sequence[int], tokenizer: Tokenizer) -> str:
 def fill(
     model: dgemma.Model, examples: Sequence[Example], widths: Sequence[int] | None = None
 ) -> list[Answer]:
-    """Every gap filled by `Model.fill`, which is not told its length, and judged. `steps`: one number per width."""
+    """Every gap filled by `Model.fill`, which is not told its length; judged. `steps`: one per width."""
     answers = []
     for seed, example in enumerate(examples):
         start, end = example.gap
@@ -164,10 +162,15 @@ def summary(answers: Sequence[Answer]) -> dict[str, float]:
     """How many, the shares that are right and to the letter, and the mean steps of a canvas."""
     return {
         "answers": len(answers),
-        "right": statistics.mean(answer.right for answer in answers),
-        "exact": statistics.mean(answer.exact for answer in answers),
-        "steps": statistics.mean(steps for answer in answers for steps in answer.steps),
+        "right": round(statistics.mean(answer.right for answer in answers), 4),
+        "exact": round(statistics.mean(answer.exact for answer in answers), 4),
+        "steps": round(statistics.mean(steps for answer in answers for steps in answer.steps), 2),
     }
+
+
+def same(answers: Sequence[Answer], others: Sequence[Answer]) -> float:
+    """The share of answers whose text equals what `others` say to the same prompts."""
+    return statistics.mean(one.text == other.text for one, other in zip(answers, others, strict=True))
 
 
 def by_family(answers: Sequence[Answer]) -> dict[str, list[Answer]]:

@@ -1,6 +1,6 @@
 """Two turns of a conversation: python examples/chat.py [MODEL]
 
-The shipped checkpoint has seen the chat format but knows little else than Python's standard library.
+The shipped checkpoint knows the chat format and little of the world (README.md).
 """
 
 import sys

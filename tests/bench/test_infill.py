@@ -1,8 +1,8 @@
-"""benchmarks/infill.py: a run that was killed goes on where it was, and nothing is left in the folder that it was started from."""
+"""benchmarks/infill.py: gaps inside words keep their file, and each kind and way has a row."""
 
 from __future__ import annotations
 
-import json
+import csv
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -25,32 +25,40 @@ def infill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     start.mkdir()
     monkeypatch.chdir(start)
     monkeypatch.setattr(infill, "RESULTS", results)
-    monkeypatch.setattr(infill, "commit", lambda: "first")
     return infill
 
 
-def test_a_killed_run_goes_on_beside_its_results(infill: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    model, filled = tiny_checkpoint(tmp_path / "model"), infill.fill
-    monkeypatch.setattr(sys, "argv", ["infill.py", "--model", str(model), "--gaps", "2", "--kinds", "word"])
-    asked = []
+def test_a_gap_inside_a_word_is_the_rest_of_its_line(infill: ModuleType) -> None:
+    for example in infill.examples_of("word", seed=0, count=30):
+        start, end = example.gap
+        assert infill.around(example, example.answer) == example.text
+        assert example.text[start - 1].isidentifier() and example.text[start].isidentifier()
+        assert "\n" not in example.answer and example.text[end : end + 1] in ("", "\n")
+        word = example.check.end
+        assert example.check.right(example.answer) and example.check.right(word + " and something else")
+        assert not example.check.right(word + "s") and not example.check.right(word[:-1])
 
-    def fill_once(*arguments):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(arguments)
-        return filled(*arguments)
 
-    monkeypatch.setattr(infill, "fill", fill_once)
-    with pytest.raises(KeyboardInterrupt):
-        infill.main()
-    work = infill.RESULTS.with_suffix(".jsonl")
-    assert len(work.read_text().splitlines()) == 1 and not infill.RESULTS.exists()
-    asked.clear()
-    infill.main()  # one gap is left to fill
-    first, second = map(json.loads, work.read_text().splitlines())
-    assert first["key"][-2] == 0 and second["key"][-2] == 1
-    assert len(infill.RESULTS.read_text().splitlines()) == 3  # the columns, and a row of each way
-    monkeypatch.setattr(infill, "commit", lambda: "second")
-    monkeypatch.setattr(infill, "fill", filled)
-    infill.main()  # another commit's gaps are its own
-    assert len(work.read_text().splitlines()) == 4 and not [*Path.cwd().iterdir()]
+def test_what_stands_in_the_files_parses(infill: ModuleType) -> None:
+    assert all(infill.parses(example.text) for example in infill.examples_of("gap", seed=0, count=20))
+    assert not infill.parses("def f(:")
+
+
+def test_each_kind_and_way_has_a_row(
+    infill: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = tiny_checkpoint(tmp_path / "model")
+    monkeypatch.setattr(sys, "argv", ["infill.py", "--model", str(model), "--count", "2"])
+    infill.main()
+    with infill.RESULTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["gap"], row["widths"]) for row in rows] == [
+        (kind, way) for kind in infill.KINDS for way in ("several", "one")
+    ]
+    assert all(
+        row["answers"] == "2" and 1 <= float(row["steps"]) <= float(row["passes"]) <= 6 for row in rows
+    )
+    assert [row["parses"] == "" for row in rows] == [
+        kind == "text_gap" for kind in infill.KINDS for _ in range(2)
+    ]
+    assert not [*Path.cwd().iterdir()]

@@ -28,11 +28,15 @@ def model() -> dgemma.Model:
 
 
 @pytest.mark.parametrize("side", ["train", "test"])
-def test_the_worlds_own_answers_are_right_and_exact(world_prompts: ModuleType, model: dgemma.Model, side: str) -> None:
+def test_the_worlds_own_answers_are_right_and_exact(
+    world_prompts: ModuleType, model: dgemma.Model, side: str
+) -> None:
     tokenizer: Tokenizer = model.tokenizer
     cases = world_prompts.prompts(World(3, side), tokenizer, 3)
     answers = world_prompts.judged(
-        world_prompts.Answer(case.example, world_prompts.reply_text(case.answer_ids, tokenizer), list(case.answer_ids), [1])
+        world_prompts.Answer(
+            case.example, world_prompts.reply_text(case.answer_ids, tokenizer), list(case.answer_ids), [1]
+        )
         for case in cases
     )
     assert {case.example.family for case in cases} == {*World(3).families} - {"gap", "text_gap"}
@@ -61,7 +65,13 @@ def test_both_loops_answer_what_they_are_asked(world_prompts: ModuleType, model:
     canvases = world_prompts.by_canvas(model, cases, config, batch=1)
     asked = world_prompts.requests(model, cases, config)
     for seed, (answer, case, request) in enumerate(zip(canvases, cases, asked, strict=True)):
-        reply = model.chat(case.example.prompt, request.max_tokens, seed, max_denoising_steps=2, canvas_width=model.config.canvas_length)
+        reply = model.chat(
+            case.example.prompt,
+            request.max_tokens,
+            seed,
+            max_denoising_steps=2,
+            canvas_width=model.config.canvas_length,
+        )
         assert reply.generation.token_ids == answer.token_ids and reply.generation.steps == answer.steps
     together = world_prompts.by_canvas(model, cases, config, batch=3)
     assert [answer.example for answer in together] == [case.example for case in cases]

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from ..api import Model
     from ..train.evaluate import Score
 
+WORLD_TEXTS = 100  # of each family, where no file is named
+
 
 def command(
-    files: Annotated[list[Path] | None, typer.Argument(help="Text files; none: the corpus's held-out files.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Text files; none: held-out texts of the small world.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
     samples: Annotated[int, typer.Option(help="Noise levels per canvas; the error falls with its root.", min=2)] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0, max=2**40)] = 0,
@@ -58,20 +60,25 @@ def command(
         write_out(json.dumps({"total": _numbers(total), "files": table}, indent=1) + "\n")
         return
     if len(rows) > 1:
-        lines.append(_line(f"all {len(rows)} files", total) + "\n")
+        lines.append(_line("all of them", total) + "\n")
     write_out("".join(lines))
 
 
 def scores(
-    model: Model, texts: dict[str, str], samples: int, seed: int, report: Callable[[int, int], None] = lambda done, total: None
-) -> Iterator[tuple[str, Score]]:
-    """(name, Score) for each text under a model, one after another; `report` hears of the tokens scored and of all there are."""
+    model: Model, texts: dict[str, list[str]], samples: int, seed: int,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[str, Score]]:  # fmt: skip
+    """(name, Score) for the texts of each name under a model, every text by itself and their scores added up.
+
+    `report` hears of the tokens scored and of all there are.
+    """
     from ..train.evaluate import Special, score
 
     special = model.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
-    tokens = {name: model.tokenizer.encode(text) for name, text in texts.items()}
-    total, done = sum(len(one) + 1 for one in tokens.values()), 0  # each text's end is scored, too
+    encoded = {name: [(text, model.tokenizer.encode(text)) for text in several] for name, several in texts.items()}
+    total = sum(len(tokens) + 1 for pairs in encoded.values() for _, tokens in pairs)  # the end of a text is scored, too
+    done = 0
 
     def scored(count: int) -> None:
         nonlocal done
@@ -79,22 +86,29 @@ def scores(
         report(done, total)
 
     report(0, total)
-    for place, (name, text) in enumerate(texts.items()):
-        own_seed = seed * 1_000_003 + place  # or all files would share their noise, and their errors would add up
-        yield name, score(model.net, tokens[name], len(text.encode()), ids, samples=samples, seed=own_seed, progress=scored)
+    own_seed = seed * 1_000_003  # one for each text, or all would share their noise, and their errors would add up
+    for name, pairs in encoded.items():
+        found = []
+        for text, tokens in pairs:
+            size = len(text.encode())
+            found.append(score(model.net, tokens, size, ids, samples=samples, seed=own_seed, progress=scored))
+            own_seed += 1
+        yield name, sum(found[1:], found[0])
 
 
-def _read(files: list[Path] | None) -> dict[str, str]:
+def _read(files: list[Path] | None) -> dict[str, list[str]]:
+    """The texts to score: those of the files, or without any the world's held-out ones by family."""
     if not files:
-        from ..train.corpus import load
+        from ..train.evaluate import held_out_texts
 
-        return load().held_out
+        return held_out_texts(WORLD_TEXTS)
     texts = {}
     for path in files:
         # as bytes: text mode would turn "\r\n" into "\n", and another text than the file's would be scored
-        texts[str(path)] = decode(read_file(path, f"'{path}'"), f"'{path}'")
-        if not texts[str(path)]:
+        text = decode(read_file(path, f"'{path}'"), f"'{path}'")
+        if not text:
             raise UsageError(f"{path}: the file is empty, there is nothing to score")
+        texts[str(path)] = [text]
     return texts
 
 

@@ -26,7 +26,7 @@ from ..errors import UsageError
 from ..kernels.vocab import soft_capped_logits
 from ..model.dgemma import DiffusionGemma
 from .objective import CanvasContext, CleanContext
-
+from .world import World
 
 START = 0.01  # noise level; between 0.003 and 0.03 the sum of both parts moved by 2 %
 
@@ -68,6 +68,16 @@ class Special:
     bos: int
     eos: int
     pad: int
+
+
+def held_out_texts(count: int) -> dict[str, list[str]]:
+    """The first `count` held-out texts of each family of the small world that is no conversation, by family.
+
+    They are always the same ones.
+    """
+    world = World(0, "test")
+    families = [name for name in world.families if world.example(name, 0).text]
+    return {name: [world.example(name, index).text for index in range(count)] for name in families}
 
 
 def score(
