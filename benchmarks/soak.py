@@ -30,6 +30,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -37,7 +38,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-KEYS = ("soak-a", "soak-b")
+KEYS = ("soak-a-8d1f0c", "soak-b-41b7e9")
+OPERATOR = "soak-operator-5aa0d2"  # the key that may read the gauges, which tell of all keys
 SAMPLE_SECONDS = 5.0
 IDLE_SECONDS = 60.0  # that the service is given to come to rest
 BLOCKS = 12  # of the last half, for the slope's standard error
@@ -277,9 +279,11 @@ class Service:
     """The process that is asked."""
 
     def __init__(self, flags: list[str]):
-        command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", *flags]
-        env = os.environ | {"DGEMMA_API_KEY": ",".join(KEYS)}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+        self.keys = tempfile.NamedTemporaryFile("w", suffix=".keys")  # which only its owner may read
+        self.keys.write("".join(f"{key}\n" for key in (f"operator {OPERATOR}", *KEYS)))
+        self.keys.flush()
+        command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--api-key-file", self.keys.name, *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         url = next(line for line in self.process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
         self.port = int(url.rpartition(":")[2])
@@ -287,7 +291,7 @@ class Service:
     def gauges(self) -> dict[str, float]:
         import urllib.request
 
-        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}/metrics", headers={"x-api-key": KEYS[0]})
+        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}/metrics", headers={"x-api-key": OPERATOR})
         text = urllib.request.urlopen(asked, timeout=60).read().decode()
         return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
 

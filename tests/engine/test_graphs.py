@@ -84,7 +84,7 @@ def eagerly(model, mix: str) -> list[list]:
 _eager: dict[str, list[list]] = {}
 
 
-@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("mix", [pytest.param(name, marks=pytest.mark.slow if "three" in name else ()) for name in MIXES])
 def test_captured_steps_tell_what_eager_ones_tell(model, mix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replays, run = [], graphs.Step.run
     monkeypatch.setattr(

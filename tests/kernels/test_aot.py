@@ -35,7 +35,7 @@ def compiled(architecture: int, *options: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    "architecture", [pytest.param(arch, marks=() if arch in (90, 120) else pytest.mark.slow) for arch in SHARED]
+    "architecture", [pytest.param(arch, marks=() if arch == 120 else pytest.mark.slow) for arch in SHARED]
 )
 def test_kernels_fit_their_cards(architecture: int) -> None:
     rows = compiled(architecture, "--brief")
