@@ -170,8 +170,9 @@ def _check(config: DenoiseConfig) -> None:
     need(config.canvas_width is None or _whole(config.canvas_width, 1), "canvas_width", "a whole number, at least 1")
     need(_number(config.t_min, 0, 1e30), "t_min", "a number from 0 to 1e30")
     # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
-    lowest = max(config.t_min, 1e-30)
-    need(_number(config.t_max, lowest, 1e30), "t_max", f"a number from 1e-30 to 1e30, not below t_min {config.t_min}")
+    need(_number(config.t_max, 1e-30, 1e30), "t_max", "a number from 1e-30 to 1e30")
+    if config.t_max < config.t_min:  # either may be the one that was meant
+        raise UsageError(f"t_min is {config.t_min} and t_max is {config.t_max}; t_min must not be above t_max")
     heat = config.temperature
     need(_number(heat, 0, 1e30), "temperature", "a number, at least 0")
     need(heat == 0 or 1e-30 <= heat * config.t_max <= 1e30, "temperature", f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30")
