@@ -30,7 +30,16 @@ def build() -> list[Path]:
     made = [SOURCES / f"{kind}.so" for kind in KINDS]
     for library, flags in zip(made, KINDS.values(), strict=True):
         named = [str(path) for path in files if path.suffix == ".c"]
-        command = [os.environ.get("CC", "cc"), *FLAGS, *flags, f"-DSOURCE={hashed}u", *named, "-o", str(library), "-lm"]
+        command = [
+            os.environ.get("CC", "cc"),
+            *FLAGS,
+            *flags,
+            f"-DSOURCE={hashed}u",
+            *named,
+            "-o",
+            str(library),
+            "-lm",
+        ]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:

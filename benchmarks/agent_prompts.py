@@ -29,13 +29,20 @@ def post(url: str, **body: Any) -> dict[str, Any]:
 
 
 def chat(url: str, system: str, turns: list[dict[str, str]]) -> tuple[str, int]:
-    reply = post(f"{url}/v1/chat/completions", messages=[{"role": "system", "content": system}, *turns], max_tokens=16, **ONE_STEP)
+    reply = post(
+        f"{url}/v1/chat/completions",
+        messages=[{"role": "system", "content": system}, *turns],
+        max_tokens=16,
+        **ONE_STEP,
+    )
     return reply["choices"][0]["message"]["content"], reply["usage"]["prompt_tokens"]
 
 
 def responses(url: str, system: str, turns: list[dict[str, str]]) -> tuple[str, int]:
     reply = post(f"{url}/v1/responses", instructions=system, input=turns, max_output_tokens=16, **ONE_STEP)
-    return "".join(part["text"] for item in reply["output"] for part in item["content"]), reply["usage"]["input_tokens"]
+    return "".join(part["text"] for item in reply["output"] for part in item["content"]), reply["usage"][
+        "input_tokens"
+    ]
 
 
 def messages(url: str, system: str, turns: list[dict[str, str]]) -> tuple[str, int]:
@@ -54,7 +61,10 @@ def main(url: str = "http://127.0.0.1:8256") -> None:
             said, tokens = ask(url, system, turns)
             print(f"{ask.__name__},{turn},{tokens},{counted},{time.perf_counter() - start:.2f}", flush=True)
             assert tokens == counted, "usage does not say what was read"
-            turns += [{"role": "assistant", "content": said or "Hello."}, {"role": "user", "content": "Go on."}]
+            turns += [
+                {"role": "assistant", "content": said or "Hello."},
+                {"role": "user", "content": "Go on."},
+            ]
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float64", "float32", "bfloat16"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{options.requests} requests, alone in the plain loop and {options.batch} at a time in the engine, up to {options.steps} steps a canvas")
+    print(
+        f"{options.requests} requests, alone in the plain loop and {options.batch} at a time in the engine, up to {options.steps} steps a canvas"
+    )
     rows = []
     for name in options.dtypes:
         model = dgemma.load(options.model, "cpu", name)
@@ -100,7 +102,11 @@ def main() -> None:
         alone = [results(run(model.net, [request]), 1)[0] for request in requests]
         for title, mix in MIXES.items():
             shares = compare(alone, beside(model, requests, options.batch, mix))
-            print(f"{name:9} {title:24} " + "   ".join(f"{what} {share:6.1%}" for what, share in shares.items()), flush=True)
+            print(
+                f"{name:9} {title:24} "
+                + "   ".join(f"{what} {share:6.1%}" for what, share in shares.items()),
+                flush=True,
+            )
             rows.append({
                 "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "torch": torch.__version__,
                 "model": options.model or "shipped", "requests": options.requests, "batch": options.batch, "steps": options.steps,

@@ -18,7 +18,11 @@ import dgemma
 
 QUESTIONS = (
     {"type": "noul", "instructions": "Does it open a file?"},
-    {"type": "choice", "instructions": "What is it?", "criteria": {"code": None, "prose": None, "data": None}},
+    {
+        "type": "choice",
+        "instructions": "What is it?",
+        "criteria": {"code": None, "prose": None, "data": None},
+    },
     {"type": "score", "instructions": "How hard is it to read?", "criteria": ["easy", "fair", "hard"]},
 )
 
@@ -45,10 +49,17 @@ def main() -> None:
     print(f"state of {len(model.tokenizer.encode(text))} tokens")
     for count in (1, 4, 16):
         asked = {str(number): QUESTIONS[number % 3] for number in range(count)}
-        first = milliseconds(lambda number, asked=asked: model.decide(f"# {len(asked)} {number}\n{text}", asked), options.rounds)
-        again = milliseconds(lambda number, asked=asked: model.decide(text, asked, seed=number), options.rounds)
+        first = milliseconds(
+            lambda number, asked=asked: model.decide(f"# {len(asked)} {number}\n{text}", asked),
+            options.rounds,
+        )
+        again = milliseconds(
+            lambda number, asked=asked: model.decide(text, asked, seed=number), options.rounds
+        )
         print(f"{count} questions: {first:.0f} ms, {again:.0f} ms again")
-    print(f"generated: {milliseconds(lambda number: model.generate(text, 16, number), options.rounds):.0f} ms")
+    print(
+        f"generated: {milliseconds(lambda number: model.generate(text, 16, number), options.rounds):.0f} ms"
+    )
 
 
 if __name__ == "__main__":

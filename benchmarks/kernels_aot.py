@@ -55,7 +55,9 @@ class Kernel:
     def source(self) -> ASTSource:
         kinds = {name: f"*{kind}" for name, kind in self.pointers.items()} | self.numbers
         signature = {name: kinds.get(name, "constexpr") for name in self.function.arg_names}
-        aligned = {(self.function.arg_names.index(name),): [["tt.divisibility", 16]] for name in self.pointers}
+        aligned = {
+            (self.function.arg_names.index(name),): [["tt.divisibility", 16]] for name in self.pointers
+        }
         constants = {name: value for name, value in self.constants.items() if name in signature}
         return ASTSource(self.function, signature, constants, aligned)
 
@@ -89,7 +91,13 @@ def kernels() -> list[Kernel]:
     spans = {"keys": "i64", "values": "i64", "table": "i32", "blocks": "i32"}
     for width, group in ((64, 4), (128, 4), (256, 2), (512, 8)):
         shape = attention_triton.shape_of(width)
-        constants = {"kind": tl.bfloat16, "width": width, "group": group, "ROWS": shape.rows, "KEYS": shape.keys}
+        constants = {
+            "kind": tl.bfloat16,
+            "width": width,
+            "group": group,
+            "ROWS": shape.rows,
+            "KEYS": shape.keys,
+        }
         found.append(Kernel(
             f"attention, head {width}", attention_triton._attend, {"q": "bf16", "out": "bf16"} | spans,
             {"total": "i32", "window": "i32"}, constants | {"STEPS": 0, "WIDEN": False}, shape.warps, shape.stages,
@@ -139,12 +147,22 @@ WEIGHTS = (
     Weights("nvfp4", "nvfp4", NVFP4, 16),
     Weights("int4", "int4", INT4, 32),
     Weights("int4 of 128 with zeros", "int4", (*INT4, ("zeros", "u8")), 128),
-    Weights(FP8, "fp8", (("codes", "u8"), ROW, TOKEN), rounded=True, packed=False, cards=(89, 90, 100, 120, 121)),
-    Weights(FP4, "nvfp4", (*NVFP4, TOKEN, ("x_scales", "u8")), 16, rounded=True, packed=False, cards=(100, 120)),
+    Weights(
+        FP8, "fp8", (("codes", "u8"), ROW, TOKEN), rounded=True, packed=False, cards=(89, 90, 100, 120, 121)
+    ),
+    Weights(
+        FP4, "nvfp4", (*NVFP4, TOKEN, ("x_scales", "u8")), 16, rounded=True, packed=False, cards=(100, 120)
+    ),
 )
 SCARCE = (  # dense products only
     Weights("int8", "int8", (("codes", "i8"), ROW)),
-    Weights("int4 with half scales", "int4", (("codes", "u8"), ("scales", "fp16"), ("zeros", "u8")), 128, packed=False),
+    Weights(
+        "int4 with half scales",
+        "int4",
+        (("codes", "u8"), ("scales", "fp16"), ("zeros", "u8")),
+        128,
+        packed=False,
+    ),
     Weights("int4 in float16", "int4", (("codes", "u8"), ("scales", "fp16")), 32, x="fp16"),
     Weights("nvfp4 in float16", "nvfp4", NVFP4, 16, x="fp16"),
     Weights("nvfp4 in float32", "nvfp4", NVFP4, 16, packed=False, x="fp32"),
@@ -185,8 +203,12 @@ def of_weights(architecture: int, brief: bool = False) -> list[Kernel]:
     """Experts and dense products with weights in few bits, for one architecture; brief: one block size of each."""
     found = []
     for weights in (one for one in WEIGHTS if architecture in one.cards):
-        usual = operands_triton.rows_of(16, 2, not weights.rounded, architecture // 10)  # of a step's 256 rows
-        found += [kernel for rows in ((usual,) if brief else (16, 32, 64)) for kernel in experts_of(weights, rows)]
+        usual = operands_triton.rows_of(
+            16, 2, not weights.rounded, architecture // 10
+        )  # of a step's 256 rows
+        found += [
+            kernel for rows in ((usual,) if brief else (16, 32, 64)) for kernel in experts_of(weights, rows)
+        ]
     for weights in (one for one in (*WEIGHTS, *([] if brief else SCARCE)) if architecture in one.cards):
         shapes = [(16, 0), (16, 64), (64, 0), (64, 64), (128, 0)]  # 128: a prompt
         if weights.x == "fp32":
@@ -194,7 +216,10 @@ def of_weights(architecture: int, brief: bool = False) -> list[Kernel]:
         elif weights.name == FP4:  # matmul_triton.product cuts it no finer
             shapes = [(16, 0), (64, 0), (128, 0)]
         found += [product_of(weights, *shape) for shape in ([(64, 0)] if brief else shapes)]
-    outputs, shape = {"x": "bf16", "codes": "u8", "token": "fp32"}, {"width": 2816, "BLOCK": rounding_triton.BLOCK}
+    outputs, shape = (
+        {"x": "bf16", "codes": "u8", "token": "fp32"},
+        {"width": 2816, "BLOCK": rounding_triton.BLOCK},
+    )
     found.append(Kernel("round to fp8", rounding_triton._fp8, outputs, {}, shape))
     found.append(Kernel("round to nvfp4", rounding_triton._nvfp4, outputs | {"scales": "u8"}, {}, shape))
     return found
@@ -203,7 +228,11 @@ def of_weights(architecture: int, brief: bool = False) -> list[Kernel]:
 def around() -> list[Kernel]:
     """What stands between the products of a layer: norms, heads, the router."""
     found = []
-    for name, width, weighted, added in (("norm", 2816, 1, 0), ("add norm", 2816, 1, 1), ("norm without weight", 256, 0, 0)):
+    for name, width, weighted, added in (
+        ("norm", 2816, 1, 0),
+        ("add norm", 2816, 1, 1),
+        ("norm without weight", 256, 0, 0),
+    ):
         rows, block, warps = norm_triton.shape_of(width)
         found.append(Kernel(
             name, norm_triton._norm, {"x": "bf16", "residual": "bf16", "weight": "bf16", "out": "bf16"},
@@ -212,7 +241,14 @@ def around() -> list[Kernel]:
         ))  # fmt: skip
     tensors = ("q", "k", "v", "q_weight", "k_weight", "cos", "sin", "q_out", "k_out", "v_out")
     for width, groups in ((256, 8), (512, 2)):
-        shape = {"heads": 16, "groups": groups, "half": width // 2, "HALF": width // 2, "ROWS": 2048 // width, "WIDEN": False}
+        shape = {
+            "heads": 16,
+            "groups": groups,
+            "half": width // 2,
+            "HALF": width // 2,
+            "ROWS": 2048 // width,
+            "WIDEN": False,
+        }
         strides = {"q_stride": 16 * width, "k_stride": groups * width, "v_stride": groups * width}
         found.append(Kernel(
             f"heads of {width}", heads_triton._heads, dict.fromkeys(tensors, "bf16"), {"rows": "i32", "eps": "fp32"},
@@ -277,7 +313,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--json", action="store_true", help="print the rows, and keep the file as it is")
-    parser.add_argument("--brief", action="store_true", help="of weights in few bits only one block size each")
+    parser.add_argument(
+        "--brief", action="store_true", help="of weights in few bits only one block size each"
+    )
     parser.add_argument("--only", metavar="REGEX", default="", help="kernels whose names it is found in")
     options = parser.parse_args()
     rows = list(table(options.arch, options.brief, options.only))

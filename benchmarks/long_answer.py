@@ -29,7 +29,9 @@ PROMPT = 512
 
 def resident() -> float:
     """MiB of this process now."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -43,8 +45,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     dtype, config = getattr(torch, options.dtype), shapes.shape(options.shape)
-    model, rate = shapes.random_model(config, "cpu", dtype), roofline.measure(torch.device("cpu"), dtype).flops
-    settings = DenoiseConfig(max_denoising_steps=options.steps, stability_threshold=options.steps, eos_token_id=None)
+    model, rate = (
+        shapes.random_model(config, "cpu", dtype),
+        roofline.measure(torch.device("cpu"), dtype).flops,
+    )
+    settings = DenoiseConfig(
+        max_denoising_steps=options.steps, stability_threshold=options.steps, eos_token_id=None
+    )
     request = Request(tuple(range(1, PROMPT + 1)), options.canvases * config.canvas_length, 0, settings)
     times: list[list[float]] = [[] for _ in range(options.canvases)]
     memory, last = [0.0] * options.canvases, time.perf_counter()
@@ -55,7 +62,10 @@ def main() -> None:
                 times[record.canvas].append(now - last)
             last, memory[record.canvas] = now, resident()
     rows, width = [], config.canvas_length
-    least = [1e3 * roofline.work_of(config, dtype.itemsize, 0, width, width, PROMPT + n * width, 1).flops / rate for n in range(options.canvases)]
+    least = [
+        1e3 * roofline.work_of(config, dtype.itemsize, 0, width, width, PROMPT + n * width, 1).flops / rate
+        for n in range(options.canvases)
+    ]
     for number, found in enumerate(times):
         rows.append({
             "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "torch": torch.__version__,
@@ -63,7 +73,12 @@ def main() -> None:
             "canvas": number + 1, "tokens_before": PROMPT + number * width, "step_ms": round(1e3 * statistics.median(found), 1),
             "limit_grew_ms": round(least[number] - least[0], 1), "resident_mib": round(memory[number]),
         })  # fmt: skip
-        print("  ".join(str(rows[-1][key]) for key in ("canvas", "tokens_before", "step_ms", "limit_grew_ms", "resident_mib")))
+        print(
+            "  ".join(
+                str(rows[-1][key])
+                for key in ("canvas", "tokens_before", "step_ms", "limit_grew_ms", "resident_mib")
+            )
+        )
     append(RESULTS, rows)
 
 

@@ -39,11 +39,26 @@ def planned(folder: Path, device: str, memory: int | None, context: int) -> dict
     found = source(folder)
     config = found.config()
     layout = found.inspect(config)
-    place = placement(config, "bfloat16", device, memory, context=context, formats=formats_in(layout), stored=bytes_in(layout))
-    return {"layers": len(config.layers), "streamed": len(place.streamed), "planned": place.device_bytes, "margin": place.margin}
+    place = placement(
+        config,
+        "bfloat16",
+        device,
+        memory,
+        context=context,
+        formats=formats_in(layout),
+        stored=bytes_in(layout),
+    )
+    return {
+        "layers": len(config.layers),
+        "streamed": len(place.streamed),
+        "planned": place.device_bytes,
+        "margin": place.margin,
+    }
 
 
-def measured(folder: Path, device: torch.device, memory: int | None, steps: int, prompt: int) -> dict[str, Any]:
+def measured(
+    folder: Path, device: torch.device, memory: int | None, steps: int, prompt: int
+) -> dict[str, Any]:
     """One canvas of a request after random tokens: the most that was allocated, and the median ms of a step."""
     cuda = device.type == "cuda"
     if cuda:
@@ -54,7 +69,9 @@ def measured(folder: Path, device: torch.device, memory: int | None, steps: int,
     synchronise(device)
     loaded, times = time.perf_counter() - began, []
     engine = Engine(model.net, EngineConfig(memory=model.engine.slots.budget, prefix_cache=0))
-    ids = torch.randint(0, model.config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(1)).tolist()
+    ids = torch.randint(
+        0, model.config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(1)
+    ).tolist()
     config = DenoiseConfig(max_denoising_steps=steps, eos_token_id=None, confidence_threshold=1e-9)
     for record in engine.run([Request(tuple(ids), model.config.canvas_length, 0, config)]):
         if isinstance(record, StepRecord):

@@ -54,7 +54,10 @@ CANVAS, CONTEXT = 256, 2048
 FORMATS = (PLAIN, "fp8", "nvfp4", "int4")  # nvfp4, int4: the experts; fp8: experts, attention and dense MLP
 # how many times as fast as bf16 a card multiplies a format as such, float32 sums, dense: the same papers; Triton 3.6 has no FP4 for sm_121
 NATIVE = {("fp8", 89): 2.0, ("fp8", 90): 2.0, ("fp8", 120): 2.0, ("fp8", 121): 2.0, ("nvfp4", 120): 8.0}
-OPERATION = {"attention": "projections", "dense": "dense MLP"}  # of roofline.py, for groups of weights/names.py
+OPERATION = {
+    "attention": "projections",
+    "dense": "dense MLP",
+}  # of roofline.py, for groups of weights/names.py
 REST, NO_GRAPH = "everything else", "launches without a graph"
 
 # Published for Triton's fused MoE at these expert shapes on an H200 (419.6 us a layer); assumed for every other reading of weights.
@@ -158,8 +161,15 @@ def kind_of(form: str, card: Card) -> str:
     return "" if form == PLAIN else f"{form} x {form}" if (form, card.generation) in NATIVE else form
 
 
-def of_experts(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, card: Card) -> Iterator[Use]:
-    kind, experts, inner, hidden = kind_of(form, card), config.num_experts, config.moe_intermediate_size, config.hidden_size
+def of_experts(
+    config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, card: Card
+) -> Iterator[Use]:
+    kind, experts, inner, hidden = (
+        kind_of(form, card),
+        config.num_experts,
+        config.moe_intermediate_size,
+        config.hidden_size,
+    )
     rows = rows_of(CANVAS * config.top_k_experts / experts, 2, kind == form, card.generation // 10)
     for name, columns, depth, share in (("inner", 2 * inner, hidden, 2 / 3), ("outer", hidden, inner, 1 / 3)):
         name = f"{kernels_aot.named(f'experts {name}', kind)}, {rows} rows"
@@ -171,7 +181,11 @@ def of_products(
     config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], group: str, form: str, card: Card
 ) -> Iterator[Use]:
     """The dense products of a group of weights, one for each shape; blocks of 64 rows, cut finer where they are few."""
-    shapes = [target.shape for target in expected_tensors(config).values() if target.group == group and len(target.shape) == 2]
+    shapes = [
+        target.shape
+        for target in expected_tensors(config).values()
+        if target.group == group and len(target.shape) == 2
+    ]
     every = sum(outs * depth for outs, depth in shapes)
     for (outs, depth), count in Counter(shapes).items():
         blocks = math.ceil(CANVAS / 64)
@@ -181,7 +195,13 @@ def of_products(
 
 
 def product(
-    operation: str, kernel: kernels_aot.Kernel, launches: int, blocks: int, columns: int, depth: int, share: float
+    operation: str,
+    kernel: kernels_aot.Kernel,
+    launches: int,
+    blocks: int,
+    columns: int,
+    depth: int,
+    share: float,
 ) -> Use:
     """blocks: of rows; columns, depth: of the weight."""
     tile = kernel.constants
@@ -202,14 +222,20 @@ def cached(config: ModelConfig, layer: LayerConfig) -> int:
 def expert_blocks(rows: int, top_k: int, experts: int, block: int) -> int:
     """How many blocks of `block` rows the experts' rows make, if every expert is as likely as any other."""
     p = top_k / experts
-    chances = ((count, math.comb(rows, count) * p**count * (1 - p) ** (rows - count)) for count in range(rows + 1))
+    chances = (
+        (count, math.comb(rows, count) * p**count * (1 - p) ** (rows - count)) for count in range(rows + 1)
+    )
     return round(experts * sum(chance * math.ceil(count / block) for count, chance in chances))
 
 
 def read_code(text: str) -> tuple[int, int, str]:
     """(inside, outside, tensor instruction) of a disassembled kernel; of its loops that with most products is the one."""
     text = text[text.index("\n.text.") :].split("//----")[0]
-    code = [line for line in text.splitlines() if re.match(r"\s+/\*[0-9a-f]{4,}\*/\s", line) or line.startswith(".L_x")]
+    code = [
+        line
+        for line in text.splitlines()
+        if re.match(r"\s+/\*[0-9a-f]{4,}\*/\s", line) or line.startswith(".L_x")
+    ]
     labels = {line.split(":")[0]: place for place, line in enumerate(code) if line.startswith(".L_x")}
     end = max(place for place, line in enumerate(code) if re.search(r"\bEXIT\b", line)) + 1
     products = [bool(re.search(kernels_aot.TENSOR, line)) for line in code]
@@ -234,7 +260,13 @@ def compiled(kernel: kernels_aot.Kernel, arch: int) -> Code:
         file.flush()
         call = [kernels_aot.TOOLS / "nvdisasm", file.name]
         text = subprocess.run(call, capture_output=True, text=True, check=True).stdout
-    return Code(*read_code(text), needs["registers"], needs["shared_bytes"], options["num_warps"], options["num_stages"])
+    return Code(
+        *read_code(text),
+        needs["registers"],
+        needs["shared_bytes"],
+        options["num_warps"],
+        options["num_stages"],
+    )
 
 
 def resident(code: Code, card: Card) -> int:
@@ -254,29 +286,53 @@ def on_card(use: Use, code: Code, card: Card, faster: float = 1.0) -> float:
     clock = card.ghz * 1e9
     if use.early:
         return use.blocks / (STARTS * clock)
-    rate = faster * card.tflops * 1e12 / card.processors / clock * TENSOR * (SYNC if card.arch == 90 and code.tensor == "HMMA" else 1.0)
-    turn = code.warps / 4 / ISSUE  # clocks in which the schedulers issue one instruction of every warp of a block
+    rate = (
+        faster
+        * card.tflops
+        * 1e12
+        / card.processors
+        / clock
+        * TENSOR
+        * (SYNC if card.arch == 90 and code.tensor == "HMMA" else 1.0)
+    )
+    turn = (
+        code.warps / 4 / ISSUE
+    )  # clocks in which the schedulers issue one instruction of every warp of a block
     unrolled = bool(use.trips) and not code.inside
     inside = (code.outside / use.trips if unrolled else code.inside) * turn
     outside = 0.0 if unrolled else code.outside * turn
     product, wait = use.flops / rate, LATENCY * clock
     alone = product + inside if use.chained else max(product, inside)
-    alone = alone + wait if code.stages == 1 else max(alone, wait / (code.stages - 1))  # stages: how far ahead is loaded
+    alone = (
+        alone + wait if code.stages == 1 else max(alone, wait / (code.stages - 1))
+    )  # stages: how far ahead is loaded
     busiest = math.ceil(use.blocks / card.processors)
     together = min(resident(code, card), busiest)
-    wave = max(use.trips * alone + outside, together * use.trips * product, together * (use.trips * inside + outside))
+    wave = max(
+        use.trips * alone + outside, together * use.trips * product, together * (use.trips * inside + outside)
+    )
     return math.ceil(busiest / together) * wave / clock
 
 
 def predict(
-    card: Card, config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: str, launches: Counter[str]
+    card: Card,
+    config: ModelConfig,
+    kernels: Mapping[str, kernels_aot.Kernel],
+    form: str,
+    launches: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """A row per kernel, per operation of a library's products, per kind of overhead: the least and the predicted ms of a step."""
     own = uses(config, kernels, form, card)
     memory, tensor = card.gb_per_second * 1e9, card.tflops * 1e12
-    few = {"experts", *(OPERATION[group] for group in recipe(form) if group in OPERATION)} if form != PLAIN else set()
+    few = (
+        {"experts", *(OPERATION[group] for group in recipe(form) if group in OPERATION)}
+        if form != PLAIN
+        else set()
+    )
 
-    def row(operation: str, kernel: str, count: int | str, least: float, taken: float, why: str) -> dict[str, Any]:
+    def row(
+        operation: str, kernel: str, count: int | str, least: float, taken: float, why: str
+    ) -> dict[str, Any]:
         return {
             "card": card.name, "format": form, "status": "predicted", "operation": operation, "kernel": kernel, "launches": count,
             "limit_ms": round(1e3 * least, 3), "predicted_ms": round(1e3 * taken, 3), "bound_by": why,
@@ -293,11 +349,16 @@ def predict(
         for use, part in zip(named, done, strict=True):
             code = compiled(kernels[use.kernel], card.arch)
             least = max(part / sum(done) * flops / tensor / faster, use.share * size / memory)
-            by_bytes, by_blocks = use.share * size / memory / BANDWIDTH, use.launches * on_card(use, code, card, faster)
+            by_bytes, by_blocks = (
+                use.share * size / memory / BANDWIDTH,
+                use.launches * on_card(use, code, card, faster),
+            )
             why = f"blocks: {code.inside} + {code.outside} instructions, {resident(code, card)} at once on a multiprocessor"
             why = "bytes" if by_bytes > by_blocks else "starts of blocks" if use.early else why
             yield row(operation, use.kernel, use.launches, least, max(by_bytes, by_blocks), why)
-    rounding = rounded_products(config, form) if (form, card.generation) in NATIVE else 0  # each rounds what it multiplies with
+    rounding = (
+        rounded_products(config, form) if (form, card.generation) in NATIVE else 0
+    )  # each rounds what it multiplies with
     every = sum(launches.values()) + rounding
     products = sum(launches[f"aten::{name}"] for name in ("linear", "mm", "matmul", "bmm"))
     small = every - products - sum(use.launches for use in own if use.operation not in OPERATION.values())
@@ -317,12 +378,16 @@ def weights_of(config: ModelConfig, form: str) -> Weights:
 
 def rounded_products(config: ModelConfig, form: str) -> int:
     """Products of a step with weights in few bits; those of all experts of a layer are two. As many as the plain model's have."""
-    return sum(target.group in recipe(form) and len(target.shape) > 1 for target in expected_tensors(config).values())
+    return sum(
+        target.group in recipe(form) and len(target.shape) > 1 for target in expected_tensors(config).values()
+    )
 
 
 def works(config: ModelConfig, form: str = PLAIN) -> Iterator[tuple[str, float, float]]:
     """(operation, FLOPs, bytes) of the step. The vocabulary's table is read by the head and by p @ E; roofline.py counts it once."""
-    for operation, work in work_by_operation(config, 2, 0, CANVAS, CANVAS, CONTEXT, 1, weights_of(config, form)):
+    for operation, work in work_by_operation(
+        config, 2, 0, CANVAS, CANVAS, CONTEXT, 1, weights_of(config, form)
+    ):
         again = 2.0 * config.vocab_size * config.hidden_size if operation == "expected embedding" else 0.0
         yield operation, work.flops, work.bytes + again
 
@@ -334,7 +399,9 @@ def count_launches() -> Counter[str]:
     told = subprocess.run(call, stdout=subprocess.PIPE, check=True, env=environment).stdout
     one, sliding, full = map(Counter, json.loads(told))
     names = {*one, *sliding, *full}
-    return Counter({name: one[name] + 24 * (sliding[name] - one[name]) + 4 * (full[name] - one[name]) for name in names})
+    return Counter(
+        {name: one[name] + 24 * (sliding[name] - one[name]) + 4 * (full[name] - one[name]) for name in names}
+    )
 
 
 def launches_of(kinds: str) -> Counter[str]:
@@ -348,16 +415,27 @@ def launches_of(kinds: str) -> Counter[str]:
         "num_global_key_value_heads": 1, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16,
         "sliding_window": 16, "max_position_embeddings": 512,
     }  # fmt: skip
-    config = ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 16, "text_config": text}, "counted")
+    config = ModelConfig.from_dict(
+        {"model_type": "diffusion_gemma", "canvas_length": 16, "text_config": text}, "counted"
+    )
     engine = Engine(build_random(config, dtype=torch.bfloat16), EngineConfig(prefix_cache=0))
-    engine.submit(Request((1, 2, 3), 16, 0, DenoiseConfig(eos_token_id=None, max_denoising_steps=8, confidence_threshold=1e-9)))
+    engine.submit(
+        Request(
+            (1, 2, 3),
+            16,
+            0,
+            DenoiseConfig(eos_token_id=None, max_denoising_steps=8, confidence_threshold=1e-9),
+        )
+    )
     for _ in range(2):
         engine.advance()
     found, plain = Counting(), GridExecutor.__call__
 
     def launch(self: GridExecutor, *arguments: Any, **named: Any) -> None:
         found.seen[f"triton {self.fn.__name__}"] += 1
-        with torch.utils._python_dispatch._disable_current_modes():  # the interpreter's own copies are no launches
+        with (
+            torch.utils._python_dispatch._disable_current_modes()
+        ):  # the interpreter's own copies are no launches
             plain(self, *arguments, **named)
 
     with mock.patch.object(GridExecutor, "__call__", launch), found:
@@ -389,16 +467,28 @@ def total(rows: Sequence[dict[str, Any]], column: str, graph: bool = True, **whe
 def report(rows: Sequence[dict[str, Any]], config: ModelConfig) -> Iterator[str]:
     """The tables of docs/numbers.md: every card and format; one card by operation; what is lost where."""
     gib = {
-        form: sum(size for name, _, size in works(config, form) if name not in ("attention", "expected embedding")) / 2**30
+        form: sum(
+            size for name, _, size in works(config, form) if name not in ("attention", "expected embedding")
+        )
+        / 2**30
         for form in FORMATS
     }
-    yield "| limit / predicted, ms (captured) | " + " | ".join(f"{form}, {gib[form]:.0f} GiB" for form in FORMATS) + " |"
+    yield (
+        "| limit / predicted, ms (captured) | "
+        + " | ".join(f"{form}, {gib[form]:.0f} GiB" for form in FORMATS)
+        + " |"
+    )
     yield "|---" * (len(FORMATS) + 1) + "|"
     for card in CARDS:
         cells = []
         for form in FORMATS:
-            least, taken = (total(rows, column, card=card.name, format=form) for column in ("limit_ms", "predicted_ms"))
-            cells.append(f"{least:.1f} / {taken:.1f}, {least / taken:.0%}" + ("" if card.gib > gib[form] else " (too large)"))
+            least, taken = (
+                total(rows, column, card=card.name, format=form) for column in ("limit_ms", "predicted_ms")
+            )
+            cells.append(
+                f"{least:.1f} / {taken:.1f}, {least / taken:.0%}"
+                + ("" if card.gib > gib[form] else " (too large)")
+            )
         yield f"| {card.name} | " + " | ".join(cells) + " |"
     for card in (CARDS[0], CARDS[2]):
         yield f"\n| {card.name}, limit / predicted, ms | " + " | ".join(FORMATS) + " |"
@@ -406,19 +496,27 @@ def report(rows: Sequence[dict[str, Any]], config: ModelConfig) -> Iterator[str]
         operations = list(dict.fromkeys(row["operation"] for row in rows))
         for name in operations:
             where = {"card": card.name, "operation": name}
-            cells = [[total(rows, c, **where, format=form) for c in ("limit_ms", "predicted_ms")] for form in FORMATS]
+            cells = [
+                [total(rows, c, **where, format=form) for c in ("limit_ms", "predicted_ms")]
+                for form in FORMATS
+            ]
             yield f"| {name} | " + " | ".join(f"{least:.2f} / {taken:.2f}" for least, taken in cells) + " |"
     yield ""
     for card in CARDS:
         for form in FORMATS:
             where = {"card": card.name, "format": form}
             lost = {
-                name: total(rows, "predicted_ms", **where, operation=name) - total(rows, "limit_ms", **where, operation=name)
+                name: total(rows, "predicted_ms", **where, operation=name)
+                - total(rows, "limit_ms", **where, operation=name)
                 for name in operations
             }
             most = sorted(lost, key=lost.get, reverse=True)[:3]
             eager = total(rows, "predicted_ms", graph=False, **where)
-            yield f"{card.name}, {form}: " + ", ".join(f"{name} {lost[name]:.1f} ms" for name in most) + f"; uncaptured {eager:.1f} ms"
+            yield (
+                f"{card.name}, {form}: "
+                + ", ".join(f"{name} {lost[name]:.1f} ms" for name in most)
+                + f"; uncaptured {eager:.1f} ms"
+            )
 
 
 def main() -> None:

@@ -16,7 +16,12 @@ Moment = TypeVar("Moment")
 
 
 def generate(
-    model: Any, prompt: torch.Tensor, tokens: int, config: DenoiseConfig, now: Callable[[], Moment], **more: Any
+    model: Any,
+    prompt: torch.Tensor,
+    tokens: int,
+    config: DenoiseConfig,
+    now: Callable[[], Moment],
+    **more: Any,
 ) -> tuple[Any, list[Moment]]:
     """What it returns for prompts [B, T], and `now()` at each draft, which is on the host by then. End tokens are ignored."""
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig

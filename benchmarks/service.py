@@ -69,13 +69,17 @@ def latency(count: int) -> None:
     thread = threading.Thread(target=running.run, args=([found],))
     thread.start()
     ready.wait()
-    rows: dict[str, list[float]] = {name: [] for name in ("first", "total", "draft", "whole first", "whole total")}
+    rows: dict[str, list[float]] = {
+        name: [] for name in ("first", "total", "draft", "whole first", "whole total")
+    }
     for number in range(-2, count):  # two to warm up
         prompt = f"def function_{number + 2}(path):\n"
         body = {"max_tokens": TOKENS, "seed": 1}
         python = worker.call(in_python, model, prompt)
         http = over_http(found.getsockname(), "/v1/completions", body | {"prompt": prompt, "stream": True})
-        again = worker.call(in_python, model, prompt)  # before and after: a machine that slows down slows both
+        again = worker.call(
+            in_python, model, prompt
+        )  # before and after: a machine that slows down slows both
         stepped.clear()
         draft = over_http(found.getsockname(), "/v1/canvas", body | {"prompt": prompt, "task": "complete"})
         if number >= 0:
@@ -106,7 +110,10 @@ def over_http(address: tuple[str, int], path: str, body: dict) -> tuple[float, f
     data = json.dumps(body).encode()
     start = time.perf_counter()
     with socket.create_connection(address) as found:
-        found.sendall(f"POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(data)}\r\n\r\n".encode() + data)
+        found.sendall(
+            f"POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(data)}\r\n\r\n".encode()
+            + data
+        )
         seen, at = b"", 0.0
         while part := found.recv(65536):
             seen += part
@@ -123,9 +130,15 @@ def served(*more: str) -> Iterator[tuple[subprocess.Popen[str], str, tuple[str, 
     """A server process, which has one core fewer than there are; the clients share the machine with it. (process, URL, address)."""
     command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--warmup", "1", *more]
     threads = str(max(1, (os.cpu_count() or 2) - 1))
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": threads}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": threads}
+    ) as process:
         assert process.stderr is not None
-        url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+        url = (
+            next(line for line in process.stderr if " answers at " in line)
+            .partition(" answers at ")[2]
+            .split()[0]
+        )
         yield process, url, (url.rpartition(":")[0].removeprefix("http://"), int(url.rpartition(":")[2]))
         process.terminate()
 
@@ -145,7 +158,10 @@ def beside(count: int) -> None:
                 client.setblocking(False)
                 with contextlib.suppress(BlockingIOError, ConnectionError):
                     client.send(data)
-            report_seconds(f"beside {', '.join(f'{len(group)} {name}' for name, group in bad.items())}", [one(address, n)[1] for n in range(count)])
+            report_seconds(
+                f"beside {', '.join(f'{len(group)} {name}' for name, group in bad.items())}",
+                [one(address, n)[1] for n in range(count)],
+            )
             time.sleep(12 if number == 2 else 0)  # longer than a head may take
             print(f"  {sum(map(is_cut, clients))} of {len(clients)} were cut or answered")
             for client in clients:
@@ -169,11 +185,17 @@ def overload(slots: int) -> None:
     most = 64 + slots
     with served("--max-queue", str(slots)) as (process, url, address):
         start = time.perf_counter()
-        rate = report("as many as there are places", at_times(address, [0.0] * most)) / (time.perf_counter() - start)
+        rate = report("as many as there are places", at_times(address, [0.0] * most)) / (
+            time.perf_counter() - start
+        )
         flow = [number / (10 * rate) for number in range(round(10 * rate * 15))]
         report(f"{10 * rate:.0f} a second, ten times what was answered, for 15 s", at_times(address, flow))
         report("ten for each place in one instant", at_times(address, [0.0] * 10 * most))
-        left = next(line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith("dgemma_requests_open "))
+        left = next(
+            line
+            for line in httpx.get(f"{url}/metrics").text.splitlines()
+            if line.startswith("dgemma_requests_open ")
+        )
         process.terminate()
         print(f"afterwards {left}; exit code {process.wait(60)}")
 
@@ -194,7 +216,9 @@ def report(name: str, answers: list[tuple[int, float]]) -> int:
     """Print what became of some requests. -> how many were answered."""
     good = [seconds for status, seconds in answers if status == 200]
     refused = sorted(seconds for status, seconds in answers if status in (429, 503))
-    line = f"{name}: {len(good)} of {len(answers)} answered in at most {max(good):.1f} s, {len(refused)} refused"
+    line = (
+        f"{name}: {len(good)} of {len(answers)} answered in at most {max(good):.1f} s, {len(refused)} refused"
+    )
     if refused:
         p95 = refused[int(0.95 * len(refused))]
         line += f" in ms: median {1e3 * statistics.median(refused):.1f}, p95 {1e3 * p95:.1f}, most {1e3 * refused[-1]:.1f}"
@@ -208,7 +232,9 @@ def one(address: tuple[str, int], number: int) -> tuple[int, float]:
     start = time.perf_counter()
     with socket.create_connection(address) as found:
         found.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(data) + data
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+            % len(data)
+            + data
         )
         seen = b""
         while part := found.recv(65536):

@@ -52,7 +52,9 @@ SCHEMA = {
 }  # fmt: skip
 TOOL = {"name": "look_up", "description": "Look a name up.", "parameters": SCHEMA}
 
-Make = Callable[[random.Random], tuple[str, Any]]  # -> the path and the body, bytes as they are or what becomes JSON
+Make = Callable[
+    [random.Random], tuple[str, Any]
+]  # -> the path and the body, bytes as they are or what becomes JSON
 
 
 def words(rng: random.Random, count: int) -> str:
@@ -81,7 +83,13 @@ def several(rng: random.Random) -> tuple[str, Any]:
 
 
 def sampled(rng: random.Random) -> tuple[str, Any]:
-    rules = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1, "stop": [words(rng, 1)], "logprobs": 2}
+    rules = {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "repetition_penalty": 1.1,
+        "stop": [words(rng, 1)],
+        "logprobs": 2,
+    }
     return "/v1/completions", {"prompt": words(rng, 12), **rules, **short(rng), **streamed(rng)}
 
 
@@ -98,12 +106,24 @@ def chat(rng: random.Random) -> tuple[str, Any]:
 
 
 def form(rng: random.Random) -> tuple[str, Any]:
-    schema = {"type": "json_schema", "json_schema": {"name": f"form_{rng.randrange(10**6)}", "schema": SCHEMA}}
-    return "/v1/chat/completions", {**messages(rng), "response_format": schema, "max_tokens": 128, **streamed(rng)}
+    schema = {
+        "type": "json_schema",
+        "json_schema": {"name": f"form_{rng.randrange(10**6)}", "schema": SCHEMA},
+    }
+    return "/v1/chat/completions", {
+        **messages(rng),
+        "response_format": schema,
+        "max_tokens": 128,
+        **streamed(rng),
+    }
 
 
 def expression(rng: random.Random) -> tuple[str, Any]:
-    return "/v1/completions", {"prompt": words(rng, 8), "regex": f"[a-f]{{2,{rng.randint(3, 9)}}}", "max_tokens": 48}
+    return "/v1/completions", {
+        "prompt": words(rng, 8),
+        "regex": f"[a-f]{{2,{rng.randint(3, 9)}}}",
+        "max_tokens": 48,
+    }
 
 
 def tools(rng: random.Random) -> tuple[str, Any]:
@@ -112,11 +132,20 @@ def tools(rng: random.Random) -> tuple[str, Any]:
 
 
 def responses(rng: random.Random) -> tuple[str, Any]:
-    return "/v1/responses", {"input": words(rng, 12), "max_output_tokens": rng.randint(16, 48), **streamed(rng)}
+    return "/v1/responses", {
+        "input": words(rng, 12),
+        "max_output_tokens": rng.randint(16, 48),
+        **streamed(rng),
+    }
 
 
 def anthropic(rng: random.Random) -> tuple[str, Any]:
-    return "/v1/messages", {"model": "dgemma", **messages(rng), "max_tokens": rng.randint(1, 48), **streamed(rng)}
+    return "/v1/messages", {
+        "model": "dgemma",
+        **messages(rng),
+        "max_tokens": rng.randint(1, 48),
+        **streamed(rng),
+    }
 
 
 def ollama(rng: random.Random) -> tuple[str, Any]:
@@ -139,7 +168,13 @@ def gap(rng: random.Random) -> tuple[str, Any]:
 def edit(rng: random.Random) -> tuple[str, Any]:
     document = words(rng, 24)
     spans = {"spans": [[2, 12]]}
-    return "/v1/canvas", {"task": "edit", "document": document, "instruction": "rename it", **spans, "seed": 1}
+    return "/v1/canvas", {
+        "task": "edit",
+        "document": document,
+        "instruction": "rename it",
+        **spans,
+        "seed": 1,
+    }
 
 
 def canvas(rng: random.Random) -> tuple[str, Any]:
@@ -148,7 +183,11 @@ def canvas(rng: random.Random) -> tuple[str, Any]:
 
 def decision(rng: random.Random) -> tuple[str, Any]:
     question = {"type": "noul", "instructions": "Is it a name?"}
-    return "/v1/decisions", {"state": words(rng, 40), "questions": {"q": question}, "steps": rng.randint(1, 4)}
+    return "/v1/decisions", {
+        "state": words(rng, 40),
+        "questions": {"q": question},
+        "steps": rng.randint(1, 4),
+    }
 
 
 def tokens(rng: random.Random) -> tuple[str, Any]:
@@ -162,7 +201,9 @@ def malformed(rng: random.Random) -> tuple[str, Any]:
         {"prompt": "a", "max_tokens": "many"}, {"prompt": "a", "nope": 1}, {"prompt": "a", "regex": "("},
         {"prompt": "a", "json_schema": {"type": "nothing"}}, {"prompt": "a", "temperature": 10**400}, b" " * (9 * 2**20),
     )  # fmt: skip
-    return rng.choice(("/v1/completions", "/v1/completions", "/v1/chat/completions", "/no/such/route")), rng.choice(bad)
+    return rng.choice(
+        ("/v1/completions", "/v1/completions", "/v1/chat/completions", "/no/such/route")
+    ), rng.choice(bad)
 
 
 KINDS: dict[Make, int] = {  # and how often each is asked, among the others
@@ -188,7 +229,9 @@ class Tally:
     """What became of the requests."""
 
     statuses: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by kind, conduct and status
-    seconds: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))  # of whole answers, by kind
+    seconds: defaultdict[str, list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )  # of whole answers, by kind
     faults: list[str] = field(default_factory=list)  # each answer of 5xx that does not ask to come again
 
 
@@ -254,7 +297,9 @@ class Client:
 
 
 @contextlib.asynccontextmanager
-async def connection(port: int, slow: bool) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connection(
+    port: int, slow: bool
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection; `slow`: with buffers so small that what is not read stays with the service."""
     plain = socket.socket()
     plain.setblocking(False)
@@ -282,16 +327,32 @@ class Service:
         self.keys = tempfile.NamedTemporaryFile("w", suffix=".keys")  # which only its owner may read
         self.keys.write("".join(f"{key}\n" for key in (f"operator {OPERATOR}", *KEYS)))
         self.keys.flush()
-        command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0", "--api-key-file", self.keys.name, *flags]
+        command = [
+            sys.executable,
+            "-m",
+            "dgemma.cli.main",
+            "serve",
+            "--port",
+            "0",
+            "--api-key-file",
+            self.keys.name,
+            *flags,
+        ]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
-        url = next(line for line in self.process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+        url = (
+            next(line for line in self.process.stderr if " answers at " in line)
+            .partition(" answers at ")[2]
+            .split()[0]
+        )
         self.port = int(url.rpartition(":")[2])
 
     def gauges(self) -> dict[str, float]:
         import urllib.request
 
-        asked = urllib.request.Request(f"http://127.0.0.1:{self.port}/metrics", headers={"x-api-key": OPERATOR})
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/metrics", headers={"x-api-key": OPERATOR}
+        )
         text = urllib.request.urlopen(asked, timeout=60).read().decode()
         return {name: float(value) for name, value in re.findall(r"^(\w+) (\S+)$", text, re.MULTILINE)}
 
@@ -304,7 +365,9 @@ class Service:
         descriptors = len([*(place / "fd").iterdir()])
         gauges = self.gauges()
         cached = gauges["dgemma_prefix_bytes"] / 2**20
-        return Sample(seconds, memory / 1024, descriptors, threads, int(gauges["dgemma_requests_open"]), cached)
+        return Sample(
+            seconds, memory / 1024, descriptors, threads, int(gauges["dgemma_requests_open"]), cached
+        )
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -323,7 +386,11 @@ def field_of(pid: str, name: str) -> int | None:
 def slope_of(samples: list[Sample]) -> tuple[float, float]:
     """(MB a minute, its standard error), from the means of BLOCKS blocks."""
     size = len(samples) // BLOCKS
-    blocks = [samples[place * size : (place + 1) * size] for place in range(BLOCKS)] if size else [[one] for one in samples]
+    blocks = (
+        [samples[place * size : (place + 1) * size] for place in range(BLOCKS)]
+        if size
+        else [[one] for one in samples]
+    )
     if len(blocks) < 3:
         return 0.0, float("inf")
     minutes = [statistics.mean(one.seconds for one in block) / 60 for block in blocks]
@@ -339,7 +406,8 @@ async def soak(service: Service, seconds: float, clients: int, seed: int) -> tup
     start = time.monotonic()
     until = start + seconds
     asking = [
-        asyncio.create_task(Client(service.port, tally, random.Random(f"{seed}/{number}")).run(until)) for number in range(clients)
+        asyncio.create_task(Client(service.port, tally, random.Random(f"{seed}/{number}")).run(until))
+        for number in range(clients)
     ]
     while time.monotonic() < until:
         await asyncio.sleep(SAMPLE_SECONDS)
@@ -361,20 +429,31 @@ def come_to_rest(service: Service) -> dict[str, float]:
     return {name: service.gauges()[name] for name in GAUGES}
 
 
-def report(tally: Tally, samples: list[Sample], before: Sample, after: Sample, left: dict[str, float]) -> list[str]:
+def report(
+    tally: Tally, samples: list[Sample], before: Sample, after: Sample, left: dict[str, float]
+) -> list[str]:
     """Print what happened. -> what must not have."""
     for (kind, conduct, status), count in sorted(tally.statuses.items()):
         print(f"  {kind:12} {conduct:12} {status:12} {count:6}")
     for kind, seconds in sorted(tally.seconds.items()):
         ordered = sorted(seconds)
-        print(f"  {kind:12} median {statistics.median(ordered):.2f} s, p99 {ordered[int(0.99 * len(ordered))]:.2f} s, n={len(ordered)}")
+        print(
+            f"  {kind:12} median {statistics.median(ordered):.2f} s, p99 {ordered[int(0.99 * len(ordered))]:.2f} s, n={len(ordered)}"
+        )
     slope, error = slope_of(samples[len(samples) // 2 :])
     peak = max(sample.memory for sample in samples)
-    print(f"memory: {before.memory:.0f} MB before, at most {peak:.0f}, {after.memory:.0f} at rest; slope of the last half ", end="")
+    print(
+        f"memory: {before.memory:.0f} MB before, at most {peak:.0f}, {after.memory:.0f} at rest; slope of the last half ",
+        end="",
+    )
     print(f"{slope:+.2f} MB a minute, standard error {error:.2f}")
     cached = [sample.prefixes for sample in samples]
-    print(f"of it the prefix cache: {cached[len(cached) // 2]:.0f} MB at half of the time, {cached[-1]:.0f} at the end")
-    print(f"at rest: {after.descriptors} descriptors (before {before.descriptors}), {after.threads} threads; {left}")
+    print(
+        f"of it the prefix cache: {cached[len(cached) // 2]:.0f} MB at half of the time, {cached[-1]:.0f} at the end"
+    )
+    print(
+        f"at rest: {after.descriptors} descriptors (before {before.descriptors}), {after.threads} threads; {left}"
+    )
     wrong = tally.faults[:20]
     if any(left.values()):
         wrong.append(f"something is open or held at rest: {left}")
@@ -386,7 +465,9 @@ def report(tally: Tally, samples: list[Sample], before: Sample, after: Sample, l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=12, help="that ask at once")
     parser.add_argument("--seed", type=int, default=0)
@@ -407,7 +488,14 @@ def main() -> int:
             writer = csv.writer(file)
             writer.writerow(["seconds", "memory_mb", "descriptors", "threads", "open", "prefixes_mb"])
             for s in samples:
-                row = [round(s.seconds, 1), round(s.memory, 1), s.descriptors, s.threads, s.open, round(s.prefixes, 1)]
+                row = [
+                    round(s.seconds, 1),
+                    round(s.memory, 1),
+                    s.descriptors,
+                    s.threads,
+                    s.open,
+                    round(s.prefixes, 1),
+                ]
                 writer.writerow(row)
     wrong = report(tally, samples, before, after, left)
     if code != 0:

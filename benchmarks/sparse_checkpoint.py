@@ -33,13 +33,24 @@ CONTROL = {
     "<|turn>": 105, "<turn|>": 106, "<|image>": 255999, "<|image|>": 258880, "<image|>": 258882,
 }  # fmt: skip
 
-Row = tuple[str, tuple[int, ...]] | tuple[str, tuple[int, ...], str]  # name, shape and, where it is no other's, dtype
+Row = (
+    tuple[str, tuple[int, ...]] | tuple[str, tuple[int, ...], str]
+)  # name, shape and, where it is no other's, dtype
 Table = Sequence[Row]
 
 # what may be in few bits: every projection of the layers, or the experts alone
-LINEAR = re.compile(r"model\.decoder\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|experts\..*)")
+LINEAR = re.compile(
+    r"model\.decoder\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|experts\..*)"
+)
 EXPERTS = re.compile(r"model\.decoder\.layers\.\d+\.experts\..*")
-LAYOUTS = {"fp8": LINEAR, "nvfp4": LINEAR, "modelopt": EXPERTS, "int4": EXPERTS, "gptq": EXPERTS, "awq": EXPERTS}
+LAYOUTS = {
+    "fp8": LINEAR,
+    "nvfp4": LINEAR,
+    "modelopt": EXPERTS,
+    "int4": EXPERTS,
+    "gptq": EXPERTS,
+    "awq": EXPERTS,
+}
 
 
 def read_table(path: Path = PUBLISHED / "tensors.tsv.gz") -> list[tuple[str, tuple[int, ...]]]:
@@ -57,7 +68,9 @@ def quantised(table: Table, layout: str) -> list[Row]:
             rows.append((name, shape))
             continue
         for module, size in matrices(name, shape):
-            rows += [(f"{module}.{leaf}", tuple(found), dtype) for leaf, dtype, found in fields(layout, *size)]
+            rows += [
+                (f"{module}.{leaf}", tuple(found), dtype) for leaf, dtype, found in fields(layout, *size)
+            ]
     return rows
 
 
@@ -111,7 +124,12 @@ def description(layout: str) -> dict[str, Any]:
     if layout == "modelopt":
         group = {"targets": ["Linear"], "weights": four, "input_activations": four}
         ignore = ["lm_head", "*self_attn*", "*mlp*", "*router*", "*self_conditioning*", "*vision*"]
-        return {"quant_method": "modelopt", "quant_algo": "NVFP4", "config_groups": {"group_0": group}, "ignore": ignore}
+        return {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "config_groups": {"group_0": group},
+            "ignore": ignore,
+        }
     eight = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False}
     whole = four | {"strategy": "tensor_group", "symmetric": True}
     name, weights, activations = {
@@ -120,7 +138,12 @@ def description(layout: str) -> dict[str, Any]:
         "int4": ("pack-quantized", whole | {"type": "int", "strategy": "group", "group_size": GROUP}, None),
     }[layout]
     targets = ["re:.*experts.*"] if layout == "int4" else ["Linear"]
-    group = {"targets": targets, "weights": weights, "input_activations": activations, "output_activations": None}
+    group = {
+        "targets": targets,
+        "weights": weights,
+        "input_activations": activations,
+        "output_activations": None,
+    }
     return {
         "quant_method": "compressed-tensors", "format": name, "quantization_status": "compressed", "kv_cache_scheme": None,
         "config_groups": {"group_0": group}, "ignore": ["lm_head", "re:.*router.*", "re:.*self_conditioning.*", "re:.*vision.*"],
@@ -161,7 +184,11 @@ def split(table: Table, shards: int, dtype: str = "BF16") -> list[Table]:
 
 
 def write(
-    folder: Path, table: Table | None = None, shards: int | None = None, dtype: str = "BF16", layout: str | None = None
+    folder: Path,
+    table: Table | None = None,
+    shards: int | None = None,
+    dtype: str = "BF16",
+    layout: str | None = None,
 ) -> Path:
     """A whole checkpoint folder: shards, index, the published configs and a stand-in tokenizer. Returns the folder.
 

@@ -65,7 +65,9 @@ def ours(folder: Path, dtype: torch.dtype, steps: int, batch: int) -> Canvas:
     prompt, engine = tuple(range(1, CONTEXT + 1)), Engine(model, EngineConfig(prefix_cache=0))
 
     def canvas(seed: int) -> Iterator[Moment]:
-        requests = [Request(prompt, config.canvas_length, seed + row, settings(steps)) for row in range(batch)]
+        requests = [
+            Request(prompt, config.canvas_length, seed + row, settings(steps)) for row in range(batch)
+        ]
         records = (record for record in engine.run(requests) if isinstance(record, StepRecord))
         return (now() for record in records if record.request == 0)
 
@@ -186,7 +188,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--experts", help="the oracle's experts: eager, batched_mm, grouped_mm; default: its choice")
+    parser.add_argument(
+        "--experts", help="the oracle's experts: eager, batched_mm, grouped_mm; default: its choice"
+    )
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -67,9 +67,14 @@ def ours(model: DiffusionGemma) -> Side:
 
 def theirs(reference: Any, device: torch.device, cache: str | None) -> Side:
     def run(request: Request) -> Run:
-        prompt, config = torch.tensor([request.prompt_ids], device=device), request.config.replace(confidence_threshold=NEVER)
+        prompt, config = (
+            torch.tensor([request.prompt_ids], device=device),
+            request.config.replace(confidence_threshold=NEVER),
+        )
         start = time.perf_counter()
-        output, drafts = generate(reference, prompt, request.max_tokens, config, time.perf_counter, cache_implementation=cache)
+        output, drafts = generate(
+            reference, prompt, request.max_tokens, config, time.perf_counter, cache_implementation=cache
+        )
         ids = output if isinstance(output, torch.Tensor) else output.sequences
         tokens = ids[0, len(request.prompt_ids) :].tolist()
         return Run(between(drafts, request), time.perf_counter() - start, tokens)
@@ -85,7 +90,9 @@ def between(drafts: list[float], request: Request) -> list[float]:
     return [drafts[i] - drafts[i - 1] for i in range(1, len(drafts)) if i % steps]
 
 
-def turns(sides: dict[str, Side], request: Request, short: Request, rounds: int, vocab: int) -> dict[str, list[Run]]:
+def turns(
+    sides: dict[str, Side], request: Request, short: Request, rounds: int, vocab: int
+) -> dict[str, list[Run]]:
     """Each side's runs but its first, side after side; who begins changes from round to round."""
     taken: dict[str, list[Run]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
@@ -95,7 +102,10 @@ def turns(sides: dict[str, Side], request: Request, short: Request, rounds: int,
                 raise RuntimeError(f"{name} gave tokens that are none")
             if turn:
                 taken[name].append(run)
-                print(f"round {turn}  {name:22} {1e3 * statistics.median(run.steps):8.2f} ms per step, {run.seconds:6.2f} s", flush=True)
+                print(
+                    f"round {turn}  {name:22} {1e3 * statistics.median(run.steps):8.2f} ms per step, {run.seconds:6.2f} s",
+                    flush=True,
+                )
     return taken
 
 
@@ -153,7 +163,10 @@ def willing(model: DiffusionGemma, options: argparse.Namespace, short: Request) 
     except RuntimeError as error:
         if options.experts:
             raise
-        print(f"its own choice of experts does not run here ({str(error).splitlines()[0]}); its plain ones instead", flush=True)
+        print(
+            f"its own choice of experts does not run here ({str(error).splitlines()[0]}); its plain ones instead",
+            flush=True,
+        )
         options.experts = "eager"
         return oracle.borrow(model, options.experts)
 
@@ -172,8 +185,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=1024)
     parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--experts", help="the oracle's experts: eager, batched_mm, grouped_mm; default: its choice")
-    parser.add_argument("--no-compiled", dest="compiled", action="store_false", help="leave its compiled form out")
+    parser.add_argument(
+        "--experts", help="the oracle's experts: eager, batched_mm, grouped_mm; default: its choice"
+    )
+    parser.add_argument(
+        "--no-compiled", dest="compiled", action="store_false", help="leave its compiled form out"
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float16"))
     parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "step_gpu.csv")

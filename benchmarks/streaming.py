@@ -28,7 +28,9 @@ DTYPE = "bfloat16"
 
 def status(name: str) -> int:
     """Bytes of a line of this process's status (VmData, RssAnon, RssFile)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name + ":")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -57,8 +59,12 @@ def child(folder: Path, memory: int, steps: int, canvas: int, cold: bool) -> dic
     began = time.perf_counter()
     model = dgemma.load(folder, "cpu", DTYPE, memory=memory or None)
     loaded = time.perf_counter() - began
-    config = DenoiseConfig(max_denoising_steps=steps, eos_token_id=None, confidence_threshold=1e-9, canvas_width=canvas)
-    prompt = torch.randint(0, model.config.vocab_size, (canvas,), generator=torch.Generator().manual_seed(1)).tolist()
+    config = DenoiseConfig(
+        max_denoising_steps=steps, eos_token_id=None, confidence_threshold=1e-9, canvas_width=canvas
+    )
+    prompt = torch.randint(
+        0, model.config.vocab_size, (canvas,), generator=torch.Generator().manual_seed(1)
+    ).tolist()
     engine = Engine(model.net, EngineConfig(memory=model.engine.slots.budget))
     ticket, times, most, tokens = engine.submit(Request(tuple(prompt), canvas, 0, config)), [], 0, []
     while not engine.idle:
@@ -81,7 +87,18 @@ def child(folder: Path, memory: int, steps: int, canvas: int, cold: bool) -> dic
 
 def run(folder: Path, memory: int, steps: int, canvas: int, cold: bool = False) -> dict[str, object]:
     """`child` in a process of its own."""
-    call = [sys.executable, __file__, "--child", str(folder), "--memory", str(memory), "--steps", str(steps), "--canvas", str(canvas)]
+    call = [
+        sys.executable,
+        __file__,
+        "--child",
+        str(folder),
+        "--memory",
+        str(memory),
+        "--steps",
+        str(steps),
+        "--canvas",
+        str(canvas),
+    ]
     call += ["--cold"] if cold else []
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode:
@@ -107,13 +124,27 @@ def make(folder: Path, shape: str, formats: list[str]) -> None:
         def state():
             for target in expected_tensors(config).values():
                 made = torch.ones(target.shape)
-                yield target.model_name, made if made.dim() < 2 else made.normal_(0, target.shape[-1] ** -0.5, generator=generator)
+                yield (
+                    target.model_name,
+                    made
+                    if made.dim() < 2
+                    else made.normal_(0, target.shape[-1] ** -0.5, generator=generator),
+                )
 
         tokenizer = Path(__file__).parents[1] / "src" / "dgemma" / "embedded" / "tokenizer.json"
         save(plain, config, DenoiseConfig(), state(), tokenizer)
     for name in formats:
         if not (folder / f"{shape}-{name}").exists():
-            call = [sys.executable, "-m", "dgemma.cli.main", "quantize", str(plain), str(folder / f"{shape}-{name}"), "--format", name]
+            call = [
+                sys.executable,
+                "-m",
+                "dgemma.cli.main",
+                "quantize",
+                str(plain),
+                str(folder / f"{shape}-{name}"),
+                "--format",
+                name,
+            ]
             subprocess.run([*call, "--no-compare"], check=True)
 
 
@@ -140,7 +171,11 @@ def main() -> None:
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         resident = run(folder, 0, options.steps, options.canvas)
         for label in ("in memory", "streams, cached", "streams, cold"):
-            found = resident if label == "in memory" else run(folder, weights // 2, options.steps, options.canvas, "cold" in label)
+            found = (
+                resident
+                if label == "in memory"
+                else run(folder, weights // 2, options.steps, options.canvas, "cold" in label)
+            )
             row = {
                 "date": datetime.date.today().isoformat(), "machine": machine(), "commit": commit(), "shape": options.shape,
                 "format": name, "dtype": DTYPE, "canvas": options.canvas, "run": label, "weights_mb": round(weights / 1e6),

@@ -24,7 +24,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"codex": "@openai/codex@0.171.0", "claude": "@anthropic-ai/claude-code@2.1.197", "opencode": "opencode-ai@1.18.33"}
+PACKAGES = {
+    "codex": "@openai/codex@0.171.0",
+    "claude": "@anthropic-ai/claude-code@2.1.197",
+    "opencode": "opencode-ai@1.18.33",
+}
 TURNS = {
     "codex": ["exec", "--skip-git-repo-check", "Say hello."],
     "claude": ["-p", "Say hello."],
@@ -47,14 +51,26 @@ class Relay(BaseHTTPRequestHandler):
     seen: list[dict[str, Any]] = []
 
     def pass_on(self) -> None:
-        body, path = self.rfile.read(int(self.headers.get("content-length") or 0)), self.path.partition("?")[0]
+        body, path = (
+            self.rfile.read(int(self.headers.get("content-length") or 0)),
+            self.path.partition("?")[0],
+        )
         row: dict[str, Any] = {"asked": f"{self.command} {path}", "bytes": len(body)}
         self.seen.append(row)
-        if self.command == "POST" and isinstance(asked := json.loads(body), dict) and "model" in asked and "count" not in path:
+        if (
+            self.command == "POST"
+            and isinstance(asked := json.loads(body), dict)
+            and "model" in asked
+            and "count" not in path
+        ):
             row |= {"tools": len(asked.get("tools") or ()), "stream": bool(asked.get("stream"))}
             body = json.dumps(asked | self.bounds(path, asked, row)).encode()
         start, line = time.monotonic(), http.client.HTTPConnection(self.service, timeout=SECONDS)
-        headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection", "content-length")}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in ("host", "connection", "content-length")
+        }
         line.request(self.command, self.path, body or None, headers)
         reply = line.getresponse()
         self.send_response(reply.status)
@@ -69,12 +85,18 @@ class Relay(BaseHTTPRequestHandler):
             text += part
             self.wfile.write(part)
             self.wfile.flush()
-        row |= {"status": reply.status, "whole": round(time.monotonic() - start, 1), **figures(text.decode("utf-8", "replace"))}
+        row |= {
+            "status": reply.status,
+            "whole": round(time.monotonic() - start, 1),
+            **figures(text.decode("utf-8", "replace")),
+        }
         self.close_connection = True
 
     def bounds(self, path: str, asked: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         """What is put into a request."""
-        limit = {"max_tokens": MOST} if "max_tokens" in asked else {}  # Codex sends none: the service's default holds
+        limit = (
+            {"max_tokens": MOST} if "max_tokens" in asked else {}
+        )  # Codex sends none: the service's default holds
         if not self.call or not row["tools"]:
             return limit | {STOPS.get(path, "stop"): ["\n", " ", "("]}
         row["call"], Relay.call = self.call, ""
@@ -91,7 +113,10 @@ class Relay(BaseHTTPRequestHandler):
 def figures(text: str) -> dict[str, Any]:
     """Usage, and what was said, from an answer's text in any of the dialects."""
     found = {}
-    for name, pattern in (("prompt", r'"(?:input|prompt)_tokens":(\d+)'), ("new", r'"(?:output|completion)_tokens":(\d+)')):
+    for name, pattern in (
+        ("prompt", r'"(?:input|prompt)_tokens":(\d+)'),
+        ("new", r'"(?:output|completion)_tokens":(\d+)'),
+    ):
         if numbers := re.findall(pattern, text):
             found[name] = int(numbers[-1])
     text_of = r'"%s":("(?:[^"\\]|\\.)+")'
@@ -108,10 +133,19 @@ def turn(client: str, url: str) -> bool:
         work.mkdir()
         subprocess.run(["git", "init", "-q"], cwd=work, check=True)
         path = os.pathsep.join([str(ROOT / ".agents/node_modules/.bin"), os.environ["PATH"]])
-        command, environment = [*DGEMMA, "launch", client, "--url", url, "--", *TURNS[client]], os.environ | {"HOME": home, "PATH": path}
+        command, environment = (
+            [*DGEMMA, "launch", client, "--url", url, "--", *TURNS[client]],
+            os.environ | {"HOME": home, "PATH": path},
+        )
         start = time.monotonic()
         done = subprocess.run(
-            command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, timeout=SECONDS
+            command,
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=SECONDS,
         )
     seconds = time.monotonic() - start
     for row in Relay.seen:
@@ -119,14 +153,21 @@ def turn(client: str, url: str) -> bool:
     turns = [row for row in Relay.seen if row.get("tools") and row.get("status") == 200]
     said = turns[-1].get("said", "").strip() if turns else ""
     good = done.returncode == 0 and len(turns) > 1 and "call" in turns[0] and said in done.stdout
-    print(f"{client} {PACKAGES[client].rpartition('@')[2]}: exit {done.returncode} in {seconds:.0f} s, showed {done.stdout.strip()!r:.200}")
+    print(
+        f"{client} {PACKAGES[client].rpartition('@')[2]}: exit {done.returncode} in {seconds:.0f} s, showed {done.stdout.strip()!r:.200}"
+    )
     print("passed" if good else "FAILED", flush=True)
     return good
 
 
 def main(clients: list[str]) -> int:
-    subprocess.run(["npm", "install", "--silent", "--prefix", ROOT / ".agents", *(PACKAGES[name] for name in clients)], check=True)
-    with subprocess.Popen([*DGEMMA, "serve", "--port", "0", "--max-tokens", str(MOST)], stderr=subprocess.PIPE, text=True) as service:
+    subprocess.run(
+        ["npm", "install", "--silent", "--prefix", ROOT / ".agents", *(PACKAGES[name] for name in clients)],
+        check=True,
+    )
+    with subprocess.Popen(
+        [*DGEMMA, "serve", "--port", "0", "--max-tokens", str(MOST)], stderr=subprocess.PIPE, text=True
+    ) as service:
         try:
             line = next(line for line in service.stderr if " answers at " in line)
             Relay.service = line.partition(" answers at http://")[2].split()[0]

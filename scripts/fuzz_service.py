@@ -33,7 +33,17 @@ AT_ONCE = 16  # fewer than there are slots: nothing is refused because others ar
 PATIENCE, LEAVES = 600, 10  # ticks until a request hangs; until a client that asked for a long answer leaves
 TICK = 0.1  # s; ticks are counted, so that a machine that was stopped for a while makes nothing hang
 RAW = "raw:"  # a text that begins so is written without its quotes
-KINDS = {"value": 30, "field": 20, "number": 10, "unicode": 8, "nesting": 6, "json": 10, "headers": 6, "path": 4, "http": 6}
+KINDS = {
+    "value": 30,
+    "field": 20,
+    "number": 10,
+    "unicode": 8,
+    "nesting": 6,
+    "json": 10,
+    "headers": 6,
+    "path": 4,
+    "http": 6,
+}
 NUMBERS = (
     0, -1, 1, 7, -0.0, 0.1, 1.5, 2**31, 2**53, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**40, 1e308, -1e308, 5e-324, True,
     *(RAW + text for text in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "01", "1.", ".5", "0x10", "1_000", "+1", "9" * 5000, "-")),
@@ -51,7 +61,23 @@ SHAPES = (
     {"x": {"type": "choice", "criteria": []}}, {"x": {"type": "score", "criteria": {"a": 1e400}}}, {"1": 1e308}, {"-1": 0},
 )  # fmt: skip
 LONG = re.compile(r"max|predict|width|^n$|steps")  # fields that make an answer long
-BINARY = (b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\0", b"\xf8\x88\x80\x80\x80", b"\xef\xbb\xbf", b"}", b"]", b'"', b",", b":", b"\\u12", b"\\x", b"//", b"/**/")
+BINARY = (
+    b"\xff",
+    b"\xc0\xaf",
+    b"\xed\xa0\x80",
+    b"\0",
+    b"\xf8\x88\x80\x80\x80",
+    b"\xef\xbb\xbf",
+    b"}",
+    b"]",
+    b'"',
+    b",",
+    b":",
+    b"\\u12",
+    b"\\x",
+    b"//",
+    b"/**/",
+)
 HEADERS = (
     b"host: evil.example", b"host: localhost\r\nhost: localhost", b"host:", b"origin: null", b"origin: http://[", b"content-length: -1",
     b"content-length: 5\r\ncontent-length: 6", b"content-length: 99999999999999999999", b"content-length: 1e3", b"transfer-encoding: gzip",
@@ -60,7 +86,20 @@ HEADERS = (
     b"authorization: Basic", b"x: " + b"a" * 40000, b"a: b\r\n" * 150 + b"a: b", b" folded: x", b"a : b", b": b", b"\0: b", b"x: a\0b", b"x: a\rb",
     b"range: bytes=0-", b"if-none-match: *", b"accept: ;;;", b"cookie: " + b"a=b; " * 500, b"x-forwarded-host: evil", b"access-control-request-method: X",
 )  # fmt: skip
-METHODS = (b"GET", b"HEAD", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH", b"CONNECT", b"post", b"P\0ST", b"", b"A" * 300)
+METHODS = (
+    b"GET",
+    b"HEAD",
+    b"PUT",
+    b"DELETE",
+    b"OPTIONS",
+    b"TRACE",
+    b"PATCH",
+    b"CONNECT",
+    b"post",
+    b"P\0ST",
+    b"",
+    b"A" * 300,
+)
 PATHS = (
     b"/", b"//", b"/..", b"/%00", b"/%ff", b"/web/../app.py", b"/web/%2e%2e/app.py", b"/web/", b"/v1/models/%0a", b"/v1/models/" + b"a" * 5000,
     b"http://evil.example/", b"*", b"", b"/?" + b"q" * 5000, b"/v1/completions/", b"/v1//completions", b"\xff", b"/\xc3\xa4", b"/a b", b"/%", b"/#x",
@@ -92,10 +131,18 @@ class Requests:
         self.seed = seed
         self.bodies = []  # (path, example, names of its fields)
         for path, operations in document["paths"].items():
-            body = operations.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")
+            body = (
+                operations.get("post", {}).get("requestBody", {}).get("content", {}).get("application/json")
+            )
             if body:
                 name = body["schema"]["$ref"].rpartition("/")[2]
-                self.bodies.append((path.encode(), body["example"], sorted(document["components"]["schemas"][name]["properties"])))
+                self.bodies.append(
+                    (
+                        path.encode(),
+                        body["example"],
+                        sorted(document["components"]["schemas"][name]["properties"]),
+                    )
+                )
 
     def __call__(self, number: int) -> Asked:
         draw = random.Random(f"{self.seed} {number}")
@@ -110,14 +157,21 @@ class Requests:
             method, target = draw.choice((b"GET", b"POST", *METHODS)), draw.choice((path, *PATHS))
             return Asked(kind, post(target, written(body), method=method), sound=False, long=True)
         if kind == "headers":
-            return Asked(kind, post(path, written(body), b"\r\n".join(draw.sample(HEADERS, draw.randint(1, 3)))), sound=False, long=True)
+            return Asked(
+                kind,
+                post(path, written(body), b"\r\n".join(draw.sample(HEADERS, draw.randint(1, 3)))),
+                sound=False,
+                long=True,
+            )
         if kind == "json":
             return Asked(kind, post(path, noise(draw, written(body))), long=True)
         for _ in range(draw.choice((1, 1, 2, 4))):
             change(draw, kind, body, names)
         if kind == "unicode" and draw.random() < 0.3:
             return Asked(kind, post(path, noise(draw, written(body), BINARY[:6])), long=True)
-        return Asked(kind, post(path, written(body)), long=is_long(body, example), leaves=draw.random() < 0.02)
+        return Asked(
+            kind, post(path, written(body)), long=is_long(body, example), leaves=draw.random() < 0.02
+        )
 
 
 def change(draw: random.Random, kind: str, body: dict[str, Any], names: list[str]) -> None:
@@ -151,8 +205,12 @@ def walk(value: Any, deep: int = 8) -> Iterator[tuple[Any, Any]]:
 
 def is_long(body: Any, example: Any) -> bool:
     bounds = [key for key in example if LONG.search(key) or key == "options"]
-    touched = any(body.get(key) != example.get(key) for key in {*body, *bounds} if LONG.search(key) or key == "options")
-    return touched or not bounds or any(isinstance(value, str) and len(value) > 1000 for value in body.values())
+    touched = any(
+        body.get(key) != example.get(key) for key in {*body, *bounds} if LONG.search(key) or key == "options"
+    )
+    return (
+        touched or not bounds or any(isinstance(value, str) and len(value) > 1000 for value in body.values())
+    )
 
 
 def written(body: Any) -> bytes:
@@ -164,12 +222,21 @@ def noise(draw: random.Random, data: bytes, bits: tuple[bytes, ...] = BINARY) ->
     """Some bytes cut out, put in, or changed."""
     for _ in range(draw.randint(1, 4)):
         at = draw.randrange(len(data) + 1)
-        data = data[:at] + draw.choice((*bits, bytes([draw.randrange(256)]))) + data[at + draw.choice((0, 0, 1, 5)) :]
+        data = (
+            data[:at]
+            + draw.choice((*bits, bytes([draw.randrange(256)])))
+            + data[at + draw.choice((0, 0, 1, 5)) :]
+        )
     return data[: draw.randrange(len(data))] if draw.random() < 0.1 else data
 
 
 def post(path: bytes, body: bytes, more: bytes = b"", method: bytes = b"POST") -> bytes:
-    head = [method + b" " + path + b" HTTP/1.1", b"host: localhost", b"connection: close", b"content-type: application/json"]
+    head = [
+        method + b" " + path + b" HTTP/1.1",
+        b"host: localhost",
+        b"connection: close",
+        b"content-type: application/json",
+    ]
     if b"content-length" not in more and b"transfer-encoding" not in more:
         head.append(b"content-length: %d" % len(body))
     return b"\r\n".join([*head, *([more] if more else []), b"", body])
@@ -210,12 +277,18 @@ class Fuzz:
         body = b'{"prompt": "def area(r):", "max_tokens": 8, "seed": 1}'
         reply, _ = await self.exchange(Asked("good", post(b"/v1/completions", body)))
         text = json.loads(reply.partition(b"\r\n\r\n")[2])["choices"][0]["text"]
-        gauges = re.findall(r"^(dgemma_(?:requests_(?:open|running|waiting)|kv_bytes) .*)$", await self.get("/metrics"), re.MULTILINE)
+        gauges = re.findall(
+            r"^(dgemma_(?:requests_(?:open|running|waiting)|kv_bytes) .*)$",
+            await self.get("/metrics"),
+            re.MULTILINE,
+        )
         assert len(gauges) == 4
         return (text, *gauges)
 
     async def get(self, path: str) -> str:
-        reply, _ = await self.exchange(Asked("good", b"GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode()))
+        reply, _ = await self.exchange(
+            Asked("good", b"GET %s HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n" % path.encode())
+        )
         return reply.partition(b"\r\n\r\n")[2].decode()
 
     async def tick(self) -> None:
@@ -237,7 +310,9 @@ class Fuzz:
             asked = requests(number)
             reply, end = await self.exchange(asked)
             statuses = [int(code) for code in re.findall(rb"^HTTP/1\.1 (\d{3}) ", reply, re.MULTILINE)]
-            wrong = [code for code in statuses if code >= 500 and code != 505]  # 505: a version of HTTP that is not served
+            wrong = [
+                code for code in statuses if code >= 500 and code != 505
+            ]  # 505: a version of HTTP that is not served
             if wrong or b'"code":500' in reply or b'"api_error"' in reply:
                 self.outcome.faults.append((f"answered {reply[:300]!r}", number, asked.data))
             elif end == "hangs" or (end == "cut" and asked.sound and not statuses and not asked.leaves):
@@ -251,7 +326,9 @@ class Fuzz:
         try:
             writer.write(asked.data)
             if asked.leaves:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
                 return b"", "left"
             if asked.kind == "http":
                 writer.write_eof()
@@ -275,7 +352,9 @@ def report(outcome: Outcome, seconds: float) -> None:
         print(f"  {kind:8} " + ", ".join(f"{status}: {n}" for status, n in found.items()))
     health = sorted(outcome.health)
     if health:
-        print(f"/health meanwhile, ms: median {1e3 * health[len(health) // 2]:.1f}, p99 {1e3 * health[int(0.99 * len(health))]:.1f}, most {1e3 * health[-1]:.1f}")
+        print(
+            f"/health meanwhile, ms: median {1e3 * health[len(health) // 2]:.1f}, p99 {1e3 * health[int(0.99 * len(health))]:.1f}, most {1e3 * health[-1]:.1f}"
+        )
     for what, number, data in outcome.faults[:20]:
         print(f"FAULT request {number}: {what}\n  {data[:2000]!r}")
     print(f"{len(outcome.faults)} faults")
@@ -292,10 +371,16 @@ def main() -> int:
     if asked.url is not None:
         return bool(fuzz(asked.url, asked).faults)
     command = [sys.executable, "-m", "dgemma.cli.main", "serve", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}
+    ) as process:
         assert process.stderr is not None
         try:
-            url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+            url = (
+                next(line for line in process.stderr if " answers at " in line)
+                .partition(" answers at ")[2]
+                .split()[0]
+            )
             outcome = fuzz(url, asked)
         finally:
             process.terminate()

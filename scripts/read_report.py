@@ -19,9 +19,14 @@ def main(report: str, requirement: str, constraints: str) -> int:
     sources = {item["metadata"]["name"].lower(): item["download_info"]["url"] for item in items}
     local = sorted(name for name, url in sources.items() if url.startswith("file:") and name != "dgemma")
     if local or "+" in versions["torch"]:
-        print(f"{requirement}: not from the index: {', '.join(local) or 'torch ' + versions['torch']}", file=sys.stderr)
+        print(
+            f"{requirement}: not from the index: {', '.join(local) or 'torch ' + versions['torch']}",
+            file=sys.stderr,
+        )
         return 1
-    print(f"Linux by pip, {requirement}: {len(items)} packages, torch {versions['torch']}, triton {versions['triton']} ({constraints})")
+    print(
+        f"Linux by pip, {requirement}: {len(items)} packages, torch {versions['torch']}, triton {versions['triton']} ({constraints})"
+    )
     return 0
 
 

@@ -57,7 +57,8 @@ def main() -> int:
     print(f"{moving}: {len(images)} frames, {size} bytes; {still}: {still.stat().st_size} bytes")
     if size > LARGEST:
         print(
-            f"record_canvas: {moving} is over {LARGEST} bytes; take a narrower picture or fewer steps", file=sys.stderr
+            f"record_canvas: {moving} is over {LARGEST} bytes; take a narrower picture or fewer steps",
+            file=sys.stderr,
         )
         return 1
     return 0
@@ -73,7 +74,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("docs/canvas"), help="path without its suffix")
     parser.add_argument("--columns", type=int, default=72)
-    parser.add_argument("--rows", type=int, default=20, help="most lines of a frame, the status line included")
+    parser.add_argument(
+        "--rows", type=int, default=20, help="most lines of a frame, the status line included"
+    )
     parser.add_argument("--size", type=int, default=14, help="font size in pixels")
     parser.add_argument("--font", type=Path, default=None, help="a monospaced TrueType font")
     return parser.parse_args()
@@ -98,7 +101,10 @@ def settle(asked: argparse.Namespace) -> list[list[Text]]:
         elif isinstance(event, Committed):
             before = before + Text(event.text)
             tokens, steps = tokens + len(event.token_ids), [*steps, event.steps]
-    line = Text(f"{tokens} tokens in {passes} steps, {end.tokens_per_forward:.2f} tokens per forward", STYLES["status"])
+    line = Text(
+        f"{tokens} tokens in {passes} steps, {end.tokens_per_forward:.2f} tokens per forward",
+        STYLES["status"],
+    )
     return [*frames, frame(before, Text(), line, asked)]
 
 
@@ -111,12 +117,15 @@ def _settle_gap(model: Any, asked: argparse.Namespace) -> list[list[Text]]:
     frames = []
     for draft in (event for event in events if isinstance(event, Draft) and event.row == best):
         seconds = filling.generation.seconds * draft.step / max(1, sum(filling.generation.steps))
-        line = status(draft, model.denoise.max_denoising_steps, draft.step, seconds, 0, (), f"gap {filling.width}")
+        line = status(
+            draft, model.denoise.max_denoising_steps, draft.step, seconds, 0, (), f"gap {filling.width}"
+        )
         frames.append(frame(Text(), paint(draft, control), line, asked))
     whole = Text(seen(prefix), STYLES["pinned"]).append(filling.text, STYLES["accepted"])
     whole.append(seen(suffix), STYLES["pinned"])
     line = Text(
-        f"{len(filling.generation.token_ids)} tokens in {sum(filling.generation.steps)} steps", STYLES["status"]
+        f"{len(filling.generation.token_ids)} tokens in {sum(filling.generation.steps)} steps",
+        STYLES["status"],
     )
     return [*frames, frame(Text(), whole, line, asked)]
 
@@ -162,7 +171,11 @@ def draw(frames: list[list[Text]], asked: argparse.Namespace) -> list[Any]:
 def _palette() -> list[tuple[int, ...]]:
     """Each ink in four strengths over the paper: enough for smooth letters, few enough for a small file."""
     inks = list(dict.fromkeys(COLOURS.values()))
-    mixes = [tuple(round(p + (i - p) * part / 4) for p, i in zip(PAPER, ink)) for ink in inks for part in range(1, 5)]
+    mixes = [
+        tuple(round(p + (i - p) * part / 4) for p, i in zip(PAPER, ink))
+        for ink in inks
+        for part in range(1, 5)
+    ]
     return [PAPER, *mixes]
 
 

@@ -66,7 +66,9 @@ def main() -> int:
 def plain_index() -> dict[str, str]:
     """This process's environment without what hides the plain package index: pip's configuration and local wheels."""
     hiding = {"PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "PIP_NO_INDEX"}
-    return {name: value for name, value in os.environ.items() if name not in hiding} | {"PIP_CONFIG_FILE": os.devnull}
+    return {name: value for name, value in os.environ.items() if name not in hiding} | {
+        "PIP_CONFIG_FILE": os.devnull
+    }
 
 
 def install(end: str) -> Path:
@@ -80,7 +82,18 @@ def install(end: str) -> Path:
         return python
     print(f"installing the {end} versions into {folder.name}", flush=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), "-e", ".[test]"]
+    pip = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-c",
+        str(constraints),
+        "-e",
+        ".[test]",
+    ]
     subprocess.run(pip, cwd=ROOT, env=plain_index(), check=True)
     stamp.write_text(wanted)
     return python
@@ -89,7 +102,14 @@ def install(end: str) -> Path:
 def run_tests(python: Path, select: str, jobs: int) -> Outcome:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [str(python), "-m", "pytest", "-rs", f"--junitxml={report}", *(["-m", select] if select else [])]
+        command = [
+            str(python),
+            "-m",
+            "pytest",
+            "-rs",
+            f"--junitxml={report}",
+            *(["-m", select] if select else []),
+        ]
         command += ["-n", str(jobs)] if jobs > 1 else []
         environment = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
         environment.pop("PYTEST_ADDOPTS", None)  # it could leave tests out, and the result would not say so
@@ -100,7 +120,11 @@ def run_tests(python: Path, select: str, jobs: int) -> Outcome:
     if suite is None:
         raise SystemExit("pytest wrote no report")
     cases = list(suite.iter("testcase"))
-    failed = [f"{case.get('classname')}::{case.get('name')}" for case in cases if has(case, "failure") or has(case, "error")]
+    failed = [
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in cases
+        if has(case, "failure") or has(case, "error")
+    ]
     skipped = sum(has(case, "skipped") for case in cases)
     passed = len(cases) - skipped - len(set(failed))
     return Outcome(passed, skipped, tuple(sorted(set(failed))), seconds, ended.returncode)
@@ -111,7 +135,9 @@ def has(case: ElementTree.Element, kind: str) -> bool:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def describe_source() -> str:
@@ -127,7 +153,9 @@ def versions(python: Path) -> dict[str, str]:
         "import importlib.metadata as m, json, platform, sys\n"
         "print(json.dumps({'python': platform.python_version()} | {n: m.version(n) for n in sys.argv[1:]}))"
     )
-    told = subprocess.run([str(python), "-c", code, *PACKAGES.split()], check=True, capture_output=True, text=True)
+    told = subprocess.run(
+        [str(python), "-c", code, *PACKAGES.split()], check=True, capture_output=True, text=True
+    )
     return dict(json.loads(told.stdout))
 
 
@@ -149,7 +177,10 @@ def section(end: str, python: Path, source: str, outcome: Outcome, select: str, 
 def write_section(end: str, text: str) -> None:
     """Put one end's section into the results, and leave the other as it is."""
     known = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
-    sections = {name: f"## {name}\n{body}" for name, body in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", known, re.M | re.S)}
+    sections = {
+        name: f"## {name}\n{body}"
+        for name, body in re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", known, re.M | re.S)
+    }
     sections[end] = text
     ordered = [sections[name].rstrip("\n") + "\n" for name in ENDS if name in sections]
     RESULTS.write_text("\n".join([HEAD, *ordered]), encoding="utf-8")

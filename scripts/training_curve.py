@@ -1,6 +1,6 @@
 """Draw a run's metrics.csv as docs/training.svg: nats against tokens read, both losses.
 
-    python scripts/training_curve.py benchmarks/results/training.csv docs/training.svg
+python scripts/training_curve.py benchmarks/results/training.csv docs/training.svg
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def svg(rows: list[dict[str, str]]) -> str:
     """The curve of rows with the columns tokens, next_token and canvas."""
     read = [int(row["tokens"]) / 1e6 for row in rows]
     series = [
-        (label, list(zip(read, (float(row[name]) for row in rows), strict=True)), colour) for name, label, colour in SERIES
+        (label, list(zip(read, (float(row[name]) for row in rows), strict=True)), colour)
+        for name, label, colour in SERIES
     ]
     return document(lines(series, 16, HEIGHT - 24, "million tokens read"), HEIGHT)
 

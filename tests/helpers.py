@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-DEVICE = os.environ.get("DGEMMA_TEST_DEVICE", "cpu")  # where the tests of Triton's forms make their tensors; see conftest.py
+DEVICE = os.environ.get(
+    "DGEMMA_TEST_DEVICE", "cpu"
+)  # where the tests of Triton's forms make their tensors; see conftest.py
 
 
 def byte_tokenizer_json(merges: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
@@ -77,13 +79,17 @@ def lively_model(config, seed: int = 0, dtype: str = "float32", sharpness: float
         if tensor.dim() >= 2:
             draw = draw * tensor.shape[-1] ** -0.5
         elif name.endswith("router.scale"):
-            draw = 2.0 * config.embedding_scale * (1.0 + 0.2 * draw)  # expert scores of deviation 2: no near-ties
+            draw = (
+                2.0 * config.embedding_scale * (1.0 + 0.2 * draw)
+            )  # expert scores of deviation 2: no near-ties
         elif name.endswith(("layer_scalar", "per_expert_scale")):
             draw = 1.0 + 0.3 * draw.clamp(-2, 2)  # encoder and decoder draw their own
         else:
             draw = 1.0 + 0.2 * draw
         if name.endswith(("q_norm.weight", "k_norm.weight")):
-            draw = draw * (9.0 / tensor.shape[0]) ** 0.25  # attention scores of deviation 3 whatever the head dim
+            draw = (
+                draw * (9.0 / tensor.shape[0]) ** 0.25
+            )  # attention scores of deviation 3 whatever the head dim
         tensor.copy_(draw * sharpness if name == "norm.weight" else draw)
     return model.to(getattr(torch, dtype))
 
@@ -97,7 +103,12 @@ def closeness(got, want) -> tuple[float, float]:
 
 
 # bfloat16: 0.25 was measured on a CPU with bf16 units (AVX512_BF16), less on one without
-LARGEST = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.4, "float16": 0.03}  # RMS limits: a quarter of these
+LARGEST = {
+    "float64": 1e-10,
+    "float32": 1e-4,
+    "bfloat16": 0.4,
+    "float16": 0.03,
+}  # RMS limits: a quarter of these
 
 
 def is_close(got, want, dtype: str = "float32", spread: float = 0.0) -> bool:
@@ -109,7 +120,9 @@ def is_close(got, want, dtype: str = "float32", spread: float = 0.0) -> bool:
 
 def assert_close(got, want, dtype: str = "float32", spread: float = 0.0) -> None:
     largest, rms = closeness(got, want)
-    assert is_close(got, want, dtype, spread), f"largest relative error {largest:.2e}, RMS {rms:.2e} ({dtype})"
+    assert is_close(got, want, dtype, spread), (
+        f"largest relative error {largest:.2e}, RMS {rms:.2e} ({dtype})"
+    )
 
 
 def chi_square(observed, expected) -> float:
@@ -118,7 +131,9 @@ def chi_square(observed, expected) -> float:
 
     observed, expected = observed.double().flatten(), expected.double().flatten()
     statistic = ((observed - expected).square() / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2))
+    return float(
+        torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), statistic / 2)
+    )
 
 
 def chi_square_of_two(first, second, least: float = 10.0) -> float:

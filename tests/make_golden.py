@@ -29,7 +29,9 @@ SETTLED = DenoiseConfig(
 
 def raws() -> dict[str, dict]:
     """Both spellings of a config, both layer kinds first, and a rope and a soft cap that are not the defaults."""
-    per_layer = tiny_raw("FSF", canvas_length=4, sliding_window=4, num_attention_heads=6, num_key_value_heads=3)
+    per_layer = tiny_raw(
+        "FSF", canvas_length=4, sliding_window=4, num_attention_heads=6, num_key_value_heads=3
+    )
     text = per_layer["text_config"]
     del text["global_head_dim"], text["num_global_key_value_heads"]
     text["per_layer_config"] = {key: {"head_dim": 24, "num_key_value_heads": 2} for key in ("00", "02")}
@@ -44,7 +46,9 @@ def raws() -> dict[str, dict]:
 def case_of(raw: dict, seed: int) -> dict[str, np.ndarray]:
     config = ModelConfig.from_dict(raw)
     model = oracle.model_of(lively_model(config, seed), raw)
-    canvases = np.random.RandomState(seed).randint(config.vocab_size, size=(2, len(PROMPTS), config.canvas_length))
+    canvases = np.random.RandomState(seed).randint(
+        config.vocab_size, size=(2, len(PROMPTS), config.canvas_length)
+    )
     logits, tokens = [], []
     for row, prompt in enumerate(PROMPTS):
         cache, answers = oracle.encode(model, prompt, oracle.new_cache(model)), []

@@ -34,7 +34,10 @@ def emulated() -> Path | None:
     if not linux or shutil.which("cc") is None or not select.has_instructions("avx2", "fma", "bmi2"):
         return None
     headers = b"".join(path.read_bytes() for path in EMULATED.iterdir())
-    folder = Path(tempfile.gettempdir()) / f"dgemma-avx2-{native.source_hash():08x}-{hatch_build.zlib.crc32(headers):08x}-{os.getuid()}"
+    folder = (
+        Path(tempfile.gettempdir())
+        / f"dgemma-avx2-{native.source_hash():08x}-{hatch_build.zlib.crc32(headers):08x}-{os.getuid()}"
+    )
     if not folder.exists():  # made under another name first: several processes may be here at once
         own = Path(tempfile.mkdtemp())
         for path in native.SOURCES.glob("*.[ch]"):

@@ -50,7 +50,9 @@ def model_of(model: DiffusionGemma, raw: dict[str, Any] | None = None, attention
     with torch.random.fork_rng():
         oracle = DiffusionGemmaForBlockDiffusion(config).eval().to(model.dtype)
     names = published_names(model.config)
-    found = oracle.load_state_dict({names[name]: tensor for name, tensor in model.state_dict().items()}, strict=False)
+    found = oracle.load_state_dict(
+        {names[name]: tensor for name, tensor in model.state_dict().items()}, strict=False
+    )
     assert not found.unexpected_keys, found.unexpected_keys
     oracle.tie_weights()
     return oracle
@@ -125,12 +127,16 @@ def settings_of(config: DenoiseConfig) -> dict[str, Any]:
 
 
 def _generate(oracle: Any, *arguments: Any, **settings: Any) -> Any:
-    with warnings.catch_warnings():  # its first step imports torch's inductor, which warns about torch's own jit
+    with (
+        warnings.catch_warnings()
+    ):  # its first step imports torch's inductor, which warns about torch's own jit
         warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*script_method.*")
         return oracle.generate(*arguments, **settings)
 
 
-def canvas_of(oracle: Any, ids: Sequence[int], start: Sequence[int], config: DenoiseConfig) -> list[list[int]]:
+def canvas_of(
+    oracle: Any, ids: Sequence[int], start: Sequence[int], config: DenoiseConfig
+) -> list[list[int]]:
     """Decide one canvas that continues `ids` from the tokens `start`. -> the draft of each step, C ids each."""
     watcher = Watcher()
     _generate(
@@ -140,7 +146,9 @@ def canvas_of(oracle: Any, ids: Sequence[int], start: Sequence[int], config: Den
     return [draft[0].tolist() for draft in watcher.drafts]
 
 
-def sample(oracle: Any, ids: Sequence[int], rows: int, config: DenoiseConfig, seed: int) -> tuple[Tensor, Tensor]:
+def sample(
+    oracle: Any, ids: Sequence[int], rows: int, config: DenoiseConfig, seed: int
+) -> tuple[Tensor, Tensor]:
     """One canvas for each of many rows of the same prompt. -> final tokens [rows, C], steps taken [rows]."""
     torch.manual_seed(seed)
     width = oracle.config.canvas_length

@@ -62,7 +62,14 @@ def test_token_by_token_refuses_what_a_canvas_is_needed_for(model: dgemma.Model)
 
 def test_none_is_nothing(model: dgemma.Model) -> None:
     plain = model.generate("ab", 9)
-    nothing = {"temperature": None, "top_p": None, "stop": None, "bad_words": None, "entropy_bound": None, "logit_bias": None}
+    nothing = {
+        "temperature": None,
+        "top_p": None,
+        "stop": None,
+        "bad_words": None,
+        "entropy_bound": None,
+        "logit_bias": None,
+    }
     assert model.generate("ab", 9, **nothing).token_ids == plain.token_ids
 
 
@@ -145,7 +152,9 @@ CANVAS = [[5] * 12]
         ([[2]], CANVAS, {"self_conditioning": torch.full((1, 12, 280), float("nan"))}, "NaN"),
     ],
 )
-def test_denoise_logits_refuses_by_name(model: dgemma.Model, prompts, canvas, more: dict, message: str) -> None:
+def test_denoise_logits_refuses_by_name(
+    model: dgemma.Model, prompts, canvas, more: dict, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         model.denoise_logits(prompts, canvas, **more)
 
@@ -166,7 +175,9 @@ def test_texts_and_ids_of_another_kind_are_refused(model: dgemma.Model) -> None:
 def test_ids_may_be_arrays(model: dgemma.Model) -> None:
     want = model.generate_ids([2, 40], 12, canvas_ids=CANVAS).token_ids
     assert model.generate_ids(np.array([2, 40]), 12, canvas_ids=[np.int64(5)] * 12).token_ids == want
-    assert len(model.generate_ids([2], canvas_ids=CANVAS * 3, eos_token_id=None).token_ids) == 36  # longer than the default
+    assert (
+        len(model.generate_ids([2], canvas_ids=CANVAS * 3, eos_token_id=None).token_ids) == 36
+    )  # longer than the default
 
 
 def test_a_model_without_weights_says_so(tmp_path: Path) -> None:
@@ -180,7 +191,9 @@ def test_an_answer_without_text_is_drawn_once_more(model: dgemma.Model) -> None:
     again = [found for seed, found in enumerate(answers) if found.seed == seed + 1]
     assert again, "no seed gave an empty answer; the test shows nothing"
     for found in answers:
-        assert found.notes == ([] if found not in again else [EMPTY_ONCE if found.text.strip() else EMPTY_TWICE])
+        assert found.notes == (
+            [] if found not in again else [EMPTY_ONCE if found.text.strip() else EMPTY_TWICE]
+        )
         assert found.text.strip() or found in again
 
 
@@ -234,7 +247,13 @@ def test_a_chat_is_marked_where_its_turns_begin_and_a_text_nowhere(model: dgemma
     model.chat(talk, max_tokens=12)
     marks, ids = asked[0].marks, asked[0].prompt_ids
     assert len(marks) == 5, "four messages and the turn that is to be written"
-    assert [model.tokenizer.decode(ids[place + 1 : place + 5]) for place in marks] == ["syst", "user", "mode", "user", "mode"]
+    assert [model.tokenizer.decode(ids[place + 1 : place + 5]) for place in marks] == [
+        "syst",
+        "user",
+        "mode",
+        "user",
+        "mode",
+    ]
     asked.clear()
     model.generate("<|turn>hi", 12)
     assert asked[0].marks == ()

@@ -75,7 +75,11 @@ def imports_of(file: Path, text: str | None = None) -> list[Import]:
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = ".".join(base + ([node.module] if node.module else []))
             # `from . import api` names a module only together with what it imports
-            names = [f"{stem}.{alias.name}" for alias in node.names] if stem == "dgemma" or not node.module else [stem]
+            names = (
+                [f"{stem}.{alias.name}" for alias in node.names]
+                if stem == "dgemma" or not node.module
+                else [stem]
+            )
             found += [Import(file, node.lineno, name, node in late) for name in names]
     return found
 
@@ -123,7 +127,9 @@ def test_the_floor_check_sees(file: str, text: str, breaks: bool) -> None:
 def test_late_imports_stand_where_they_are_allowed() -> None:
     def allowed(found: Import) -> bool:
         name, package = found.file.relative_to(SOURCE).as_posix(), found.module.split(".")[0]
-        places = [place for place in LATE if name == place or (place.endswith("/") and name.startswith(place))]
+        places = [
+            place for place in LATE if name == place or (place.endswith("/") and name.startswith(place))
+        ]
         return any(package in LATE[place] for place in places)
 
     assert not [str(found) for found in IMPORTS if found.late and not allowed(found)]
@@ -131,7 +137,9 @@ def test_late_imports_stand_where_they_are_allowed() -> None:
 
 def test_the_oracle_is_imported_by_one_file_and_late() -> None:
     found = [found for found in IMPORTS if found.module.split(".")[0] == "transformers"]
-    assert found and all(one.late and one.file == SOURCE / "bench" / "oracle.py" for one in found), [*map(str, found)]
+    assert found and all(one.late and one.file == SOURCE / "bench" / "oracle.py" for one in found), [
+        *map(str, found)
+    ]
 
 
 def test_config_errors_and_text_never_import_torch() -> None:
@@ -159,7 +167,9 @@ def loads_torch(*modules: str) -> bool:
 
 def test_importing_the_package_does_not_load_torch() -> None:
     light = ["dgemma", "dgemma.errors", "dgemma.config"]
-    light += [f"dgemma.text.{file.stem}" for file in sorted((SOURCE / "text").glob("*.py")) if file.stem != ROOT]
+    light += [
+        f"dgemma.text.{file.stem}" for file in sorted((SOURCE / "text").glob("*.py")) if file.stem != ROOT
+    ]
     assert not loads_torch(*light, "dgemma.cli.main")
     assert loads_torch("dgemma.kernels.norm")
 
@@ -177,7 +187,10 @@ LINUX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "syslo
 
 def test_every_module_is_imported_where_python_lacks_what_windows_lacks() -> None:
     """Windows' Python has none of LINUX_ONLY; a module that needs one at import would break every verb that reaches it."""
-    modules = [".".join(["dgemma", *file.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__") for file in FILES]
+    modules = [
+        ".".join(["dgemma", *file.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+        for file in FILES
+    ]
     modules = [name for name in modules if not name.endswith("_triton")]  # there is no Triton either
     code = (
         "import sys, torch, importlib\n"  # what torch and the standard library import for themselves they have on Windows
@@ -186,5 +199,7 @@ def test_every_module_is_imported_where_python_lacks_what_windows_lacks() -> Non
         "for name in lacking: sys.modules[name] = None\n"
         "for name in sys.argv[1:]: importlib.import_module(name)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *modules], capture_output=True, text=True, timeout=300, check=False
+    )
     assert ended.returncode == 0, ended.stderr

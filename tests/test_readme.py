@@ -37,14 +37,30 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(command: list[str], folder: Path, answer: str = "") -> subprocess.CompletedProcess[str]:
     environment = dict(os.environ) | {"COLUMNS": "100"}
-    return subprocess.run(command, cwd=folder, env=environment, input=answer, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
 
 
 def test_each_line_is_run_here_or_elsewhere() -> None:
     assert len(LINES) > 10 and set(LATER) < set(LINES) and set(LINES) > SLOW
 
 
-@pytest.mark.parametrize("line", [pytest.param(line, marks=pytest.mark.slow if line in SLOW else ()) for line in LINES if line not in LATER])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=pytest.mark.slow if line in SLOW else ())
+        for line in LINES
+        if line not in LATER
+    ],
+)
 def test_a_line_of_the_readme_runs_as_written(line: str, clone: Path) -> None:
     words = shlex.split(line)[1:]
     flags = ["--yes"] if words[0] == "edit" else []  # there is no terminal here to ask on

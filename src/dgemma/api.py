@@ -34,7 +34,10 @@ from .weights.locate import locate
 from .weights.source import source
 
 Progress = Callable[[int, int, str], None]
-MEANT_NONE = ("eos_token_id", "canvas_width")  # settings of which None says something: no end, the checkpoint's width
+MEANT_NONE = (
+    "eos_token_id",
+    "canvas_width",
+)  # settings of which None says something: no end, the checkpoint's width
 NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multiple
 
 
@@ -64,13 +67,32 @@ def load(
     budget = parse_bytes(memory) if isinstance(memory, str) else memory
     kind = choose_dtype(dtype, target, layout, budget)
     rounds = rounded_formats(activations, target)
-    if trainable and (name := next((name for name, stored in layout.text.items() if stored.format is not None), None)):
-        raise UsageError(f"{found.place}: '{name}' is in few bits, which cannot be trained; load a checkpoint of 16 or 32 bits")
-    place, engine = plan_memory(layout, target, kind, budget, may_stream=not trainable)  # before any weight is read
-    reason = found.why_no_text()  # text before weights: a fault is told at once, and what reading it leaves in the heap is used again
+    if trainable and (
+        name := next((name for name, stored in layout.text.items() if stored.format is not None), None)
+    ):
+        raise UsageError(
+            f"{found.place}: '{name}' is in few bits, which cannot be trained; load a checkpoint of 16 or 32 bits"
+        )
+    place, engine = plan_memory(
+        layout, target, kind, budget, may_stream=not trainable
+    )  # before any weight is read
+    reason = (
+        found.why_no_text()
+    )  # text before weights: a fault is told at once, and what reading it leaves in the heap is used again
     tokenizer = None if reason else Tokenizer.from_json(found.tokenizer_json(), str(found.vocabulary()))
-    net, notes = load_model(layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable)
-    model = Model(net, found.denoise(config), tokenizer, found.place, found.is_chat_tuned(), notes, engine, why_no_text=reason)
+    net, notes = load_model(
+        layout, target, kind, place, progress=progress, rounds=rounds, trainable=trainable
+    )
+    model = Model(
+        net,
+        found.denoise(config),
+        tokenizer,
+        found.place,
+        found.is_chat_tuned(),
+        notes,
+        engine,
+        why_no_text=reason,
+    )
     if target.type != "meta":
         model.engine.warm(warmup)
     return model
@@ -94,7 +116,10 @@ class Model:
         self.net, self.denoise, self.folder = net, denoise, folder
         self.engine = Engine(net, engine)
         self.chat_tuned, self.notes = chat_tuned, list(notes)
-        self._tokenizer, self._why_no_text = tokenizer, why_no_text or f"{folder} came without a tokenizer.json"
+        self._tokenizer, self._why_no_text = (
+            tokenizer,
+            why_no_text or f"{folder} came without a tokenizer.json",
+        )
 
     def __repr__(self) -> str:
         return f"<dgemma.Model {self.info.line}{', chat-tuned' if self.chat_tuned else ''}>"
@@ -149,7 +174,13 @@ class Model:
         what stood there, and tools that are no functions are left out; the notes say so.
         """
         events = self.stream_chat(
-            messages, max_tokens, seed, tools=tools, thinking=thinking, continue_final_message=continue_final_message, **sampler
+            messages,
+            max_tokens,
+            seed,
+            tools=tools,
+            thinking=thinking,
+            continue_final_message=continue_final_message,
+            **sampler,
         )
         return chat_task.reply(self.tokenizer, _last(events))
 
@@ -162,9 +193,13 @@ class Model:
         prompt = chat_task.prepare(self.tokenizer, messages, tools, choice, thinking, continue_final_message)
         sampler["tool_choice"] = prompt.choice
         if "eos_token_id" not in sampler:
-            sampler["eos_token_id"] = tuple({*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)})
+            sampler["eos_token_id"] = tuple(
+                {*(self.denoise.eos_token_id or ()), *chat_task.end_ids(self.tokenizer)}
+            )
         marks = chat_task.turn_starts(self.tokenizer, prompt.ids)
-        return self._stream(tuple(prompt.ids), max_tokens, seed, sampler, marks, prompt=prompt, thinking=thinking)
+        return self._stream(
+            tuple(prompt.ids), max_tokens, seed, sampler, marks, prompt=prompt, thinking=thinking
+        )
 
     def fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -176,7 +211,9 @@ class Model:
         A gap is closed by its filler, so eos_token_id, ignore_after_end, min_tokens are no settings here; `context`: tokens read before the canvas,
         of which `extra`, other files as (name, text), take what the prefix leaves and up to half in any case.
         """
-        return _last(self.stream_fill(prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler))
+        return _last(
+            self.stream_fill(prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler)
+        )
 
     def stream_fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -222,7 +259,12 @@ class Model:
         return edit_task.stream(self.engine, self.tokenizer, plan)
 
     def decide(
-        self, state: Any, questions: Mapping[str, Mapping[str, Any]], instructions: Any = None, steps: int = 1, seed: int = 0
+        self,
+        state: Any,
+        questions: Mapping[str, Mapping[str, Any]],
+        instructions: Any = None,
+        steps: int = 1,
+        seed: int = 0,
     ) -> Decisions:
         """Answer typed questions about a state with the probabilities of their labels; no text is generated.
 
@@ -230,9 +272,18 @@ class Model:
         instructions are text or JSON. One step is one pass over all canvases; more let a canvas settle further.
         """
         self._check_ready()
-        check_length("the state, its questions and instructions", characters([state, questions, instructions]))
+        check_length(
+            "the state, its questions and instructions", characters([state, questions, instructions])
+        )
         sheet = decide_task.prepare(
-            self.engine, self.tokenizer, state, questions, instructions, chat=self.chat_tuned, steps=steps, seed=seed
+            self.engine,
+            self.tokenizer,
+            state,
+            questions,
+            instructions,
+            chat=self.chat_tuned,
+            steps=steps,
+            seed=seed,
         )
         return decide_task.decide(self.engine, sheet, steps, seed)
 
@@ -249,7 +300,14 @@ class Model:
         canvases = canvas_rows(canvas_ids)
         if max_tokens is None and canvases:
             max_tokens = max(self.denoise.max_new_tokens, sum(map(len, canvases)))
-        request = self._request(token_ids("prompt_ids", prompt_ids), max_tokens, seed, sampler, Terms(Rules.take(sampler)), canvases)
+        request = self._request(
+            token_ids("prompt_ids", prompt_ids),
+            max_tokens,
+            seed,
+            sampler,
+            Terms(Rules.take(sampler)),
+            canvases,
+        )
         result = results(self.engine.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
@@ -277,7 +335,12 @@ class Model:
     def _check_pass(self, prompts: list[tuple[int, ...]], canvas: list[tuple[int, ...]]) -> None:
         self._check_ready()
         widths = {len(row) for row in canvas}
-        if len(canvas) != len(prompts) or not canvas or len(widths) != 1 or not 1 <= max(widths) <= self.config.canvas_length:
+        if (
+            len(canvas) != len(prompts)
+            or not canvas
+            or len(widths) != 1
+            or not 1 <= max(widths) <= self.config.canvas_length
+        ):
             raise UsageError(
                 f"canvas_ids has {len(canvas)} rows of {sorted(widths)} tokens; {len(prompts)} equal rows (one per "
                 f"prompt) of 1 to {self.config.canvas_length} were expected"
@@ -294,28 +357,42 @@ class Model:
         logits = torch.as_tensor(processed, device=self.net.device)
         want = (*canvas.shape, self.config.vocab_size)
         if tuple(logits.shape) != want or not logits.is_floating_point():
-            raise UsageError(f"self_conditioning is {logits.dtype} {list(logits.shape)}; floats {list(want)} were expected")
+            raise UsageError(
+                f"self_conditioning is {logits.dtype} {list(logits.shape)}; floats {list(want)} were expected"
+            )
         if logits.isnan().any():
             raise UsageError("self_conditioning holds NaN")
-        logits = logits.to(self.net.dtype).to(torch.float64 if self.net.dtype == torch.float64 else torch.float32)
+        logits = logits.to(self.net.dtype).to(
+            torch.float64 if self.net.dtype == torch.float64 else torch.float32
+        )
         return weigh(logits - logits.amax(-1, keepdim=True), self.net.dtype)
 
     def _check_ready(self) -> None:
         if self.net.device.type == "meta":
-            raise UsageError("this model was loaded on the meta device, without its weights; load it on cpu or cuda")
+            raise UsageError(
+                "this model was loaded on the meta device, without its weights; load it on cpu or cuda"
+            )
 
     def _settings(self, sampler: dict[str, Any], *refused: str) -> DenoiseConfig:
         """The request's settings. What would change nothing is refused, not ignored."""
         self._check_ready()
         for name in ("pad_token_id", "max_new_tokens", *refused):
             if name in sampler:
-                hint = "max_tokens says how long an answer may be" if name == "max_new_tokens" else "leave it out"
+                hint = (
+                    "max_tokens says how long an answer may be"
+                    if name == "max_new_tokens"
+                    else "leave it out"
+                )
                 raise UsageError(f"{name} changes nothing in this request; {hint}")
-        config = self.denoise.replace(**{name: value for name, value in sampler.items() if value is not None or name in MEANT_NONE})
+        config = self.denoise.replace(
+            **{name: value for name, value in sampler.items() if value is not None or name in MEANT_NONE}
+        )
         if sampler.get("eos_token_id") is not None:
             for token in config.eos_token_id or ():
                 if token >= self.config.vocab_size:
-                    raise UsageError(f"eos_token_id {token} is no token of this model; its ids end at {self.config.vocab_size - 1}")
+                    raise UsageError(
+                        f"eos_token_id {token} is no token of this model; its ids end at {self.config.vocab_size - 1}"
+                    )
         return config
 
     def _stream(
@@ -327,14 +404,24 @@ class Model:
         tools, goes_on = (prompt.tools, prompt.goes_on) if prompt else (None, False)
         terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self.engine)
         if goes_on and terms.form:
-            raise UsageError("a form or a call is asked of a whole answer, and this one goes on from a message; leave one of the two out")
+            raise UsageError(
+                "a form or a call is asked of a whole answer, and this one goes on from a message; leave one of the two out"
+            )
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
         self.engine.check(request)  # now, not at the first event
         if token_by_token:
             autoregressive.check(request)
         notes = prompt.notes if prompt else ()
         return generate_task.stream(
-            self.engine, self.tokenizer, request, max_tokens is None, terms, prompt is not None, goes_on, notes, token_by_token
+            self.engine,
+            self.tokenizer,
+            request,
+            max_tokens is None,
+            terms,
+            prompt is not None,
+            goes_on,
+            notes,
+            token_by_token,
         )
 
     def _request(
@@ -344,9 +431,18 @@ class Model:
         """narrow: an answer that is shorter than a canvas gets one of its own width, where none was asked for."""
         config = self._settings(sampler)
         length = config.max_new_tokens if max_tokens is None else max_tokens
-        if narrow and config.canvas_width is None and whole(length) and 0 < length <= self.config.canvas_length // 2:
-            config = config.replace(canvas_width=min(self.config.canvas_length, -(-length // NARROWEST) * NARROWEST))
-        return Request(ids, length, seed, config, canvas_ids, marks=marks, rules=terms.rules, grammar=terms.grammar)
+        if (
+            narrow
+            and config.canvas_width is None
+            and whole(length)
+            and 0 < length <= self.config.canvas_length // 2
+        ):
+            config = config.replace(
+                canvas_width=min(self.config.canvas_length, -(-length // NARROWEST) * NARROWEST)
+            )
+        return Request(
+            ids, length, seed, config, canvas_ids, marks=marks, rules=terms.rules, grammar=terms.grammar
+        )
 
 
 def _last(events: Iterator[Any]) -> Any:

@@ -30,8 +30,15 @@ def test_the_work_of_a_pass_is_that_of_its_matrices() -> None:
     """All rows through every matrix that is not an expert, and through top_k of the experts."""
     model = build(CONFIG)
     experts = sum(p.numel() for name, p in model.named_parameters() if ".experts." in name)
-    conditioning = sum(p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2)
-    matrices = sum(p.numel() for p in model.parameters() if p.dim() >= 2) - experts - conditioning - model.embed.weight.numel()
+    conditioning = sum(
+        p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2
+    )
+    matrices = (
+        sum(p.numel() for p in model.parameters() if p.dim() >= 2)
+        - experts
+        - conditioning
+        - model.embed.weight.numel()
+    )
     chosen = experts * CONFIG.top_k_experts / CONFIG.num_experts
     one = work_of(CONFIG, 4, clean=0, canvas=8, believing=0, context=0, rows=1)
     attention = sum(4 * CONFIG.num_attention_heads * layer.head_dim * 8 * 8 for layer in CONFIG.layers)
@@ -46,31 +53,58 @@ def test_with_enough_rows_every_weight_is_read_once() -> None:
     norms = sum(p.numel() for p in model.parameters() if p.dim() < 2)
     work = work_of(CONFIG, 2, clean=500, canvas=0, believing=0, context=0, rows=1)
     cached = sum(2 * layer.num_key_value_heads * layer.head_dim * 500 for layer in CONFIG.layers)
-    conditioning = sum(p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2)
-    assert work.bytes == pytest.approx(2 * (count_parameters(model) - norms - conditioning + cached), rel=1e-6)
-    assert Machine(1e9, 1e6).seconds(Work(1e9, 5e6)) == 5.0 and Machine(1e9, 1e9).seconds(Work(2e9, 1.0)) == 2.0
+    conditioning = sum(
+        p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2
+    )
+    assert work.bytes == pytest.approx(
+        2 * (count_parameters(model) - norms - conditioning + cached), rel=1e-6
+    )
+    assert (
+        Machine(1e9, 1e6).seconds(Work(1e9, 5e6)) == 5.0 and Machine(1e9, 1e9).seconds(Work(2e9, 1.0)) == 2.0
+    )
 
 
-@given(st.integers(0, 700), st.integers(0, 300), st.booleans(), st.integers(0, 3000), st.integers(1, 9), st.sampled_from((2, 4)))
-def test_operations_add_up_to_the_pass(clean: int, canvas: int, believes: bool, context: int, rows: int, size: int) -> None:
+@given(
+    st.integers(0, 700),
+    st.integers(0, 300),
+    st.booleans(),
+    st.integers(0, 3000),
+    st.integers(1, 9),
+    st.sampled_from((2, 4)),
+)
+def test_operations_add_up_to_the_pass(
+    clean: int, canvas: int, believes: bool, context: int, rows: int, size: int
+) -> None:
     """Against the pass summed layer by layer, as it was before it was split."""
     believing, tokens = canvas * believes, clean + canvas
     found = dict(work_by_operation(CONFIG, size, clean, canvas, believing, context, rows))
     assert tuple(found) == OPERATIONS
-    hidden, vocab, top, count = CONFIG.hidden_size, CONFIG.vocab_size, CONFIG.top_k_experts, CONFIG.num_experts
+    hidden, vocab, top, count = (
+        CONFIG.hidden_size,
+        CONFIG.vocab_size,
+        CONFIG.top_k_experts,
+        CONFIG.num_experts,
+    )
     conditioning = 3 * hidden * CONFIG.intermediate_size
     flops = 2 * hidden * vocab * (canvas + believing) + 2 * conditioning * believing
     elements = vocab * hidden + vocab * (canvas + believing) + conditioning * (believing > 0)
     for layer in CONFIG.layers:
         keys = layer.num_key_value_heads * layer.head_dim
-        matrices = hidden * (2 * CONFIG.num_attention_heads * layer.head_dim + (2 if layer.is_sliding else 1) * keys)
+        matrices = hidden * (
+            2 * CONFIG.num_attention_heads * layer.head_dim + (2 if layer.is_sliding else 1) * keys
+        )
         matrices += 3 * hidden * CONFIG.intermediate_size + hidden * count
         expert = 3 * hidden * CONFIG.moe_intermediate_size
         seen = (min(context, CONFIG.sliding_window - 1) if layer.is_sliding else context) + tokens / rows
-        flops += 2 * tokens * (matrices + top * expert) + 4 * CONFIG.num_attention_heads * layer.head_dim * tokens * seen
+        flops += (
+            2 * tokens * (matrices + top * expert)
+            + 4 * CONFIG.num_attention_heads * layer.head_dim * tokens * seen
+        )
         elements += matrices + rows * 2 * keys * seen + count * (1 - (1 - top / count) ** tokens) * expert
     for got in (total(found.values()), work_of(CONFIG, size, clean, canvas, believing, context, rows)):
-        assert got.flops == pytest.approx(flops, rel=1e-12) and got.bytes == pytest.approx(size * elements, rel=1e-12)
+        assert got.flops == pytest.approx(flops, rel=1e-12) and got.bytes == pytest.approx(
+            size * elements, rel=1e-12
+        )
     less = total(work for name, work in found.items() if name != "projections")
     assert tokens == 0 or less.flops != pytest.approx(flops, rel=1e-12)
 
@@ -96,7 +130,11 @@ def test_random_weights_are_finite_and_lively() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_are_requests_that_fit(name: str) -> None:
-    found = list(recipes(name, CONFIG, DenoiseConfig(eos_token_id=None), prompts=[[1, 2]], longest=4096, most=4, tokens=32))
+    found = list(
+        recipes(
+            name, CONFIG, DenoiseConfig(eos_token_id=None), prompts=[[1, 2]], longest=4096, most=4, tokens=32
+        )
+    )
     assert found and all(request.check(CONFIG) is None for recipe in found for request in recipe.requests)
     if name == "load":
         assert [len(recipe.requests) for recipe in found] == [1, 2, 4]
@@ -110,8 +148,13 @@ def test_fixed16_takes_sixteen_steps_and_its_passes_are_all_seen() -> None:
     engine = Engine(model, EngineConfig(prefill_chunk=16, prefix_cache=0))
     seen = watch(engine, recipe, SLOW)
     assert seen.steps == [16] * 3 and seen.tokens == 3 * CONFIG.canvas_length
-    assert len(seen.seconds) == engine.passes == 2 + 48  # two chunks alone; the third goes with the first step
-    assert sum(load.clean for load in seen.loads) == 40 + 2 * CONFIG.canvas_length and sum(load.canvas for load in seen.loads) == 48 * CONFIG.canvas_length
+    assert (
+        len(seen.seconds) == engine.passes == 2 + 48
+    )  # two chunks alone; the third goes with the first step
+    assert (
+        sum(load.clean for load in seen.loads) == 40 + 2 * CONFIG.canvas_length
+        and sum(load.canvas for load in seen.loads) == 48 * CONFIG.canvas_length
+    )
 
 
 def test_a_row_adds_up() -> None:
@@ -125,7 +168,19 @@ def test_a_row_adds_up() -> None:
 
 
 def test_the_command_prints_saves_and_refuses(tmp_path, capsys) -> None:
-    call = ["bench", "--recipe", "short", "--recipe", "fixed16", "--tokens", "64", "--prompt", "32", "--threads", "1"]
+    call = [
+        "bench",
+        "--recipe",
+        "short",
+        "--recipe",
+        "fixed16",
+        "--tokens",
+        "64",
+        "--prompt",
+        "32",
+        "--threads",
+        "1",
+    ]
     table, picture = tmp_path / "rows.csv", tmp_path / "rows.svg"
     assert main([*call, "--save", str(table), "--profile"]) == 0
     told = capsys.readouterr().out
@@ -136,8 +191,15 @@ def test_the_command_prints_saves_and_refuses(tmp_path, capsys) -> None:
     assert [part["operation"] for part in rows[0]["profile"]] == [*OPERATIONS, "everything else", "step"]
     assert "fixed16 32+64" in picture.read_text() and "conditioning MLP" in picture.read_text()
     assert len(list(csv.DictReader(table.read_text().splitlines()))) == 4
-    for wrong in (["-r", "fast"], ["--shape", "x"], ["--shape", "1b", "-r", "real"], ["-r", "real"], ["--shape", "1b", "-m", "x"],
-                  ["--save", str(tmp_path / "nowhere" / "rows.csv")], ["--plot", str(tmp_path / "nowhere" / "rows.svg")],
-                  ["--plot", str(table)]):
+    for wrong in (
+        ["-r", "fast"],
+        ["--shape", "x"],
+        ["--shape", "1b", "-r", "real"],
+        ["-r", "real"],
+        ["--shape", "1b", "-m", "x"],
+        ["--save", str(tmp_path / "nowhere" / "rows.csv")],
+        ["--plot", str(tmp_path / "nowhere" / "rows.svg")],
+        ["--plot", str(table)],
+    ):
         assert main(["bench", *wrong]) == 2, wrong
         assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -42,7 +42,9 @@ def hooks(model: DiffusionGemma) -> int:
 def test_parts_add_up_to_the_step_and_none_was_missed() -> None:
     parts = {part.operation: part for part in profile(*fixed16(), MACHINE, EngineConfig())}
     assert tuple(parts) == (*OPERATIONS, REST, STEP)
-    assert all(part.ms > 0 for part in parts.values()), "an operation was never seen, or more was seen than there was"
+    assert all(part.ms > 0 for part in parts.values()), (
+        "an operation was never seen, or more was seen than there was"
+    )
     assert sum(part.ms for name, part in parts.items() if name != STEP) == pytest.approx(parts[STEP].ms)
     assert sum(part.share for name, part in parts.items() if name != STEP) == pytest.approx(1.0)
     limits = [parts[name].limit_ms for name in OPERATIONS]
@@ -61,7 +63,11 @@ def test_every_call_is_heard_once() -> None:
     model, recipe = fixed16()
     found = heard(model, recipe)
     passes, layers = found["router"] // len(CONFIG.layers), len(CONFIG.layers)
-    assert found["head"] == 32 and found["expected embedding"] == found["conditioning MLP"] == 30 and 32 <= passes <= 33
+    assert (
+        found["head"] == 32
+        and found["expected embedding"] == found["conditioning MLP"] == 30
+        and 32 <= passes <= 33
+    )
     assert found["attention"] == found["experts"] == found["dense MLP"] == passes * layers
     assert found["projections"] == passes * sum(4 if layer.is_sliding else 3 for layer in CONFIG.layers)
 
@@ -71,13 +77,17 @@ def test_a_renamed_operation_is_missed(name: str, monkeypatch) -> None:
     """The twin: were a module called otherwise, or a function called by another name, the checks above would fail."""
     model, recipe = fixed16()
     whole, before = heard(model, recipe), [*FUNCTIONS]
-    monkeypatch.setattr(profiling, "MODULES", {key + "_" * (key == name): kind for key, kind in MODULES.items()})
+    monkeypatch.setattr(
+        profiling, "MODULES", {key + "_" * (key == name): kind for key, kind in MODULES.items()}
+    )
     nobody = (SimpleNamespace(head=None), "head", "head")
     monkeypatch.setattr(profiling, "FUNCTIONS", [nobody if name == known[1] else known for known in before])
     operation = MODULES.get(name, name)
     assert heard(model, recipe)[operation] < whole[operation]
     if name != "q_proj":
-        assert {part.operation: part.ms for part in profile(model, recipe, MACHINE, EngineConfig())}[operation] == 0
+        assert {part.operation: part.ms for part in profile(model, recipe, MACHINE, EngineConfig())}[
+            operation
+        ] == 0
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     assert name not in MODULES or not set(profiling.MODULES) <= names
 

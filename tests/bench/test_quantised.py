@@ -19,7 +19,13 @@ from dgemma.weights.names import expected_tensors
 from tests.helpers import lively_model, tiny_config
 
 SETTINGS = DenoiseConfig(max_denoising_steps=5, eos_token_id=None)
-SIZES = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 32, "head_dim": 16, "global_head_dim": 16}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 32,
+    "head_dim": 16,
+    "global_head_dim": 16,
+}
 IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4] * 4
 
 
@@ -91,7 +97,12 @@ def test_a_model_beside_itself(model) -> None:
 
 def test_fewer_bits_are_seen_and_more_of_them_less(model) -> None:
     found = {
-        name: compare(model, quantise(copy.deepcopy(model), {"experts": Format(name), "attention": Format(name)}), [[1, 2, 3]], SETTINGS)
+        name: compare(
+            model,
+            quantise(copy.deepcopy(model), {"experts": Format(name), "attention": Format(name)}),
+            [[1, 2, 3]],
+            SETTINGS,
+        )
         for name in ("fp8", "int4")
     }
     assert 0 < found["fp8"].kl < found["int4"].kl and found["int4"].agreement < 1.0
@@ -110,7 +121,11 @@ def test_the_divergence_of_first_steps_by_hand(model) -> None:
     canvas, both = begin_canvases(model, [request], [0]).canvas, []
     for one in (model, other):
         hidden = one.denoise(canvas, read_prompts(one, [[1, 2, 3]], 8, 6))
-        both.append((soft_capped_logits(hidden[0], one.table, one.config.final_logit_softcapping) / once.t_max).log_softmax(-1))
+        both.append(
+            (
+                soft_capped_logits(hidden[0], one.table, one.config.final_logit_softcapping) / once.t_max
+            ).log_softmax(-1)
+        )
     want = (both[0].exp() * (both[0] - both[1])).sum(-1).mean()
     assert found.kl == found.kl_first == pytest.approx(float(want), rel=1e-4) and found.kl_later == 0.0
     turned = (both[1].exp() * (both[1] - both[0])).sum(-1).mean()

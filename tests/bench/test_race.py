@@ -47,18 +47,26 @@ def test_texts_are_answered_with_the_models_settings_and_their_likeliest_tokens(
     assert recipe.requests == [Request((5, 6), 20, 0, denoise.replace(temperature=0))]
 
 
-def test_the_command_prints_both_and_how_they_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_both_and_how_they_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "prompts").write_text("ab\n\nba\n")
     folder = str(tiny_checkpoint(tmp_path / "model"))
     told = ["bench", "-m", folder, "-r", "race", "--tokens", "8", "--prompts", str(tmp_path / "prompts")]
     assert main([*told, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["requests"] == 2 and row["canvas"]["tokens"] <= 16 and row["autoregressive"]["tokens"] <= 16
-    assert row["ratio"] == pytest.approx(row["canvas"]["tokens_per_second"] / row["autoregressive"]["tokens_per_second"])
+    assert row["ratio"] == pytest.approx(
+        row["canvas"]["tokens_per_second"] / row["autoregressive"]["tokens_per_second"]
+    )
     assert main(told) == 0
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert lines[1].startswith("by canvas") and lines[2].startswith("token by token") and "times as many" in lines[3]
+    assert (
+        lines[1].startswith("by canvas")
+        and lines[2].startswith("token by token")
+        and "times as many" in lines[3]
+    )
     assert "2 prompts, one at a time" in err
 
 

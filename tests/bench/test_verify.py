@@ -22,7 +22,9 @@ from tests.helpers import tiny_checkpoint
 
 CONTEXT = 160
 needed = oracle_of_tests.needed
-quiet = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow)")  # numpy's, in Triton's interpreter
+quiet = pytest.mark.filterwarnings(
+    "ignore:(invalid value|divide by zero|overflow)"
+)  # numpy's, in Triton's interpreter
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,9 @@ def reached(model: api.Model) -> Section:
 
 def wrong_window(monkeypatch: pytest.MonkeyPatch, by: int) -> None:
     first = dgemma.model.passes.Pass._first
-    monkeypatch.setattr(dgemma.model.passes.Pass, "_first", lambda self, start: max(0, min(first(self, start) + by, start)))
+    monkeypatch.setattr(
+        dgemma.model.passes.Pass, "_first", lambda self, start: max(0, min(first(self, start) + by, start))
+    )
 
 
 def test_a_whole_model_holds_in_every_section(model: api.Model) -> None:
@@ -54,7 +58,9 @@ def test_a_whole_model_holds_in_every_section(model: api.Model) -> None:
     assert not [line for part in found.values() for line in part.failures]
     assert found["kernels"].state.startswith("not run: ")
     assert found["logits"].state == "ok" or not oracle_of_tests.installed()
-    assert found["model"].facts["folder"] == "tiny" and str(model.folder) not in "".join(sum(map(lines, found.values()), []))
+    assert found["model"].facts["folder"] == "tiny" and str(model.folder) not in "".join(
+        sum(map(lines, found.values()), [])
+    )
     assert "40, 160" in found["reach"].facts["prompts"]
     assert found["speed"].facts["recipe"].startswith("fixed16")
 
@@ -73,7 +79,10 @@ def test_logits_fail_where_one_weight_of_one_side_is_another(folder: Path, dtype
 def test_the_borrowed_reference_is_the_one_that_was_read(model: api.Model, folder: Path) -> None:
     net = api.load(folder, "cpu", "float32", trainable=True).net  # plain weights
     ids, canvas = [*range(3, 60)], torch.arange(net.config.canvas_length)
-    sides = [oracle.answers(one, ids, canvas, 0.7) for one in (oracle.read(folder, net.dtype, net.device, False), oracle.borrow(net))]
+    sides = [
+        oracle.answers(one, ids, canvas, 0.7)
+        for one in (oracle.read(folder, net.dtype, net.device, False), oracle.borrow(net))
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*sides, strict=True))
     shared = oracle.borrow(net).model.decoder.layers[0].self_attn.q_proj.weight
     assert shared.data_ptr() == net.layers[0].self_attn.q_proj.weight.data_ptr(), "no second copy"
@@ -86,21 +95,31 @@ def test_a_reference_that_cannot_be_had_says_why(model: api.Model, monkeypatch: 
     monkeypatch.undo()
     monkeypatch.setattr(model, "folder", model.folder / "elsewhere")
     state = section("logits", lambda part: verify._logits(part, model)).state
-    assert state.startswith("not run: transformers cannot read the folder") and str(model.folder.parent) not in state
+    assert (
+        state.startswith("not run: transformers cannot read the folder")
+        and str(model.folder.parent) not in state
+    )
 
 
 def test_reach_holds_for_a_prompt_of_any_length(model: api.Model) -> None:
     for context in (8, 33, 200):
-        assert section("reach", lambda part, context=context: reach.check(part, model.net, context, 16)).state == "ok"
+        assert (
+            section("reach", lambda part, context=context: reach.check(part, model.net, context, 16)).state
+            == "ok"
+        )
 
 
 @pytest.mark.parametrize(("by", "what"), [(1, "sliding layers do not read"), (-1, "behind their window")])
-def test_reach_sees_a_wrong_window(model: api.Model, monkeypatch: pytest.MonkeyPatch, by: int, what: str) -> None:
+def test_reach_sees_a_wrong_window(
+    model: api.Model, monkeypatch: pytest.MonkeyPatch, by: int, what: str
+) -> None:
     wrong_window(monkeypatch, by)
     assert any(what in failure for failure in reached(model).failures)
 
 
-def test_reach_sees_a_token_that_is_lost_between_chunks(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reach_sees_a_token_that_is_lost_between_chunks(
+    model: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = KVCache.write
 
     def losing(self: KVCache, layer: int, position: int, k, v) -> None:
@@ -117,7 +136,9 @@ def test_reach_sees_a_token_that_nobody_reads(model: api.Model, monkeypatch: pyt
     assert any("no change of the tokens [1]" in failure for failure in reached(model).failures)
 
 
-def test_reach_sees_a_full_layer_that_forgets_its_first_token(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reach_sees_a_full_layer_that_forgets_its_first_token(
+    model: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read, denoise, busy = KVCache.read, DiffusionGemma.denoise, []
 
     def forgetful(self: KVCache, layer: int, first: int, stop: int):
@@ -133,7 +154,9 @@ def test_reach_sees_a_full_layer_that_forgets_its_first_token(model: api.Model, 
 
     monkeypatch.setattr(DiffusionGemma, "denoise", denoising)
     monkeypatch.setattr(KVCache, "read", forgetful)
-    assert any("full layers do not read the cached tokens [1]" in failure for failure in reached(model).failures)
+    assert any(
+        "full layers do not read the cached tokens [1]" in failure for failure in reached(model).failures
+    )
 
 
 def test_edges_lie_on_both_sides_of_chunks() -> None:
@@ -160,7 +183,11 @@ def test_other_tokens_for_the_same_request_fail(model: api.Model, monkeypatch: p
 def test_a_merged_pass_without_its_belief_fails(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     assert section("paths", lambda part: verify._paths(part, model)).state == "ok"
     both = DiffusionGemma.both
-    monkeypatch.setattr(DiffusionGemma, "both", lambda self, clean, groups: both(self, clean, [g._replace(soft=None) for g in groups]))
+    monkeypatch.setattr(
+        DiffusionGemma,
+        "both",
+        lambda self, clean, groups: both(self, clean, [g._replace(soft=None) for g in groups]),
+    )
     failures = section("paths", lambda part: verify._paths(part, model)).failures
     assert failures and failures[0].startswith("prompt and step in one pass")
 
@@ -180,14 +207,23 @@ def test_an_engine_that_decides_otherwise_fails(model: api.Model, monkeypatch: p
 
 
 @quiet
-@pytest.mark.parametrize(("module", "name", "line"), [(None, "", ""), ("moe", "experts", "experts"), ("vocab", "head", "head at T 0.8"),
-                                                      ("attention", "attention", "attention, full layer, canvas")])
+@pytest.mark.parametrize(
+    ("module", "name", "line"),
+    [
+        (None, "", ""),
+        ("moe", "experts", "experts"),
+        ("vocab", "head", "head at T 0.8"),
+        ("attention", "attention", "attention, full layer, canvas"),
+    ],
+)
 def test_a_wrong_kernel_fails_and_a_right_one_holds(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: str | None, name: str, line: str
 ) -> None:
     pytest.importorskip("triton")
     monkeypatch.setenv(forms.CHOICE, "triton")
-    model = api.load(folder, "cpu", "float32", trainable=True)  # plain weights: whether to pack was asked before
+    model = api.load(
+        folder, "cpu", "float32", trainable=True
+    )  # plain weights: whether to pack was asked before
     if module:
         kernels = pytest.importorskip(f"dgemma.kernels.{module}_triton")
         right = getattr(kernels, name)
@@ -198,10 +234,14 @@ def test_a_wrong_kernel_fails_and_a_right_one_holds(
 
         monkeypatch.setattr(kernels, name, wrong)
     found = section("kernels", lambda part: forms.check(part, model.net))
-    assert any(text.startswith(line) for text in found.failures) if module else not found.failures, found.failures
+    assert any(text.startswith(line) for text in found.failures) if module else not found.failures, (
+        found.failures
+    )
 
 
-def test_kernels_say_why_they_are_not_looked_at(folder: Path, model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_say_why_they_are_not_looked_at(
+    folder: Path, model: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "on a card" in str(forms.why_not(model.net))
     monkeypatch.setenv(forms.CHOICE, "triton")
     assert "float64" in str(forms.why_not(api.load(folder, "cpu", "float64").net))
@@ -209,16 +249,23 @@ def test_kernels_say_why_they_are_not_looked_at(folder: Path, model: api.Model, 
     assert "not installed" in str(forms.why_not(api.load(folder, "cpu", "float16").net))
 
 
-def test_an_error_is_a_failure_of_its_section_alone(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_a_failure_of_its_section_alone(
+    model: api.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments):
         raise RuntimeError("cannot open '/home/somebody/secret place/x.so'\nmore")
 
     monkeypatch.setattr(verify, "_paths", broken)
     found = {part.name: part for part in verify.verify(model, 16)}
-    assert found["paths"].failures[0].startswith("RuntimeError: cannot open '") and "somebody" not in found["paths"].failures[0]
+    assert (
+        found["paths"].failures[0].startswith("RuntimeError: cannot open '")
+        and "somebody" not in found["paths"].failures[0]
+    )
     assert found["speed"].state == "ok"
     for error, state in ((MemoryError(), "out of memory"), (Skip("no card"), "no card")):
-        assert section("x", lambda part, error=error: (_ for _ in ()).throw(error)).state == f"not run: {state}"
+        assert (
+            section("x", lambda part, error=error: (_ for _ in ()).throw(error)).state == f"not run: {state}"
+        )
 
 
 def test_the_context_is_what_fits(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +281,9 @@ def test_the_context_is_what_fits(model: api.Model, monkeypatch: pytest.MonkeyPa
 
 
 def test_reports_name_no_folder() -> None:
-    assert public("/home/me/x/model.safetensors: no such file\nsecond line") == "model.safetensors: no such file"
+    assert (
+        public("/home/me/x/model.safetensors: no such file\nsecond line") == "model.safetensors: no such file"
+    )
     assert public("cannot read 'C:\\Users\\me\\a.json'") == "cannot read 'a.json'"
     assert public("~/models/a and ../b/c, 3/4 of x") == "a and c, 3/4 of x"
     assert public("") == "no message"
@@ -249,4 +298,8 @@ def test_distances_are_relative_to_what_is_right() -> None:
     part.compare("other", got, want, torch.float32)
     part.compare("not finite", want * float("nan"), want, torch.bfloat16)
     assert len(part.failures) == 2 and all(largest > typical for largest, typical in LIMITS.values())
-    assert share([1, 2, 3], [1, 2, 4]) == pytest.approx(2 / 3) and share([1], [1, 2]) == 0.5 and share([], []) == 0
+    assert (
+        share([1, 2, 3], [1, 2, 4]) == pytest.approx(2 / 3)
+        and share([1], [1, 2]) == 0.5
+        and share([], []) == 0
+    )

@@ -33,9 +33,15 @@ def generation(text: str, **changes: Any) -> Generation:
 class FakeModel:
     """Answers with given texts, one canvas each: two drafts, then the text. `asked` holds the calls."""
 
-    def __init__(self, *texts: str, chat_tuned: bool = False, gap: str = "GAP", error: Exception | None = None):
+    def __init__(
+        self, *texts: str, chat_tuned: bool = False, gap: str = "GAP", error: Exception | None = None
+    ):
         self.texts, self.chat_tuned, self.gap, self.error = texts or ("answer",), chat_tuned, gap, error
-        self.tokenizer, self.notes, self.denoise = byte_tokenizer(), ["vision is not used yet"], DenoiseConfig()
+        self.tokenizer, self.notes, self.denoise = (
+            byte_tokenizer(),
+            ["vision is not used yet"],
+            DenoiseConfig(),
+        )
         self.config = SimpleNamespace(canvas_length=64)
         self.info = SimpleNamespace(place="CPU, float32")
         self.asked: list[tuple[Any, ...]] = []

@@ -37,7 +37,9 @@ def read(path: Path) -> dict[str, dict]:
 def test_answers_are_those_of_each_request_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chat = {"custom_id": "c", "method": "POST", "url": "/v1/chat/completions",
             "body": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8, "max_denoising_steps": 4}}  # fmt: skip
-    source = write(tmp_path / "in.jsonl", [line("a"), line("b", prompt="def f(", seed=3, max_tokens=70), chat])
+    source = write(
+        tmp_path / "in.jsonl", [line("a"), line("b", prompt="def f(", seed=3, max_tokens=70), chat]
+    )
     assert main(["batch", str(source), str(tmp_path / "out.jsonl"), "--dtype", "float64"]) == 0
     assert "3 requests" in capsys.readouterr().err
     told, model = read(tmp_path / "out.jsonl"), dgemma.load(dtype="float64")
@@ -45,7 +47,10 @@ def test_answers_are_those_of_each_request_alone(tmp_path: Path, capsys: pytest.
         alone = model.generate(prompt, length, seed, max_denoising_steps=4)
         body = told[name]["body"]
         assert told[name]["status_code"] == 200 and body["choices"][0]["text"] == alone.text
-        assert body["usage"]["completion_tokens"] == len(alone.token_ids) and body["dgemma"]["steps"] == alone.steps
+        assert (
+            body["usage"]["completion_tokens"] == len(alone.token_ids)
+            and body["dgemma"]["steps"] == alone.steps
+        )
     assert told["c"]["body"]["choices"][0]["message"]["role"] == "assistant"
 
 
@@ -53,9 +58,17 @@ def test_a_chat_may_hold_tools_that_it_does_not_offer(tmp_path: Path) -> None:
     tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
     chats = {"plain": {}, "told": {"tools": tools}, "none": {"tools": tools, "tool_choice": "none"}}
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
-    source = write(tmp_path / "in.jsonl", [{"custom_id": name, "url": "/v1/chat/completions", "body": body | more} for name, more in chats.items()])
+    source = write(
+        tmp_path / "in.jsonl",
+        [
+            {"custom_id": name, "url": "/v1/chat/completions", "body": body | more}
+            for name, more in chats.items()
+        ],
+    )
     model = tiny_checkpoint(tmp_path / "model")
-    assert main(["batch", str(source), str(tmp_path / "out.jsonl"), "-m", str(model), "--dtype", "float64"]) == 0
+    assert (
+        main(["batch", str(source), str(tmp_path / "out.jsonl"), "-m", str(model), "--dtype", "float64"]) == 0
+    )
     bodies = {name: answer["body"] for name, answer in read(tmp_path / "out.jsonl").items()}
     read_tokens = {name: body["usage"]["prompt_tokens"] for name, body in bodies.items()}
     assert read_tokens["none"] == read_tokens["plain"] < read_tokens["told"]
@@ -63,7 +76,10 @@ def test_a_chat_may_hold_tools_that_it_does_not_offer(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = write(tmp_path / "in.jsonl", [line("a"), line("b", seed=1), line("c", seed=2)]), tmp_path / "out.jsonl"
+    source, target = (
+        write(tmp_path / "in.jsonl", [line("a"), line("b", seed=1), line("c", seed=2)]),
+        tmp_path / "out.jsonl",
+    )
     assert main(["batch", str(source), str(target)]) == 0
     whole = target.read_bytes()
     kept = whole[: whole.index(b"\n") + 1]
@@ -96,7 +112,9 @@ def test_a_request_that_cannot_be_served_has_its_error_in_its_line(tmp_path: Pat
         ('{"custom_id": "a", "url": "/v1/completions", "body": {}}\n' * 2, "line 2: custom_id 'a' was used before"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_batch_is_refused_before_anything_runs(tmp_path, capsys, text: str, says: str) -> None:
+def test_a_file_that_is_no_batch_is_refused_before_anything_runs(
+    tmp_path, capsys, text: str, says: str
+) -> None:
     (tmp_path / "in.jsonl").write_text(text)
     assert main(["batch", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 2
     told = capsys.readouterr().err
@@ -112,7 +130,9 @@ def test_an_output_that_cannot_be_written_is_said_before_anything_runs(tmp_path:
         assert len(told.strip().splitlines()) == 1 and str(target) in told
 
 
-def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_something_else_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, target = write(tmp_path / "in.jsonl", [line("a")]), tmp_path / "notes.txt"
     target.write_text("dear diary\nno newline at the end")
     assert main(["batch", str(source), str(target)]) == 2
@@ -121,7 +141,21 @@ def test_an_output_that_is_something_else_is_left_alone(tmp_path: Path, capsys: 
 
 
 def test_lines_end_at_a_line_feed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    odd = ["a\u2028b", "a\u2029b", "a\u0085b", "a\x0bb", "a\x0cb", "a\x1cb", "\r", "\ud800", "\ud801", "?", "\ufffd", '"', "\\ud800"]
+    odd = [
+        "a\u2028b",
+        "a\u2029b",
+        "a\u0085b",
+        "a\x0bb",
+        "a\x0cb",
+        "a\x1cb",
+        "\r",
+        "\ud800",
+        "\ud801",
+        "?",
+        "\ufffd",
+        '"',
+        "\\ud800",
+    ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     for escaped in (True, False):  # written as escapes, and as they are
         text = "".join(json.dumps(line(name, max_tokens=1), ensure_ascii=escaped) + "\r\n" for name in odd)
@@ -137,7 +171,9 @@ def test_lines_end_at_a_line_feed_alone(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=()), min_size=1), min_size=1, unique=True))
-def test_whatever_an_id_is_it_is_found_again(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+def test_whatever_an_id_is_it_is_found_again(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
     target = tmp_path_factory.mktemp("out") / "out.jsonl"
     with Output(target, 0, len(names)) as output:
         for name in names:
@@ -184,7 +220,10 @@ def test_a_full_disk_says_how_many_answers_are_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [str(number) for number in range(5)]
-    source, target = write(tmp_path / "in.jsonl", [line(name, max_tokens=1) for name in names]), tmp_path / "out.jsonl"
+    source, target = (
+        write(tmp_path / "in.jsonl", [line(name, max_tokens=1) for name in names]),
+        tmp_path / "out.jsonl",
+    )
     enter = Output.__enter__
 
     def nearly_full(output: Output) -> Output:
@@ -206,7 +245,10 @@ def test_a_full_disk_says_how_many_answers_are_safe(
 def test_an_interruption_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, target = write(tmp_path / "in.jsonl", [line(name, max_tokens=1) for name in "abc"]), tmp_path / "out.jsonl"
+    source, target = (
+        write(tmp_path / "in.jsonl", [line(name, max_tokens=1) for name in "abc"]),
+        tmp_path / "out.jsonl",
+    )
     append = Output.append
 
     def once(output: Output, answer: dict) -> None:

@@ -30,12 +30,17 @@ def piped(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> Callabl
 def test_each_line_is_a_turn_of_one_conversation(
     piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, code = piped(b"one\r\n\ntwo\\\nthree\n", "--system", "Be brief.", "--thinking", "-n", "5", "--steps", "3")
+    model, code = piped(
+        b"one\r\n\ntwo\\\nthree\n", "--system", "Be brief.", "--thinking", "-n", "5", "--steps", "3"
+    )
     system, one = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "one"}
     answer, two = {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "two\nthree"}
     more = {"thinking": True, "max_denoising_steps": 3}
     assert code == 0
-    assert model.asked == [("chat", [system, one], 5, 0, more), ("chat", [system, one, answer, two], 5, 0, more)]
+    assert model.asked == [
+        ("chat", [system, one], 5, 0, more),
+        ("chat", [system, one, answer, two], 5, 0, more),
+    ]
     out, err = capsys.readouterr()
     assert out == "Yes.\nYes.\n" and "hm" not in out and "> " not in out + err
 
@@ -49,7 +54,9 @@ def test_json_is_one_object_per_answer(
 
 
 def test_commands(piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.CaptureFixture[str]) -> None:
-    model, code = piped(b"a\n/seed 7\n/seed\n/help\nb\n/clear\n/usr/bin is what?\n/exit\nnever\n", "--seed", "3")
+    model, code = piped(
+        b"a\n/seed 7\n/seed\n/help\nb\n/clear\n/usr/bin is what?\n/exit\nnever\n", "--seed", "3"
+    )
     assert code == 0
     assert [call[2:4] for call in model.asked] == [(None, 3), (None, 7), (None, 7)]
     assert [len(call[1]) for call in model.asked] == [1, 3, 1]
@@ -121,13 +128,17 @@ def test_a_stopped_answer_is_kept_as_far_as_it_came(typed: Callable[..., tuple[F
     assert shown.count("part\nstopped: the text so far is kept, 4 tokens in 1 canvas\n") == 2
 
 
-def test_an_answer_stopped_before_it_has_text_is_forgotten(typed: Callable[..., tuple[FakeModel, str]]) -> None:
+def test_an_answer_stopped_before_it_has_text_is_forgotten(
+    typed: Callable[..., tuple[FakeModel, str]],
+) -> None:
     model, shown = typed(FakeModel("x", chat_tuned=True, error=KeyboardInterrupt()), ["a", "b", "/exit"])  # type: ignore[arg-type]
     assert [len(call[1]) for call in model.asked] == [1, 1]
     assert shown.count("no canvas had settled, so there is no text; this turn is forgotten") == 2
 
 
-def test_a_stopped_answer_ends_a_chat_in_a_pipe(piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_answer_ends_a_chat_in_a_pipe(
+    piped: Callable[..., tuple[FakeModel, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
     model = FakeModel("part", "rest", chat_tuned=True, error=KeyboardInterrupt())  # type: ignore[arg-type]
     assert piped(b"a\nb\n", model=model)[1] == 130
     assert capsys.readouterr().out == "part\n" and len(model.asked) == 1
@@ -136,7 +147,10 @@ def test_a_stopped_answer_ends_a_chat_in_a_pipe(piped: Callable[..., tuple[FakeM
 def test_max_says_and_sets_how_long_answers_may_be(typed: Callable[..., tuple[FakeModel, str]]) -> None:
     model, shown = typed(FakeModel("x", chat_tuned=True), ["/max", "/max 7", "a", "/max", "/exit"])
     assert model.asked[0][2] == 7
-    assert "answers of at most 8,192 tokens, fewer where there is no room" in shown and shown.count("answers of at most 7 tokens\n") == 2
+    assert (
+        "answers of at most 8,192 tokens, fewer where there is no room" in shown
+        and shown.count("answers of at most 7 tokens\n") == 2
+    )
 
 
 def test_an_error_ends_its_turn_and_not_the_chat(typed: Callable[..., tuple[FakeModel, str]]) -> None:

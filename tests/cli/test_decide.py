@@ -20,7 +20,10 @@ Serve = Callable[[FakeModel], FakeModel]
     [
         (["--question", "Is it?"], {"type": "noul", "instructions": "Is it?"}),
         (["--choice", "a, b,c"], {"type": "choice", "criteria": ["a", "b", "c"]}),
-        (["-q", "How?", "--score", "bad,good"], {"type": "score", "instructions": "How?", "criteria": ["bad", "good"]}),
+        (
+            ["-q", "How?", "--score", "bad,good"],
+            {"type": "score", "instructions": "How?", "criteria": ["bad", "good"]},
+        ),
     ],
 )
 def test_flags_ask_one_question(
@@ -30,21 +33,36 @@ def test_flags_ask_one_question(
     assert main(["decide", "it is", *flags, "-m", folder, "--seed", "3", "--steps", "2"]) == 0
     assert model.asked == [("decide", "it is", {"answer": question}, None, {"steps": 2, "seed": 3})]
     out, err = capsys.readouterr()
-    assert out == "answer: a (confidence 0.50)\n   0.750  a\n   0.250  b\n" and "7 tokens read, 2 steps" in err
+    assert (
+        out == "answer: a (confidence 0.50)\n   0.750  a\n   0.250  b\n" and "7 tokens read, 2 steps" in err
+    )
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_file_asks_many(
-    wrapped: bool, serve: Serve, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    wrapped: bool,
+    serve: Serve,
+    folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    model, questions = serve(FakeModel()), {"a": {"type": "noul"}, "b": {"type": "choice", "criteria": {"x": None, "y": "z"}}}
+    model, questions = (
+        serve(FakeModel()),
+        {"a": {"type": "noul"}, "b": {"type": "choice", "criteria": {"x": None, "y": "z"}}},
+    )
     (tmp_path / "q.json").write_text(json.dumps({"questions": questions} if wrapped else questions))
     pipe_in(monkeypatch, b"the state")
     arguments = ["--file", str(tmp_path / "q.json"), "--instructions", "Judge.", "--json"]
     assert main(["decide", *arguments, "-m", folder]) == 0
     assert model.asked == [("decide", "the state", questions, "Judge.", {"steps": 1, "seed": 0})]
     result = json.loads(capsys.readouterr().out)
-    assert result["answers"]["answer"] == {"type": "choice", "choice": "a", "probabilities": {"a": 0.75, "b": 0.25}, "confidence": 0.5}
+    assert result["answers"]["answer"] == {
+        "type": "choice",
+        "choice": "a",
+        "probabilities": {"a": 0.75, "b": 0.25},
+        "confidence": 0.5,
+    }
     assert result["usage"] == {"input_tokens": 7, "output_tokens": 0, "steps": 1}
 
 

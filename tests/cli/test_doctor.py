@@ -28,11 +28,15 @@ def plain_forms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", params=[None, "modelopt", "int4"])
-def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str | None, Path]:
+def published(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str | None, Path]:
     return request.param, sparse_checkpoint().write(tmp_path_factory.mktemp("sparse"), layout=request.param)
 
 
-def answered(folder: Path, memory: str, context: str | None = None, device: str | None = None) -> dict[str, Any]:
+def answered(
+    folder: Path, memory: str, context: str | None = None, device: str | None = None
+) -> dict[str, Any]:
     config = ModelConfig.from_file(folder / "config.json")
     return fit.answer(config, read_layout(folder, config), fit.asked(memory, context, device, []))
 
@@ -43,13 +47,20 @@ def test_four_bits_fit_a_card_of_24_gb_and_sixteen_do_not(published: tuple[str |
     assert found["fits"] == (layout is not None) and found["context"] == 4096
     assert answered(folder, "24GB", "32k")["fits"] == (layout is not None)
     assert found["weights"] == sum(group["bytes"] for group in found["groups"].values())
-    assert found["needs"] == found["weights"] + found["packed"] + found["kv"] + found["work"] + found["margin"]
+    assert (
+        found["needs"] == found["weights"] + found["packed"] + found["kv"] + found["work"] + found["margin"]
+    )
     kinds = {None: "bf16", "modelopt": "nvfp4", "int4": "int4, groups of 32"}
-    assert found["groups"]["experts"]["format"] == kinds[layout] and found["groups"]["attention"]["format"] == "bf16"
+    assert (
+        found["groups"]["experts"]["format"] == kinds[layout]
+        and found["groups"]["attention"]["format"] == "bf16"
+    )
     assert layout is None or (found["weights"] <= 19.5 * GB and found["longest_context"] > 16_384)
 
 
-def test_where_it_does_not_fit_the_choices_say_what_would(published: tuple[str | None, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_does_not_fit_the_choices_say_what_would(
+    published: tuple[str | None, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout, folder = published
     memory = "24GB" if layout is None else "20.3GB"
     found = answered(folder, memory, "32k")
@@ -61,7 +72,11 @@ def test_where_it_does_not_fit_the_choices_say_what_would(published: tuple[str |
         stream = choice["streaming"]
         assert choice["fits"] == (stream is None) == (choice["longest_context"] >= 32_768)
         if stream is not None:
-            assert stream["fits"] and 0 < stream["resident"] < stream["layers"] == 30 and stream["device"] <= found["memory"]
+            assert (
+                stream["fits"]
+                and 0 < stream["resident"] < stream["layers"] == 30
+                and stream["device"] <= found["memory"]
+            )
             assert 0 < stream["moved_per_step"] <= stream["host"]
     hints = " ".join(found["hints"])
     if layout is not None:
@@ -80,7 +95,9 @@ def test_a_card_too_small_for_anything_says_what_is_missing(published: tuple[str
     assert all(choice["streaming"]["missing"] > 0 for choice in found["choices"])
 
 
-def test_a_cpu_reads_what_does_not_fit_from_the_files(published: tuple[str | None, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_reads_what_does_not_fit_from_the_files(
+    published: tuple[str | None, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "lacks_avx512", lambda: False)
     layout, folder = published
     found = answered(folder, "16GB", device="cpu")
@@ -96,7 +113,10 @@ def test_without_a_memory_it_is_the_cards_or_the_machines() -> None:
     here = fit.asked(None, "8k", None, [ram, card])
     assert (here.memory, here.device, here.context, here.host) == (23 * GIB, "cuda", 8192, 60 * GIB)
     assert fit.asked(None, None, "cpu", [ram, card]).memory == 60 * GIB
-    assert fit.asked("8GB", None, None, [ram, card]).host == 60 * GIB and fit.asked("8GB", None, None, [ram]).host == 0
+    assert (
+        fit.asked("8GB", None, None, [ram, card]).host == 60 * GIB
+        and fit.asked("8GB", None, None, [ram]).host == 0
+    )
     with pytest.raises(UsageError, match="no card; name one's size"):
         fit.asked(None, None, "cuda", [ram])
 
@@ -106,7 +126,9 @@ def test_ram_beside_a_card_is_an_answer_too(tmp_path: Path) -> None:
     config = ModelConfig.from_file(folder / "config.json")
     layout = read_layout(folder, config)
     for free, said in ((64, True), (8, False)):
-        question = fit.asked("8GB", None, None, [Memory("RAM", 64 * GIB, free * GIB), Memory("cuda:0 X", 8 * GIB, 8 * GIB)])
+        question = fit.asked(
+            "8GB", None, None, [Memory("RAM", 64 * GIB, free * GIB), Memory("cuda:0 X", 8 * GIB, 8 * GIB)]
+        )
         hints = fit.answer(config, layout, question)["hints"]
         assert any(hint.startswith("--device cpu: ") for hint in hints) == said
 
@@ -125,20 +147,32 @@ def test_flags_that_make_no_sense(flags: list[str], word: str, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-@pytest.mark.parametrize("flags", [[], ["--memory", "24GB", "--context", "32k"], ["--memory", "8GB", "--device", "cpu"]])
+@pytest.mark.parametrize(
+    "flags", [[], ["--memory", "24GB", "--context", "32k"], ["--memory", "8GB", "--device", "cpu"]]
+)
 def test_tables_fit_a_terminal(
-    published: tuple[str | None, Path], flags: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    published: tuple[str | None, Path],
+    flags: list[str],
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(doctor, "stdout_is_terminal", lambda: True)
     assert main(["doctor", *flags, str(published[1])]) == 0
     lines = capsys.readouterr().out.splitlines()
-    table = [line for line in lines if line.strip().startswith(("as it is", "int4+fp8  ", "experts ", "format", "together", "weights "))]
+    table = [
+        line
+        for line in lines
+        if line.strip().startswith(("as it is", "int4+fp8  ", "experts ", "format", "together", "weights "))
+    ]
     assert len(table) >= 3 and all(len(line.rstrip()) <= 80 and "…" not in line for line in table)
 
 
-def test_everything_is_in_json(published: tuple[str | None, Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_is_in_json(
+    published: tuple[str | None, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", "--json", "--memory", "24GiB", "--context", "32k", str(published[1])]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["answer"]["memory"] == 24 * GIB and report["answer"]["context"] == 32_768
@@ -160,18 +194,31 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         yield server
 
 
-def test_a_hub_model_is_examined_and_not_downloaded(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hub_model_is_examined_and_not_downloaded(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", NAME, "--memory", "2GB"]) == 0
     out = capsys.readouterr().out
-    assert f"{NAME}@{COMMIT[:12]}" in out and "nothing was downloaded" in out and "a card with 2.00 GB: fits" in out
+    assert (
+        f"{NAME}@{COMMIT[:12]}" in out
+        and "nothing was downloaded" in out
+        and "a card with 2.00 GB: fits" in out
+    )
     assert "dgemma-headers" not in out and not (tmp_path / "cache").exists()
     hub.files["model-00001-of-00002.safetensors"] = hub.files["model-00001-of-00002.safetensors"][:-1]
     assert main(["doctor", NAME]) == 3
     out = capsys.readouterr().out
-    assert f"{NAME}@{COMMIT[:12]}/model-00001-of-00002.safetensors: truncated" in out and "dgemma-headers" not in out
+    assert (
+        f"{NAME}@{COMMIT[:12]}/model-00001-of-00002.safetensors: truncated" in out
+        and "dgemma-headers" not in out
+    )
     hub.files["config.json"] = b"{}"
     report = doctor.examine(NAME)
-    assert report.answer is None and report.fits == [] and not any("dgemma-headers" in line for line in report.problems)
+    assert (
+        report.answer is None
+        and report.fits == []
+        and not any("dgemma-headers" in line for line in report.problems)
+    )
 
 
 def test_only_doctor_asks_the_hub(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +239,9 @@ def test_it_says_whether_the_c_kernels_run(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DGEMMA_KERNELS", "torch")
     facts = doctor.examine(None).machine
     assert facts["c_kernels"] == {"float32": "DGEMMA_KERNELS is set", "bfloat16": "DGEMMA_KERNELS is set"}
-    assert "CPU kernels in C: not in float32: DGEMMA_KERNELS is set; not in bfloat16: DGEMMA_KERNELS is set" in doctor._machine_lines(facts)
+    assert (
+        "CPU kernels in C: not in float32: DGEMMA_KERNELS is set; not in bfloat16: DGEMMA_KERNELS is set"
+        in doctor._machine_lines(facts)
+    )
     facts["c_kernels"]["float32"] = None
     assert "CPU kernels in C: float32; not in bfloat16: DGEMMA_KERNELS is set" in doctor._machine_lines(facts)

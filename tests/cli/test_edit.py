@@ -38,7 +38,9 @@ def test_bytes_outside_the_changes_stay(data: bytes, cuts: list[int], after: str
     want, place = "", 0
     for start, end in spans:
         want, place = want + text[place:start] + as_in_file(after, data).decode(), end
-    assert made[len(BOM) * data.startswith(BOM) :].replace(b"\r", b"").decode() == (want + text[place:]).replace("\r", "")
+    assert made[len(BOM) * data.startswith(BOM) :].replace(b"\r", b"").decode() == (
+        want + text[place:]
+    ).replace("\r", "")
     assert splice(data, []) == data
     kept = [Change(start, end, text[start:end], "\0", True) for start, end in spans]
     rest = splice(data, kept).split(b"\0")
@@ -70,14 +72,39 @@ def test_the_edited_text_goes_to_stdout_and_the_difference_to_stderr(
     serve: Serve, folder: str, file: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     model = serve(FakeModel(gap="a\nb"))
-    assert main(["edit", str(file), "be brief", "--span", "2", "--yes", "-m", folder, "--seed", "3", "--t-min", "1"]) == 0
+    assert (
+        main(
+            [
+                "edit",
+                str(file),
+                "be brief",
+                "--span",
+                "2",
+                "--yes",
+                "-m",
+                folder,
+                "--seed",
+                "3",
+                "--t-min",
+                "1",
+            ]
+        )
+        == 0
+    )
     out, err = capsysbinary.readouterr()
     assert out == BOM + b"one\r\na\r\nb\r\nthree" and file.read_bytes() == FILE
     assert model.asked == [("edit", "one\ntwo\nthree", "be brief", 3, {"spans": [(4, 7)], "t_min": 1.0})]
-    assert b"-two\n+a\n+b\n" in err and b"+++ b/file.txt" in err and b"does not follow it" in err and b"1 span" in err
+    assert (
+        b"-two\n+a\n+b\n" in err
+        and b"+++ b/file.txt" in err
+        and b"does not follow it" in err
+        and b"1 span" in err
+    )
 
 
-@pytest.mark.parametrize(("answer", "code", "written"), [(b"y\n", 0, True), (b"n\n", 1, False), (b"\n", 1, False), (b"", 1, False)])
+@pytest.mark.parametrize(
+    ("answer", "code", "written"), [(b"y\n", 0, True), (b"n\n", 1, False), (b"\n", 1, False), (b"", 1, False)]
+)
 def test_what_is_not_taken_is_not_written(
     answer: bytes, code: int, written: bool, serve: Serve, folder: str, file: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -106,7 +133,9 @@ def test_json_holds_the_difference_and_changes_nothing(
     assert main(["edit", str(file), "x", "--span", "2", "--json", "-m", folder]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["text"] == "one\nTWO\nthree" and "+TWO\n" in result["diff"] and file.read_bytes() == FILE
-    assert result["changes"] == [{"start": 4, "end": 7, "before": "two", "after": "TWO", "closed": True, "row": 0}]
+    assert result["changes"] == [
+        {"start": 4, "end": 7, "before": "two", "after": "TWO", "closed": True, "row": 0}
+    ]
 
 
 def test_what_is_piped_in_is_edited(
@@ -115,10 +144,14 @@ def test_what_is_piped_in_is_edited(
     model = serve(FakeModel(gap="X"))
     pipe_in(monkeypatch, b"a\nb\n")
     assert main(["edit", "-", "y", "-y", "-m", folder]) == 0
-    assert capsysbinary.readouterr().out == b"X\nb\n" and model.asked[0][4] == {"spans": None}  # found by a first pass
+    assert capsysbinary.readouterr().out == b"X\nb\n" and model.asked[0][4] == {
+        "spans": None
+    }  # found by a first pass
 
 
-def test_an_error_leaves_the_file_as_it_was(serve: Serve, folder: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_leaves_the_file_as_it_was(
+    serve: Serve, folder: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(FakeModel(error=NumericsError("not finite")))
     assert main(["edit", str(file), "x", "--span", "2", "--in-place", "--yes", "-m", folder]) == 6
     assert capsys.readouterr().out == "" and file.read_bytes() == FILE

@@ -59,7 +59,12 @@ def test_a_canvas_that_leaves_no_room_for_a_prompt(refused: Any, folder: str) ->
 
 @pytest.mark.parametrize(
     ("name", "code", "word"),
-    [("", 2, "empty"), ("x" * 5000, 3, "no such folder"), ("/" + "x" * 300, 3, "too long"), ("~nobody-here/x", 3, "home")],
+    [
+        ("", 2, "empty"),
+        ("x" * 5000, 3, "no such folder"),
+        ("/" + "x" * 300, 3, "too long"),
+        ("~nobody-here/x", 3, "home"),
+    ],
 )
 def test_names_that_no_file_system_takes(refused: Any, name: str, code: int, word: str) -> None:
     refused(code, ["run", "a", "-m", name], word)
@@ -71,12 +76,16 @@ def test_a_revision_of_a_folder_is_not_dropped(refused: Any, folder: str) -> Non
 
 
 def test_end_tokens_beyond_the_vocabulary(refused: Any, folder: str) -> None:
-    refused(2, ["run", "a", "-m", folder, "--eos-token-id", "999999999"], "--eos-token-id 999999999", "end at 47")
+    refused(
+        2, ["run", "a", "-m", folder, "--eos-token-id", "999999999"], "--eos-token-id 999999999", "end at 47"
+    )
     refused(2, ["run", "a", "-m", folder, "--eos-token-id", "9" * 5000], "--eos-token-id is '999", "...")
 
 
 @pytest.mark.parametrize("verb", [["run"], ["fill", "-"]])
-def test_a_stdin_that_cannot_be_read(refused: Any, folder: str, monkeypatch: pytest.MonkeyPatch, verb: list[str]) -> None:
+def test_a_stdin_that_cannot_be_read(
+    refused: Any, folder: str, monkeypatch: pytest.MonkeyPatch, verb: list[str]
+) -> None:
     class Broken(io.RawIOBase):
         def readable(self) -> bool:
             return True
@@ -88,7 +97,9 @@ def test_a_stdin_that_cannot_be_read(refused: Any, folder: str, monkeypatch: pyt
     refused(2, [*verb, "-m", folder], "stdin cannot be read", "Is a directory")
 
 
-def test_notes_of_the_model_do_not_come_before_an_error(refused: Any, serve: Any, folder: str, tmp_path: Path) -> None:
+def test_notes_of_the_model_do_not_come_before_an_error(
+    refused: Any, serve: Any, folder: str, tmp_path: Path
+) -> None:
     from dgemma.errors import NumericsError
 
     serve(FakeModel("x", error=NumericsError("the logits are not finite")))
@@ -105,7 +116,10 @@ def test_a_file_without_end_is_not_read_to_it(refused: Any, folder: str) -> None
 def test_a_chat_line_without_end_and_a_seed_without_end(
     serve: Any, folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for data, word in ((b"a" * 4_000_000, "max_prompt_characters"), (b"/seed " + b"9" * 5000, "seed is '999")):
+    for data, word in (
+        (b"a" * 4_000_000, "max_prompt_characters"),
+        (b"/seed " + b"9" * 5000, "seed is '999"),
+    ):
         serve(FakeModel())
         pipe_in(monkeypatch, data)
         assert main(["chat", "-m", folder]) == 2

@@ -26,7 +26,9 @@ TEXTS = st.text(alphabet=st.sampled_from("aß漢😀<fil>\r\n\t\x00\ufeff"), max
 
 
 @given(before=TEXTS, after=TEXTS, gap=st.text(alphabet="xß\n", max_size=8))
-def test_what_stands_around_the_marker_comes_back_byte_for_byte(before: bytes, after: bytes, gap: str) -> None:
+def test_what_stands_around_the_marker_comes_back_byte_for_byte(
+    before: bytes, after: bytes, gap: str
+) -> None:
     data = before + b"<fill>" + after
     if data.find(b"<fill>", data.find(b"<fill>") + 1) >= 0:
         with pytest.raises(UsageError, match="more than once"):
@@ -40,7 +42,9 @@ def test_what_stands_around_the_marker_comes_back_byte_for_byte(before: bytes, a
     whole = prefix + as_in_file(gap, data) + suffix
     assert whole.startswith(before) and whole.endswith(after)
     middle = whole[len(before) : len(whole) - len(after)].decode()
-    assert middle.replace("\r\n", "\n") == gap  # with the file's line ends, and otherwise what the model wrote
+    assert (
+        middle.replace("\r\n", "\n") == gap
+    )  # with the file's line ends, and otherwise what the model wrote
 
 
 @given(TEXTS)
@@ -105,7 +109,11 @@ def test_flags_of_fill(
 
 
 def test_other_files_are_context(
-    serve: Serve, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    serve: Serve,
+    folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, other = serve(FakeModel()), tmp_path / "other.py"
     other.write_bytes(BOM + b"x = 1\r\n")
@@ -124,7 +132,12 @@ def test_json_holds_the_gap(
     pipe_in(monkeypatch, b"a<fill>b")
     assert main(["fill", "-", "-m", folder, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["gap"], result["closed"], result["gap_width"], result["mean_log_prob"]) == ("GAP", True, 8, -0.5)
+    assert (result["gap"], result["closed"], result["gap_width"], result["mean_log_prob"]) == (
+        "GAP",
+        True,
+        8,
+        -0.5,
+    )
 
 
 def test_in_place_writes_the_file_at_once_with_its_mode(

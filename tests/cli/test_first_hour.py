@@ -45,12 +45,23 @@ def test_parameters_are_called_by_their_flags(message: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "name"),
     [
-        (["-n", "0"], "--max-tokens"), (["--seed", "-1"], "--seed"), (["--steps", "0"], "--max-denoising-steps"),
-        (["--t-min", "-1"], "--t-min"), (["--top-p", "2"], "--top-p"), (["--top-k", "-1"], "--top-k"),
-        (["--min-tokens", "-2"], "--min-tokens"), (["--eos-token-id", "x"], "--eos-token-id"), (["--preset", "x"], "--preset"),
-        (["--canvas-width", "9999"], "--canvas-width"), (["--dtype", "int3"], "--dtype"), (["--device", "tpu"], "--device"),
-        (["--memory", "big"], "--memory"), (["--repetition-penalty", "-1"], "--repetition-penalty"), (["--temperature", "-1"], "--temperature"),
-        (["--stability-threshold", "-1"], "--stability-threshold"), (["--entropy-bound", "-1"], "--entropy-bound"),
+        (["-n", "0"], "--max-tokens"),
+        (["--seed", "-1"], "--seed"),
+        (["--steps", "0"], "--max-denoising-steps"),
+        (["--t-min", "-1"], "--t-min"),
+        (["--top-p", "2"], "--top-p"),
+        (["--top-k", "-1"], "--top-k"),
+        (["--min-tokens", "-2"], "--min-tokens"),
+        (["--eos-token-id", "x"], "--eos-token-id"),
+        (["--preset", "x"], "--preset"),
+        (["--canvas-width", "9999"], "--canvas-width"),
+        (["--dtype", "int3"], "--dtype"),
+        (["--device", "tpu"], "--device"),
+        (["--memory", "big"], "--memory"),
+        (["--repetition-penalty", "-1"], "--repetition-penalty"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--stability-threshold", "-1"], "--stability-threshold"),
+        (["--entropy-bound", "-1"], "--entropy-bound"),
     ],
 )
 def test_a_flag_out_of_its_range_is_named_as_it_is_typed(
@@ -69,7 +80,9 @@ def test_the_config_of_a_folder_keeps_its_own_names(folder: str, capsys: pytest.
 
 
 @pytest.mark.parametrize("verb", [["run", "x", "-m"], ["eval", __file__, "-m"], ["verify"], ["doctor"]])
-def test_a_folder_that_is_no_checkpoint_lacks_config_json(verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_checkpoint_lacks_config_json(
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*verb, str(tmp_path)]) == 3
     out, err = capsys.readouterr()
     assert "config.json" in out + err
@@ -93,10 +106,18 @@ def test_verbs_take_the_name_of_the_shipped_model(verb: list[str], monkeypatch: 
     assert asked == ["(embedded)"]
 
 
-def test_bad_spans_are_named_before_a_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_spans_are_named_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("dgemma.api.load", lambda *_, **__: pytest.fail("a model was loaded"))
     (tmp_path / "a.py").write_text("a\nb\nc\n")
-    for spans, word in ((["1:2", "2:3"], "overlap"), (["3:2"], "no lines 3:2"), (["9"], "no lines 9:9"), (["0"], "no lines 0:0"), (["x"], "--span is")):
+    for spans, word in (
+        (["1:2", "2:3"], "overlap"),
+        (["3:2"], "no lines 3:2"),
+        (["9"], "no lines 9:9"),
+        (["0"], "no lines 0:0"),
+        (["x"], "--span is"),
+    ):
         given = [part for span in spans for part in ("--span", span)]
         assert main(["edit", str(tmp_path / "a.py"), "--yes", *given]) == 2
         assert word in capsys.readouterr().err
@@ -121,7 +142,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", ["run", "chat"])
-def test_a_model_that_is_not_here_is_offered_at_a_terminal(verb: str, hub: list[str], serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_not_here_is_offered_at_a_terminal(
+    verb: str, hub: list[str], serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve(FakeModel("yes"))
     arguments = [verb, *(["x"] if verb == "run" else []), "-m", "org/name"]
     for typed, code, wanted in ((b"n\n", 4, []), (b"\n", 4, []), (b"", 4, []), (b"y\n", 0, ["org/name"])):
@@ -129,10 +152,16 @@ def test_a_model_that_is_not_here_is_offered_at_a_terminal(verb: str, hub: list[
         monkeypatch.setattr(sys, "stdin", Terminal(typed))
         monkeypatch.setattr(sys, "stderr", both)
         assert main(arguments) == code
-        assert "'org/name' is not on this machine" in both.text and "Fetch it now? [y/N]" in both.text and hub == wanted
+        assert (
+            "'org/name' is not on this machine" in both.text
+            and "Fetch it now? [y/N]" in both.text
+            and hub == wanted
+        )
 
 
-def test_a_model_that_is_not_here_is_a_command_in_a_pipe(hub: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_here_is_a_command_in_a_pipe(
+    hub: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["run", "x", "-m", "org/name"]) == 4
     told = capsys.readouterr().err
     assert "dgemma pull org/name" in told and told.count("\n") == 1 and hub == []
@@ -142,7 +171,11 @@ def test_a_model_says_what_it_is(tmp_path: Path) -> None:
     model = dgemma.load(tiny_checkpoint(tmp_path / "tiny"), "cpu", "float32")
     told = repr(model)
     assert told.startswith("<dgemma.Model tiny: ") and "on CPU, float32" in told and "\n" not in told
-    assert model.info.context == model.config.max_position_embeddings and model.info.kernels in ("torch", "c", "triton")
+    assert model.info.context == model.config.max_position_embeddings and model.info.kernels in (
+        "torch",
+        "c",
+        "triton",
+    )
 
 
 def test_events_are_public_and_bring_no_torch() -> None:
@@ -161,14 +194,23 @@ def test_files_with_a_byte_order_mark_are_read(serve: Any, folder: str, tmp_path
     assert model.asked[0][-1] == {"json_schema": '{"type": "object"}'}
 
 
-COMMAND = [sys.executable, "-c", "import sys; from dgemma.cli.main import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from dgemma.cli.main import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)",
+]
 
 
-@pytest.mark.parametrize(("words", "found"), [("dgemma ru", "run"), ("dgemma run --max-t", "--max-tokens"), ("dgemma serve --log", "--log-requests")])
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("dgemma ru", "run"), ("dgemma run --max-t", "--max-tokens"), ("dgemma serve --log", "--log-requests")],
+)
 def test_a_shell_completes_verbs_and_flags_without_torch(words: str, found: str) -> None:
     count = str(len(words.split()) - 1)
     asked = {"_DGEMMA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": count}
-    told = subprocess.run(COMMAND, env=os.environ | asked, capture_output=True, text=True, check=True, timeout=300)
+    told = subprocess.run(
+        COMMAND, env=os.environ | asked, capture_output=True, text=True, check=True, timeout=300
+    )
     assert found in told.stdout.split()
 
 
@@ -178,11 +220,15 @@ def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
     show = [*COMMAND, "--show-completion", "bash"]
     shown = subprocess.run(show, env=home, capture_output=True, text=True, check=True, timeout=300).stdout
     assert "complete -o default -F _dgemma_completion dgemma" in shown
-    subprocess.run([*COMMAND, "--install-completion", "bash"], env=home, capture_output=True, check=True, timeout=300)
+    subprocess.run(
+        [*COMMAND, "--install-completion", "bash"], env=home, capture_output=True, check=True, timeout=300
+    )
     assert "dgemma" in (tmp_path / ".bashrc").read_text()
 
 
-def test_a_model_in_the_prompts_place_is_noticed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_in_the_prompts_place_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("dgemma.api.load", lambda *_, **__: FakeModel("x"))
     for prompt, noticed in (("org/name", True), ("def f(a): return a/b", False)):
         assert main(["run", prompt]) == 0

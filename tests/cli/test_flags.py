@@ -52,7 +52,12 @@ def test_what_is_not_given_is_not_there() -> None:
 
 def test_settings_arrive_with_their_types() -> None:
     asked = given_flags("--steps", "7", "--t-min", "1", "--entropy-bound", "0.5", "--eos-token-id", "1, 106")
-    assert asked.sampler == {"max_denoising_steps": 7, "t_min": 1.0, "entropy_bound": 0.5, "eos_token_id": (1, 106)}
+    assert asked.sampler == {
+        "max_denoising_steps": 7,
+        "t_min": 1.0,
+        "entropy_bound": 0.5,
+        "eos_token_id": (1, 106),
+    }
     assert given_flags("--max-denoising-steps", "7").sampler == {"max_denoising_steps": 7}
     assert given_flags("--ignore-after-end").sampler == {"ignore_after_end": True}
     assert given_flags("--eos-token-id", "none").sampler == {"eos_token_id": None}

@@ -32,7 +32,9 @@ def test_the_help_names_every_verb_and_every_exit_code() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    classes = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
     assert {kind.exit_code for kind in classes} | {0, INTERRUPTED, BROKEN_PIPE} == set(EXIT_CODES)
 
 
@@ -41,7 +43,11 @@ def test_the_page_names_every_verb_exit_code_and_flag() -> None:
     for verb in VERBS:
         assert f"dgemma {verb}" in page
         for flag in CliRunner().invoke(app, [verb, "--help"]).stdout.split():
-            if verb in ("run", "chat", "fill", "edit") and flag.startswith("--") and flag.rstrip(",") != "--help":
+            if (
+                verb in ("run", "chat", "fill", "edit")
+                and flag.startswith("--")
+                and flag.rstrip(",") != "--help"
+            ):
                 assert f"`{flag.rstrip(',')}" in page, (verb, flag)
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert [row for row in rows if row.isdigit()] == [str(code) for code in EXIT_CODES]
@@ -85,7 +91,9 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(
     assert out == "" and err.startswith("dgemma: ") and line.lower() in err.lower() and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("kind", ["UsageError", "CheckpointError", "HubError", "ResourceError", "NumericsError"])
+@pytest.mark.parametrize(
+    "kind", ["UsageError", "CheckpointError", "HubError", "ResourceError", "NumericsError"]
+)
 def test_every_error_is_one_line_with_its_exit_code(
     kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,7 +113,11 @@ class OutOfMemoryError(RuntimeError):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    [
+        MemoryError(),
+        OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
     ids=["python", "cuda", "cpu"],
 )
 def test_memory_that_runs_out_is_an_error_of_one_line(
@@ -189,9 +201,14 @@ def test_a_reader_that_leaves_gives_141_and_no_word() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_help_on_a_full_disk() -> None:
     with open("/dev/full", "w") as full:
-        result = subprocess.run([*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
+        result = subprocess.run(
+            [*COMMAND, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=300
+        )
     assert result.returncode == 5
-    assert result.stderr == "dgemma: a file or stdout cannot be written: No space left on device; make room and try again\n"
+    assert (
+        result.stderr
+        == "dgemma: a file or stdout cannot be written: No space left on device; make room and try again\n"
+    )
 
 
 def test_a_full_disk_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

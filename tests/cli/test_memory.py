@@ -12,7 +12,12 @@ import dgemma.api
 from dgemma.cli.main import main
 from dgemma.weights.locate import EMBEDDED
 
-REQUEST = {"custom_id": "1", "method": "POST", "url": "/v1/completions", "body": {"prompt": "def f(", "max_tokens": 4}}
+REQUEST = {
+    "custom_id": "1",
+    "method": "POST",
+    "url": "/v1/completions",
+    "body": {"prompt": "def f(", "max_tokens": 4},
+}
 VERBS = ("run", "chat", "fill", "batch", "bench", "verify", "eval")
 
 
@@ -33,7 +38,9 @@ def words(tmp_path: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verb_hands_on_its_memory(verb: str, words: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verb_hands_on_its_memory(
+    verb: str, words: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
 
     def load(*_: Any, **more: Any) -> None:
@@ -51,7 +58,10 @@ def test_a_verb_hands_on_its_memory(verb: str, words: dict[str, list[str]], monk
 def test_what_is_no_memory_or_too_little_is_one_line(
     verb: str, words: dict[str, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for memory, code, why in (("much", 2, "--memory is 'much'"), ("3MB", 5, "missing even where 6 layers stream")):
+    for memory, code, why in (
+        ("much", 2, "--memory is 'much'"),
+        ("3MB", 5, "missing even where 6 layers stream"),
+    ):
         assert main([*words[verb], "--device", "cpu", "--memory", memory]) == code
         told = capsys.readouterr()
         assert told.err.count("\n") == 1 and why in told.err and told.out == ""

@@ -19,7 +19,11 @@ def test_a_pipe_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> 
     for seconds, done in ((10, 200), (31, 110), (62, 600), (70, 700), (100, 1100)):
         now[0] = seconds
         bar(done, 1100)
-    assert capsys.readouterr().err.splitlines() == ["scoring: 10%", "scoring: 55%, 1 min left", "scoring: 100%"]
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring: 10%",
+        "scoring: 55%, 1 min left",
+        "scoring: 100%",
+    ]
 
 
 def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,13 +39,17 @@ def test_a_terminal_gets_a_bar_that_is_gone_in_the_end(monkeypatch: pytest.Monke
     assert remains(both.text) == "a line"
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "1 h 0 min"), (12_000, "3 h 20 min")])
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "1 h 0 min"), (12_000, "3 h 20 min")],
+)
 def test_durations_are_told_in_two_units(seconds: float, told: str) -> None:
     assert duration(seconds) == told
 
 
 @pytest.mark.parametrize(
-    ("size", "told"), [(0, "0 B"), (999, "999 B"), (55_500, "55.5 kB"), (33_119_232, "33.12 MB"), (51_600_000_000, "51.60 GB")]
+    ("size", "told"),
+    [(0, "0 B"), (999, "999 B"), (55_500, "55.5 kB"), (33_119_232, "33.12 MB"), (51_600_000_000, "51.60 GB")],
 )
 def test_sizes_are_decimal(size: int, told: str) -> None:
     assert disk_size(size) == told

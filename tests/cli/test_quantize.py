@@ -16,7 +16,13 @@ from dgemma.errors import NumericsError
 from dgemma.kernels.formats import QuantTensor
 from tests.helpers import tiny_checkpoint
 
-SIZES = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 32, "head_dim": 16, "global_head_dim": 16}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "moe_intermediate_size": 32,
+    "head_dim": 16,
+    "global_head_dim": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +30,61 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("private") / "tiny", dtype="bfloat16", **SIZES)
 
 
-def test_a_report_on_the_screen_and_in_the_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_on_the_screen_and_in_the_folder(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "made"
-    assert main(["quantize", str(tiny), str(target), "--format", "int4", "--keep", "attention,dense=fp8", "--device", "cpu"]) == 0
+    assert (
+        main(
+            [
+                "quantize",
+                str(tiny),
+                str(target),
+                "--format",
+                "int4",
+                "--keep",
+                "attention,dense=fp8",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr()
     lines = {line.split()[0]: line for line in told.out.splitlines()}
-    assert "int4/32" in lines["experts"] and " fp8 " in lines["attention"] and "as is" in lines["router"] and told.err == ""
+    assert (
+        "int4/32" in lines["experts"]
+        and " fp8 " in lines["attention"]
+        and "as is" in lines["router"]
+        and told.err == ""
+    )
     assert "predictions: KL " in told.out and "steps per canvas: " in told.out
     kept = json.loads((target / quantize.REPORT).read_text())
-    assert kept["formats"] == {"experts": "int4", "attention": "fp8", "dense": "fp8"} and kept["source"] == "tiny"
+    assert (
+        kept["formats"] == {"experts": "int4", "attention": "fp8", "dense": "fp8"}
+        and kept["source"] == "tiny"
+    )
     assert "private" not in json.dumps(kept) and kept["not_compared"] is None and kept["comparison"]["kl"] > 0
     assert {kept["errors"][name]["group"] for name in kept["errors"]} == set(kept["formats"])
     on_disk = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     data = sum(size["after"] for size in kept["bytes"].values())
     assert data < on_disk < data + 60_000  # headers
     model = dgemma.load(target, "cpu")
-    assert isinstance(model.net.layers[0].self_attn.q_proj.weight, QuantTensor) and model.notes == dgemma.load(tiny, "cpu").notes
+    assert (
+        isinstance(model.net.layers[0].self_attn.q_proj.weight, QuantTensor)
+        and model.notes == dgemma.load(tiny, "cpu").notes
+    )
     assert model.generate("x = ", 8).token_ids
 
 
-def test_json_and_no_comparison(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_and_no_comparison(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dgemma.api.load", lambda *arguments, **named: pytest.fail("a model was loaded"))
-    assert main(["quantize", str(tiny), str(tmp_path / "made"), "--format", "fp8", "--no-compare", "--json"]) == 0
+    assert (
+        main(["quantize", str(tiny), str(tmp_path / "made"), "--format", "fp8", "--no-compare", "--json"])
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((tmp_path / "made" / quantize.REPORT).read_text())
     assert told["comparison"] is None and "--no-compare" in told["not_compared"]
@@ -56,7 +95,10 @@ def test_models_that_do_not_fit_are_not_compared(
 ) -> None:
     monkeypatch.setattr(quantize, "free_on", lambda device, index: 10**6)
     assert main(["quantize", str(tiny), str(tmp_path / "made"), "--format", "nvfp4", "--device", "cpu"]) == 0
-    assert "not compared: both models would need" in capsys.readouterr().out and (tmp_path / "made" / "config.json").exists()
+    assert (
+        "not compared: both models would need" in capsys.readouterr().out
+        and (tmp_path / "made" / "config.json").exists()
+    )
 
 
 def test_calibration(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +110,9 @@ def test_calibration(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([*call[:2], str(tmp_path / "plain"), *call[2:]]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert weighed["calibration"].startswith("700 tokens") and plain["calibration"] is None
-    pairs = [(weighed["errors"][name]["relative"], plain["errors"][name]["relative"]) for name in plain["errors"]]
+    pairs = [
+        (weighed["errors"][name]["relative"], plain["errors"][name]["relative"]) for name in plain["errors"]
+    ]
     assert all(mine >= theirs for mine, theirs in pairs) and any(mine > theirs for mine, theirs in pairs)
     text.write_text("short")
     assert main([*call[:2], str(tmp_path / "other"), *call[2:], "--calibrate", str(text)]) == 2
@@ -112,7 +156,9 @@ def test_refusals_do_not_load_torch(tiny: Path, tmp_path: Path) -> None:
     assert told.stdout.strip() == "[2, 2] False"
 
 
-def test_numbers_that_are_none_leave_no_folder(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_are_none_leave_no_folder(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What stops a run before its first whole shard leaves nothing, whatever it was."""
 
     def fail(*arguments: object, **named: object) -> None:
@@ -123,6 +169,8 @@ def test_numbers_that_are_none_leave_no_folder(tiny: Path, tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_shipped_model_by_the_name_that_ls_gives_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_shipped_model_by_the_name_that_ls_gives_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["quantize", "(embedded)", str(tmp_path / "made"), "--format", "nvfp4", "--no-compare"]) == 0
     assert "16.50 MB" in capsys.readouterr().out

@@ -55,7 +55,9 @@ def test_the_picture(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_pa
     image = pytest.importorskip("PIL.Image", reason="needs Pillow")
     if not any(Path(font).is_file() for font in script.FONTS):
         pytest.skip("needs DejaVu Sans Mono")
-    monkeypatch.setattr(sys, "argv", ["record_canvas", "--prompt", "say\n", "--out", str(tmp_path / "canvas")])
+    monkeypatch.setattr(
+        sys, "argv", ["record_canvas", "--prompt", "say\n", "--out", str(tmp_path / "canvas")]
+    )
     assert script.main() == 0
     with image.open(tmp_path / "canvas.gif") as moving, image.open(tmp_path / "canvas.png") as still:
         assert moving.n_frames == 5 and moving.size == still.size

@@ -28,7 +28,10 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest(
     serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = serve(FakeModel("one\n", "two"))
-    assert main(["run", "say", "-m", folder, "-n", "9", "--seed", "4", "--steps", "5", "--dtype", "float32"]) == 0
+    assert (
+        main(["run", "say", "-m", folder, "-n", "9", "--seed", "4", "--steps", "5", "--dtype", "float32"])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out == "one\ntwo\n"
     assert err.splitlines()[:2] == ["note: vision is not used yet", "note: cut at 256 tokens"]
@@ -38,7 +41,9 @@ def test_a_pipe_gets_the_answer_and_stderr_the_rest(
     assert model.loaded == ((folder, None, "float32"), {"revision": None, "warmup": 0, "memory": None})  # type: ignore[attr-defined]
 
 
-def test_token_by_token_is_asked_of_the_model(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_by_token_is_asked_of_the_model(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = serve(FakeModel("one"))
     assert main(["run", "say", "-m", folder, "-n", "9", "--autoregressive"]) == 0
     assert model.asked[0][-1] == {"autoregressive": True}
@@ -46,7 +51,10 @@ def test_token_by_token_is_asked_of_the_model(serve: Serve, folder: str, capsys:
 
 def test_a_summary_token_by_token_counts_no_canvases() -> None:
     generation = Generation("abc", [1, 2, 3], [1, 1, 1], "length", 2, 0, 0.3, 0.1, autoregressive=True)
-    assert summary(generation, 3) == "3 tokens, one by one, 100 ms per token, 10.0 tokens/s, ended by --max-tokens"
+    assert (
+        summary(generation, 3)
+        == "3 tokens, one by one, 100 ms per token, 10.0 tokens/s, ended by --max-tokens"
+    )
 
 
 def test_a_final_newline_is_not_doubled_and_bytes_are_kept(
@@ -59,7 +67,9 @@ def test_a_final_newline_is_not_doubled_and_bytes_are_kept(
     assert model.asked[0][1] == "viel\n"
 
 
-def test_json_is_one_object_with_everything(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_object_with_everything(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     serve(FakeModel("Grö\nße"))
     assert main(["run", "x", "-m", folder, "--json"]) == 0
     out, err = capsys.readouterr()
@@ -69,7 +79,9 @@ def test_json_is_one_object_with_everything(serve: Serve, folder: str, capsys: p
     assert err == "note: vision is not used yet\n"
 
 
-def test_a_chat_turn_gives_its_content_alone(serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chat_turn_gives_its_content_alone(
+    serve: Serve, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = serve(FakeModel("|channel|thought\nhm", "m|end_channel|Yes.|end_turn|", chat_tuned=True))
     assert main(["run", "is it?\n", "-m", folder, "--system", "Be brief.", "--thinking"]) == 0
     assert capsys.readouterr().out == "Yes.\n"
@@ -137,13 +149,18 @@ def test_a_chat_tuned_model_answers_as_long_as_the_service_lets_it(
         assert main(["run", "x", "-m", folder]) == 0
         assert model.denoise.max_new_tokens == length and model.asked[0][2] is None
     capsys.readouterr()
-    for error, most in ((LengthError("max_tokens 8192 leaves the model's positions", 192), 192), (ResourceError("no room"), 512)):
+    for error, most in (
+        (LengthError("max_tokens 8192 leaves the model's positions", 192), 192),
+        (ResourceError("no room"), 512),
+    ):
         model = serve(Tight(error, most))
         assert main(["run", "x", "-m", folder]) == 0
         assert model.asked[-1][2] == most
         told = capsys.readouterr().err
         assert f"cut at {most} tokens, all that there is room for" in told
-        assert main(["run", "x", "-m", folder, "-n", "9999"]) == error.exit_code  # a length that was asked for is not cut
+        assert (
+            main(["run", "x", "-m", folder, "-n", "9999"]) == error.exit_code
+        )  # a length that was asked for is not cut
         capsys.readouterr()
 
 
@@ -161,7 +178,11 @@ class Tight(FakeModel):
 
     def _cut(self, events: Any):
         for event in events:
-            yield dataclasses.replace(event, finish_reason="length", notes=[]) if hasattr(event, "finish_reason") else event
+            yield (
+                dataclasses.replace(event, finish_reason="length", notes=[])
+                if hasattr(event, "finish_reason")
+                else event
+            )
 
 
 def test_a_terminal_gets_the_answer_once(serve: Serve, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:

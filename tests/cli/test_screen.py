@@ -22,10 +22,14 @@ class Stage:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **console: Any):
         self.out, self.monkeypatch = Terminal(), monkeypatch
-        self.console = Console(file=self.out, force_terminal=True, width=40, height=10, record=True, **console)
+        self.console = Console(
+            file=self.out, force_terminal=True, width=40, height=10, record=True, **console
+        )
 
     def screen(self, **changes: Any) -> Screen:
-        self.monkeypatch.setattr(sys, "stdout", self.out)  # now: pytest puts its own stdout back after the fixtures
+        self.monkeypatch.setattr(
+            sys, "stdout", self.out
+        )  # now: pytest puts its own stdout back after the fixtures
         return Screen(**({"live": True, "flows": True, "max_steps": 48, "console": self.console} | changes))
 
     @property
@@ -50,7 +54,9 @@ def test_a_settling_canvas_leaves_the_text_and_nothing_else(stage: Stage) -> Non
         screen.committed(1, 1, [("content", "o\nend")])
     assert stage.remains == "one\ntwo\nend" and screen.passes == 4
     assert "step 3/48" in stage.console.export_text() and "noise and" in stage.out.text
-    assert stage.out.text.endswith("\n") and stage.out.text.count("\x1b[?25l") == stage.out.text.count("\x1b[?25h")
+    assert stage.out.text.endswith("\n") and stage.out.text.count("\x1b[?25l") == stage.out.text.count(
+        "\x1b[?25h"
+    )
 
 
 def test_the_status_line_stays_where_it_is_while_lines_come_and_go(stage: Stage) -> None:
@@ -151,7 +157,9 @@ def test_colours_follow_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     accepted = draft("ab", accepted=[True, False])
     for variable, found in ((None, True), ("1", False)):
         monkeypatch.setenv("TERM", "xterm-256color")
-        monkeypatch.setenv("NO_COLOR", variable) if variable else monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("NO_COLOR", variable) if variable else monkeypatch.delenv(
+            "NO_COLOR", raising=False
+        )
         stage = Stage(monkeypatch)
         with stage.screen() as screen:
             screen.draft(accepted)

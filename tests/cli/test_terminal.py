@@ -39,7 +39,12 @@ def on_terminal(arguments: list[str], stop_at: bytes | None = None, **environmen
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     variables = {**os.environ, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment}
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=variables, start_new_session=True
+        [*COMMAND, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=variables,
+        start_new_session=True,
     )
     os.close(theirs)
     written, stopped = b"", False
@@ -58,7 +63,9 @@ def on_terminal(arguments: list[str], stop_at: bytes | None = None, **environmen
     return process.wait(30), written.decode()
 
 
-def test_run_settles_on_a_terminal_and_leaves_its_answer(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_settles_on_a_terminal_and_leaves_its_answer(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["run", "import os", "-m", checkpoint, "-n", "24", "--eos-token-id", "none"]
     code, written = on_terminal(arguments)
     assert code == 0 and "canvas 1, step 1/6" in written and "canvas 2, step " in written
@@ -77,7 +84,9 @@ def test_no_color_leaves_the_canvas_and_takes_the_colours(checkpoint: str) -> No
 
 
 def test_ctrl_c_stops_at_once_with_130_and_a_clean_terminal(checkpoint: str) -> None:
-    code, written = on_terminal(["run", "x", "-m", checkpoint, "-n", "480", "--steps", "48"], stop_at=b"step 2/48")
+    code, written = on_terminal(
+        ["run", "x", "-m", checkpoint, "-n", "480", "--steps", "48"], stop_at=b"step 2/48"
+    )
     assert code == 130 and "Traceback" not in written and "dgemma:" not in written
     assert "step" not in remains(written) and written.count("\x1b[?25l") == written.count("\x1b[?25h")
 
@@ -85,7 +94,10 @@ def test_ctrl_c_stops_at_once_with_130_and_a_clean_terminal(checkpoint: str) -> 
 def test_fill_in_a_pipe_keeps_every_other_byte(checkpoint: str) -> None:
     data = b"\xef\xbb\xbfdef f(x):\r\n    <fill>\r\n    return x"
     result = subprocess.run(
-        [*COMMAND, "fill", "-", "-m", checkpoint, "--steps", "3"], input=data, capture_output=True, timeout=300
+        [*COMMAND, "fill", "-", "-m", checkpoint, "--steps", "3"],
+        input=data,
+        capture_output=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     before, after = data.split(b"<fill>")

@@ -27,24 +27,37 @@ def test_a_report_that_holds(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert told.out.endswith("everything that ran holds\n") and "private" not in told.out and told.err == ""
 
 
-def test_a_model_that_fails(tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The report goes on behind the section that fails."""
     load = api.load
 
     def forgetful(*arguments, **named):
         model = load(*arguments, **named)
         encode = model.net.encode
-        monkeypatch.setattr(model.net, "encode", lambda ids, *rest: encode(ids * (ids != ids[0, 0]), *rest), raising=False)
+        monkeypatch.setattr(
+            model.net, "encode", lambda ids, *rest: encode(ids * (ids != ids[0, 0]), *rest), raising=False
+        )
         return model
 
     monkeypatch.setattr(api, "load", forgetful)
     assert main([*CALL, str(tiny), "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
     states = {section["name"]: section["state"] for section in found["sections"]}
-    assert not found["holds"] and states["reach"] == "FAILED" and states["speed"] == "ok" and states["machine"] == "ok"
+    assert (
+        not found["holds"]
+        and states["reach"] == "FAILED"
+        and states["speed"] == "ok"
+        and states["machine"] == "ok"
+    )
     assert main([*CALL, str(tiny)]) == 6
     told = capsys.readouterr().out
-    assert "reach: FAILED\n" in told and "\n  FAILED keys or values of token" in told and "reach" in told.splitlines()[-1]
+    assert (
+        "reach: FAILED\n" in told
+        and "\n  FAILED keys or values of token" in told
+        and "reach" in told.splitlines()[-1]
+    )
 
 
 def test_what_cannot_be_checked_is_refused(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from agents import Agent, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
 from openai import AsyncOpenAI
 from plain import URL
 from pydantic import BaseModel, Field
@@ -30,12 +38,25 @@ def lookup(name: Literal["textwrap.dedent", "os.path.join"]) -> str:
 
 async def ask(model: OpenAIChatCompletionsModel | OpenAIResponsesModel) -> None:
     forced = SETTINGS.resolve(ModelSettings(tool_choice="required", parallel_tool_calls=False))
-    agent = Agent(name="helper", instructions="Use the tool.", model=model, tools=[lookup], model_settings=forced, tool_use_behavior="stop_on_first_tool")
+    agent = Agent(
+        name="helper",
+        instructions="Use the tool.",
+        model=model,
+        tools=[lookup],
+        model_settings=forced,
+        tool_use_behavior="stop_on_first_tool",
+    )
     CALLED.clear()
     result = await Runner.run(agent, "What does dedent do?")
     assert CALLED and result.final_output == "Remove common leading whitespace.", result
 
-    typed = Agent(name="typed", instructions="Describe the function.", model=model, output_type=Function, model_settings=SETTINGS)
+    typed = Agent(
+        name="typed",
+        instructions="Describe the function.",
+        model=model,
+        output_type=Function,
+        model_settings=SETTINGS,
+    )
     found = (await Runner.run(typed, "def area(r): return 3 * r * r")).final_output
     assert isinstance(found, Function) and found.kind in ("pure", "effect"), found
 
@@ -48,4 +69,6 @@ async def ask(model: OpenAIChatCompletionsModel | OpenAIResponsesModel) -> None:
 
 for kind in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
     asyncio.run(ask(kind("dgemma", CLIENT)))
-    CLIENT = AsyncOpenAI(base_url=f"{URL}/v1", api_key="none", max_retries=0)  # its connections belong to the loop that ended
+    CLIENT = AsyncOpenAI(
+        base_url=f"{URL}/v1", api_key="none", max_retries=0
+    )  # its connections belong to the loop that ended

@@ -50,5 +50,9 @@ def ask(model: BaseChatModel, methods: list[str], can_force: bool = True, has_se
 OPENAI = {"model": "dgemma", "base_url": f"{URL}/v1", "api_key": "none", "max_retries": 0, "max_tokens": 96}
 ask(ChatOpenAI(seed=3, **OPENAI), ["json_schema", "function_calling"])
 ask(ChatOpenAI(use_responses_api=True, extra_body={"seed": 3}, **OPENAI), ["json_schema", "function_calling"])
-ask(ChatAnthropic(model="dgemma", base_url=URL, api_key="none", max_retries=0, max_tokens=96), ["function_calling"], has_seed=False)
+ask(
+    ChatAnthropic(model="dgemma", base_url=URL, api_key="none", max_retries=0, max_tokens=96),
+    ["function_calling"],
+    has_seed=False,
+)
 ask(ChatOllama(model="dgemma", base_url=URL, num_predict=96, seed=3), ["json_schema"], can_force=False)

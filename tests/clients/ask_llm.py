@@ -22,13 +22,21 @@ OPTIONS = [part for name, value in BOUNDS.items() for part in ("-o", name, str(v
 
 def llm(*arguments: str) -> str:
     command = [str(Path(sys.executable).parent / "llm"), *arguments]
-    return subprocess.run(command, env=os.environ | {"LLM_USER_PATH": str(HOME)}, check=True, text=True, stdout=subprocess.PIPE).stdout
+    return subprocess.run(
+        command, env=os.environ | {"LLM_USER_PATH": str(HOME)}, check=True, text=True, stdout=subprocess.PIPE
+    ).stdout
 
 
 (HOME / "extra-openai-models.yaml").write_text(json.dumps(MODELS))  # JSON is YAML
 said, question = told(), ASKED[0]["content"]
-assert llm("-m", "dgemma", question, *OPTIONS) == llm("-m", "dgemma", "--no-stream", question, *OPTIONS) == said + "\n"
-assert isinstance(json.loads(llm("-m", "dgemma", "--schema", "name, size int", question, *OPTIONS))["size"], int)
+assert (
+    llm("-m", "dgemma", question, *OPTIONS)
+    == llm("-m", "dgemma", "--no-stream", question, *OPTIONS)
+    == said + "\n"
+)
+assert isinstance(
+    json.loads(llm("-m", "dgemma", "--schema", "name, size int", question, *OPTIONS))["size"], int
+)
 assert llm("-m", "dgemma", "-T", "llm_version", question, *OPTIONS)
 text = post("/v1/completions", prompt="def area(r):", **BOUNDS)["choices"][0]["text"]
 assert llm("-m", "dgemma-text", "def area(r):", *OPTIONS) == text + "\n"

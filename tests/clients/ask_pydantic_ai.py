@@ -23,7 +23,9 @@ class Function(BaseModel):
 async def ask(model: Model, outputs: list[object], **settings: object) -> None:
     asked = {"max_tokens": 128, **settings}
     for output in outputs:
-        found = await Agent(model, output_type=output, model_settings=asked, retries=0).run("def area(r): return 3 * r * r")
+        found = await Agent(model, output_type=output, model_settings=asked, retries=0).run(
+            "def area(r): return 3 * r * r"
+        )
         assert isinstance(found.output, Function) and found.usage.output_tokens > 0, found
     agent = Agent(model, model_settings=asked, instructions="Write Python.")
     whole = (await agent.run("Write def area(r)")).output

@@ -20,7 +20,9 @@ LOOKUP = {  # the one tool that the shipped model has read of
 
 
 def post(path: str, **body: Any) -> dict[str, Any]:
-    request = urllib.request.Request(URL + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        URL + path, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=120) as reply:
         return json.load(reply)
 

@@ -56,8 +56,13 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prefill_chunk", 0), ("prefill_chunk", None), ("prefill_chunk", 1.5), ("max_prompt_tokens", 0),
-     ("max_prompt_tokens", True)],  # fmt: skip
+    [
+        ("prefill_chunk", 0),
+        ("prefill_chunk", None),
+        ("prefill_chunk", 1.5),
+        ("max_prompt_tokens", 0),
+        ("max_prompt_tokens", True),
+    ],  # fmt: skip
 )
 def test_a_process_setting_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=name):
@@ -112,14 +117,25 @@ def test_a_fault_in_the_file_is_refused_by_name(name: str, raw: dict[str, Any]) 
 
 
 def test_settings_of_other_samplers_are_not_used() -> None:
-    raw = {"do_sample": True, "top_k": 64, "top_p": 0.95, "temperature": 1.0, "transformers_version": "5.24.0", "num_beams": 1}
+    raw = {
+        "do_sample": True,
+        "top_k": 64,
+        "top_p": 0.95,
+        "temperature": 1.0,
+        "transformers_version": "5.24.0",
+        "num_beams": 1,
+    }
     assert DenoiseConfig.from_dict(raw | {"bos_token_id": 2, "assistant_early_exit": None}) == DenoiseConfig()
     assert remarks(raw) == ["do_sample", "top_k", "top_p", "temperature", "num_beams"]
 
 
 @pytest.mark.parametrize(
     "config",
-    [DenoiseConfig(), DenoiseConfig(7, 0.1, 3, 2, 0, 1, None, None, None, 12), DenoiseConfig(eos_token_id=(9,))],
+    [
+        DenoiseConfig(),
+        DenoiseConfig(7, 0.1, 3, 2, 0, 1, None, None, None, 12),
+        DenoiseConfig(eos_token_id=(9,)),
+    ],
 )
 def test_what_is_written_reads_the_same(config: DenoiseConfig) -> None:
     assert DenoiseConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config.replace(pad_token_id=0)
@@ -128,7 +144,12 @@ def test_what_is_written_reads_the_same(config: DenoiseConfig) -> None:
 @oracle.needed
 def test_the_oracle_reads_ours() -> None:
     theirs = oracle.generation_config_of(DenoiseConfig(7, 0, 3, 2, 0, 1, (4, 5), 0, None, 12).to_dict())
-    assert (theirs.max_denoising_steps, theirs.t_min, theirs.t_max, theirs.max_new_tokens) == (7, 0.0, 3.0, 12)
+    assert (theirs.max_denoising_steps, theirs.t_min, theirs.t_max, theirs.max_new_tokens) == (
+        7,
+        0.0,
+        3.0,
+        12,
+    )
     assert (theirs.stability_threshold, theirs.confidence_threshold) == (0, 1.0)
     assert theirs.sampler_config.entropy_bound == 2.0
     assert theirs.eos_token_id == [4, 5] and theirs.pad_token_id == 0

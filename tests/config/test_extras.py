@@ -49,8 +49,13 @@ def test_a_clone_is_installed_from_where_it_lies(tmp_path: Path, monkeypatch: py
     clone.mkdir()
     installed_from({"url": clone.as_uri(), "dir_info": {"editable": True}}, tmp_path, monkeypatch)
     assert words(clone, monkeypatch) == ["-e", ".[serve]"]
-    assert words(tmp_path, monkeypatch) == ["-e", "./dgemma[serve]"]  # `dgemma[serve]` alone would be a registered package
-    assert words(Path("/"), monkeypatch)[0] == "-e" and words(Path("/"), monkeypatch)[1].endswith("/dgemma[serve]")
+    assert words(tmp_path, monkeypatch) == [
+        "-e",
+        "./dgemma[serve]",
+    ]  # `dgemma[serve]` alone would be a registered package
+    assert words(Path("/"), monkeypatch)[0] == "-e" and words(Path("/"), monkeypatch)[1].endswith(
+        "/dgemma[serve]"
+    )
 
 
 def test_a_clone_that_is_copied_is_copied_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,10 +64,14 @@ def test_a_clone_that_is_copied_is_copied_again(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("revision", [None, "v1"])
-def test_a_git_url_is_installed_from_that_url(revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_git_url_is_installed_from_that_url(
+    revision: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vcs = {"vcs": "git", "commit_id": "abc"} | ({"requested_revision": revision} if revision else {})
     installed_from({"url": "https://example.org/d.git", "vcs_info": vcs}, tmp_path, monkeypatch)
-    assert words(tmp_path, monkeypatch) == [f"dgemma[serve] @ git+https://example.org/d.git@{revision or 'abc'}"]
+    assert words(tmp_path, monkeypatch) == [
+        f"dgemma[serve] @ git+https://example.org/d.git@{revision or 'abc'}"
+    ]
 
 
 def test_a_wheel_is_installed_from_its_url_or_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,16 +84,28 @@ def test_a_wheel_is_installed_from_its_url_or_file(tmp_path: Path, monkeypatch: 
     assert words(tmp_path, monkeypatch) == ["dgemma[serve] @ https://example.org/dgemma-9.whl"]
 
 
-def test_where_its_source_is_gone_the_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed_from({"url": (tmp_path / "gone").as_uri(), "dir_info": {"editable": True}}, tmp_path, monkeypatch)
+def test_where_its_source_is_gone_the_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed_from(
+        {"url": (tmp_path / "gone").as_uri(), "dir_info": {"editable": True}}, tmp_path, monkeypatch
+    )
     assert words(tmp_path, monkeypatch) == ["starlette>=1.1", "msgspec"]
 
 
-def test_an_environment_without_pip_is_installed_into_by_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_without_pip_is_installed_into_by_uv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(extras, "_is_importable", lambda name: name != "pip")
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
     monkeypatch.chdir(tmp_path)
-    assert shlex.split(extras.install_command())[:5] == ["uv", "pip", "install", "--python", ".venv/bin/python"]
+    assert shlex.split(extras.install_command())[:5] == [
+        "uv",
+        "pip",
+        "install",
+        "--python",
+        ".venv/bin/python",
+    ]
 
 
 def test_on_windows_words_stand_in_double_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,14 +116,18 @@ def test_on_windows_words_stand_in_double_quotes(tmp_path: Path, monkeypatch: py
 
 
 def test_the_modules_that_serve_looks_for_are_those_of_its_extra() -> None:
-    named = [re.split("[><=]", line)[0].replace("-", "_") for line in PROJECT["optional-dependencies"]["serve"]]
+    named = [
+        re.split("[><=]", line)[0].replace("-", "_") for line in PROJECT["optional-dependencies"]["serve"]
+    ]
     assert sorted(named) == sorted(extras.SERVE_MODULES)
 
 
 @pytest.mark.parametrize("package", extras.SERVE_MODULES)
 def test_serve_names_what_is_missing_before_it_loads_a_model(package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; from dgemma.cli.main import main; sys.exit(main(['serve', '--port', '0']))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
     assert f"serve needs the package '{package}'" in ended.stderr and "[serve]" in ended.stderr
 
@@ -110,10 +135,25 @@ def test_serve_names_what_is_missing_before_it_loads_a_model(package: str) -> No
 def test_no_text_installs_a_name_that_nobody_registered() -> None:
     """`pip install dgemma` and `dgemma[...]` would ask a package index for a name that anybody could take."""
     files = [ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *ROOT.glob("*.md")]
-    for folder, pattern in (("docs", "*.md"), ("src", "*.py"), ("src", "*.js"), ("src", "*.html"), ("scripts", "*"), ("benchmarks", "*")):
-        files += [path for path in (ROOT / folder).rglob(pattern) if path.is_file() and path.suffix in (".md", ".py", ".js", ".html", ".sh", "")]
-    barred = re.compile(r"""(?:pip|uv|pipx|uvx|tool)\s+(?:install|run|add)\s[^\n`]*?(?<![/.\w-])dgemma(?:\[\w+\])?(?=['"`\s;]|$)(?!['"]?\s*@)""")
+    for folder, pattern in (
+        ("docs", "*.md"),
+        ("src", "*.py"),
+        ("src", "*.js"),
+        ("src", "*.html"),
+        ("scripts", "*"),
+        ("benchmarks", "*"),
+    ):
+        files += [
+            path
+            for path in (ROOT / folder).rglob(pattern)
+            if path.is_file() and path.suffix in (".md", ".py", ".js", ".html", ".sh", "")
+        ]
+    barred = re.compile(
+        r"""(?:pip|uv|pipx|uvx|tool)\s+(?:install|run|add)\s[^\n`]*?(?<![/.\w-])dgemma(?:\[\w+\])?(?=['"`\s;]|$)(?!['"]?\s*@)"""
+    )
     assert barred.search("pip install 'dgemma[serve]'") and barred.search("uv pip install dgemma")
-    assert not barred.search("pip install 'dgemma[serve] @ git+https://example.org/d'") and not barred.search("pip install -e '/x/dgemma[serve]'")
+    assert not barred.search("pip install 'dgemma[serve] @ git+https://example.org/d'") and not barred.search(
+        "pip install -e '/x/dgemma[serve]'"
+    )
     assert not [str(path) for path in files if barred.search(path.read_text(encoding="utf-8"))]
     assert os.path.exists(ROOT / "docs" / "install.md")

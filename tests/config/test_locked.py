@@ -42,14 +42,19 @@ def test_every_locked_package_has_hashes() -> None:
 
 def test_the_lock_holds_the_torch_and_triton_of_the_constraints() -> None:
     constraints = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
-    assert {name: pins(LOCKED)[name] for name in ("torch", "triton")} == {name: constraints[name] for name in ("torch", "triton")}
+    assert {name: pins(LOCKED)[name] for name in ("torch", "triton")} == {
+        name: constraints[name] for name in ("torch", "triton")
+    }
 
 
 @pytest.mark.parametrize("file", ["constraints.txt", "tests/range/oldest.txt", "tests/range/newest.txt"])
 def test_constraints_lie_within_the_bounds(file: str) -> None:
     constraints = pins((ROOT / file).read_text(encoding="utf-8"))
     for wanted in asked("serve", "test"):
-        assert all(wanted.specifier.contains(version) for version in constraints.get(wanted.name.replace("_", "-"), []))
+        assert all(
+            wanted.specifier.contains(version)
+            for version in constraints.get(wanted.name.replace("_", "-"), [])
+        )
 
 
 def test_the_oldest_end_holds_every_floor() -> None:

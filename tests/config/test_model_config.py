@@ -26,7 +26,12 @@ def test_the_published_model() -> None:
     assert [i for i, layer in enumerate(config.layers) if layer.kind == FULL] == [5, 11, 17, 23, 29]
     assert config.layers[0] == LayerConfig(SLIDING, 256, 8, 1e4, 256, 256)
     assert config.layers[5] == LayerConfig(FULL, 512, 2, 1e6, 128, 512)
-    assert (config.vocab_size, config.hidden_size, config.num_experts, config.top_k_experts) == (262144, 2816, 128, 8)
+    assert (config.vocab_size, config.hidden_size, config.num_experts, config.top_k_experts) == (
+        262144,
+        2816,
+        128,
+        8,
+    )
     assert (config.sliding_window, config.canvas_length, config.eos_token_ids) == (1024, 256, (1, 106))
     assert config.final_logit_softcapping == 30.0 and config.has_vision and config.image_token_id == 258880
 
@@ -36,7 +41,9 @@ def test_both_spellings_are_one_model() -> None:
     other = copy.deepcopy(plain)
     del other["text_config"]["global_head_dim"], other["text_config"]["num_global_key_value_heads"]
     for keys in (("1", "3"), ("01", "03"), ("001", "3")):
-        other["text_config"]["per_layer_config"] = {key: {"head_dim": 16, "num_key_value_heads": 1} for key in keys}
+        other["text_config"]["per_layer_config"] = {
+            key: {"head_dim": 16, "num_key_value_heads": 1} for key in keys
+        }
         assert ModelConfig.from_dict(other) == ModelConfig.from_dict(plain)
     # where both stand, per_layer_config is the newer one and says it all
     other["text_config"] |= {"global_head_dim": 24, "num_global_key_value_heads": 4}
@@ -52,7 +59,9 @@ def test_absent_keys_take_their_defaults() -> None:
     config = ModelConfig.from_dict(raw)
     assert [layer.kind for layer in config.layers] == [SLIDING] * 5 + [FULL]
     assert config.layers[0] == LayerConfig(SLIDING, 256, 2, 1e4, 256, 256)
-    assert config.layers[5] == LayerConfig(FULL, 512, 2, 1e6, 128, 512), "the ordinary key-value heads, head dim 512"
+    assert config.layers[5] == LayerConfig(FULL, 512, 2, 1e6, 128, 512), (
+        "the ordinary key-value heads, head dim 512"
+    )
     assert (config.final_logit_softcapping, config.rms_norm_eps) == (30.0, 1e-6)
     assert (config.sliding_window, config.canvas_length) == (512, 256)
     assert (config.eos_token_ids, config.pad_token_id, config.bos_token_id) == ((1,), 0, 2)
@@ -60,8 +69,17 @@ def test_absent_keys_take_their_defaults() -> None:
 
 def test_null_means_the_default_where_other_tools_write_it() -> None:
     raw = tiny_raw() | {"vision_config": None, "quantization_config": None, "image_token_id": None}
-    raw["text_config"] |= {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "attention_dropout": None}
-    raw["text_config"] |= {"use_bidirectional_attention": None, "rope_parameters": None, "per_layer_config": None}
+    raw["text_config"] |= {
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "attention_dropout": None,
+    }
+    raw["text_config"] |= {
+        "use_bidirectional_attention": None,
+        "rope_parameters": None,
+        "per_layer_config": None,
+    }
     assert ModelConfig.from_dict(raw) == ModelConfig.from_dict(tiny_raw())
 
 
@@ -85,7 +103,11 @@ def test_what_other_tools_note_changes_no_model(top: dict[str, Any], text: dict[
 
 
 def test_what_is_there_and_not_used_can_be_told() -> None:
-    raw = tiny_raw(router_aux_loss_coef=0.1, hidden_dropout=0.0) | {"unsloth_fixed": True, "audio_config": None, "sparse": 1}
+    raw = tiny_raw(router_aux_loss_coef=0.1, hidden_dropout=0.0) | {
+        "unsloth_fixed": True,
+        "audio_config": None,
+        "sparse": 1,
+    }
     assert remarks(raw) == ["unsloth_fixed", "text_config.router_aux_loss_coef", "text_config.hidden_dropout"]
     assert remarks(json.loads(PUBLISHED.read_text())) == [], "nothing is worth a word in the published file"
 
@@ -97,7 +119,10 @@ def test_an_unknown_key_that_says_nothing_is_nothing(key: str, value: Any) -> No
         assert ModelConfig.from_dict(raw | {key: value}) == ModelConfig.from_dict(tiny_raw())
 
 
-@given(st.from_regex(r"[a-z]{3,9}(_(scale|multiplier|norm|bias|theta|window))", fullmatch=True), st.booleans() | st.integers() | st.floats(0, 9))
+@given(
+    st.from_regex(r"[a-z]{3,9}(_(scale|multiplier|norm|bias|theta|window))", fullmatch=True),
+    st.booleans() | st.integers() | st.floats(0, 9),
+)
 def test_an_unknown_key_that_may_change_the_model_is_refused(key: str, value: Any) -> None:
     raw = tiny_raw()
     assume(key not in raw["text_config"] and not key.startswith(("loss", "mlx", "trl", "peft")))
@@ -108,7 +133,9 @@ def test_an_unknown_key_that_may_change_the_model_is_refused(key: str, value: An
 
 def test_how_weights_are_stored_is_not_asked_here() -> None:
     """weights/quantization.py judges it."""
-    assert ModelConfig.from_dict(tiny_raw() | {"quantization_config": {"quant_method": "?"}}) == ModelConfig.from_dict(tiny_raw())
+    assert ModelConfig.from_dict(
+        tiny_raw() | {"quantization_config": {"quant_method": "?"}}
+    ) == ModelConfig.from_dict(tiny_raw())
 
 
 @pytest.mark.parametrize(("top", "text", "want"), [
@@ -195,10 +222,14 @@ def test_a_fault_is_refused_by_name(name: str, top: dict, text: dict) -> None:
         raw[key] = value
     with pytest.raises(ConfigError, match=name) as caught:
         ModelConfig.from_dict(raw)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 and "config.json" in str(caught.value)
+    assert (
+        "\n" not in str(caught.value) and len(str(caught.value)) < 300 and "config.json" in str(caught.value)
+    )
 
 
-@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "num_experts", "num_key_value_heads", "top_k_experts"])
+@pytest.mark.parametrize(
+    "key", ["vocab_size", "hidden_size", "num_experts", "num_key_value_heads", "top_k_experts"]
+)
 def test_a_missing_key_is_named(key: str) -> None:
     raw = tiny_raw()
     del raw["text_config"][key]
@@ -213,7 +244,10 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("rope_theta", {"rope_type": "default"}),
         ("rope_theta", {"rope_theta": 0.0}),
         ("rope_theta", {"rope_theta": HUGE}),
-        ("partial_rotary_factor", {"rope_theta": 1e4, "rope_type": "proportional", "partial_rotary_factor": 1.5}),
+        (
+            "partial_rotary_factor",
+            {"rope_theta": 1e4, "rope_type": "proportional", "partial_rotary_factor": 1.5},
+        ),
         ("partial_rotary_factor", {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}),
         ("unknown key 'factor'", {"rope_theta": 1e4, "factor": 8.0}),
         ("object was expected", "default"),
@@ -286,7 +320,9 @@ def test_every_part_that_rotates_survives_writing() -> None:
 
 
 def test_a_sliding_layer_with_its_own_heads_survives_writing() -> None:
-    raw = tiny_raw("SSF", per_layer_config={"0": {"head_dim": 12}, "2": {"head_dim": 16, "num_key_value_heads": 4}})
+    raw = tiny_raw(
+        "SSF", per_layer_config={"0": {"head_dim": 12}, "2": {"head_dim": 16, "num_key_value_heads": 4}}
+    )
     config = ModelConfig.from_dict(raw)
     assert [layer.head_dim for layer in config.layers] == [12, 8, 16]
     assert ModelConfig.from_dict(config.to_dict()) == config
@@ -304,7 +340,9 @@ def test_the_oracle_reads_ours_as_it_reads_the_original(number: int) -> None:
         assert shapes == [(layer.head_dim, layer.num_key_value_heads) for layer in parsed.layers]
     assert theirs.final_logit_softcapping == ours.final_logit_softcapping == parsed.final_logit_softcapping
     want, got = theirs.to_dict(), ours.to_dict()
-    for name in want:  # heads are compared above; rope by what it is read as; "vision" changes nothing in the text
+    for (
+        name
+    ) in want:  # heads are compared above; rope by what it is read as; "vision" changes nothing in the text
         if name not in ("per_layer_config", "head_dim", "num_key_value_heads", "rope_parameters",
                         "use_bidirectional_attention"):  # fmt: skip
             assert got[name] == want[name], name

@@ -20,13 +20,19 @@ def test_memories(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "GB", "-1GB", "24 XB", "24GBB", "1e9", "inf", "nan", "24,5GB", "9" * 30, "99999999T", "0.1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "0", "GB", "-1GB", "24 XB", "24GBB", "1e9", "inf", "nan", "24,5GB", "9" * 30, "99999999T", "0.1"],
+)
 def test_what_is_no_memory(text: str) -> None:
     with pytest.raises(UsageError, match="memory is .*24GiB"):
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("text", "tokens"), [("32k", 32_768), ("131072", 131_072), ("131,072", 131_072), ("1.5K", 1536), ("1M", 2**20)])
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("32k", 32_768), ("131072", 131_072), ("131,072", 131_072), ("1.5K", 1536), ("1M", 2**20)],
+)
 def test_contexts(text: str, tokens: int) -> None:
     assert parse_tokens(text) == tokens
 
@@ -46,9 +52,18 @@ def test_every_number_of_bytes_is_itself(size: int) -> None:
 def test_recipes() -> None:
     assert recipe("bf16") == {} and recipe("bf16+bf16") == {}
     assert recipe("fp8") == dict.fromkeys(("experts", "attention", "dense"), Format("fp8"))
-    assert recipe("nvfp4") == {"experts": Format("nvfp4")} and recipe("int4+bf16") == recipe("int4") == {"experts": Format("int4", 32)}
-    assert recipe("int4+fp8") == {"experts": Format("int4"), "attention": Format("fp8"), "dense": Format("fp8")}
-    assert recipe("fp8+bf16") == {"experts": Format("fp8")} and set(recipe("bf16+int8")) == {"attention", "dense"}
+    assert recipe("nvfp4") == {"experts": Format("nvfp4")} and recipe("int4+bf16") == recipe("int4") == {
+        "experts": Format("int4", 32)
+    }
+    assert recipe("int4+fp8") == {
+        "experts": Format("int4"),
+        "attention": Format("fp8"),
+        "dense": Format("fp8"),
+    }
+    assert recipe("fp8+bf16") == {"experts": Format("fp8")} and set(recipe("bf16+int8")) == {
+        "attention",
+        "dense",
+    }
     for name in ("", "int5", "q4_k", "int4+", "int4+q8_0", "+fp8", "int4+fp8+fp8", "INT4"):
         with pytest.raises(UsageError, match="formats: bf16, fp8"):
             recipe(name)

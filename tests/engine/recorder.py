@@ -38,7 +38,11 @@ class _Tape(TorchDispatchMode):
             self.keep(_tensors((args, kwargs)))
         result = function(*args, **kwargs)
         given = {leaf.untyped_storage().data_ptr() for leaf in _tensors((args, kwargs))}
-        made = [(place, leaf) for place, leaf in enumerate(_tensors(result)) if leaf.untyped_storage().data_ptr() not in given]
+        made = [
+            (place, leaf)
+            for place, leaf in enumerate(_tensors(result))
+            if leaf.untyped_storage().data_ptr() not in given
+        ]
         if made or function._schema.is_mutable:
 
             def again() -> None:

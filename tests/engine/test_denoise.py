@@ -24,12 +24,19 @@ CONFIG = tiny_config("SSF")
 MODEL = lively_model(CONFIG, seed=7, dtype="float64", sharpness=4.0)
 WIDTH, VOCABULARY = CONFIG.canvas_length, CONFIG.vocab_size
 BASE = DenoiseConfig(
-    max_denoising_steps=4, t_min=0.3, t_max=0.9, entropy_bound=1.0, confidence_threshold=1.0, eos_token_id=None
+    max_denoising_steps=4,
+    t_min=0.3,
+    t_max=0.9,
+    entropy_bound=1.0,
+    confidence_threshold=1.0,
+    eos_token_id=None,
 )
 Record = StepRecord | CommitRecord
 
 
-def request(prompt: Sequence[int] = (3, 1, 4), max_tokens: int = 2 * WIDTH, seed: int = 0, **changes) -> Request:
+def request(
+    prompt: Sequence[int] = (3, 1, 4), max_tokens: int = 2 * WIDTH, seed: int = 0, **changes
+) -> Request:
     outer = {name: changes.pop(name) for name in ("canvas_ids", "pins", "marks") if name in changes}
     return Request(tuple(prompt), max_tokens, seed, dataclasses.replace(BASE, **changes), **outer)
 
@@ -95,7 +102,10 @@ def test_alone_equals_beside_others_over_all_48_steps() -> None:
     calm = lively_model(CONFIG, seed=7, dtype="float64", sharpness=4.0)
     calm.self_conditioning.down_proj.weight.mul_(0.1)
     released = DenoiseConfig(eos_token_id=None)
-    requests = [Request(tuple(range(1, length + 1)), 2 * WIDTH, seed, released) for seed, length in enumerate((2, 13, 7))]
+    requests = [
+        Request(tuple(range(1, length + 1)), 2 * WIDTH, seed, released)
+        for seed, length in enumerate((2, 13, 7))
+    ]
     together = by_row(list(run(calm, requests)), len(requests))
     assert max(len(seen) for seen in together) > 90, "canvases must take most of their 48 steps"
     for row, one in enumerate(requests):
@@ -104,7 +114,9 @@ def test_alone_equals_beside_others_over_all_48_steps() -> None:
 
 def leaking(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Stack.run
-    monkeypatch.setattr(Stack, "run", lambda self, x, *rest: right(self, x + 0.1 * x.mean(1, keepdim=True), *rest))
+    monkeypatch.setattr(
+        Stack, "run", lambda self, x, *rest: right(self, x + 0.1 * x.mean(1, keepdim=True), *rest)
+    )
 
 
 def noise_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +156,10 @@ def test_records_tell_every_step_once_and_in_order(one: Request) -> None:
 @given(any_request())
 def test_the_answer_is_cut_never_overshot(one: Request) -> None:
     made = commits(list(run(MODEL, [one])))
-    answer, whole = sum((record.token_ids for record in made), []), sum((record.canvas_ids for record in made), [])
+    answer, whole = (
+        sum((record.token_ids for record in made), []),
+        sum((record.canvas_ids for record in made), []),
+    )
     ends = one.config.eos_token_id or ()
     first = next((place for place, token in enumerate(whole) if token in ends), None)
     want = whole[: one.max_tokens] if first is None or first >= one.max_tokens else whole[: first + 1]
@@ -159,7 +174,9 @@ def test_the_same_request_twice_gives_the_same_records() -> None:
 
 
 def test_the_seed_decides() -> None:
-    answers = {tuple(generated([request(seed=seed)])[0].token_ids) for seed in (0, 1, 2**32, 2**32 + 1, 2**62)}
+    answers = {
+        tuple(generated([request(seed=seed)])[0].token_ids) for seed in (0, 1, 2**32, 2**32 + 1, 2**62)
+    }
     assert len(answers) == 5
 
 
@@ -174,7 +191,9 @@ def test_the_seed_decides() -> None:
 def test_no_setting_is_ignored(change: dict) -> None:
     usual = {"stability_threshold": 0}
     before = [by_row(list(run(MODEL, [request(seed=seed, **usual)])), 1) for seed in range(3)]
-    assert before != [by_row(list(run(MODEL, [request(seed=seed, **usual | change)])), 1) for seed in range(3)]
+    assert before != [
+        by_row(list(run(MODEL, [request(seed=seed, **usual | change)])), 1) for seed in range(3)
+    ]
 
 
 def test_an_end_token_is_kept_and_what_follows_is_dropped() -> None:
@@ -194,7 +213,12 @@ def test_an_end_token_is_kept_and_what_follows_is_dropped() -> None:
 def test_a_canvas_may_stand_before_what_follows_its_end_does() -> None:
     ends = tuple(range(0, VOCABULARY, 3))
     usual, early = (
-        [generated([request(seed=seed, eos_token_id=ends, max_denoising_steps=12, ignore_after_end=ignore)])[0] for seed in range(12)]
+        [
+            generated(
+                [request(seed=seed, eos_token_id=ends, max_denoising_steps=12, ignore_after_end=ignore)]
+            )[0]
+            for seed in range(12)
+        ]
         for ignore in (False, True)
     )
     steps_of = [(a.steps[0], b.steps[0]) for a, b in zip(usual, early, strict=True)]
@@ -203,7 +227,9 @@ def test_a_canvas_may_stand_before_what_follows_its_end_does() -> None:
 
 
 def test_starting_canvases_are_what_the_first_passes_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_ids = tuple(tuple((place * 7 + number) % VOCABULARY for place in range(WIDTH)) for number in range(2))
+    given_ids = tuple(
+        tuple((place * 7 + number) % VOCABULARY for place in range(WIDTH)) for number in range(2)
+    )
     read = watch_canvases(monkeypatch)
     list(run(MODEL, [request(canvas_ids=given_ids, max_tokens=3 * WIDTH, max_denoising_steps=2)]))
     starts = [canvas for canvas, previous in read if previous is None]
@@ -258,7 +284,9 @@ def test_pins_stand_before_every_pass_and_in_the_answer(monkeypatch: pytest.Monk
 def test_a_pinned_cell_is_conditioned_on_its_own_token() -> None:
     canvas, pins = torch.arange(WIDTH)[None], torch.full((1, WIDTH), -1)
     pins[0, 2] = 33
-    chances = torch.rand(1, WIDTH, VOCABULARY, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    chances = torch.rand(
+        1, WIDTH, VOCABULARY, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     sure = chances.clone()
     sure[0, 2] = 0
     sure[0, 2, 33] = 1
@@ -288,7 +316,9 @@ def test_one_row_that_is_not_finite_ends_alone(monkeypatch, poison: float, when:
     monkeypatch.setattr(Stack, "run", poisoned)
     hurt = commits(list(run(MODEL, requests)))
     bad = [record for record in hurt if record.request == 1]
-    assert [(record.finish_reason, record.token_ids, record.steps) for record in bad] == [("error", [], when + 1)]
+    assert [(record.finish_reason, record.token_ids, record.steps) for record in bad] == [
+        ("error", [], when + 1)
+    ]
     assert by_row([r for r in hurt if r.request != 1], 3) == by_row([r for r in healthy if r.request != 1], 3)
     passes.clear()
     assert [result.finish_reason for result in generated(requests)] == ["length", "error", "length"]

@@ -115,7 +115,9 @@ def keeps_what_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
 def noise_of_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """One hash word forgotten: every step renoises with the tokens of the first."""
     monkeypatch.setattr(
-        dgemma.sampling.step, "noise", lambda seed, number, step, *sizes: noise(seed, number, step * 0, *sizes)
+        dgemma.sampling.step,
+        "noise",
+        lambda seed, number, step, *sizes: noise(seed, number, step * 0, *sizes),
     )
 
 

@@ -106,7 +106,9 @@ def test_a_second_turn_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 9)), min_size=2, max_size=6),
     st.integers(3, 20), st.lists(st.integers(0, 39), max_size=12, unique=True).map(sorted),
 )  # fmt: skip
-def test_a_cached_prefix_changes_nothing(turns: list[tuple[int, int, int]], chunk: int, marks: list[int]) -> None:
+def test_a_cached_prefix_changes_nothing(
+    turns: list[tuple[int, int, int]], chunk: int, marks: list[int]
+) -> None:
     """Prompts that begin alike for `shared` tokens of one of four trunks and then go their own way; some places are marked."""
     trunks = [random.Random(trunk).choices(range(48), k=40) for trunk in range(4)]
     prompts = [
@@ -114,7 +116,8 @@ def test_a_cached_prefix_changes_nothing(turns: list[tuple[int, int, int]], chun
         for i, (shared, trunk, tail) in enumerate(turns)
     ]
     requests = [
-        request(ids, seed=i, marks=tuple(place for place in marks if place < len(ids))) for i, ids in enumerate(prompts)
+        request(ids, seed=i, marks=tuple(place for place in marks if place < len(ids)))
+        for i, ids in enumerate(prompts)
     ]
     engine = Engine(MODEL, EngineConfig(prefill_chunk=chunk, memory=2**40))
     in_turn = [by_row(list(engine.run([one])), 1)[0] for one in requests]
@@ -329,7 +332,9 @@ def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: py
     list(engine.run([request(prompt[:40])]))
     rows: list[int] = []
     encode = type(MODEL).encode
-    monkeypatch.setattr(type(MODEL), "encode", lambda self, ids, kv: (rows.append(ids.shape[1]), encode(self, ids, kv))[1])
+    monkeypatch.setattr(
+        type(MODEL), "encode", lambda self, ids, kv: (rows.append(ids.shape[1]), encode(self, ids, kv))[1]
+    )
     kv, fresh = by_turns(engine, engine.read(prompt)), MODEL.new_cache()
     assert rows == [10] and kv.length == 50
     with torch.inference_mode():
@@ -340,7 +345,10 @@ def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: py
 
 
 def test_others_have_passes_between_those_of_a_reader() -> None:
-    engine, prompt = Engine(MODEL, EngineConfig(prefill_chunk=16, memory=2**40)), tuple(random.Random(3).choices(range(48), k=50))
+    engine, prompt = (
+        Engine(MODEL, EngineConfig(prefill_chunk=16, memory=2**40)),
+        tuple(random.Random(3).choices(range(48), k=50)),
+    )
     reading, asked = engine.read(prompt, keep=True), request(prompt[:20])
     for _ in range(2):
         assert next(reading) is None and engine.slots.prefixes.live

@@ -45,7 +45,12 @@ def model():
 
 
 def request(length: int, canvases: int, seed: int, **changes) -> Request:
-    settings = {"max_denoising_steps": 3, "stability_threshold": 99, "entropy_bound": 1.0, "eos_token_id": None}
+    settings = {
+        "max_denoising_steps": 3,
+        "stability_threshold": 99,
+        "entropy_bound": 1.0,
+        "eos_token_id": None,
+    }
     return Request(tuple(range(1, 1 + length)), canvases * WIDTH, seed, DenoiseConfig(**settings | changes))
 
 
@@ -70,8 +75,14 @@ def captured(model, **changes) -> Engine:
 
 MIXES = {
     "one": ([request(9, 2, 1)], 0),
-    "two that start together": ([request(4, 1, 1, max_denoising_steps=5), request(7, 1, 2, max_denoising_steps=4)], 0),
-    "three that come and go": ([request(3, 2, 1), request(9, 1, 2), request(6, 1, 3, max_denoising_steps=4)], 3),
+    "two that start together": (
+        [request(4, 1, 1, max_denoising_steps=5), request(7, 1, 2, max_denoising_steps=4)],
+        0,
+    ),
+    "three that come and go": (
+        [request(3, 2, 1), request(9, 1, 2), request(6, 1, 3, max_denoising_steps=4)],
+        3,
+    ),
 }
 
 
@@ -84,11 +95,15 @@ def eagerly(model, mix: str) -> list[list]:
 _eager: dict[str, list[list]] = {}
 
 
-@pytest.mark.parametrize("mix", [pytest.param(name, marks=pytest.mark.slow if "three" in name else ()) for name in MIXES])
+@pytest.mark.parametrize(
+    "mix", [pytest.param(name, marks=pytest.mark.slow if "three" in name else ()) for name in MIXES]
+)
 def test_captured_steps_tell_what_eager_ones_tell(model, mix: str, monkeypatch: pytest.MonkeyPatch) -> None:
     replays, run = [], graphs.Step.run
     monkeypatch.setattr(
-        graphs.Step, "run", lambda self, deck, capture: (replays.append(self.replay is not None), run(self, deck, capture))[1]
+        graphs.Step,
+        "run",
+        lambda self, deck, capture: (replays.append(self.replay is not None), run(self, deck, capture))[1],
     )
     got = told(captured(model), *MIXES[mix])
     assert sum(replays) >= 2, "nothing was replayed"
@@ -114,7 +129,9 @@ def test_a_buffer_that_is_not_refreshed_shows(model, twin: str, monkeypatch: pyt
         monkeypatch.setattr(Pass, "becomes", lambda self, other: None)
     elif twin == "a state that stays":
         load = graphs.Step._load_canvases
-        monkeypatch.setattr(graphs.Step, "_load_canvases", lambda self, deck: None if self.replay else load(self, deck))
+        monkeypatch.setattr(
+            graphs.Step, "_load_canvases", lambda self, deck: None if self.replay else load(self, deck)
+        )
     else:
         body = graphs.Step._body
         monkeypatch.setattr(graphs.Step, "_body", lambda self: (body(self), self.known.fill_(False))[0])
@@ -130,7 +147,9 @@ def test_what_cannot_be_captured_is_not(model, monkeypatch: pytest.MonkeyPatch) 
 def test_experts_that_are_counted_on_the_host_are_not_captured(name: str, captured: bool) -> None:
     """On a card, GGUF's blocks go through the torch form, which reads how many rows each expert has."""
     form = Format(name)
-    experts = SimpleNamespace(gate_up_proj=empty(form, (2, 32, 32), "meta"), down_proj=empty(form, (2, 32, 32), "meta"))
+    experts = SimpleNamespace(
+        gate_up_proj=empty(form, (2, 32, 32), "meta"), down_proj=empty(form, (2, 32, 32), "meta")
+    )
     weight = SimpleNamespace(is_cuda=True, requires_grad=False, element_size=lambda: 2)
     card = SimpleNamespace(
         norm=SimpleNamespace(weight=weight), embed=SimpleNamespace(weight=torch.ones(1)),

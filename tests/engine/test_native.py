@@ -39,9 +39,16 @@ def model(dtype: str) -> DiffusionGemma:
 
 @pytest.mark.parametrize("dtype", DTYPES or [pytest.param("", marks=skip)])
 def test_company_changes_no_token(dtype: str) -> None:
-    assert native.in_panels(model(dtype).layers[0].experts.down_proj) and native.in_panels(model(dtype).columns)
+    assert native.in_panels(model(dtype).layers[0].experts.down_proj) and native.in_panels(
+        model(dtype).columns
+    )
     draw = random.Random(3)
-    requests = [request(tuple(draw.choices(range(64), k=draw.randint(1, 40))), max_tokens=draw.choice((6, 12, 17)), seed=n) for n in range(9)]
+    requests = [
+        request(
+            tuple(draw.choices(range(64), k=draw.randint(1, 40))), max_tokens=draw.choice((6, 12, 17)), seed=n
+        )
+        for n in range(9)
+    ]
     engine = Engine(model(dtype), EngineConfig(max_slots=4, memory=2**40, prefix_cache=0))
     got = by_row(list(engine.run(requests)), len(requests))
     for found, one in zip(got, requests, strict=True):
@@ -53,7 +60,10 @@ def test_layers_that_are_read_from_files_change_no_token(dtype: str) -> None:
     """On narrow canvases as on wider ones."""
     resident, mapped = load(dtype=dtype), mapped_model(dtype)
     for text, most in (("def f(", 4), ("import os", 16), ("class A:", 24)):
-        assert mapped.generate(text, max_tokens=most).token_ids == resident.generate(text, max_tokens=most).token_ids
+        assert (
+            mapped.generate(text, max_tokens=most).token_ids
+            == resident.generate(text, max_tokens=most).token_ids
+        )
 
 
 def mapped_model(dtype: str) -> Model:
@@ -71,4 +81,7 @@ def test_the_comparison_sees_a_step() -> None:
     if not DTYPES:
         pytest.skip("no C kernels: see hatch_build.py")
     both = [by_row(list(run(model(DTYPES[0]), [Request((1, 2, 3), 6, seed)])), 1)[0] for seed in (1, 2)]
-    assert both[0] != both[1] and {type(record) for record in run(model(DTYPES[0]), [request((1,))])} == {StepRecord, CommitRecord}
+    assert both[0] != both[1] and {type(record) for record in run(model(DTYPES[0]), [request((1,))])} == {
+        StepRecord,
+        CommitRecord,
+    }

@@ -19,7 +19,9 @@ HISTORY = tuple(random.Random(3).choices(range(48), k=60))
 EDITED = (*HISTORY[:45], 9, 9, 9)
 
 
-def after_the_edit(told: EngineConfig = EngineConfig(prefill_chunk=16, memory=2**40), **asked) -> tuple[list, Engine]:
+def after_the_edit(
+    told: EngineConfig = EngineConfig(prefill_chunk=16, memory=2**40), **asked
+) -> tuple[list, Engine]:
     """What is told of an edited last turn after the turn that it replaces."""
     engine = Engine(MODEL, told)
     list(engine.run([request(HISTORY, **asked)]))
@@ -56,18 +58,35 @@ def test_turns_outlive_the_ends_of_chunks() -> None:
     assert sorted(first.marks) == [17, 20, 30, 33, 52, 56, 60, 66], "a canvas was committed; 3 is too early"
     assert sorted(edited.marks) == [17, 20, 30, 33, 41, 45, 48, 54]
     places = range(20, 29)
-    assert Encoded(None, "", frozenset((21, 23, 25, 27))).by_worth(places) == [20, 22, 24, 26, 23, 25, 21, 27, 28]
+    assert Encoded(None, "", frozenset((21, 23, 25, 27))).by_worth(places) == [
+        20,
+        22,
+        24,
+        26,
+        23,
+        25,
+        21,
+        27,
+        28,
+    ]
 
 
 def test_marks_keep_to_the_cache_s_bytes_while_their_sequences_are_at_work() -> None:
-    window = 2 * 2 * 2 * 8 * 4 * 8  # two sliding layers, k and v of 2 heads x 8 over window 5 - 1 positions, float64
+    window = (
+        2 * 2 * 2 * 8 * 4 * 8
+    )  # two sliding layers, k and v of 2 heads x 8 over window 5 - 1 positions, float64
     engine = Engine(MODEL, EngineConfig(prefill_chunk=4, memory=2**40, prefix_cache=10 * window))
-    requests = [request(tuple(random.Random(i).choices(range(48), k=50)), seed=i, marks=(18, 25, 40)) for i in range(3)]
+    requests = [
+        request(tuple(random.Random(i).choices(range(48), k=50)), seed=i, marks=(18, 25, 40))
+        for i in range(3)
+    ]
     counts = []
     for _ in engine.run(requests):
         counts.append(sum(len(sequence.marks) for sequence in engine.slots.prefixes.live))
         assert engine.slots.prefixes.nbytes <= 10 * window
-    assert max(counts) == 10 and [sorted(sequence.marks) for sequence in engine.slots.prefixes.cached] == [[18, 40, 56]]
+    assert max(counts) == 10 and [sorted(sequence.marks) for sequence in engine.slots.prefixes.cached] == [
+        [18, 40, 56]
+    ]
     assert by_row(list(engine.run(requests)), 3) == plainly(requests)
 
 
@@ -83,7 +102,9 @@ def test_requests_take_memory_before_prefixes() -> None:
     assert not any(sequence.tokens[:40] == [*range(40)] for sequence in engine.slots.prefixes.cached)
 
 
-def test_a_mark_that_finds_no_memory_leaves_everybody_s_prompt_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_that_finds_no_memory_leaves_everybody_s_prompt_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     requests = [request(tuple(range(20 + seed)), max_tokens=2 * WIDTH, seed=seed) for seed in range(3)]
     want, right, calls = plainly(requests), KVCache.window, []
 

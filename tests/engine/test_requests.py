@@ -16,7 +16,9 @@ GOOD = {"prompt_ids": (1, 2, 3), "max_tokens": 8}
 def test_good_requests_pass() -> None:
     Request(**GOOD).check(CONFIG)
     Request((1,) * 506, 6).check(CONFIG)
-    Request(**GOOD, seed=2**63 - 1, canvas_ids=((0,) * 6, (47,) * 6), pins=(-1, 0, 47, -1, -1, -1)).check(CONFIG)
+    Request(**GOOD, seed=2**63 - 1, canvas_ids=((0,) * 6, (47,) * 6), pins=(-1, 0, 47, -1, -1, -1)).check(
+        CONFIG
+    )
     Request(**GOOD, canvas_ids=((0,) * 4,), pins=(-1,) * 4).check(CONFIG)
     Request([1, 2], 1, config=DenoiseConfig(canvas_width=1), pins=[5]).check(CONFIG)
     Request((1,) * 9, 6).check(CONFIG, max_prompt_tokens=9)

@@ -20,7 +20,17 @@ from dgemma.engine.rules import Ruler
 from dgemma.errors import UsageError
 from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.sampling.step import Settings, begin
-from tests.engine.test_denoise import MODEL, VOCABULARY, WIDTH, any_request, by_row, commits, generated, request, steps
+from tests.engine.test_denoise import (
+    MODEL,
+    VOCABULARY,
+    WIDTH,
+    any_request,
+    by_row,
+    commits,
+    generated,
+    request,
+    steps,
+)
 from tests.engine.test_engine import ROOMY, plainly
 from tests.weights.test_plan import most_bytes
 
@@ -42,7 +52,10 @@ def test_a_cell_of_the_first_canvas_holds_what_it_may_alone() -> None:
     free = [record.argmax[2] for record in steps([*run(MODEL, [plain])]) if record.canvas == 0]
     only = tuple({*range(VOCABULARY)} - {*free})[:5]
     one = dataclasses.replace(plain, only=((2, only),))
-    first, second = ([record.argmax[2] for record in steps([*run(MODEL, [one])]) if record.canvas == number] for number in (0, 1))
+    first, second = (
+        [record.argmax[2] for record in steps([*run(MODEL, [one])]) if record.canvas == number]
+        for number in (0, 1)
+    )
     assert {*first} <= {*only} and not {*free} & {*only}
     assert second and not {*second} <= {*only}
 
@@ -54,9 +67,16 @@ def answer(one: Request) -> list[int]:
 @st.composite
 def some_ruled(draw: st.DrawFn) -> Request:
     one = draw(any_request())
-    only = ((draw(st.integers(0, one.width(MODEL.config) - 1)), tuple(draw(st.sets(tokens, min_size=1, max_size=4)))),)
+    only = (
+        (
+            draw(st.integers(0, one.width(MODEL.config) - 1)),
+            tuple(draw(st.sets(tokens, min_size=1, max_size=4))),
+        ),
+    )
     asked = one.pins is None and draw(st.booleans())
-    return dataclasses.replace(one, rules=draw(any_rules) if draw(st.booleans()) else Rules(), only=only if asked else ())
+    return dataclasses.replace(
+        one, rules=draw(any_rules) if draw(st.booleans()) else Rules(), only=only if asked else ()
+    )
 
 
 @settings(max_examples=40)
@@ -73,7 +93,9 @@ def test_a_batch_of_the_plain_loop_is_each_request_alone(requests: list[Request]
     assert got == plainly(requests)
 
 
-@pytest.mark.parametrize("rules", [{"logprobs": True}, {"top_k": VOCABULARY}, {"logit_bias": {3: 0.0}}, {"min_p": 1e-300}])
+@pytest.mark.parametrize(
+    "rules", [{"logprobs": True}, {"top_k": VOCABULARY}, {"logit_bias": {3: 0.0}}, {"min_p": 1e-300}]
+)
 def test_a_rule_that_changes_nothing_changes_nothing(rules: dict) -> None:
     """The unfused path is the fused one's arithmetic."""
     one = request(max_tokens=3 * WIDTH, seed=4)
@@ -115,7 +137,9 @@ def naive_penalties(logits: torch.Tensor, rules: Rules, prompt, answer, draft, e
             if before[token] or token in prompt:
                 x = out[place, token]
                 out[place, token] = x / rules.repetition_penalty if x > 0 else x * rules.repetition_penalty
-            out[place, token] -= rules.frequency_penalty * before[token] + rules.presence_penalty * (before[token] > 0)
+            out[place, token] -= rules.frequency_penalty * before[token] + rules.presence_penalty * (
+                before[token] > 0
+            )
     return out
 
 
@@ -125,7 +149,9 @@ def test_penalties_are_those_written_out(seed: int, first_step: bool) -> None:
     prompt, given_ = draw.choices(range(20), k=6), draw.choices(range(20), k=8)
     draft = [-1] * 9 if first_step else draw.choices(range(20), k=9)
     rules = Rules(presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=1.5)
-    ruler = Ruler(Request(tuple(prompt), 40, 0, DenoiseConfig(eos_token_id=(3,), pad_token_id=0), rules=rules))
+    ruler = Ruler(
+        Request(tuple(prompt), 40, 0, DenoiseConfig(eos_token_id=(3,), pad_token_id=0), rules=rules)
+    )
     ruler.commit(given_)
     logits = torch.randn((9, 24), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     want = naive_penalties(logits, rules, prompt, given_, draft, {0, 3})
@@ -137,7 +163,9 @@ def test_penalties_of_a_long_answer_make_no_table_of_it() -> None:
     ruler = Ruler(Request((1, 2, 3), 50_000, rules=Rules(presence_penalty=0.5)))
     ruler.commit([place % 1000 for place in range(40_000)])
     logits, draft = torch.zeros((4, 1000)), torch.arange(4)
-    assert most_bytes(lambda: ruler._penalise(logits, draft)) < 64 * 40_000  # ids and places; a table of both has 1,000 columns
+    assert (
+        most_bytes(lambda: ruler._penalise(logits, draft)) < 64 * 40_000
+    )  # ids and places; a table of both has 1,000 columns
 
 
 def restricted(logits: torch.Tensor, **rules) -> list[list[int]]:
@@ -163,7 +191,12 @@ def test_a_restricted_canvas_has_its_own_entropy_and_samples() -> None:
 
 
 def test_log_probs_are_those_of_the_last_step_at_temperature_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = ruled(request(max_tokens=2 * WIDTH - 1, seed=5, t_max=0.5, t_min=0.3), logprobs=True, top_logprobs=3, banned_tokens=(4,))
+    one = ruled(
+        request(max_tokens=2 * WIDTH - 1, seed=5, t_max=0.5, t_min=0.3),
+        logprobs=True,
+        top_logprobs=3,
+        banned_tokens=(4,),
+    )
     seen = []
     right = dgemma.engine.rules.soft_capped_logits
 
@@ -180,7 +213,10 @@ def test_log_probs_are_those_of_the_last_step_at_temperature_one(monkeypatch: py
         for place, (token, told) in enumerate(zip(commit.token_ids, commit.logprobs, strict=True)):
             row = seen[last - 1][place]
             assert told.log_prob == pytest.approx(float(row[token]))
-            assert told.top_ids == row.topk(3).indices.tolist() and told.top_log_probs == sorted(told.top_log_probs)[::-1]
+            assert (
+                told.top_ids == row.topk(3).indices.tolist()
+                and told.top_log_probs == sorted(told.top_log_probs)[::-1]
+            )
 
 
 def test_no_end_token_before_min_tokens() -> None:
@@ -205,7 +241,9 @@ def test_temperature_scales_the_schedule_and_zero_takes_the_likeliest() -> None:
     flat = torch.zeros((2, 3, 50), dtype=torch.float64)
     flat[..., 7] = 0.01
     stats = stats_of(flat, torch.full((2, 3, 2), 0.9, dtype=torch.float64), torch.float64)
-    state = chosen._replace(settings=chosen.settings._replace(entropy_bound=torch.full((2,), 1e3, dtype=torch.float64)))
+    state = chosen._replace(
+        settings=chosen.settings._replace(entropy_bound=torch.full((2,), 1e3, dtype=torch.float64))
+    )
     after = step(stats, state, 50)
     assert after.canvas[0].tolist() == [7, 7, 7] and 7 not in after.canvas[1].tolist()
     assert after.entropy[0].tolist() == after.entropy[1].tolist()

@@ -20,11 +20,15 @@ SETTINGS = DenoiseConfig(max_denoising_steps=4, eos_token_id=None)
 def test_scores_in_pieces_give_the_same_tokens(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config("SFSF")
     model = lively_model(config, dtype="float64")
-    requests = [Request(tuple(range(3, 3 + n)), 2 * config.canvas_length + 1, n, SETTINGS) for n in (5, 23, 40)]
+    requests = [
+        Request(tuple(range(3, 3 + n)), 2 * config.canvas_length + 1, n, SETTINGS) for n in (5, 23, 40)
+    ]
     want = [one.token_ids for one in results(plainly(model, requests), len(requests))]
     calls = []
 
-    def on_a_card(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
+    def on_a_card(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, visible: torch.Tensor | None = None
+    ) -> torch.Tensor:
         calls.append(visible is None)
         return op.scored(q, k, v, visible)
 
@@ -34,5 +38,10 @@ def test_scores_in_pieces_give_the_same_tokens(most: int, monkeypatch: pytest.Mo
         engine = Engine(model, EngineConfig(memory=2**40, prefill_chunk=chunk))
         assert [one.token_ids for one in results(engine.run(requests), len(requests))] == want
     assert {True, False} == set(calls)
-    monkeypatch.setattr(passes, "attention", lambda q, k, v, visible=None: op.scored(q, k, v, None))  # a twin that forgets the masks
-    assert [one.token_ids for one in results(Engine(model, EngineConfig(memory=2**40)).run(requests), len(requests))] != want
+    monkeypatch.setattr(
+        passes, "attention", lambda q, k, v, visible=None: op.scored(q, k, v, None)
+    )  # a twin that forgets the masks
+    assert [
+        one.token_ids
+        for one in results(Engine(model, EngineConfig(memory=2**40)).run(requests), len(requests))
+    ] != want

@@ -19,7 +19,10 @@ def test_the_engine_writes_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> N
     model = lively_model(tiny_config("SSF"), seed=7, sharpness=4.0)
     config = DenoiseConfig(max_denoising_steps=3, t_min=0.3, t_max=0.9, entropy_bound=1.0, eos_token_id=None)
     width = model.config.canvas_length
-    requests = [Request(tuple(range(1, 1 + length)), 2 * width, seed, config) for seed, length in enumerate((3, 19, 8))]
+    requests = [
+        Request(tuple(range(1, 1 + length)), 2 * width, seed, config)
+        for seed, length in enumerate((3, 19, 8))
+    ]
     engine = EngineConfig(prefill_chunk=8, memory=2**40)
     want = results(Engine(model, engine).run(requests), 3)
     called = set()

@@ -15,7 +15,13 @@ triton = pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels_aot.py"
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99, 121: 99}  # KiB that one block may have
-FP8 = {89: "QMMA", 90: "QGMMA", 100: "UTCQMMA", 120: "QMMA", 121: "not read"}  # who multiplies them as such, and with what
+FP8 = {
+    89: "QMMA",
+    90: "QGMMA",
+    100: "UTCQMMA",
+    120: "QMMA",
+    121: "not read",
+}  # who multiplies them as such, and with what
 FP4 = {100: "UTCOMMA", 120: "OMMA"}
 TENSOR = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA", 121: "not read"}
 
@@ -31,7 +37,9 @@ def compiled_here() -> dict[str, str]:
 def compiled(architecture: int, *options: str) -> list[dict]:
     """In a process of its own: here, kernels are the interpreter's."""
     call = [sys.executable, str(SCRIPT), "--json", "--arch", str(architecture), *options]
-    return json.loads(subprocess.run(call, capture_output=True, text=True, check=True, env=compiled_here()).stdout)
+    return json.loads(
+        subprocess.run(call, capture_output=True, text=True, check=True, env=compiled_here()).stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,21 +49,30 @@ def test_kernels_fit_their_cards(architecture: int) -> None:
     rows = compiled(architecture, "--brief")
     assert len(rows) >= 5
     for row in rows:
-        most_stack, most_spills = SPILLED.get((row["arch"], row["kernel"]), (0, 0)) if NEWER_TRITON else (0, 0)
+        most_stack, most_spills = (
+            SPILLED.get((row["arch"], row["kernel"]), (0, 0)) if NEWER_TRITON else (0, 0)
+        )
         assert row["stack_bytes"] <= most_stack and row["spills"] <= most_spills, row
         assert row["shared_bytes"] <= SHARED[architecture] * 1024, row
-        assert row["narrow_loads"] == 0 or not row["kernel"].startswith("attention"), row  # K and V by 16 bytes
+        assert row["narrow_loads"] == 0 or not row["kernel"].startswith("attention"), (
+            row
+        )  # K and V by 16 bytes
     found = {row["kernel"]: row for row in rows}
     assert TENSOR[architecture] in found["vocab tiles, 128 rows"]["tensor"]
     for form in ("fp8", "nvfp4", "int4", "int4 of 128 with zeros"):  # decoded from integers
         row = found[f"experts inner {form}, {32 if architecture in (90, 100) else 16} rows"]
-        assert row["fp8_conversions"] == 0 and row["tensor"].startswith((TENSOR[architecture], "not read")), row
+        assert row["fp8_conversions"] == 0 and row["tensor"].startswith((TENSOR[architecture], "not read")), (
+            row
+        )
     assert TENSOR[architecture] in found["product int4, 64 x 128"]["tensor"]
     for form, tensor in (("fp8 x fp8", FP8), ("nvfp4 x nvfp4", FP4)):
         own = {name: row for name, row in found.items() if form in name}
         assert bool(own) == (architecture in tensor)
         for row in own.values():  # no other product, and none of the codes made wider before it
-            assert re.fullmatch(rf"{tensor[architecture]} x\d+|not read", row["tensor"]) and row["fp8_conversions"] == 0, row
+            assert (
+                re.fullmatch(rf"{tensor[architecture]} x\d+|not read", row["tensor"])
+                and row["fp8_conversions"] == 0
+            ), row
 
 
 def test_what_this_triton_cannot_do_is_left_to_the_decoded_form() -> None:
@@ -63,12 +80,22 @@ def test_what_this_triton_cannot_do_is_left_to_the_decoded_form() -> None:
     for form, architecture in (("fp8 x fp8", 86), ("nvfp4 x nvfp4", 90), ("nvfp4 x nvfp4", 121)):
         weights = f"next(one for one in k.WEIGHTS if one.name == {form!r})"
         code = f"import kernels_aot as k; k.resources(k.product_of({weights}, 64), {architecture})"
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, env=compiled_here())
-        assert ran.returncode != 0 and ("PassManager::run failed" in ran.stderr or "fp8e4nv" in ran.stderr), ran.stderr[-500:]
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=SCRIPT.parent,
+            env=compiled_here(),
+        )
+        assert ran.returncode != 0 and ("PassManager::run failed" in ran.stderr or "fp8e4nv" in ran.stderr), (
+            ran.stderr[-500:]
+        )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", SHARED)
 def test_all_block_sizes_fit_their_cards(architecture: int) -> None:
     for row in compiled(architecture):
-        assert row["spills"] == row["stack_bytes"] == 0 and row["shared_bytes"] <= SHARED[architecture] * 1024, row
+        assert (
+            row["spills"] == row["stack_bytes"] == 0 and row["shared_bytes"] <= SHARED[architecture] * 1024
+        ), row

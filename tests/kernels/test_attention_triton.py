@@ -57,7 +57,9 @@ def quickly(q, keys, values, layouts, window: int | None) -> torch.Tensor:
 @pytest.mark.parametrize("rows", [16, 64])  # of a block: spans end inside and at its ends
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (2, 2), (8, 1)])
 @pytest.mark.parametrize("window", [None, 1, 6, 40])
-def test_they_agree(window: int | None, heads: int, groups: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_agree(
+    window: int | None, heads: int, groups: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention_triton, "shape_of", lambda width: attention_triton.Shape(rows, KEYS, 4, 1))
     given = pass_of(window, groups, heads)
     assert_close(quickly(*given, window), slowly(*given, window), "float32")
@@ -81,7 +83,10 @@ def stored(by, window: int | None, groups: int, heads: int, dtype=torch.float32)
     """All buffers of the pass, keys first, after `by` wrote K and V of every row."""
     _, keys, values, layouts = pass_of(window, groups, heads, dtype)
     make = torch.Generator(DEVICE).manual_seed(7)
-    k, v = (torch.randn(1, groups, sum(rows for rows, _, _ in PASS), WIDTH, generator=make).to(dtype) for _ in range(2))
+    k, v = (
+        torch.randn(1, groups, sum(rows for rows, _, _ in PASS), WIDTH, generator=make).to(dtype)
+        for _ in range(2)
+    )
     by(k, v, keys, values, layouts, heads // groups)
     return keys + values
 
@@ -100,16 +105,26 @@ def launch(k, v, keys, values, layouts, group: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows", [4, 16, 24, 64])  # of a block, all heads counted: one row each, not a power of two, all at once
+@pytest.mark.parametrize(
+    "rows", [4, 16, 24, 64]
+)  # of a block, all heads counted: one row each, not a power of two, all at once
 @pytest.mark.parametrize(("heads", "groups"), [(4, 2), (8, 1)])
 @pytest.mark.parametrize("window", [None, 6])
 def test_store_writes_every_row_to_its_slot_and_nothing_else(
-    window: int | None, heads: int, groups: int, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    window: int | None,
+    heads: int,
+    groups: int,
+    rows: int,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(attention_triton, "shape_of", lambda width: attention_triton.Shape(rows, KEYS, 4, 1))
     want, got = (stored(by, window, groups, heads, dtype) for by in (slices, launch))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(got, stored(lambda *given: None, window, groups, heads, dtype), strict=True))
+    assert not any(
+        torch.equal(a, b)
+        for a, b in zip(got, stored(lambda *given: None, window, groups, heads, dtype), strict=True)
+    )
 
 
 @pytest.mark.parametrize("twin", ["k for v", "one slot on", "slots from zero", "spans in another order"])

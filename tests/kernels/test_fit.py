@@ -12,7 +12,13 @@ from dgemma.kernels import fit, nvfp4
 from dgemma.kernels.fit import TRIED, fitted
 from dgemma.kernels.formats import codec, quantise
 
-FORMATS = [Format("fp8"), Format("nvfp4"), Format("int4"), Format("int4", 64, zeros=True, scale="F16"), Format("int4", 128)]
+FORMATS = [
+    Format("fp8"),
+    Format("nvfp4"),
+    Format("int4"),
+    Format("int4", 64, zeros=True, scale="F16"),
+    Format("int4", 128),
+]
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -23,7 +29,9 @@ def error(weight: torch.Tensor, format: Format, importance: torch.Tensor | None,
     """Weighted squared error of each group or row."""
     found = fitted(weight, format, importance) if best else quantise(weight, format)
     assert codec(format).check(found.parts) is None
-    squares = (found.dequantised() - weight).square() * (1.0 if importance is None else importance[..., None, :])
+    squares = (found.dequantised() - weight).square() * (
+        1.0 if importance is None else importance[..., None, :]
+    )
     return squares.unflatten(-1, (-1, format.group or weight.shape[-1])).sum(-1)
 
 
@@ -63,7 +71,9 @@ def test_experts_and_rows_in_pieces_are_the_same(form: Format, monkeypatch: pyte
     weight, importance = normal(3, 20, 128), normal(3, 128, seed=1).square()
     whole = fitted(weight, form, importance)
     monkeypatch.setattr(fit, "PIECE", 3 * 128)
-    assert all(torch.equal(part, whole.parts[name]) for name, part in fitted(weight, form, importance).parts.items())
+    assert all(
+        torch.equal(part, whole.parts[name]) for name, part in fitted(weight, form, importance).parts.items()
+    )
     for expert in range(3):
         alone = fitted(weight[expert], form, importance[expert])
         assert all(torch.equal(part, whole.parts[name][expert]) for name, part in alone.parts.items())
@@ -75,14 +85,19 @@ def test_the_scale_of_a_matrix_is_a_power_of_two() -> None:
     for size in (1e-30, 0.3, 1792.0, 1793.0, 1e30):
         row = nvfp4.power_scale(torch.tensor([[size, 0.0]]))
         exact = size / 2688 * 1.5
-        assert float(row.log2()) == round(float(row.log2())) and exact * 0.999999 <= float(row) < 2 * exact * 1.000001
+        assert (
+            float(row.log2()) == round(float(row.log2()))
+            and exact * 0.999999 <= float(row) < 2 * exact * 1.000001
+        )
     assert float(nvfp4.power_scale(torch.zeros(1, 16))) == 2.0
 
 
 def test_what_has_nothing_to_choose_or_no_whole_groups() -> None:
     weight = normal(4, 48)
     assert "int8" not in TRIED
-    assert torch.equal(fitted(weight, Format("int8")).dequantised(), quantise(weight, Format("int8")).dequantised())
+    assert torch.equal(
+        fitted(weight, Format("int8")).dequantised(), quantise(weight, Format("int8")).dequantised()
+    )
     with pytest.raises(ValueError, match="48 inputs"):
         fitted(weight, Format("int4"))
     assert fitted(weight[:0], Format("fp8")).shape == (0, 48)

@@ -51,7 +51,11 @@ def any_matrix(form: Format, *shape: int, seed: int = 0) -> QuantTensor:
 def swapped(weight: QuantTensor) -> QuantTensor:
     """The same with the halves of every byte exchanged, or the bytes of every row turned by one."""
     codes = weight.parts["codes"]
-    other = (codes << 4) | (codes >> 4) if codes.dtype == torch.uint8 else codes.view(torch.int8).roll(1, -1).view(codes.dtype)
+    other = (
+        (codes << 4) | (codes >> 4)
+        if codes.dtype == torch.uint8
+        else codes.view(torch.int8).roll(1, -1).view(codes.dtype)
+    )
     return replace(weight, parts=weight.parts | {"codes": other})
 
 
@@ -69,16 +73,23 @@ def test_e4m3_is_read_as_torch_reads_it() -> None:
 
 def test_e2m1_by_hand() -> None:
     values = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
-    codes = torch.tensor([[low | (high << 4) for low, high in zip(range(0, 16, 2), range(1, 16, 2), strict=True)]], dtype=torch.uint8)
+    codes = torch.tensor(
+        [[low | (high << 4) for low, high in zip(range(0, 16, 2), range(1, 16, 2), strict=True)]],
+        dtype=torch.uint8,
+    )
     assert nvfp4.unpacked(codes)[0].tolist() == values + [-value for value in values]
-    x = torch.tensor([0.25, 0.26, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.01, 99.0, -0.75, -3.5])  # ties go to the even mantissa
+    x = torch.tensor(
+        [0.25, 0.26, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 5.01, 99.0, -0.75, -3.5]
+    )  # ties go to the even mantissa
     assert nvfp4.nearest(x).tolist() == [0, 1, 2, 2, 4, 4, 6, 6, 7, 7, 10, 14]
 
 
 def test_nvfp4_by_hand() -> None:
     codes = torch.tensor([[0x21] * 8 + [0x7F] * 8], dtype=torch.uint8)  # 0.5, 1, ... and -6, 6, ...
     scales = torch.tensor([[2.0, 0.5]]).to(torch.float8_e4m3fn)
-    weight = QuantTensor(Format("nvfp4"), (1, 32), {"codes": codes, "scales": scales, "row": torch.tensor([3.0])})
+    weight = QuantTensor(
+        Format("nvfp4"), (1, 32), {"codes": codes, "scales": scales, "row": torch.tensor([3.0])}
+    )
     assert weight.dequantised()[0].tolist() == [3.0, 6.0] * 8 + [-9.0, 9.0] * 8
     assert swapped(weight).dequantised()[0].tolist() != weight.dequantised()[0].tolist()
 
@@ -87,7 +98,10 @@ def test_int4_by_hand() -> None:
     codes = torch.tensor([[0xF0] * 8 + [0x38] * 8], dtype=torch.uint8)
     scales = torch.tensor([[0.5, 2.0]], dtype=torch.bfloat16)
     parts = {"codes": codes, "scales": scales}
-    assert QuantTensor(Format("int4", 16), (1, 32), parts).dequantised()[0].tolist() == [-4.0, 3.5] * 8 + [0.0, -10.0] * 8
+    assert (
+        QuantTensor(Format("int4", 16), (1, 32), parts).dequantised()[0].tolist()
+        == [-4.0, 3.5] * 8 + [0.0, -10.0] * 8
+    )
     zeros = {"zeros": torch.tensor([[1, 15]], dtype=torch.uint8)}
     weight = QuantTensor(Format("int4", 16, zeros=True), (1, 32), parts | zeros)
     assert weight.dequantised()[0].tolist() == [-0.5, 7.0] * 8 + [-14.0, -24.0] * 8
@@ -111,13 +125,17 @@ def test_ggml_blocks_are_read_as_the_gguf_library_reads_them(form: Format) -> No
     form=st.sampled_from(FORMATS), rows=st.integers(1, 5), groups=st.integers(1, 3), seed=st.integers(0, 99),
     size=st.sampled_from([1e-30, 1e-6, 1.0, 3e4, 1e30]), zero=st.sampled_from(["nothing", "a row", "a group", "everything"]),
 )  # fmt: skip
-def test_a_weight_comes_back_within_half_a_step(form: Format, rows: int, groups: int, seed: int, size: float, zero: str) -> None:
+def test_a_weight_comes_back_within_half_a_step(
+    form: Format, rows: int, groups: int, seed: int, size: float, zero: str
+) -> None:
     if form.scale == "F16" and size not in (1.0,):
         size = 1.0  # half precision has no other scales
     group = form.group or 16
     weight = normal(rows, groups * group, seed=seed) * size
     if zero != "nothing":
-        weight[slice(0, 1) if zero != "everything" else slice(None), : group if zero == "a group" else None] = 0.0
+        weight[
+            slice(0, 1) if zero != "everything" else slice(None), : group if zero == "a group" else None
+        ] = 0.0
     quantised = quantise(weight, form)
     assert codec(form).check(quantised.parts) is None
     got = quantised.dequantised()
@@ -126,10 +144,15 @@ def test_a_weight_comes_back_within_half_a_step(form: Format, rows: int, groups:
     if most is None:
         most = grouped.abs().amax(-1, keepdim=True).expand_as(grouped).flatten(-2)
     if form.zeros:  # the range, not the largest, is cut into steps
-        wide = (grouped.amax(-1, keepdim=True).clamp_min(0) - grouped.amin(-1, keepdim=True).clamp_max(0)).expand_as(grouped)
+        wide = (
+            grouped.amax(-1, keepdim=True).clamp_min(0) - grouped.amin(-1, keepdim=True).clamp_max(0)
+        ).expand_as(grouped)
         most = wide.flatten(-2) * (1.6 * 7.5 / 15)
     # a whole row of fp8 shares its smallest step, a matrix of nvfp4 its smallest group scale
-    floor = {"fp8": weight.abs().amax(-1, keepdim=True) * 2.0**-18, "nvfp4": weight.abs().max() * 2.0**-16}.get(form.name, 0.0)
+    floor = {
+        "fp8": weight.abs().amax(-1, keepdim=True) * 2.0**-18,
+        "nvfp4": weight.abs().max() * 2.0**-16,
+    }.get(form.name, 0.0)
     assert ((got - weight).abs() <= STEP[form.name] * most + floor + 1e-37).all()
     assert (got[weight == 0] == 0).all()
 
@@ -151,7 +174,9 @@ def test_what_is_no_format_is_refused() -> None:
         quantise(normal(4, 30), Format("nvfp4"))
 
 
-@pytest.mark.parametrize(("form", "part"), [(FORMATS[0], "row"), (FORMATS[1], "row"), (FORMATS[2], "row"), (FORMATS[3], "scales")])
+@pytest.mark.parametrize(
+    ("form", "part"), [(FORMATS[0], "row"), (FORMATS[1], "row"), (FORMATS[2], "row"), (FORMATS[3], "scales")]
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scales_that_are_no_numbers_are_seen(form: Format, part: str, value: float) -> None:
     weight = quantise(normal(4, 64), form)
@@ -195,7 +220,9 @@ def test_a_product_is_that_of_the_dequantised_matrix(form: Format, dtype: str) -
     want = x.double() @ weight.dequantised(torch.float64).T
     got = linear(x, weight)
     assert got.shape == (2, 9, 70) and got.dtype == kind
-    assert_close(got, want, "float32" if form in BLOCKED and dtype == "float64" else dtype)  # ggml counts in float32
+    assert_close(
+        got, want, "float32" if form in BLOCKED and dtype == "float64" else dtype
+    )  # ggml counts in float32
     assert not is_close(linear(x, swapped(weight)), want, dtype)
 
 
@@ -219,8 +246,13 @@ def test_a_table_in_few_bits_is_looked_up_mixed_and_multiplied_with(form: Format
     got, want = head(hidden, table, 5.0, heat, uniforms), head(hidden, plain, 5.0, heat, uniforms)
     assert torch.equal(got.argmax, want.argmax) and torch.equal(got.sample, want.sample)
     assert_close(got.entropy, want.entropy)
-    assert_close(soft_embedding(got.p, got.row_sum, table, 3.0), soft_embedding(want.p, want.row_sum, plain.T, 3.0))
-    assert not is_close(soft_embedding(got.p, got.row_sum, swapped(table), 3.0), soft_embedding(want.p, want.row_sum, plain.T, 3.0))
+    assert_close(
+        soft_embedding(got.p, got.row_sum, table, 3.0), soft_embedding(want.p, want.row_sum, plain.T, 3.0)
+    )
+    assert not is_close(
+        soft_embedding(got.p, got.row_sum, swapped(table), 3.0),
+        soft_embedding(want.p, want.row_sum, plain.T, 3.0),
+    )
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=NAMES)
@@ -231,10 +263,19 @@ def test_experts_in_few_bits_are_the_dequantised_ones(form: Format, dtype: str) 
     x = normal(30, 64, seed=2, dtype=kind)
     weights, index = normal(30, 5, seed=3).softmax(-1).topk(2, dim=-1)
     index = index % 4  # nobody chose the last expert
-    want = experts(x.double(), gate_up.dequantised(torch.float64), down.dequantised(torch.float64), weights.double(), index)
+    want = experts(
+        x.double(),
+        gate_up.dequantised(torch.float64),
+        down.dequantised(torch.float64),
+        weights.double(),
+        index,
+    )
     assert_close(experts(x, gate_up, down, weights, index), want, dtype)
     pairs = [(both[:64], both[64:]) for both in (gate_up[e] for e in range(5))]
-    assert torch.equal(experts(x, pairs, [down[e] for e in range(5)], weights, index), experts(x, gate_up, down, weights, index))
+    assert torch.equal(
+        experts(x, pairs, [down[e] for e in range(5)], weights, index),
+        experts(x, gate_up, down, weights, index),
+    )
     crossed = [(up, gate) for gate, up in pairs]
     assert not is_close(experts(x, crossed, [down[e] for e in range(5)], weights, index), want, dtype)
 
@@ -244,7 +285,9 @@ def test_rounded_activations_are_numbers_of_the_format(name: str) -> None:
     weight, x = quantise(normal(40, 64), Format(name)), normal(7, 64, seed=1)
     rounded = codec(weight.format).rounded(x)
     limit = {"fp8": 2.0**-4, "nvfp4": 1 / 6 + 0.07}[name]
-    assert ((rounded - x).abs() <= limit * x.abs().amax(-1, keepdim=True)).all() and not torch.equal(rounded, x)
+    assert ((rounded - x).abs() <= limit * x.abs().amax(-1, keepdim=True)).all() and not torch.equal(
+        rounded, x
+    )
     assert_close(codec(weight.format).rounded(rounded), rounded)
     want = rounded @ weight.dequantised().T
     assert_close(product(x, replace(weight, rounded=True)), want)

@@ -18,10 +18,20 @@ from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 EPS = 0.1
 
 
-def case(batch: int = 2, rows: int = 5, count: int = 4, groups: int = 2, width: int = 8, dtype=torch.float32, seed: int = 0):
+def case(
+    batch: int = 2,
+    rows: int = 5,
+    count: int = 4,
+    groups: int = 2,
+    width: int = 8,
+    dtype=torch.float32,
+    seed: int = 0,
+):
     """The arguments of `heads`; a part of each head does not rotate."""
     make = torch.Generator(DEVICE).manual_seed(seed)
-    q, k, v = (torch.randn(batch, rows, heads * width, generator=make).to(dtype) for heads in (count, groups, groups))
+    q, k, v = (
+        torch.randn(batch, rows, heads * width, generator=make).to(dtype) for heads in (count, groups, groups)
+    )
     q_weight, k_weight = (torch.randn(width, generator=make).to(dtype) for _ in range(2))
     positions = torch.randint(2000, (batch, rows), generator=make)
     rotary = width // 2 + width // 2 % 2
@@ -41,7 +51,9 @@ def test_the_reference_against_a_loop() -> None:
             x = x / (x.square().mean() + eps).sqrt()
             if weight is not None:
                 x, c, s = x * weight, cos[b, 0, row], sin[b, 0, row]
-                x = torch.stack([x[i] * c[i % 4] + (-x[i + 4] if i < 4 else x[i - 4]) * s[i % 4] for i in range(8)])
+                x = torch.stack(
+                    [x[i] * c[i % 4] + (-x[i + 4] if i < 4 else x[i - 4]) * s[i % 4] for i in range(8)]
+                )
             assert_close(out[b, head, row], x, "float64")
     raw = heads(q, k, None, *given[3:])
     assert torch.equal(raw[1], got[1]) and torch.equal(raw[2], heads(q, k, k, *given[3:])[2])
@@ -69,7 +81,9 @@ def test_more_rows_than_a_block_holds() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_what_is_rounded_is_rounded_at_the_same_places(dtype: torch.dtype) -> None:
     given = case(1, 40, width=16, dtype=dtype)
-    differing = [float((a != b).float().mean()) for a, b in zip(heads_triton.heads(*given), heads(*given), strict=True)]
+    differing = [
+        float((a != b).float().mean()) for a, b in zip(heads_triton.heads(*given), heads(*given), strict=True)
+    ]
     assert max(differing) < 0.01  # a card's rsqrt may flip a few last bits
     whole = [x.to(dtype) for x in heads(*(x.float() if isinstance(x, torch.Tensor) else x for x in given))]
     twin = [float((a != b).float().mean()) for a, b in zip(whole, heads(*given), strict=True)]
@@ -86,7 +100,15 @@ def test_projections_may_be_columns_of_one_product_and_tables_may_be_shared() ->
     assert all_close(heads_triton.heads(*turned, *rest, cos, sin), heads(q, k, v, *rest, cos, sin))
 
 
-TWINS = ["pairs are neighbours", "turned the other way", "v from normed k", "v weighted", "another eps", "columns", "rows"]
+TWINS = [
+    "pairs are neighbours",
+    "turned the other way",
+    "v from normed k",
+    "v weighted",
+    "another eps",
+    "columns",
+    "rows",
+]
 
 
 @pytest.mark.parametrize("twin", TWINS)
@@ -95,13 +117,20 @@ def test_twins_are_rejected(twin: str) -> None:
     want = list(heads(*given))
     assert all_close(heads_triton.heads(*given), want)
     if twin == "pairs are neighbours":
-        x = rms_norm(q.unflatten(-1, (4, 8)).transpose(1, 2), q_weight, eps).unflatten(-1, (4, 2)).mT.flatten(-2)
+        x = (
+            rms_norm(q.unflatten(-1, (4, 8)).transpose(1, 2), q_weight, eps)
+            .unflatten(-1, (4, 2))
+            .mT.flatten(-2)
+        )
         want[0] = rotate(x, cos, sin).unflatten(-1, (2, 4)).mT.flatten(-2)
     elif twin == "turned the other way":
         want = heads(*given[:-1], -sin)
     elif twin == "v from normed k":
         given = (q, k, None, *given[3:])
-        want = [*heads(*given)[:2], rms_norm(rms_norm(k.unflatten(-1, (2, 8)).transpose(1, 2), k_weight, eps), None, eps)]
+        want = [
+            *heads(*given)[:2],
+            rms_norm(rms_norm(k.unflatten(-1, (2, 8)).transpose(1, 2), k_weight, eps), None, eps),
+        ]
     elif twin == "v weighted":
         want[2] = want[2] * k_weight
     elif twin == "another eps":

@@ -42,7 +42,9 @@ def test_a_packed_product_is_the_plain_one(rows: int, dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", KINDS)
 def test_a_packed_mlp_is_the_plain_one(dtype: str) -> None:
-    x, gate, up, down = (normal(*shape, seed=n, dtype=dtype) for n, shape in enumerate([(9, 40), (24, 40), (24, 40), (40, 24)]))
+    x, gate, up, down = (
+        normal(*shape, seed=n, dtype=dtype) for n, shape in enumerate([(9, 40), (24, 40), (24, 40), (40, 24)])
+    )
     packed = [pack(weight) for weight in (gate, up, down)]
     assert_close(gated_mlp(x, *packed), gated_mlp(x, gate, up, down), dtype)
     assert not is_close(gated_mlp(x, packed[1], packed[0], packed[2]), gated_mlp(x, gate, up, down), dtype)
@@ -94,7 +96,9 @@ def test_without_avx512_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_no_kernel_packs_stays_plain() -> None:
     model = pack_model(lively_model(tiny_config("SF"), dtype="float64"))
-    assert model.packed is None and count_parameters(model) == count_parameters(lively_model(tiny_config("SF")))
+    assert model.packed is None and count_parameters(model) == count_parameters(
+        lively_model(tiny_config("SF"))
+    )
 
 
 def test_a_processor_that_refuses_a_dtype_keeps_its_weights_plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,11 @@ def any_codes(form: Format, rows: int, inputs: int, seed: int = 0) -> QuantTenso
 def swapped(weight: QuantTensor) -> QuantTensor:
     """The halves of every byte exchanged, or neighbours of every row."""
     codes = weight.parts["codes"]
-    other = (codes << 4) | (codes >> 4) if codes.dtype == torch.uint8 else codes.view(torch.int8).roll(1, -1).view(codes.dtype)
+    other = (
+        (codes << 4) | (codes >> 4)
+        if codes.dtype == torch.uint8
+        else codes.view(torch.int8).roll(1, -1).view(codes.dtype)
+    )
     return replace(weight, parts=weight.parts | {"codes": other})
 
 
@@ -71,7 +75,9 @@ def test_a_product_is_the_reference_s(form: Format, dtype: str) -> None:
 @pytest.mark.parametrize("form", FORMATS, ids=NAMES)
 def test_every_code_and_scale_is_read_as_the_reference_reads_it(form: Format) -> None:
     weight = any_codes(form, 64, 192)
-    assert_close(matmul_triton.product(torch.eye(192, device=DEVICE), weight), weight.dequantised().T, "float64")
+    assert_close(
+        matmul_triton.product(torch.eye(192, device=DEVICE), weight), weight.dequantised().T, "float64"
+    )
 
 
 @settings(max_examples=25)
@@ -79,7 +85,9 @@ def test_every_code_and_scale_is_read_as_the_reference_reads_it(form: Format) ->
     form=st.sampled_from(FORMATS[:5]), rows=st.sampled_from((1, 2, 16, 17, 40, 65)), outs=st.integers(1, 140),
     groups=st.integers(1, 5), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_shapes_that_are_no_multiples_of_the_tiles(form: Format, rows: int, outs: int, groups: int, seed: int) -> None:
+def test_shapes_that_are_no_multiples_of_the_tiles(
+    form: Format, rows: int, outs: int, groups: int, seed: int
+) -> None:
     inputs = groups * (form.group or 16)
     weight, x = quantise(normal(outs, inputs, seed=seed), form), normal(rows, inputs, seed=seed + 1)
     assert_close(matmul_triton.product(x, weight), product(x, weight))
@@ -101,8 +109,13 @@ def test_rounded_activations(form: Format, dtype: str, native: bool, monkeypatch
     if native and not operands_triton.multiplies(form.name, normal(1)):
         pytest.skip("an older card")
     monkeypatch.setattr(operands_triton, "multiplies", lambda name, like: native)
-    weight, x = replace(quantise(normal(150, 192), form), rounded=True), normal(33, 192, seed=1, dtype=getattr(torch, dtype))
-    want = product(x.float(), weight)  # bfloat16 numbers lie on the borders between codes: their scales must be found in the same arithmetic
+    weight, x = (
+        replace(quantise(normal(150, 192), form), rounded=True),
+        normal(33, 192, seed=1, dtype=getattr(torch, dtype)),
+    )
+    want = product(
+        x.float(), weight
+    )  # bfloat16 numbers lie on the borders between codes: their scales must be found in the same arithmetic
     assert_close(matmul_triton.product(x, weight), want, LIMITS[dtype])
     if dtype == "float32":
         assert not is_close(matmul_triton.product(x, replace(weight, rounded=False)), want)
@@ -114,7 +127,9 @@ def test_rounded_activations(form: Format, dtype: str, native: bool, monkeypatch
     form=st.sampled_from(ROUNDED), groups=st.integers(1, 70), seed=st.integers(0, 99),
     size=st.sampled_from((1e-30, 1e-3, 1.0, 1e30)), zero=st.sampled_from(("nothing", "a row", "a group")),
 )  # fmt: skip
-def test_what_is_rounded_is_as_the_reference_rounds(form: Format, groups: int, seed: int, size: float, zero: str) -> None:
+def test_what_is_rounded_is_as_the_reference_rounds(
+    form: Format, groups: int, seed: int, size: float, zero: str
+) -> None:
     x = normal(3, 16 * groups, seed=seed) * size
     if zero != "nothing":
         x[0, : 16 if zero == "a group" else None] = 0.0
@@ -124,7 +139,9 @@ def test_what_is_rounded_is_as_the_reference_rounds(form: Format, groups: int, s
     else:
         codes, scales, token = rounding_triton.to_nvfp4(x)
         steps = scales.view(torch.float8_e4m3fn).float()[..., None]
-        got = (nvfp4.unpacked(codes).float().unflatten(-1, (-1, 16)) * steps * token[:, None, None]).flatten(-2)
+        got = (nvfp4.unpacked(codes).float().unflatten(-1, (-1, 16)) * steps * token[:, None, None]).flatten(
+            -2
+        )
     assert torch.equal(got, {"fp8": fp8, "nvfp4": nvfp4}[form.name].rounded(x))
 
 
@@ -141,7 +158,9 @@ def test_ties_and_subnormal_numbers_become_e4m3_as_torch_makes_them() -> None:
 
 
 def _numbers(bits: np.ndarray, kind: str) -> np.ndarray:
-    return (bits.view(np.float16) if kind == "f16" else (bits.astype(np.uint32) << 16).view(np.float32)).astype(np.float64)
+    return (
+        bits.view(np.float16) if kind == "f16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    ).astype(np.float64)
 
 
 def _rounded(numbers: np.ndarray, kind: str) -> np.ndarray:
@@ -162,9 +181,14 @@ def run_ptx(text: str, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarr
         elif found := re.fullmatch(r"fma\.rn\.(bf16|f16)x2 (\w+), (\S+), (\S+), (\S+)", line):
             kind, halves = found[1], []
             for shift in (0, 16):
-                registers = (np.atleast_1d(names[name] >> shift & 0xFFFF).astype(np.uint16) for name in found.groups()[2:])
+                registers = (
+                    np.atleast_1d(names[name] >> shift & 0xFFFF).astype(np.uint16)
+                    for name in found.groups()[2:]
+                )
                 a, b, c = (_numbers(bits, kind) for bits in registers)
-                halves.append(_rounded(a * b + c, kind).astype(np.uint32))  # exact in float64 for these numbers
+                halves.append(
+                    _rounded(a * b + c, kind).astype(np.uint32)
+                )  # exact in float64 for these numbers
             names[found[2]] = halves[0] | (halves[1] << 16)
         else:
             assert line in ("", ".reg .b32 t, none, one, middle, code", "mov.b32 {$0, $1}, t"), line
@@ -182,7 +206,9 @@ def ptx_in_numpy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     class Results:
         def __init__(self, parts: tuple[np.ndarray, ...], kinds: list):
             of = interpreter.TensorHandle
-            self.parts = [of(part.view(np.int16), kind.scalar) for part, kind in zip(parts, kinds, strict=True)]
+            self.parts = [
+                of(part.view(np.int16), kind.scalar) for part, kind in zip(parts, kinds, strict=True)
+            ]
 
         def get_result(self, number: int) -> object:
             return self.parts[number]
@@ -206,7 +232,9 @@ def ptx_in_numpy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["fp8", "nvfp4", "int4", "int4 with zeros"])
-def test_the_packed_form_is_the_other_one_number_for_number(name: str, dtype: str, ptx_in_numpy: bool) -> None:
+def test_the_packed_form_is_the_other_one_number_for_number(
+    name: str, dtype: str, ptx_in_numpy: bool
+) -> None:
     kind = getattr(torch, dtype)
     scale = "BF16" if kind == torch.bfloat16 else "F16"
     form = Format("int4", 32, zeros="zeros" in name, scale=scale) if name.startswith("int4") else Format(name)
@@ -241,13 +269,18 @@ def test_linear_sends_only_what_is_taken(inputs: int, fast: bool, monkeypatch: p
 
 
 def test_which_cards_multiply_a_format_as_such() -> None:
-    found = {card: [name for name in ("fp8", "nvfp4", "int4", "int8") if select.multiplies(name, card)] for card in CARDS}
+    found = {
+        card: [name for name in ("fp8", "nvfp4", "int4", "int8") if select.multiplies(name, card)]
+        for card in CARDS
+    }
     assert found == CARDS
 
 
 @pytest.mark.parametrize(("each", "decoded", "generation", "rows"), [
     (4, True, 9, 16), (16, True, 9, 32), (16, False, 9, 16), (16, True, 12, 16), (30, True, 12, 32), (60, True, 10, 64),
 ])  # fmt: skip
-def test_blocks_hold_more_rows_where_decoding_is_dear(each: int, decoded: bool, generation: int, rows: int) -> None:
+def test_blocks_hold_more_rows_where_decoding_is_dear(
+    each: int, decoded: bool, generation: int, rows: int
+) -> None:
     assert operands_triton.rows_of(each, 2, decoded, generation) == rows
     assert operands_triton.rows_of(each, 4, decoded, generation) == 16  # float32

@@ -17,7 +17,15 @@ from dgemma.kernels.formats import QuantTensor, quantise  # noqa: E402
 from tests.helpers import DEVICE, assert_close, is_close  # noqa: E402
 
 
-def case(rows: int, width: int = 24, depth: int = 10, experts: int = 5, top_k: int = 2, seed: int = 0, dtype=torch.float32):
+def case(
+    rows: int,
+    width: int = 24,
+    depth: int = 10,
+    experts: int = 5,
+    top_k: int = 2,
+    seed: int = 0,
+    dtype=torch.float32,
+):
     make = torch.Generator(DEVICE).manual_seed(seed)
     x = torch.randn(rows, width, generator=make).to(dtype)
     gate_up = (torch.randn(experts, 2 * depth, width, generator=make) * width**-0.5).to(dtype)
@@ -28,7 +36,8 @@ def case(rows: int, width: int = 24, depth: int = 10, experts: int = 5, top_k: i
 
 
 @pytest.mark.parametrize(
-    ("rows", "width", "depth", "experts", "top_k"), [(1, 24, 10, 5, 2), (40, 24, 10, 3, 1), (33, 70, 68, 4, 4), (90, 32, 16, 2, 2)]
+    ("rows", "width", "depth", "experts", "top_k"),
+    [(1, 24, 10, 5, 2), (40, 24, 10, 3, 1), (33, 70, 68, 4, 4), (90, 32, 16, 2, 2)],
 )
 def test_they_agree(rows: int, width: int, depth: int, experts: int, top_k: int) -> None:
     given = case(rows, width, depth, experts, top_k)
@@ -44,12 +53,20 @@ def test_bf16_agrees_as_far_as_it_is_rounded(rows: int) -> None:
 def test_an_expert_that_nobody_chose_and_one_that_all_chose() -> None:
     x, gate_up, down, weights, index = case(50)
     index = torch.stack((torch.full((50,), 3), torch.full((50,), 1)), dim=-1)
-    assert_close(moe_triton.experts(x, gate_up, down, weights, index), moe.experts(x, gate_up, down, weights, index), "float32")
+    assert_close(
+        moe_triton.experts(x, gate_up, down, weights, index),
+        moe.experts(x, gate_up, down, weights, index),
+        "float32",
+    )
 
 
 @settings(max_examples=60)
-@given(st.integers(1, 80), st.integers(1, 9), st.integers(1, 4), st.sampled_from((1, 2, 16)), st.integers(0, 99))
-def test_blocks_cover_every_choice_once_and_hold_one_expert(rows: int, experts: int, top_k: int, block: int, seed: int) -> None:
+@given(
+    st.integers(1, 80), st.integers(1, 9), st.integers(1, 4), st.sampled_from((1, 2, 16)), st.integers(0, 99)
+)
+def test_blocks_cover_every_choice_once_and_hold_one_expert(
+    rows: int, experts: int, top_k: int, block: int, seed: int
+) -> None:
     index = torch.randint(experts, (rows, top_k), generator=torch.Generator(DEVICE).manual_seed(seed))
     routing, flat = moe_triton.route(index, experts, block), index.flatten()
     seen = []
@@ -82,7 +99,11 @@ FORMATS = [
     Format("fp8"), Format("int8"), Format("nvfp4"), Format("int4", 16), Format("int4", 16, zeros=True),
     Format("int4", 48, scale="F32"),
 ]  # fmt: skip
-SPREADS = {"float32": 0.0, "bfloat16": 0.08, "float16": 0.0}  # RMS a quarter: 0.009 was seen; bfloat16's own limits are those of whole models
+SPREADS = {
+    "float32": 0.0,
+    "bfloat16": 0.08,
+    "float16": 0.0,
+}  # RMS a quarter: 0.009 was seen; bfloat16's own limits are those of whole models
 LIMITS = {"float32": "float32", "bfloat16": "float16", "float16": "float16"}
 IDS = ["fp8", "int8", "nvfp4", "int4", "int4 with zeros", "int4 of 48"]
 
@@ -91,7 +112,10 @@ def few(form: Format, rows: int = 30, dtype=torch.float32, is_rounded: bool = Fa
     """A case with 96 inputs and 48 inside; nobody chose the last expert, and the scales of gate are not those of up."""
     x, gate_up, down, weights, index = case(rows, 96, 48, 5, 2)
     gate_up[:, 48:] *= 1.5
-    both = replace(quantise(gate_up, form), rounded=is_rounded), replace(quantise(down, form), rounded=is_rounded)
+    both = (
+        replace(quantise(gate_up, form), rounded=is_rounded),
+        replace(quantise(down, form), rounded=is_rounded),
+    )
     return x.to(dtype), *both, weights, index % 4
 
 
@@ -113,7 +137,9 @@ def test_blocks_of_all_sizes(form: Format, rows: int) -> None:
 
 @pytest.mark.parametrize("native", [True, False], ids=["multiplied as such", "older card"])
 @pytest.mark.parametrize("form", [Format("fp8"), Format("nvfp4")], ids=["fp8", "nvfp4"])
-def test_experts_with_rounded_activations(form: Format, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_experts_with_rounded_activations(
+    form: Format, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if native and not operands_triton.multiplies(form.name, case(1)[0]):
         pytest.skip("an older card")
     monkeypatch.setattr(operands_triton, "multiplies", lambda name, like: native)
@@ -125,7 +151,9 @@ def test_experts_with_rounded_activations(form: Format, native: bool, monkeypatc
     assert not is_close(moe_triton.experts(x, *plain, weights, index), want, spread=0.02)
 
 
-@pytest.mark.parametrize("twin", ["halves swapped", "gate and up swapped", "their row scales swapped", "another expert's scales"])
+@pytest.mark.parametrize(
+    "twin", ["halves swapped", "gate and up swapped", "their row scales swapped", "another expert's scales"]
+)
 @pytest.mark.parametrize("form", [Format("nvfp4"), Format("int4", 16, zeros=True)], ids=["nvfp4", "int4"])
 def test_twins_in_few_bits_are_rejected(form: Format, twin: str) -> None:
     x, gate_up, down, weights, index = few(form)
@@ -153,7 +181,9 @@ def test_twins_in_few_bits_are_rejected(form: Format, twin: str) -> None:
 def test_only_what_has_a_triton_form_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     x, gate_up, down, weights, index = few(Format("fp8"))
     lists = [(both[:48], both[48:]) for both in (gate_up[e] for e in range(5))], [down[e] for e in range(5)]
-    blocks = QuantTensor(Format("q8_0"), (5, 96, 96), {"codes": torch.zeros(5, 96, 3, 34, dtype=torch.uint8, device=DEVICE)})
+    blocks = QuantTensor(
+        Format("q8_0"), (5, 96, 96), {"codes": torch.zeros(5, 96, 3, 34, dtype=torch.uint8, device=DEVICE)}
+    )
     want = moe.experts(x, gate_up, down, weights, index)
     monkeypatch.setenv("DGEMMA_KERNELS", "triton")
     calls, true = [], moe_triton.experts

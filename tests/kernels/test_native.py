@@ -44,11 +44,15 @@ def close(got: Tensor, want: Tensor, dtype: torch.dtype) -> bool:
 def test_they_are_built_where_they_can_be() -> None:
     """What is installed with a compiler at hand has them; after a change of the sources: python hatch_build.py, or make test."""
     for dtype, needs in native.NEEDS.items():
-        assert not has_instructions(*needs) or not isinstance(native._library(dtype), str), native._library(dtype)
+        assert not has_instructions(*needs) or not isinstance(native._library(dtype), str), native._library(
+            dtype
+        )
 
 
 @needed
-def test_other_sources_libraries_are_not_used(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_sources_libraries_are_not_used(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     native._library.cache_clear()
     monkeypatch.setattr(native, "source_hash", lambda: 1)
     assert "other sources" in str(native.why_not(dtype))
@@ -74,19 +78,28 @@ def test_panels_hold_each_number_once(dtype: torch.dtype) -> None:
     assert torch.equal(native.panels(weight.T.contiguous().T), right)
     both = torch.stack([weight, weight.flip(0)])
     assert torch.equal(native.panels(both)[1], native.panels(weight.flip(0)))
-    assert not native.takes(normal(96, 40).to(dtype)) and not native.takes(normal(95, 64).to(dtype)) and not native.takes(weight[:, ::2])
+    assert (
+        not native.takes(normal(96, 40).to(dtype))
+        and not native.takes(normal(95, 64).to(dtype))
+        and not native.takes(weight[:, ::2])
+    )
     assert not native.takes(weight.double()) and native.takes(weight)
 
 
 @needed
-@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 32, 32), (7, 64, 96), (64, 96, 64), (77, 64, 32), (300, 4128, 320), (9, 2080, 64)])
+@pytest.mark.parametrize(
+    ("rows", "inputs", "outputs"),
+    [(1, 32, 32), (7, 64, 96), (64, 96, 64), (77, 64, 32), (300, 4128, 320), (9, 2080, 64)],
+)
 def test_products(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> None:
     """Among them sums long enough to be taken in pieces, and rows enough for several tasks."""
     x, weight = normal(rows, inputs, scale=3).to(dtype), normal(outputs, inputs, seed=1, scale=3).to(dtype)
     want = x.double() @ weight.double().T
     got = linear(x[None], native.panels(weight))[0]
     assert_close(got, want, name_of(dtype))
-    assert torch.equal(native.product(x[-1:], native.panels(weight))[0], got[-1]), "a row's numbers depend on nothing but that row"
+    assert torch.equal(native.product(x[-1:], native.panels(weight))[0], got[-1]), (
+        "a row's numbers depend on nothing but that row"
+    )
     assert_close(native.product(x, native.panels(weight), "tanh"), want.tanh(), name_of(dtype))
     assert not close(linear(x, native.panels(weight.roll(1, 1))), want, dtype)
     wide = torch.zeros(rows, outputs + 32, dtype=dtype)
@@ -96,7 +109,10 @@ def test_products(rows: int, inputs: int, outputs: int, dtype: torch.dtype) -> N
 
 @needed
 def test_a_gated_mlp(dtype: torch.dtype) -> None:
-    x, gate, up, down = (normal(*shape, seed=n, scale=4).to(dtype) for n, shape in enumerate([(19, 64), (96, 64), (96, 64), (64, 96)]))
+    x, gate, up, down = (
+        normal(*shape, seed=n, scale=4).to(dtype)
+        for n, shape in enumerate([(19, 64), (96, 64), (96, 64), (64, 96)])
+    )
     want = gated_mlp(x.double(), gate.double(), up.double(), down.double())
     laid = [native.panels(weight) for weight in (gate, up, down)]
     assert_close(gated_mlp(x, *laid), want, name_of(dtype))
@@ -107,7 +123,10 @@ def test_a_gated_mlp(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("rows", [1, 30, 200])
 def test_experts(rows: int, dtype: torch.dtype) -> None:
     """Some are hit by more rows than one task takes, some by none."""
-    x, gate_up, down = (normal(*shape, seed=n, scale=3).to(dtype) for n, shape in enumerate([(rows, 64), (6, 128, 64), (6, 64, 64)]))
+    x, gate_up, down = (
+        normal(*shape, seed=n, scale=3).to(dtype)
+        for n, shape in enumerate([(rows, 64), (6, 128, 64), (6, 64, 64)])
+    )
     favourite = torch.tensor([3.0, 0, 0, 0, 0, -9])
     weights, index = (normal(rows, 6, seed=3, scale=2) + favourite).softmax(-1).topk(2, dim=-1)
     laid = native.panels(gate_up), native.panels(down)
@@ -121,7 +140,11 @@ def test_experts(rows: int, dtype: torch.dtype) -> None:
 
 @needed
 def test_the_router_chooses_as_torch_does(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, proj, scale, each = normal(500, 96, scale=30).to(dtype), normal(24, 96, seed=1, scale=9).to(dtype), *(torch.rand(2, 96) + 0.5).to(dtype)
+    x, proj, scale, each = (
+        normal(500, 96, scale=30).to(dtype),
+        normal(24, 96, seed=1, scale=9).to(dtype),
+        *(torch.rand(2, 96) + 0.5).to(dtype),
+    )
     arguments = proj, scale, each[:24], 1e-6, 4
     weights, index = choose_experts(x, *arguments)
     assert weights.dtype == torch.float32 and index.dtype == torch.int64
@@ -137,7 +160,11 @@ def test_the_router_chooses_as_torch_does(dtype: torch.dtype, monkeypatch: pytes
 
 @needed
 def test_norms(dtype: torch.dtype) -> None:
-    x, residual, weight = normal(33, 96, scale=50).to(dtype), normal(33, 96, seed=1, scale=20).to(dtype), (torch.rand(96) + 0.5).to(dtype)
+    x, residual, weight = (
+        normal(33, 96, scale=50).to(dtype),
+        normal(33, 96, seed=1, scale=20).to(dtype),
+        (torch.rand(96) + 0.5).to(dtype),
+    )
     for got, want in (
         (rms_norm(x, weight, 1e-6), rms_norm(x.double(), weight.double(), 1e-6)),
         (rms_norm(x, None, 1e-6), rms_norm(x.double(), None, 1e-6)),
@@ -165,14 +192,27 @@ def test_heads(dtype: torch.dtype, own_v: bool, shared: bool) -> None:
 
 @needed
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "some"])
-@pytest.mark.parametrize(("count", "groups", "rows", "keys", "width"), [(4, 2, 5, 77, 32), (2, 1, 1, 1, 64), (8, 2, 70, 300, 64), (2, 2, 40, 129, 256), (2, 1, 9, 260, 512)])
-def test_attention(count: int, groups: int, rows: int, keys: int, width: int, masked: bool, dtype: torch.dtype) -> None:
-    q, k, v = (normal(2, *shape, width, seed=n, scale=width**0.25 * 2).to(dtype) for n, shape in enumerate([(count, rows), (groups, keys), (groups, keys)]))
-    q, k = q.transpose(1, 2).contiguous().transpose(1, 2), torch.cat((k, k), dim=2)[:, :, :keys]  # rows that do not lie together
+@pytest.mark.parametrize(
+    ("count", "groups", "rows", "keys", "width"),
+    [(4, 2, 5, 77, 32), (2, 1, 1, 1, 64), (8, 2, 70, 300, 64), (2, 2, 40, 129, 256), (2, 1, 9, 260, 512)],
+)
+def test_attention(
+    count: int, groups: int, rows: int, keys: int, width: int, masked: bool, dtype: torch.dtype
+) -> None:
+    q, k, v = (
+        normal(2, *shape, width, seed=n, scale=width**0.25 * 2).to(dtype)
+        for n, shape in enumerate([(count, rows), (groups, keys), (groups, keys)])
+    )
+    q, k = (
+        q.transpose(1, 2).contiguous().transpose(1, 2),
+        torch.cat((k, k), dim=2)[:, :, :keys],
+    )  # rows that do not lie together
     visible = None
     if masked:  # the last rows see all, the first only the end: whole pieces of keys are hidden from some
         visible = torch.arange(keys)[None, :] >= torch.linspace(keys - 1, 0, rows).long()[:, None]
-    want = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), attn_mask=visible, scale=1.0, enable_gqa=True)
+    want = F.scaled_dot_product_attention(
+        q.double(), k.double(), v.double(), attn_mask=visible, scale=1.0, enable_gqa=True
+    )
     got = attention(q, k, v, visible)
     assert native.takes_attention(q, k, v, visible) and got.shape == want.shape
     assert_close(got, want, name_of(dtype))
@@ -189,13 +229,31 @@ def test_a_hidden_key_is_never_read_into_an_answer(dtype: torch.dtype) -> None:
     seen = torch.arange(40).expand(40, 40) < 30
     assert torch.equal(attention(q, k, v, seen), attention(q, k[:, :, :30], v[:, :, :30]))
     k[:, :, 7] = math.nan
-    assert attention(q, k, v, seen).isnan().all() and not attention(q, k, v, seen & (torch.arange(40) != 7)).isnan().any()
+    assert (
+        attention(q, k, v, seen).isnan().all()
+        and not attention(q, k, v, seen & (torch.arange(40) != 7)).isnan().any()
+    )
 
 
-def told(dtype: torch.dtype, lay: Callable[[Tensor], Tensor | list[Tensor]], mask: Tensor | None = None, hidden: Tensor | None = None) -> CanvasStats:
+def told(
+    dtype: torch.dtype,
+    lay: Callable[[Tensor], Tensor | list[Tensor]],
+    mask: Tensor | None = None,
+    hidden: Tensor | None = None,
+) -> CanvasStats:
     hidden = normal(2, 9, 64, scale=9) if hidden is None else hidden
-    heat, uniforms = torch.tensor([1.25, 2.0], dtype=torch.float64), torch.rand(2, 9, 2, generator=torch.Generator().manual_seed(1))
-    return head(hidden.to(dtype), lay(normal(544, 64, seed=1, scale=4).to(dtype)), 5.0, heat, uniforms.to(dtype if dtype == torch.float64 else torch.float32), mask)
+    heat, uniforms = (
+        torch.tensor([1.25, 2.0], dtype=torch.float64),
+        torch.rand(2, 9, 2, generator=torch.Generator().manual_seed(1)),
+    )
+    return head(
+        hidden.to(dtype),
+        lay(normal(544, 64, seed=1, scale=4).to(dtype)),
+        5.0,
+        heat,
+        uniforms.to(dtype if dtype == torch.float64 else torch.float32),
+        mask,
+    )
 
 
 @needed
@@ -204,8 +262,13 @@ def test_a_head(masked: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatc
     """544 tokens: the last tile is not whole. With a mask only the product is in C."""
     mask = torch.rand(2, 9, 544, generator=torch.Generator().manual_seed(2)) < 0.5 if masked else None
     settled = []
-    monkeypatch.setattr(native, "settle", lambda *rest, right=native.settle: settled.append(1) or right(*rest))
-    got, want = told(dtype, pack_table, mask), told(torch.float64, lambda table: table, mask, normal(2, 9, 64, scale=9).to(dtype).double())
+    monkeypatch.setattr(
+        native, "settle", lambda *rest, right=native.settle: settled.append(1) or right(*rest)
+    )
+    got, want = (
+        told(dtype, pack_table, mask),
+        told(torch.float64, lambda table: table, mask, normal(2, 9, 64, scale=9).to(dtype).double()),
+    )
     exact = told(dtype, lambda table: table, mask)
     assert bool(settled) != masked
     if dtype == torch.float32:
@@ -216,7 +279,9 @@ def test_a_head(masked: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatc
     assert (got.p.gather(-1, got.argmax[..., None]) == 1).all() and (got.p <= 1).all()
     table = normal(544, 64, seed=1, scale=4).to(dtype)
     mixed = soft_embedding(got.p, got.row_sum, pack(table.T), 3.0)
-    assert_close(mixed, 3.0 * (got.p.double() @ table.double()) / got.row_sum.double()[..., None], name_of(dtype))
+    assert_close(
+        mixed, 3.0 * (got.p.double() @ table.double()) / got.row_sum.double()[..., None], name_of(dtype)
+    )
     assert not close(told(dtype, lambda table: pack_table(table.roll(1, 1)), mask).p, want.p, dtype)
 
 
@@ -228,7 +293,11 @@ def test_what_is_not_finite_is_told_and_stays_in_its_row(dtype: torch.dtype) -> 
     got, right = told(dtype, pack_table, hidden=spoilt), told(dtype, pack_table, hidden=hidden)
     fine = torch.ones(2, 9, dtype=torch.bool)
     fine[0, 3] = False
-    assert got.entropy[0, 3].isnan() and torch.equal(got.entropy[fine], right.entropy[fine]) and torch.equal(got.p[fine], right.p[fine])
+    assert (
+        got.entropy[0, 3].isnan()
+        and torch.equal(got.entropy[fine], right.entropy[fine])
+        and torch.equal(got.p[fine], right.p[fine])
+    )
 
 
 @needed

@@ -26,7 +26,9 @@ def differing(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 @settings(max_examples=40)
-@given(st.lists(st.integers(1, 7), max_size=3), st.integers(1, 90), st.booleans(), st.sampled_from((1e-6, 0.3)))
+@given(
+    st.lists(st.integers(1, 7), max_size=3), st.integers(1, 90), st.booleans(), st.sampled_from((1e-6, 0.3))
+)
 def test_they_agree_for_any_shape(leading: list[int], width: int, weighted: bool, eps: float) -> None:
     x, weight = normal(*leading, width), normal(width, seed=1) if weighted else None
     assert_close(norm_triton.rms_norm(x, weight, eps), norm.rms_norm(x, weight, eps))
@@ -43,7 +45,9 @@ def test_a_strided_view_is_read_as_it_stands() -> None:
     x, residual = normal(2, 5, 3, 8).transpose(1, 2), normal(8, 6).T
     assert_close(norm_triton.rms_norm(x, None, 1e-6), norm.rms_norm(x, None, 1e-6))
     wide = normal(6, 16)[:, ::2]
-    assert_close(norm_triton.add_norm(residual, wide, normal(8), 1e-6), norm.add_norm(residual, wide, normal(8), 1e-6))
+    assert_close(
+        norm_triton.add_norm(residual, wide, normal(8), 1e-6), norm.add_norm(residual, wide, normal(8), 1e-6)
+    )
 
 
 @pytest.mark.parametrize("dtype", ROUNDED)
@@ -54,7 +58,9 @@ def test_what_is_rounded_is_rounded_at_the_same_places(dtype: torch.dtype) -> No
     assert differing(norm_triton.rms_norm(x, weight, 1e-6), want) < 0.01
     assert differing(norm_triton.add_norm(residual, x, weight, 1e-6), sums) < 0.01
     late = norm.rms_norm(x, None, 1e-6) * weight  # twin: the weight after rounding
-    once = (residual.float() + norm.rms_norm(x.float(), weight.float(), 1e-6)).to(dtype)  # twin: the branch not rounded
+    once = (residual.float() + norm.rms_norm(x.float(), weight.float(), 1e-6)).to(
+        dtype
+    )  # twin: the branch not rounded
     assert differing(late, want) > 0.05 and differing(once, sums) > 0.05
 
 
@@ -63,7 +69,9 @@ def test_squares_beyond_float16() -> None:
     assert torch.equal(norm_triton.rms_norm(x, None, 1e-6), torch.ones_like(x))
 
 
-@pytest.mark.parametrize("twin", ["eps outside the root", "sum for mean", "mean removed", "no weight", "residual inside"])
+@pytest.mark.parametrize(
+    "twin", ["eps outside the root", "sum for mean", "mean removed", "no weight", "residual inside"]
+)
 def test_twins_are_rejected(twin: str) -> None:
     x, residual, weight, eps = normal(6, 40) + 0.5, normal(6, 40, seed=1), normal(40), 0.3
     want, got = norm.rms_norm(x, weight, eps), norm_triton.rms_norm(x, weight, eps)

@@ -58,7 +58,9 @@ def test_rope_scores_depend_on_distance_alone() -> None:
     q, k = normal(1, 1, 1, 8), normal(1, 1, 1, 8)
 
     def score(at: int, distance: int) -> torch.Tensor:
-        tables = [rope_table(torch.tensor([[place]]), 1e4, 8, 8, 8, torch.float64) for place in (at, at + distance)]
+        tables = [
+            rope_table(torch.tensor([[place]]), 1e4, 8, 8, 8, torch.float64) for place in (at, at + distance)
+        ]
         return (rotate(q, *tables[0]) * rotate(k, *tables[1])).sum()
 
     assert score(3, 7) == pytest.approx(float(score(20, 7)), rel=1e-5)
@@ -75,7 +77,9 @@ def test_attention_against_a_loop() -> None:
             for row in range(3):
                 seen = [s for s in range(5) if visible[b, 0, row, s]]
                 scores = torch.stack([q[b, h, row] @ k[b, h // 3, s] for s in seen]).softmax(-1)
-                want[b, h, row] = sum(weight * v[b, h // 3, s] for weight, s in zip(scores, seen, strict=True))
+                want[b, h, row] = sum(
+                    weight * v[b, h // 3, s] for weight, s in zip(scores, seen, strict=True)
+                )
     assert_close(attention(q, k, v, visible), want, "float64")
     assert not is_close(attention(q, k, v), want, "float64")
     causal = attention(q, k[:, :, :3], v[:, :, :3], causal=True)
@@ -84,7 +88,9 @@ def test_attention_against_a_loop() -> None:
 
 @pytest.mark.parametrize("most", [1, 60, 61, 1 << 25])
 @pytest.mark.parametrize("shape", [(7, 9), (1, 9), (2, 1, 7, 9), None], ids=str)
-def test_scores_in_pieces_are_the_fused_kernel(most: int, shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_in_pieces_are_the_fused_kernel(
+    most: int, shape: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(op, "SCORES", most)
     q, k, v = normal(2, 6, 7, 4), normal(2, 3, 12, 4)[:, :, 3:], normal(2, 3, 9, 4)
     visible = None
@@ -93,12 +99,13 @@ def test_scores_in_pieces_are_the_fused_kernel(most: int, shape: tuple[int, ...]
         visible[..., 0] = True
     want = attention(q, k, v, visible)
     assert_close(scored(q, k, v, visible), want, "float64")
-    assert not is_close(scored(q, k.flip(1), v, visible), want, "float64")  # a twin whose heads see another group
+    assert not is_close(
+        scored(q, k.flip(1), v, visible), want, "float64"
+    )  # a twin whose heads see another group
     half = [tensor.bfloat16() for tensor in (q, k, v)]
     exact = scored(*(tensor.double() for tensor in half), visible)
     assert scored(*half, visible).dtype == torch.bfloat16
     assert_close(scored(*half, visible), exact, "bfloat16")
-
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,9 @@ def test_known_noise_and_uniforms() -> None:
     assert noise(seed, canvas, step, 6, 262144)[0].tolist() == [20129, 78207, 116484, 220220, 18059, 87636]
     for stream in (1, 2):
         bits = [plain_hash(3, 0, 1, place, stream) >> 9 for place in range(6)]
-        assert uniforms(seed, canvas, step, 6)[0, :, stream - 1].tolist() == [(bit + 0.5) / 2**23 for bit in bits]
+        assert uniforms(seed, canvas, step, 6)[0, :, stream - 1].tolist() == [
+            (bit + 0.5) / 2**23 for bit in bits
+        ]
 
 
 def test_a_row_does_not_know_its_batch() -> None:
@@ -64,7 +66,9 @@ def test_a_row_does_not_know_its_batch() -> None:
     assert torch.equal(wide[:, :8], together), "a narrower canvas has the same bits"
 
 
-@pytest.mark.parametrize(("bits", "want"), [(0, 2.0**-24), (2**32 - 1, 1 - 2.0**-24), (2**31, 0.5 + 2.0**-24)])
+@pytest.mark.parametrize(
+    ("bits", "want"), [(0, 2.0**-24), (2**32 - 1, 1 - 2.0**-24), (2**31, 0.5 + 2.0**-24)]
+)
 def test_uniforms_never_reach_their_ends(bits: int, want: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "counter_hash", lambda *words: torch.tensor([[bits]]))
     assert uniforms(column(0), column(0), column(0), 1).tolist() == [[[want, want]]] and 0 < want < 1
@@ -107,13 +111,19 @@ def test_neighbours_are_independent(axis: str) -> None:
 
 
 def test_the_two_uniforms_of_a_position_are_independent() -> None:
-    draws = (uniforms(torch.arange(1024), column(0).expand(1024), column(3).expand(1024), 64) * 16).long().view(-1, 2)
+    draws = (
+        (uniforms(torch.arange(1024), column(0).expand(1024), column(3).expand(1024), 64) * 16)
+        .long()
+        .view(-1, 2)
+    )
     pairs = torch.bincount(draws[:, 0] * 16 + draws[:, 1], minlength=256)
     assert chi_square(pairs, torch.full((256,), len(draws) / 256)) > 1e-4
 
 
 def test_a_twin_that_counts_up_is_rejected() -> None:
-    values = torch.arange(65537) * 0x9E3779B9 % 2**32 >> 28  # a Weyl sequence: uniform, and its neighbours are not
+    values = (
+        torch.arange(65537) * 0x9E3779B9 % 2**32 >> 28
+    )  # a Weyl sequence: uniform, and its neighbours are not
     assert chi_square(torch.bincount(values, minlength=16), torch.full((16,), len(values) / 16)) > 1e-4
     pairs = torch.bincount(values[:-1] * 16 + values[1:], minlength=256)
     assert chi_square(pairs, torch.full((256,), 256.0)) < 1e-9

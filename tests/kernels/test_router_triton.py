@@ -60,15 +60,21 @@ def test_scores_are_rounded_where_the_reference_rounds(dtype: torch.dtype) -> No
     best = chances.topk(top_k, dim=-1).values
     _, index = choose_experts(*given, EPS, top_k)
     whole = moe.router_probabilities(*(x.float() for x in given[:3]), EPS).topk(top_k, dim=-1).values
-    got, twin = (((one / best - 1).abs() > 1e-4).any(-1).float().mean() for one in (chances.gather(1, index), whole))
-    assert got < 0.1 and twin > 0.5  # rows: another order of sums may flip a last bit, no rounding shows in most
+    got, twin = (
+        ((one / best - 1).abs() > 1e-4).any(-1).float().mean() for one in (chances.gather(1, index), whole)
+    )
+    assert (
+        got < 0.1 and twin > 0.5
+    )  # rows: another order of sums may flip a last bit, no rounding shows in most
 
 
 def test_equal_chances_go_to_the_lower_expert() -> None:
     x, proj, scale, per_expert = case(experts=6)
     proj = proj[[0, 1, 0, 1, 0, 1]]
     _, index = choose_experts(x, proj, scale, per_expert, EPS, 4)
-    first = (moe.router_probabilities(x, proj, scale, EPS)[:, :2].diff() > 0).long()  # whether expert 1 is before 0
+    first = (
+        moe.router_probabilities(x, proj, scale, EPS)[:, :2].diff() > 0
+    ).long()  # whether expert 1 is before 0
     assert torch.equal(index, torch.cat((first, first + 2, first + 4, 1 - first), dim=1))
 
 
@@ -82,7 +88,9 @@ def test_a_row_without_numbers_stays_within_the_experts() -> None:
     assert torch.equal(weights[others], want[0][others]) and torch.equal(index[others], want[1][others])
 
 
-@pytest.mark.parametrize("twin", ["not renormalised", "no scale per expert", "another eps", "scale left out", "no root"])
+@pytest.mark.parametrize(
+    "twin", ["not renormalised", "no scale per expert", "another eps", "scale left out", "no root"]
+)
 def test_twins_are_rejected(twin: str) -> None:
     x, proj, scale, per_expert = case()
     weights, index = choose_experts(x, proj, scale, per_expert, EPS, 4)
@@ -120,7 +128,9 @@ def same(one: Routing, other: Routing) -> bool:
     rows=st.integers(1, 600), experts=st.integers(1, 21), top_k=st.integers(1, 8), block=st.sampled_from((1, 16, 64)),
     favourites=st.integers(1, 21), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_the_routing_is_a_stable_sort(rows: int, experts: int, top_k: int, block: int, favourites: int, seed: int) -> None:
+def test_the_routing_is_a_stable_sort(
+    rows: int, experts: int, top_k: int, block: int, favourites: int, seed: int
+) -> None:
     make = torch.Generator(DEVICE).manual_seed(seed)
     chosen = torch.randperm(experts, generator=make)[: min(favourites, experts)]
     index = chosen[torch.randint(len(chosen), (rows, top_k), generator=make)]
@@ -140,7 +150,9 @@ def test_the_comparison_sees_an_unstable_order_and_a_wrong_block() -> None:
     swapped = routing.order.clone()
     swapped[:2] = swapped[:2].flip(0)
     assert same(routing, want)
-    assert not same(routing._replace(order=swapped), want) and not same(routing._replace(last=routing.last + 1), want)
+    assert not same(routing._replace(order=swapped), want) and not same(
+        routing._replace(last=routing.last + 1), want
+    )
 
 
 def test_the_public_function_asks_for_this_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,10 @@ def test_samples_follow_the_distribution() -> None:
 
 def test_statistics_are_those_of_the_softmax() -> None:
     draw = torch.Generator().manual_seed(1)
-    hidden, embedding = torch.randn(2, 3, 8, generator=draw).double(), torch.randn(200, 8, generator=draw).double()
+    hidden, embedding = (
+        torch.randn(2, 3, 8, generator=draw).double(),
+        torch.randn(200, 8, generator=draw).double(),
+    )
     inverse = torch.tensor([2.0, 0.5], dtype=torch.float64)
     half = torch.full((2, 3, 2), 0.5)
     stats = head(hidden, embedding, 5.0, inverse, half)

@@ -12,7 +12,9 @@ from dgemma.kernels.vocab import CanvasStats  # noqa: E402
 from tests.helpers import DEVICE, is_close  # noqa: E402
 
 CAP = 30.0
-pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow|All-NaN)")  # numpy's, of masked lanes
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:(invalid value|divide by zero|overflow|All-NaN)"
+)  # numpy's, of masked lanes
 
 
 def both(
@@ -65,7 +67,9 @@ def test_what_is_not_finite_is_seen() -> None:
     make = torch.Generator(DEVICE).manual_seed(0)
     hidden, table = torch.randn(1, 4, 32, generator=make), torch.randn(200, 32, generator=make)
     hidden[0, 2, 5] = float("nan")
-    stats = CanvasStats(*vocab_triton.head(hidden, table, CAP, torch.ones(1).double(), torch.full((1, 4, 2), 0.5)))
+    stats = CanvasStats(
+        *vocab_triton.head(hidden, table, CAP, torch.ones(1).double(), torch.full((1, 4, 2), 0.5))
+    )
     assert stats.entropy.isfinite().tolist() == [[True, True, False, True]]
     assert (stats.argmax < 200).all() and (stats.sample < 200).all() and (stats.sample >= 0).all()
 

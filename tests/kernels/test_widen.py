@@ -42,7 +42,9 @@ def test_twin_summed_in_16_bits() -> None:
         rounded += widen.product(x[:, start : start + 64], weight[:, start : start + 64].contiguous())
     limits = {"rtol": 2**-8, "atol": 2**-8 * 64}
     torch.testing.assert_close(widen.product(x, weight), exact(x, weight), **limits)
-    assert (rounded - exact(x, weight)).abs().max() > 2 * (widen.product(x, weight) - exact(x, weight)).abs().max()
+    assert (rounded - exact(x, weight)).abs().max() > 2 * (
+        widen.product(x, weight) - exact(x, weight)
+    ).abs().max()
 
 
 def test_memory_that_is_given_is_written() -> None:

@@ -26,7 +26,11 @@ def may_see(config: ModelConfig, layer: LayerConfig, length: int, width: int) ->
 
 
 def run(
-    config: ModelConfig, weights: dict[str, Array], prompt: list[int], canvas: list[int], chances: Array | None = None
+    config: ModelConfig,
+    weights: dict[str, Array],
+    prompt: list[int],
+    canvas: list[int],
+    chances: Array | None = None,
 ) -> Array:
     """Soft-capped logits of all tokens [L + C, V]; chances [C, V]: what the last step believed, or None."""
     embedding, scale = weights["embed.weight"], np.sqrt(config.hidden_size)
@@ -39,7 +43,11 @@ def run(
     x[length:] = norm(config, x[length:])
     encoding = np.arange(len(x)) < length
     for number, layer in enumerate(config.layers):
-        own = {name.removeprefix(f"layers.{number}."): w for name, w in weights.items() if f"layers.{number}." in name}
+        own = {
+            name.removeprefix(f"layers.{number}."): w
+            for name, w in weights.items()
+            if f"layers.{number}." in name
+        }
         x = block(config, layer, own, x, may_see(config, layer, length, len(canvas)), encoding)
     logits = norm(config, x, weights["norm.weight"]) @ embedding.T
     return config.final_logit_softcapping * np.tanh(logits / config.final_logit_softcapping)
@@ -79,10 +87,14 @@ def turn(layer: LayerConfig, x: Array) -> Array:
     """Rope; the angle is made in float32, as the checkpoint was trained."""
     half = layer.head_dim // 2
     pairs = np.arange(half, dtype=np.float32)
-    frequency = np.float32(layer.rope_theta) ** (-2 * pairs / layer.rope_divisor) * (pairs < layer.rotary_dims // 2)
+    frequency = np.float32(layer.rope_theta) ** (-2 * pairs / layer.rope_divisor) * (
+        pairs < layer.rotary_dims // 2
+    )
     angle = (np.arange(len(x), dtype=np.float32)[:, None] * frequency.astype(np.float32))[:, None]
     low, high = x[..., :half], x[..., half:]
-    return np.concatenate((low * np.cos(angle) - high * np.sin(angle), high * np.cos(angle) + low * np.sin(angle)), -1)
+    return np.concatenate(
+        (low * np.cos(angle) - high * np.sin(angle), high * np.cos(angle) + low * np.sin(angle)), -1
+    )
 
 
 def experts(config: ModelConfig, own: dict[str, Array], raw: Array, x: Array) -> Array:

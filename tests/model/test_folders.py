@@ -120,7 +120,13 @@ def test_a_second_copy_of_a_shared_tensor_is_taken_where_it_is_equal(tmp_path: P
 def test_our_folder_comes_back_bit_for_bit(tmp_path: Path) -> None:
     model = lively_model(tiny_config(), dtype="bfloat16")
     denoise = DenoiseConfig(max_denoising_steps=9, eos_token_id=(3,), entropy_bound=0.5)
-    save(tmp_path / "ours", model.config, denoise, model.state_dict().items(), json.dumps(byte_tokenizer_json()))
+    save(
+        tmp_path / "ours",
+        model.config,
+        denoise,
+        model.state_dict().items(),
+        json.dumps(byte_tokenizer_json()),
+    )
     again, notes = loaded(tmp_path / "ours", torch.bfloat16)
     assert again.config == model.config and len(notes) == 1
     assert DenoiseConfig.from_file(tmp_path / "ours" / "generation_config.json") == denoise

@@ -44,7 +44,9 @@ def differences(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     for number, canvas in enumerate(world.canvases):
         first, second = want[2 * number], want[2 * number + 1]
         pairs.append((worlds.logits(world, kv, canvas), first))
-        pairs.append((worlds.logits(world, kv, canvas, worlds.conditioned(world, first / TEMPERATURE)), second))
+        pairs.append(
+            (worlds.logits(world, kv, canvas, worlds.conditioned(world, first / TEMPERATURE)), second)
+        )
         with torch.no_grad():
             world.model.encode(canvas, kv)
     return pairs
@@ -66,7 +68,9 @@ def test_tokens_equal_the_stored_ones(path: Path) -> None:
         )
         for row, prompt in enumerate(world.prompts)
     ]  # fmt: skip
-    assert [result.token_ids for result in results(run(world.model, requests), len(requests))] == told["tokens"].tolist()
+    assert [result.token_ids for result in results(run(world.model, requests), len(requests))] == told[
+        "tokens"
+    ].tolist()
 
 
 @pytest.mark.parametrize("break_it", TWINS, ids=lambda twin: twin.__name__)

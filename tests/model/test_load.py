@@ -25,7 +25,9 @@ from tests.helpers import tiny_checkpoint
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped checkpoint with experts in INT4."""
     folder = tmp_path_factory.mktemp("few") / "int4"
-    done = CliRunner().invoke(app, ["quantize", "(embedded)", str(folder), "--format", "int4", "--no-compare"])
+    done = CliRunner().invoke(
+        app, ["quantize", "(embedded)", str(folder), "--format", "int4", "--no-compare"]
+    )
     assert done.exit_code == 0, done.output
     return folder
 
@@ -64,15 +66,25 @@ def test_layers_that_stream_give_the_same_text(kind: str, dtype: str, few: Path)
     tight = dgemma.load(folder, "cpu", dtype, memory=int(0.95 * most))
     assert tight.net.layers.arrivals is not None and any("layers are read" in note for note in tight.notes)
     assert text(tight) == want
-    assert all(torch.equal(one, other) for one, other in zip(two_steps(tight), two_steps(resident), strict=True))
-    assert tight.engine.slots.budget < enough.engine.slots.budget * 1.3  # what the embedding's copies leave is theirs
+    assert all(
+        torch.equal(one, other) for one, other in zip(two_steps(tight), two_steps(resident), strict=True)
+    )
+    assert (
+        tight.engine.slots.budget < enough.engine.slots.budget * 1.3
+    )  # what the embedding's copies leave is theirs
 
 
 def test_a_model_in_few_bits_has_the_copies_that_were_planned(few: Path) -> None:
     """Counted by what the config says: of a model in few bits a large part are no parameters."""
     model = dgemma.load(few, "cpu", "bfloat16")
-    plan = placement(model.config, "bfloat16", "cpu", 10**12, formats=source(few).layout(model.config).formats).plan
-    held = {id(part): bytes_of(part) for part in (*model.net.packed[0], model.net.packed[1])} if model.net.packed else {}
+    plan = placement(
+        model.config, "bfloat16", "cpu", 10**12, formats=source(few).layout(model.config).formats
+    ).plan
+    held = (
+        {id(part): bytes_of(part) for part in (*model.net.packed[0], model.net.packed[1])}
+        if model.net.packed
+        else {}
+    )
     assert sum(held.values()) == plan.packed
 
 
@@ -86,7 +98,9 @@ def test_a_start_does_not_load_torchs_compiler() -> None:
     assert told.stdout.strip() == "[]"
 
 
-def test_a_fault_of_the_text_is_told_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_the_text_is_told_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
     (folder / "tokenizer.json").write_text("{")
     monkeypatch.setattr("dgemma.api.load_model", lambda *_, **__: pytest.fail("weights were read"))
@@ -100,7 +114,9 @@ def test_too_little_memory_is_refused_with_the_numbers(few: Path) -> None:
     with pytest.raises(UsageError, match="memory is 'much'"):
         dgemma.load(few, "cpu", memory="much")
     with pytest.raises(ResourceError, match="the model needs"):  # nothing streams that is to be trained
-        dgemma.load(EMBEDDED, "cpu", "bfloat16", memory=int(0.95 * whole(EMBEDDED, "bfloat16")), trainable=True)
+        dgemma.load(
+            EMBEDDED, "cpu", "bfloat16", memory=int(0.95 * whole(EMBEDDED, "bfloat16")), trainable=True
+        )
 
 
 def test_a_damaged_file_is_refused_when_it_is_mapped(few: Path, tmp_path: Path) -> None:
@@ -112,7 +128,9 @@ def test_a_damaged_file_is_refused_when_it_is_mapped(few: Path, tmp_path: Path) 
     layout = found.layout(found.config())
     bad = layout.text["layers.3.experts.down_proj"].matrices[5]["weight_scale"]
     raw = bytearray(bad.file.read_bytes())
-    raw[bad.offset : bad.offset + 2] = torch.tensor([float("inf")], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    raw[bad.offset : bad.offset + 2] = (
+        torch.tensor([float("inf")], dtype=torch.bfloat16).view(torch.uint8).numpy().tobytes()
+    )
     bad.file.write_bytes(raw)
     with pytest.raises(dgemma.errors.CheckpointError, match="layers.3.experts.5.down_proj.* is damaged"):
         dgemma.load(copy, "cpu", "bfloat16", memory=int(0.9 * whole(copy, "bfloat16")))

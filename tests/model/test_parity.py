@@ -90,7 +90,10 @@ def _strayed(number: int) -> tuple[list[float], list[float]]:
     wide.model.load_state_dict(weights)
     truth, theirs = answers_of(wide), answers_of(narrow)
     mine = ours(narrow, [truth[0] / TEMPERATURE, truth[2] / TEMPERATURE])
-    return tuple([closeness(got, want)[1] for got, want in zip(answers, truth, strict=True)] for answers in (mine, theirs))
+    return tuple(
+        [closeness(got, want)[1] for got, want in zip(answers, truth, strict=True)]
+        for answers in (mine, theirs)
+    )
 
 
 def test_the_drawn_worlds_cover_what_matters() -> None:
@@ -107,7 +110,9 @@ def test_the_drawn_worlds_cover_what_matters() -> None:
     for number, world in enumerate(drawn):
         _, want = reference(number)
         entropies = [torch.distributions.Categorical(logits=answer).entropy().mean() for answer in want]
-        assert max(entropies) < 0.75 * math.log(world.config.vocab_size), "outputs are too near to uniform to mean much"
+        assert max(entropies) < 0.75 * math.log(world.config.vocab_size), (
+            "outputs are too near to uniform to mean much"
+        )
         assert closeness(want[0], want[1])[0] > 0.01, "self-conditioning must matter"
         for layer in world.model.layers:
             assert not torch.equal(layer.layer_scalar, layer.encoder_layer_scalar)

@@ -49,7 +49,9 @@ def logits(model: DiffusionGemma, kv: list[KVCache], canvas: list[list[int]], pr
     return soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
 
 
-def naively(model: DiffusionGemma, prompt: list[int], canvas: list[int], chances: Tensor | None = None) -> Tensor:
+def naively(
+    model: DiffusionGemma, prompt: list[int], canvas: list[int], chances: Tensor | None = None
+) -> Tensor:
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     told = naive.run(model.config, weights, prompt, canvas, None if chances is None else chances.numpy())
     return torch.from_numpy(told)
@@ -61,7 +63,9 @@ def test_encode_and_denoise_are_one_masked_pass(layers: str, window: int) -> Non
     model = model_of(layers, window)
     for length in (1, 4, 5, 6, 17):
         prompt, canvas = ids(length), ids(WIDTH, 9)
-        chances = torch.rand(WIDTH, 48, generator=torch.Generator().manual_seed(length), dtype=torch.float64) ** 8
+        chances = (
+            torch.rand(WIDTH, 48, generator=torch.Generator().manual_seed(length), dtype=torch.float64) ** 8
+        )
         row_sum = chances.sum(-1)
         want = naively(model, prompt, canvas, chances / row_sum[:, None])
         kv = [model.new_cache()]
@@ -70,7 +74,9 @@ def test_encode_and_denoise_are_one_masked_pass(layers: str, window: int) -> Non
         clean = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)[0]
         # rope angles are float32 on both sides, and numpy's and torch's differ in their last bits
         assert closeness(clean, want[:length])[0] < 1e-5
-        assert closeness(logits(model, kv, [canvas], (chances[None], row_sum[None]))[0], want[length:])[0] < 1e-5
+        assert (
+            closeness(logits(model, kv, [canvas], (chances[None], row_sum[None]))[0], want[length:])[0] < 1e-5
+        )
         assert closeness(logits(model, kv, [canvas])[0], naively(model, prompt, canvas)[length:])[0] < 1e-5
 
 
@@ -80,7 +86,9 @@ def test_a_masked_pass_with_another_window_is_rejected(rule: str, monkeypatch: p
 
     def wrong(config, layer, length, width):
         if rule == "one key more":
-            return right(dataclasses.replace(config, sliding_window=config.sliding_window + 1), layer, length, width)
+            return right(
+                dataclasses.replace(config, sliding_window=config.sliding_window + 1), layer, length, width
+            )
         sees = right(config, layer, length, width)
         for row in range(length, length + width) if layer.is_sliding else ():
             sees[row, :length] &= [row - key < config.sliding_window for key in range(length)]
@@ -167,7 +175,9 @@ def test_a_needle_is_seen_through_exactly_the_window(window: int, chunk: int) ->
         needle = list(prompt)
         needle[place] = (needle[place] + 1) % 48
         seen = closeness(answer(needle), plain)[0]
-        assert (seen > 1e-6) == (place >= length - (window - 1)), f"token {place} of {length}, window {window}"
+        assert (seen > 1e-6) == (place >= length - (window - 1)), (
+            f"token {place} of {length}, window {window}"
+        )
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 6, 20])

@@ -44,7 +44,9 @@ PROMPT = [2, *range(300, 4000, 150)]  # for the shipped model, whose numbers nee
 
 
 def config():
-    return tiny_config(hidden_size=64, moe_intermediate_size=32, intermediate_size=64, head_dim=16, global_head_dim=32)
+    return tiny_config(
+        hidden_size=64, moe_intermediate_size=32, intermediate_size=64, head_dim=16, global_head_dim=32
+    )
 
 
 def pair(mix: str, dtype: str = "float64") -> tuple[DiffusionGemma, DiffusionGemma]:
@@ -67,14 +69,18 @@ def rounded(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionGe
 def hidden(model: DiffusionGemma) -> torch.Tensor:
     cache = model.new_cache()
     model.encode(torch.arange(3, 12)[None], [cache])
-    previous = torch.rand(1, 6, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(model.dtype)
+    previous = torch.rand(1, 6, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(
+        model.dtype
+    )
     return model.denoise(torch.arange(20, 26)[None], [cache], (previous, previous.double().sum(-1)))
 
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_pass_is_that_of_the_dequantised_model(mix: str) -> None:
     few, plain = pair(mix)
-    assert any(isinstance(getattr(module, "gate_up_proj", None), QuantTensor) for module in few.modules()) == ("experts" in MIXES[mix])
+    assert any(
+        isinstance(getattr(module, "gate_up_proj", None), QuantTensor) for module in few.modules()
+    ) == ("experts" in MIXES[mix])
     assert_close(hidden(few), hidden(plain), "float64")
     assert not is_close(hidden(few), hidden(lively_model(config(), dtype="float64")), "float64")
 
@@ -88,14 +94,18 @@ def three_passes(model: DiffusionGemma, believed: torch.Tensor | None = None) ->
 
     believed: the first step's logits of another model, which the second step then starts from.
     """
-    canvas = torch.randint(model.config.vocab_size, (1, model.config.canvas_length), generator=torch.Generator().manual_seed(0))
+    canvas = torch.randint(
+        model.config.vocab_size, (1, model.config.canvas_length), generator=torch.Generator().manual_seed(0)
+    )
     cache = model.new_cache()
     softcap = model.config.final_logit_softcapping
     encoded = soft_capped_logits(model.encode(torch.tensor([PROMPT]), [cache])[0], model.table, softcap)
     first = soft_capped_logits(model.denoise(canvas, [cache])[0], model.table, softcap)
     p = (believed if believed is not None else first).softmax(-1)[None]
     canvas[:, ::2] = p.argmax(-1)[:, ::2]
-    second = soft_capped_logits(model.denoise(canvas, [cache], (p.to(model.dtype), p.double().sum(-1)))[0], model.table, softcap)
+    second = soft_capped_logits(
+        model.denoise(canvas, [cache], (p.to(model.dtype), p.double().sum(-1)))[0], model.table, softcap
+    )
     return [encoded, first, second]
 
 
@@ -115,13 +125,20 @@ def test_the_shipped_model_in_few_bits_is_its_dequantised_self(mix: str, dtype: 
 def test_a_run_gives_the_dequantised_models_tokens(mix: str) -> None:
     few, plain = pair(mix)
     requests = [
-        Request(tuple(range(3, 3 + length)), 12, seed, DenoiseConfig(max_denoising_steps=4, eos_token_id=None))
+        Request(
+            tuple(range(3, 3 + length)), 12, seed, DenoiseConfig(max_denoising_steps=4, eos_token_id=None)
+        )
         for seed, length in enumerate((5, 9))
     ]
-    got, want = ([result.token_ids for result in results(Engine(model).run(requests), 2)] for model in (few, plain))
+    got, want = (
+        [result.token_ids for result in results(Engine(model).run(requests), 2)] for model in (few, plain)
+    )
     assert got == want
     assert got[0] == results(run(few, requests[:1]), 1)[0].token_ids  # the plain loop
-    assert got != [result.token_ids for result in results(Engine(lively_model(config(), seed=1, dtype="float64")).run(requests), 2)]
+    assert got != [
+        result.token_ids
+        for result in results(Engine(lively_model(config(), seed=1, dtype="float64")).run(requests), 2)
+    ]
 
 
 def test_rounded_activations_are_declared_by_the_weight() -> None:
@@ -138,5 +155,7 @@ def test_rounded_activations_are_declared_by_the_weight() -> None:
 
 def test_parameters_in_few_bits_are_none_any_more() -> None:
     few, plain = pair("fp8")
-    assert sum(parameter.numel() for parameter in few.parameters()) < sum(parameter.numel() for parameter in plain.parameters())
+    assert sum(parameter.numel() for parameter in few.parameters()) < sum(
+        parameter.numel() for parameter in plain.parameters()
+    )
     assert build(config()).device.type == "meta" and few.device.type == "cpu" and few.dtype == torch.float64

@@ -51,7 +51,12 @@ class Early(Late):
 
 def model(few: bool) -> DiffusionGemma:
     config = tiny_config(
-        "SSFSSF", hidden_size=64, moe_intermediate_size=32, intermediate_size=64, head_dim=16, global_head_dim=32
+        "SSFSSF",
+        hidden_size=64,
+        moe_intermediate_size=32,
+        intermediate_size=64,
+        head_dim=16,
+        global_head_dim=32,
     )
     made = lively_model(config, dtype="float64")
     formats = {"experts": Format("int4", 32), "attention": Format("fp8")} if few else {}
@@ -86,7 +91,9 @@ def test_only_the_buffers_are_on_the_device() -> None:
     whole = sum(part.nbytes for part in _parts(made.layers))
     carried = Carried(made.layers, spread(6, 6), CPU, Late())
     homes = {part.untyped_storage().data_ptr() for part in _parts(made.layers)}
-    assert homes == {buffer.untyped_storage().data_ptr() for buffer in carried.buffers} and len(homes) == BUFFERS
+    assert (
+        homes == {buffer.untyped_storage().data_ptr() for buffer in carried.buffers} and len(homes) == BUFFERS
+    )
     assert whole <= sum(map(len, carried.host)) <= whole + 256 * len(list(_parts(made.layers)))
 
 

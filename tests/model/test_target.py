@@ -37,14 +37,18 @@ def layout() -> Any:
     return found.inspect(found.config())
 
 
-def test_a_card_without_room_is_refused_before_anything_is_read(card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_without_room_is_refused_before_anything_is_read(
+    card: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dgemma.api.load_model", lambda *_, **__: pytest.fail("weights were read"))
     card(GIB + 2_000_000)
     with pytest.raises(ResourceError, match="the model needs .* of weights.* the card has 1.08 GB"):
         dgemma.load()
 
 
-def test_what_does_not_fit_a_card_streams_without_being_asked(card: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_a_card_streams_without_being_asked(
+    card: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded: list[Any] = []
 
     def load_model(*arguments: Any, **_: Any) -> None:

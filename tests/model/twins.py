@@ -16,7 +16,9 @@ from tests.model import worlds
 def wrong_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass sees one cached token less through its window than it should."""
     first = dgemma.model.passes.Pass._first
-    monkeypatch.setattr(dgemma.model.passes.Pass, "_first", lambda self, start: min(first(self, start) + 1, start))
+    monkeypatch.setattr(
+        dgemma.model.passes.Pass, "_first", lambda self, start: min(first(self, start) + 1, start)
+    )
 
 
 def window_per_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,13 +62,17 @@ def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = dgemma.model.layers.Layer
     forward = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False))
+    monkeypatch.setattr(
+        layer, "forward", lambda self, x, rope, attend, encoding: forward(self, x, rope, attend, False)
+    )
 
 
 def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     choose = dgemma.kernels.moe.choose
     monkeypatch.setattr(
-        dgemma.kernels.moe, "choose", lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k)
+        dgemma.kernels.moe,
+        "choose",
+        lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k),
     )
 
 

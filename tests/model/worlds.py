@@ -66,7 +66,11 @@ def raw_of(number: int) -> dict[str, Any]:
         partial = draw.choice((0.25, 0.5, 0.75, 1.0))
         text["rope_parameters"] = {
             "sliding_attention": {"rope_type": "default", "rope_theta": draw.choice((100.0, 10_000.0))},
-            "full_attention": {"rope_type": "proportional", "rope_theta": 5e4, "partial_rotary_factor": partial},
+            "full_attention": {
+                "rope_type": "proportional",
+                "rope_theta": 5e4,
+                "partial_rotary_factor": partial,
+            },
         }
     return raw
 

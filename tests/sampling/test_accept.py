@@ -22,13 +22,19 @@ def rows(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     entropy = [draw(st.lists(nats, min_size=width, max_size=width)) for _ in range(batch)]
     free = [draw(st.lists(st.booleans(), min_size=width, max_size=width)) for _ in range(batch)]
     bounds = [draw(st.sampled_from((0.0, 0.1, 1.0, 5.0, 1e9))) for _ in range(batch)]
-    return torch.tensor(entropy, dtype=torch.float64), torch.tensor(bounds, dtype=torch.float64), torch.tensor(free)
+    return (
+        torch.tensor(entropy, dtype=torch.float64),
+        torch.tensor(bounds, dtype=torch.float64),
+        torch.tensor(free),
+    )
 
 
 def chosen_by_hand(entropy: list[float], bound: float, free: list[bool]) -> list[bool]:
     """Walk the free positions from the surest; stop where those before already exceed the bound."""
     accepted, spent = [False] * len(entropy), 0.0
-    for place in sorted((place for place in range(len(entropy)) if free[place]), key=lambda place: entropy[place]):
+    for place in sorted(
+        (place for place in range(len(entropy)) if free[place]), key=lambda place: entropy[place]
+    ):
         if spent > bound:
             break
         accepted[place] = True
@@ -75,7 +81,9 @@ def test_numbers_that_are_not_finite_are_never_accepted() -> None:
 
 def test_pins_hold_their_tokens() -> None:
     canvas, pins = torch.tensor([[1, 2, 3]]), torch.tensor([[FREE, 0, 9]])
-    assert hold(canvas, pins).tolist() == [[1, 0, 9]] and hold(canvas, torch.full((1, 3), FREE)).tolist() == [[1, 2, 3]]
+    assert hold(canvas, pins).tolist() == [[1, 0, 9]] and hold(canvas, torch.full((1, 3), FREE)).tolist() == [
+        [1, 2, 3]
+    ]
 
 
 def schedule(steps: int, t_min: float, t_max: float) -> list[float]:
@@ -95,7 +103,9 @@ def test_the_published_schedule() -> None:
     assert (made[0], made[24], made[47]) == pytest.approx((0.8, 0.6, 0.4 + 0.4 / 48))
 
 
-def stops_after(canvases: list[list[int]], threshold: int, entropy: float = 0.0, free: list[bool] | None = None) -> int:
+def stops_after(
+    canvases: list[list[int]], threshold: int, entropy: float = 0.0, free: list[bool] | None = None
+) -> int:
     """How many steps a canvas takes whose argmax goes through `canvases`; 0 where it never stands."""
     mask = torch.tensor([free or [True] * len(canvases[0])])
     last, unchanged = torch.full((1, len(canvases[0])), -1), torch.tensor([0])
@@ -122,12 +132,18 @@ def stops_after(canvases: list[list[int]], threshold: int, entropy: float = 0.0,
         (3, [[7, 7]] * 4, 4),
     ],
 )
-def test_a_threshold_of_k_needs_k_plus_1_canvases(threshold: int, canvases: list[list[int]], steps: int) -> None:
+def test_a_threshold_of_k_needs_k_plus_1_canvases(
+    threshold: int, canvases: list[list[int]], steps: int
+) -> None:
     assert stops_after(canvases, threshold) == steps
-    assert stops_after(canvases, threshold, entropy=0.5) == 0, "confidence is asked for as well, strictly below"
+    assert stops_after(canvases, threshold, entropy=0.5) == 0, (
+        "confidence is asked for as well, strictly below"
+    )
 
 
-def looked_at(argmax: list[int], last: list[int], ends: list[int], free: list[bool] | None = None) -> list[bool]:
+def looked_at(
+    argmax: list[int], last: list[int], ends: list[int], free: list[bool] | None = None
+) -> list[bool]:
     mask = torch.tensor([free or [True] * len(argmax)])
     return counted(torch.tensor([argmax]), torch.tensor([last]), mask, torch.tensor([ends])).tolist()[0]
 
@@ -135,7 +151,9 @@ def looked_at(argmax: list[int], last: list[int], ends: list[int], free: list[bo
 def test_what_follows_a_stable_end_does_not_count() -> None:
     yes, no = True, False
     assert looked_at([5, 9, 3, 9, 4], [6, 9, 1, 2, 4], [8, 9, -1]) == [yes, yes, no, no, no]
-    assert looked_at([5, 9, 3, 9, 4], [5, 8, 3, 9, 4], [8, 9, -1]) == [yes] * 5, "another end than in the last draft"
+    assert looked_at([5, 9, 3, 9, 4], [5, 8, 3, 9, 4], [8, 9, -1]) == [yes] * 5, (
+        "another end than in the last draft"
+    )
     assert looked_at([5, 9, 3], [-1, -1, -1], [9, -1]) == [yes] * 3, "a first step"
     assert looked_at([5, 9, 3], [5, 9, 3], [-1, -1]) == looked_at([5, 9, 3], [5, 9, 3], [4, 3]) == [yes] * 3
     assert looked_at([9, 7, 7], [9, 7, 7], [9]) == [yes, no, no]

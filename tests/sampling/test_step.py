@@ -68,7 +68,9 @@ def test_a_step_holds_its_promises(batch: tuple[CanvasState, int]) -> None:
         fresh = noise(state.settings.seed, state.number, before.step + 1, WIDTH, VOCABULARY)
         for row in range(len(state.step)):
             if before.done[row]:
-                assert all(torch.equal(old[row], new[row]) for old, new in zip(before[:-1], state[:-1], strict=True))
+                assert all(
+                    torch.equal(old[row], new[row]) for old, new in zip(before[:-1], state[:-1], strict=True)
+                )
                 continue
             assert state.step[row] == before.step[row] + 1
             taken, left = state.accepted[row], ~state.accepted[row] & ~pinned[row]
@@ -116,25 +118,39 @@ def test_the_temperature_falls_with_the_steps() -> None:
     state = one_state()
     assert_close(inverse_temperature(state), torch.tensor([1 / 0.8], dtype=torch.float64), "float64")
     last = state._replace(step=torch.tensor([47]))
-    assert_close(inverse_temperature(last), 1 / torch.tensor([0.4 + 0.4 / 48], dtype=torch.float64), "float64")
+    assert_close(
+        inverse_temperature(last), 1 / torch.tensor([0.4 + 0.4 / 48], dtype=torch.float64), "float64"
+    )
 
 
 def test_every_step_and_canvas_draws_anew() -> None:
     state = one_state()
-    seen = [draws(state._replace(step=torch.tensor([s]), number=torch.tensor([n]))) for s in range(3) for n in range(3)]
+    seen = [
+        draws(state._replace(step=torch.tensor([s]), number=torch.tensor([n])))
+        for s in range(3)
+        for n in range(3)
+    ]
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
 def steps_taken(config: DenoiseConfig, drafts: list[list[int]], entropy: list[list[float]]) -> int:
     """Steps until a canvas stands that is shown these drafts, sure to so many nats each."""
-    state = begin(Settings.of([config], [0], CPU), torch.tensor([0]), torch.zeros(1, len(drafts[0]), dtype=torch.int64))
+    state = begin(
+        Settings.of([config], [0], CPU), torch.tensor([0]), torch.zeros(1, len(drafts[0]), dtype=torch.int64)
+    )
     for draft, nats in zip(drafts, entropy, strict=True):
         ids = torch.tensor([draft])
         state = step(CanvasStats(ids, ids, torch.tensor([nats]), None, None), state, VOCABULARY)
     return int(state.step)
 
 
-ENDED = [[5, 9, 1], [5, 9, 2], [5, 9, 3], [5, 9, 3], [5, 9, 3]]  # 9 ends the answer; what follows settles two steps later
+ENDED = [
+    [5, 9, 1],
+    [5, 9, 2],
+    [5, 9, 3],
+    [5, 9, 3],
+    [5, 9, 3],
+]  # 9 ends the answer; what follows settles two steps later
 
 
 def test_what_moves_behind_the_end_keeps_no_canvas_from_standing_where_that_is_asked_for() -> None:
@@ -146,16 +162,22 @@ def test_what_moves_behind_the_end_keeps_no_canvas_from_standing_where_that_is_a
     assert [steps_taken(early.replace(eos_token_id=other), ENDED, calm) for other in ((8,), None)] == [4, 4]
     text_moves = [[1, 9, 3], [2, 9, 3], [5, 9, 3], [5, 9, 3], [5, 9, 3]]
     assert steps_taken(early, text_moves, calm) == steps_taken(usual, text_moves, calm) == 4
-    sure_behind = [[0.9, 0.1, 0.0]] * 5  # a mean of 0.33 over all three: leaving the last out would never let it stand
+    sure_behind = [
+        [0.9, 0.1, 0.0]
+    ] * 5  # a mean of 0.33 over all three: leaving the last out would never let it stand
     assert steps_taken(early, ENDED, sure_behind) == 2
 
 
 def test_a_twin_that_lets_a_fresh_end_count_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    early = DenoiseConfig(eos_token_id=(9,), confidence_threshold=0.5, stability_threshold=0, ignore_after_end=True)
+    early = DenoiseConfig(
+        eos_token_id=(9,), confidence_threshold=0.5, stability_threshold=0, ignore_after_end=True
+    )
     nats = [[0.1, 0.1, 2.0]] * 5
     assert steps_taken(early, ENDED, nats) == 2
     right = dgemma.sampling.step.counted
-    monkeypatch.setattr(dgemma.sampling.step, "counted", lambda argmax, last, *rest: right(argmax, argmax, *rest))
+    monkeypatch.setattr(
+        dgemma.sampling.step, "counted", lambda argmax, last, *rest: right(argmax, argmax, *rest)
+    )
     assert steps_taken(early, ENDED, nats) != 2
 
 
@@ -166,4 +188,6 @@ def test_a_twin_that_lets_a_fresh_end_count_is_rejected(monkeypatch: pytest.Monk
 )  # fmt: skip
 def test_it_never_takes_a_step_more(drafts: list[list[int]], entropy: list[list[float]], stable: int) -> None:
     usual = DenoiseConfig(eos_token_id=(0, 1), confidence_threshold=1.0, stability_threshold=stable)
-    assert steps_taken(usual.replace(ignore_after_end=True), drafts, entropy) <= steps_taken(usual, drafts, entropy)
+    assert steps_taken(usual.replace(ignore_after_end=True), drafts, entropy) <= steps_taken(
+        usual, drafts, entropy
+    )

@@ -63,26 +63,54 @@ def test_everything_works_with_the_network_cut_off(folder: Path) -> None:
     if not shutil.which("unshare") or subprocess.run([*CUT_OFF, "true"], capture_output=True).returncode:
         pytest.skip("there are no user namespaces here")
     inside = LOOPBACK + ASK
-    found = subprocess.run([*CUT_OFF, sys.executable, "-c", inside, str(folder), SERVE], capture_output=True, text=True, timeout=120)
+    found = subprocess.run(
+        [*CUT_OFF, sys.executable, "-c", inside, str(folder), SERVE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert found.returncode == 0, found.stderr
     told = json.loads(found.stdout)
     assert told.pop("code") == 0 and "unreachable" in told.pop("elsewhere")
     assert len(told) > 20 and all(status == 200 and size for status, size in told.values()), told
     for command in (["run", "abc", "--max-tokens", "4"], ["doctor"]):
         model = [str(folder)] if command == ["doctor"] else ["-m", str(folder)]
-        ran = subprocess.run([*CUT_OFF, sys.executable, "-m", "dgemma.cli.main", *command, *model], capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            [*CUT_OFF, sys.executable, "-m", "dgemma.cli.main", *command, *model],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert ran.returncode == 0 and ran.stdout, ran.stderr
 
 
 @pytest.fixture
 def noisy(folder: Path, tmp_path: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """A service that logs all it can, and whose files are all below tmp_path."""
-    places = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")}
-    env = os.environ | places | {"PYTHONASYNCIODEBUG": "1", "PYTHONFAULTHANDLER": "1", "DGEMMA_API_KEY": "key7781", "PYTHONDONTWRITEBYTECODE": "1"}
+    places = {
+        name: str(tmp_path)
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
+    }
+    env = (
+        os.environ
+        | places
+        | {
+            "PYTHONASYNCIODEBUG": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "DGEMMA_API_KEY": "key7781",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+    )
     command = [sys.executable, "-c", SERVE, "serve", "-m", str(folder), "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+    ) as process:
         assert process.stderr is not None
-        url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+        url = (
+            next(line for line in process.stderr if " answers at " in line)
+            .partition(" answers at ")[2]
+            .split()[0]
+        )
         with httpx.Client(base_url=url, headers={"authorization": "Bearer key7781"}, timeout=60) as client:
             yield client, process
         process.kill()
@@ -94,17 +122,29 @@ def spoilt(body: dict[str, Any]) -> Iterator[bytes]:
                  {"model": [CANARY]}, {"spans": [[0, 10**9]]}):  # fmt: skip
         yield json.dumps(body | more).encode()
     text = json.dumps(body).encode()
-    yield from (text[:-1], text + b"}", text.replace(CANARY.encode(), CANARY.encode() + b"\xff"), b"[" + text + b"]")
+    yield from (
+        text[:-1],
+        text + b"}",
+        text.replace(CANARY.encode(), CANARY.encode() + b"\xff"),
+        b"[" + text + b"]",
+    )
 
 
-def test_what_was_said_is_found_nowhere(noisy: tuple[httpx.Client, subprocess.Popen[str]], tmp_path: Path) -> None:
+def test_what_was_said_is_found_nowhere(
+    noisy: tuple[httpx.Client, subprocess.Popen[str]], tmp_path: Path
+) -> None:
     client, process = noisy
     refused = served = 0
     for path, operations in client.get("/openapi.json").json()["paths"].items():
         if "post" not in operations or path == "/detokenize":
             continue
         example = json.dumps(operations["post"]["requestBody"]["content"]["application/json"]["example"])
-        body = json.loads(example.replace("Hello", CANARY).replace("area", CANARY).replace("import os", CANARY).replace("return", CANARY))
+        body = json.loads(
+            example.replace("Hello", CANARY)
+            .replace("area", CANARY)
+            .replace("import os", CANARY)
+            .replace("return", CANARY)
+        )
         if CANARY not in json.dumps(body):
             assert set(body) <= {"model"}, path  # it says nothing of anybody: a question about the model
             continue
@@ -114,9 +154,15 @@ def test_what_was_said_is_found_nowhere(noisy: tuple[httpx.Client, subprocess.Po
             if reply.status_code != 200:
                 refused += 1
                 assert 400 <= reply.status_code < 500 and CANARY not in reply.text, (path, data, reply.text)
-    with client.stream("POST", "/v1/completions", json={"prompt": CANARY, "max_tokens": 400, "stream": True}) as leaving:
+    with client.stream(
+        "POST", "/v1/completions", json={"prompt": CANARY, "max_tokens": 400, "stream": True}
+    ) as leaving:
         next(leaving.iter_raw())
-    for headers in ({"authorization": f"Bearer {CANARY}"}, {"x-note": CANARY, "host": CANARY}, {"origin": f"http://{CANARY}"}):
+    for headers in (
+        {"authorization": f"Bearer {CANARY}"},
+        {"x-note": CANARY, "host": CANARY},
+        {"origin": f"http://{CANARY}"},
+    ):
         assert CANARY not in client.get(f"/v1/models/{CANARY}?q={CANARY}", headers=headers).text
     assert CANARY not in client.get("/metrics").text
     assert served > 10 and refused > 60

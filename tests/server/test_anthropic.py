@@ -23,7 +23,13 @@ Client = Callable[..., TestClient]
 PATH, COUNT = "/v1/messages", "/v1/messages/count_tokens"
 ASKED = [{"role": "user", "content": "hi"}]
 CALL = '<|tool_call>call:f{a:<|"|>x<|"|>}<tool_call|>'
-TOOLS = [{"name": "f", "description": "does", "input_schema": {"type": "object", "properties": {"a": {"type": "string"}}}}]
+TOOLS = [
+    {
+        "name": "f",
+        "description": "does",
+        "input_schema": {"type": "object", "properties": {"a": {"type": "string"}}},
+    }
+]
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -59,12 +65,26 @@ def test_a_message_is_what_python_gives_whole_and_streamed(client: Client, model
     want = model.chat(ASKED, 24, 5)
     body = {"model": "any", "messages": ASKED, "max_tokens": 24, "seed": 5}
     reply = client().post(PATH, json=body).json()
-    assert reply["content"] == [{"type": "text", "text": want.content}] and reply["stop_reason"] == "max_tokens"
+    assert (
+        reply["content"] == [{"type": "text", "text": want.content}] and reply["stop_reason"] == "max_tokens"
+    )
     usage = reply["usage"]
-    assert usage == {"input_tokens": want.generation.prompt_tokens, "output_tokens": 24, "steps": sum(want.generation.steps), "canvases": 2}
+    assert usage == {
+        "input_tokens": want.generation.prompt_tokens,
+        "output_tokens": 24,
+        "steps": sum(want.generation.steps),
+        "canvases": 2,
+    }
     told = events(client().post(PATH, json=body | {"stream": True}).text)
-    assert [told[0]["type"], told[-2]["type"], told[-1]["type"]] == ["message_start", "message_delta", "message_stop"]
-    assert "".join(event["delta"]["text"] for event in told if event["type"] == "content_block_delta") == want.content
+    assert [told[0]["type"], told[-2]["type"], told[-1]["type"]] == [
+        "message_start",
+        "message_delta",
+        "message_stop",
+    ]
+    assert (
+        "".join(event["delta"]["text"] for event in told if event["type"] == "content_block_delta")
+        == want.content
+    )
     assert told[-2]["usage"] == usage and told[-2]["delta"]["stop_reason"] == "max_tokens"
 
 
@@ -73,7 +93,11 @@ def test_thoughts_text_and_calls_are_blocks_in_their_order() -> None:
     told = events(fed(answer, "<|channel>thought\nhm\n<channel|>Let me", f" see.{CALL}{CALL}<turn|>"))
     whole = answer.whole()
     assert [block["type"] for block in whole.content] == ["thinking", "text", "tool_use", "tool_use"]
-    assert whole.content[1]["text"] == "Let me see." and whole.content[2]["input"] == {"a": "x"} and whole.stop_reason == "tool_use"
+    assert (
+        whole.content[1]["text"] == "Let me see."
+        and whole.content[2]["input"] == {"a": "x"}
+        and whole.stop_reason == "tool_use"
+    )
     kinds = [event["type"].removeprefix("content_block_") for event in told]
     deltas = [event["delta"] for event in told if event["type"] == "content_block_delta"]
     assert kinds.count("start") == kinds.count("stop") == 4
@@ -95,16 +119,33 @@ def test_a_conversation_of_blocks_reads_as_pythons(client: Client, model: dgemma
             {"id": "t1", "function": {"name": "f", "arguments": {"a": "x"}}}]},
         {"role": "tool", "tool_call_id": "t1", "content": "Error: no"},
     ]  # fmt: skip
-    tools = [{"type": "function", "function": {"name": "f", "description": "does", "parameters": TOOLS[0]["input_schema"]}}]
+    tools = [
+        {
+            "type": "function",
+            "function": {"name": "f", "description": "does", "parameters": TOOLS[0]["input_schema"]},
+        }
+    ]
     want = model.chat(same, 12, 3, tools=tools, thinking=True)
-    body = {"messages": content, "system": [{"type": "text", "text": "Be brief."}], "tools": TOOLS, "thinking": {"type": "enabled"}}
+    body = {
+        "messages": content,
+        "system": [{"type": "text", "text": "Be brief."}],
+        "tools": TOOLS,
+        "thinking": {"type": "enabled"},
+    }
     reply = client().post(PATH, json=body | {"max_tokens": 12, "seed": 3}).json()
     assert reply["usage"]["input_tokens"] == want.generation.prompt_tokens
     assert client().post(COUNT, json=body).json() == {"input_tokens": want.generation.prompt_tokens}
 
 
 def test_what_agents_send_is_taken_and_long_answers_are_cut(client: Client) -> None:
-    body = {"messages": ASKED, "max_tokens": 32000, "temperature": 1, "metadata": {"user_id": "me"}, "context_management": {"edits": []}, "seed": 0}
+    body = {
+        "messages": ASKED,
+        "max_tokens": 32000,
+        "temperature": 1,
+        "metadata": {"user_id": "me"},
+        "context_management": {"edits": []},
+        "seed": 0,
+    }
     reply = client().post(f"{PATH}?beta=true", json=body).json()
     assert "32000 was cut to" in reply["dgemma"]["notes"][0] and reply["usage"]["output_tokens"] <= 512
 
@@ -123,7 +164,11 @@ def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name:
     for streaming in (False, True):
         reply = client().post(PATH, json={"messages": ASKED, "max_tokens": 4, "stream": streaming} | more)
         error = reply.json()
-        assert reply.status_code == 400 and error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
+        assert (
+            reply.status_code == 400
+            and error["type"] == "error"
+            and error["error"]["type"] == "invalid_request_error"
+        )
         assert name in error["error"]["message"]
 
 
@@ -147,8 +192,14 @@ def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
         assert "".join(stream.text_stream) == want.content
         final = stream.get_final_message()
     reasons = {"length": "max_tokens", "stop": "end_turn"}
-    assert final.stop_reason == reasons[want.generation.finish_reason] and final.usage.input_tokens == want.generation.prompt_tokens
-    assert talk.messages.count_tokens(model="dgemma", messages=ASKED).input_tokens == want.generation.prompt_tokens
+    assert (
+        final.stop_reason == reasons[want.generation.finish_reason]
+        and final.usage.input_tokens == want.generation.prompt_tokens
+    )
+    assert (
+        talk.messages.count_tokens(model="dgemma", messages=ASKED).input_tokens
+        == want.generation.prompt_tokens
+    )
     with pytest.raises(anthropic.BadRequestError, match="tool_choice"):
         talk.messages.create(**asked, tool_choice={"type": "any"})
     with pytest.raises(anthropic.AuthenticationError):

@@ -17,7 +17,13 @@ import dgemma
 from tests.server.test_http import Live
 
 CHROMIUM = os.environ.get("DGEMMA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update"]
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 PATIENCE = 120_000  # ms
 PREFIX, SUFFIX = "def area(r):\n    \t", "\n\n# ü 😀 <b>&amp;\nprint(area(2))  \n"
 
@@ -69,14 +75,18 @@ def test_a_chat_streams_and_the_scrubber_moves(page: Any) -> None:
     page.wait_for_selector(".message.live")
     page.wait_for_selector(".tokens span.noise, .tokens span.draft, .tokens span.accepted")
     page.wait_for_selector(".message.assistant:not(.live)")
-    assert page.text_content(".message.user").strip() == "<img src=x onerror=alert(1)> hello" and not page.query_selector(".message img")
+    assert page.text_content(
+        ".message.user"
+    ).strip() == "<img src=x onerror=alert(1)> hello" and not page.query_selector(".message img")
     slider, last = page.locator("#scrubber"), canvas(page)
     steps = int(slider.get_attribute("max"))
     assert steps > 2 and slider.input_value() == str(steps)
     page.focus("#tab-chat")
     page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('#scrubber').value === '0'")
-    page.wait_for_function("text => document.querySelector('.tokens').textContent !== text", arg=last)  # painted a moment after
+    page.wait_for_function(
+        "text => document.querySelector('.tokens').textContent !== text", arg=last
+    )  # painted a moment after
     assert page.text_content(".figures dd:nth-child(2) >> nth=1") == "1"
     page.keyboard.press("ArrowRight")
     page.wait_for_function("document.querySelector('#scrubber').value === '1'")
@@ -148,14 +158,19 @@ def test_an_edit_changes_what_is_selected_and_shows_its_diff(page: Any) -> None:
     document = "# 😀\ndef area(r):\n    return 3\n"
     page.fill("[name=document]", document)
     start = document.encode("utf-16-le").index("3".encode("utf-16-le")) // 2
-    page.evaluate(f"const box = document.querySelector('[name=document]'); box.focus(); box.setSelectionRange({start}, {start + 1})")
+    page.evaluate(
+        f"const box = document.querySelector('[name=document]'); box.focus(); box.setSelectionRange({start}, {start + 1})"
+    )
     page.wait_for_selector(f"text=Only characters {start}–{start + 1}")
     with page.expect_request("**/v1/canvas") as sent:
         page.keyboard.press("Control+Enter")
     assert sent.value.post_data_json["spans"] == [[start - 1, start]]  # the service counts characters
     page.wait_for_selector(".diff, .work > p.empty")
     assert page.text_content(".line.gone code") == "    return 3"
-    assert page.text_content(".line.new code").startswith("    return ") and page.locator(".line mark").count() >= 1
+    assert (
+        page.text_content(".line.new code").startswith("    return ")
+        and page.locator(".line mark").count() >= 1
+    )
     chosen = page.text_content(".rows [aria-pressed=true]")
     assert "✓" in chosen and page.text_content(".line.new code mark").strip() in canvas(page)
     assert page.locator(".tokens .committed").count() and not page.locator(".tokens .accepted").count()

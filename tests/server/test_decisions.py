@@ -21,10 +21,20 @@ QUESTIONS = {
 @pytest.mark.parametrize("path", ["/v1/systemone", "/v1/decisions"])
 def test_answers_are_pythons(client: Client, model: dgemma.Model, path: str) -> None:
     want = model.decide({"text": "it hangs"}, QUESTIONS, "Be fair.", 2, 3).to_dict()
-    body = {"model": "any", "state": {"text": "it hangs"}, "questions": QUESTIONS, "instructions": "Be fair.", "steps": 2, "seed": 3}
+    body = {
+        "model": "any",
+        "state": {"text": "it hangs"},
+        "questions": QUESTIONS,
+        "instructions": "Be fair.",
+        "steps": 2,
+        "seed": 3,
+    }
     reply = client().post(path, json=body).json()
     assert reply["answers"] == want["answers"] and reply["usage"] == want["usage"]
-    assert reply["answers"]["haste"]["legend"] == {"0": "none", "1": "some", "2": "much"} and reply["usage"]["steps"] == 2
+    assert (
+        reply["answers"]["haste"]["legend"] == {"0": "none", "1": "some", "2": "much"}
+        and reply["usage"]["steps"] == 2
+    )
     assert sum(reply["answers"]["kind"]["probabilities"].values()) == pytest.approx(1)
 
 

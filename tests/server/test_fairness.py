@@ -90,12 +90,16 @@ def test_a_request_of_several_answers_makes_room_for_all_of_them() -> None:
     for _ in range(8):
         line.enter("a")
     assert line.enter("b", count=3) and line.admission.open == 8
-    assert not line.enter("b", count=3) and line.admission.open == 8, "nobody is turned away for one that is refused"
+    assert not line.enter("b", count=3) and line.admission.open == 8, (
+        "nobody is turned away for one that is refused"
+    )
     assert Line(2).enter("a", count=5), "one that is larger than the queue is let in where nobody is"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 3)), max_size=40), st.integers(1, 12))
-def test_nobody_is_refused_while_another_has_more_and_nobody_falls_below_it(arrivals: list[tuple[str, int]], most: int) -> None:
+def test_nobody_is_refused_while_another_has_more_and_nobody_falls_below_it(
+    arrivals: list[tuple[str, int]], most: int
+) -> None:
     line = Line(most)
     for client, count in arrivals:
         before = line.admission._held.copy()
@@ -105,7 +109,9 @@ def test_nobody_is_refused_while_another_has_more_and_nobody_falls_below_it(arri
         if inside is None:
             assert after == before
             others = [held for name, held in before.items() if name != client]
-            assert all(held <= before[client] + count + 3 for held in others), "3: the largest request there is"
+            assert all(held <= before[client] + count + 3 for held in others), (
+                "3: the largest request there is"
+            )
         for name, held in before.items():
             if name != client and after[name] < held:
                 assert after[name] + 3 > before[client] + count
@@ -167,7 +173,9 @@ def test_another_key_is_answered_beside_one_that_fills_the_queue(
     assert service.admission.open == 0
 
 
-def test_a_panic_below_a_request_is_answered_at_once(client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panic_below_a_request_is_answered_at_once(
+    client: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class PanicException(BaseException):
         """PyO3's has this name."""
 
@@ -179,10 +187,18 @@ def test_a_panic_below_a_request_is_answered_at_once(client: Callable[..., TestC
             raise PanicException("secret")
 
     monkeypatch.setattr(tokenizer, "_engine", Engine())
-    asked = [("/tokenize", {"content": "a"}), (COMPLETE, {"prompt": "a"}), (COMPLETE, {"prompt": "a", "suffix": "b"})]
+    asked = [
+        ("/tokenize", {"content": "a"}),
+        (COMPLETE, {"prompt": "a"}),
+        (COMPLETE, {"prompt": "a", "suffix": "b"}),
+    ]
     for path, body in asked:
         answer = asking.post(path, json=body)
-        assert answer.status_code == 400 and "tokenizer" in answer.json()["error"]["message"] and "secret" not in answer.text
+        assert (
+            answer.status_code == 400
+            and "tokenizer" in answer.json()["error"]["message"]
+            and "secret" not in answer.text
+        )
     assert "tokenizer" in asking.post(COMPLETE, json={"prompt": "a", "stream": True}).text
     monkeypatch.setattr(tokenizer, "encode", lambda text: (_ for _ in ()).throw(PanicException("secret")))
     for path, body in asked:
@@ -191,7 +207,9 @@ def test_a_panic_below_a_request_is_answered_at_once(client: Callable[..., TestC
     assert asking.get("/health").status_code == 200
 
 
-def test_health_tells_of_passes_that_run_no_more(fresh: dgemma.Model, client: Callable[..., TestClient]) -> None:
+def test_health_tells_of_passes_that_run_no_more(
+    fresh: dgemma.Model, client: Callable[..., TestClient]
+) -> None:
     asking = client(pass_timeout=0.2)
     service = asking.app.state.service  # type: ignore[attr-defined]
     assert [asking.get(path).status_code for path in ("/health", "/health/live")] == [200, 200]
@@ -208,7 +226,9 @@ def test_health_tells_of_passes_that_run_no_more(fresh: dgemma.Model, client: Ca
     service.admission.draining = True
     assert [asking.get(path).status_code for path in ("/health", "/health/live")] == [503, 200]
     service.admission.draining = False
-    service.worker.call(lambda: setattr(fresh.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret"))))
+    service.worker.call(
+        lambda: setattr(fresh.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret")))
+    )
     answer = asking.post(COMPLETE, json={"prompt": "a"})
     assert "secret" not in answer.text and answer.status_code >= 500
     service.worker._thread.join(60)
@@ -221,5 +241,10 @@ def test_metrics_name_no_client(client: Callable[..., TestClient]) -> None:
     asking = client(keys=("a", "b"), headers={"x-api-key": "a"})
     assert asking.post(COMPLETE, json={"prompt": "a", "max_tokens": 2}).status_code == 200
     service = asking.app.state.service  # type: ignore[attr-defined]
-    labels = {name for family in service.metrics.registry.collect() for sample in family.samples for name in sample.labels}
+    labels = {
+        name
+        for family in service.metrics.registry.collect()
+        for sample in family.samples
+        for name in sample.labels
+    }
     assert labels == {"route", "status", "le"}

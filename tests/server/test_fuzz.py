@@ -46,7 +46,9 @@ def at(model: dgemma.Model) -> Iterator[Live]:
 def test_malformed_requests_break_nothing(script: Any, at: Live, caplog: pytest.LogCaptureFixture) -> None:
     outcome = asyncio.run(script.Fuzz(at.address, seed=1).run(500))
     assert not outcome.faults and sum(outcome.counts.values()) == 500
-    assert {kind for kind, _ in outcome.counts} == {*script.KINDS} and {"200", "400", "404", "413"} <= {status for _, status in outcome.counts}
+    assert {kind for kind, _ in outcome.counts} == {*script.KINDS} and {"200", "400", "404", "413"} <= {
+        status for _, status in outcome.counts
+    }
     assert not caplog.records
 
 
@@ -77,7 +79,13 @@ def test_the_document_holds_for_what_schemathesis_makes_of_it(at: Live) -> None:
         operation = found.ok()
 
         @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(max_examples=4, deadline=None, database=None, derandomize=True, suppress_health_check=[*hypothesis.HealthCheck])
+        @hypothesis.settings(
+            max_examples=4,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=[*hypothesis.HealthCheck],
+        )
         def holds(case: Any) -> None:
             asked.append(case)
             case.call_and_validate(checks=CHECKS, timeout=60)

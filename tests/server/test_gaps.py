@@ -30,28 +30,57 @@ def test_infill_is_pythons_fill_with_other_files(client: Client, model: dgemma.M
         "n_predict": 3, "seed": 2, "top_k": 40, "samplers": ["top_k", "infill"], "cache_prompt": True, "t_max_predict_ms": 500,
     }  # fmt: skip
     reply = client().post(INFILL, json=body).json()
-    assert reply["content"] == want.text and reply["stop"] is True and reply["tokens_evaluated"] == want.generation.prompt_tokens
-    assert reply["steps"] == sum(want.generation.steps) and reply["timings"]["predicted_n"] == len(want.generation.token_ids)
+    assert (
+        reply["content"] == want.text
+        and reply["stop"] is True
+        and reply["tokens_evaluated"] == want.generation.prompt_tokens
+    )
+    assert reply["steps"] == sum(want.generation.steps) and reply["timings"]["predicted_n"] == len(
+        want.generation.token_ids
+    )
     assert reply["dgemma"]["notes"][-1] == "not heeded: samplers, t_max_predict_ms, top_k"
-    told = [json.loads(part[6:]) for part in client().post(INFILL, json=body | {"stream": True}).text.split("\n\n") if part]
-    assert "".join(part["content"] for part in told) == want.text and [part["stop"] for part in told] == [False, True]
+    told = [
+        json.loads(part[6:])
+        for part in client().post(INFILL, json=body | {"stream": True}).text.split("\n\n")
+        if part
+    ]
+    assert "".join(part["content"] for part in told) == want.text and [part["stop"] for part in told] == [
+        False,
+        True,
+    ]
 
 
 def test_infill_warms_and_picks_fields(client: Client) -> None:
     asking = client()
     assert asking.post(INFILL, json={"input_prefix": "a", "n_predict": 0}).json()["content"] == ""
-    reply = asking.post(INFILL, json={"input_prefix": "abc", "n_predict": 2, "response_fields": ["content", "timings/predicted_n"]}).json()
+    reply = asking.post(
+        INFILL,
+        json={"input_prefix": "abc", "n_predict": 2, "response_fields": ["content", "timings/predicted_n"]},
+    ).json()
     assert sorted(reply) == ["content", "timings/predicted_n"]
 
 
 def test_fim_tells_text_and_delta(client: Client, model: dgemma.Model) -> None:
     want = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3])
-    body = {"model": "codestral", "prompt": "def f():\n", "suffix": "\nx = 1\n", "max_tokens": 3, "random_seed": 4, "top_p": 0.5}
+    body = {
+        "model": "codestral",
+        "prompt": "def f():\n",
+        "suffix": "\nx = 1\n",
+        "max_tokens": 3,
+        "random_seed": 4,
+        "top_p": 0.5,
+    }
     reply = client().post(FIM, json=body).json()
     assert reply["choices"][0]["text"] == reply["choices"][0]["message"]["content"] == want.text
-    assert reply["usage"]["steps"] == sum(want.generation.steps) and reply["dgemma"] == {"seed": 4, "notes": ["not heeded: top_p"]}
+    assert reply["usage"]["steps"] == sum(want.generation.steps) and reply["dgemma"] == {
+        "seed": 4,
+        "notes": ["not heeded: top_p"],
+    }
     told = chunks(client().post(FIM, json=body | {"stream": True}).text)
-    for pieces in ([part["choices"][0]["text"] for part in told], [part["choices"][0]["delta"]["content"] for part in told]):
+    for pieces in (
+        [part["choices"][0]["text"] for part in told],
+        [part["choices"][0]["delta"]["content"] for part in told],
+    ):
         assert "".join(pieces) == want.text
     assert told[-1]["usage"] == reply["usage"]
 
@@ -74,13 +103,19 @@ def test_a_marked_region_is_read() -> None:
 
 def test_a_next_edit_changes_the_cursors_line_alone(client: Client, model: dgemma.Model) -> None:
     place = read_place(MESSAGE)
-    want = model.edit(FILE, "These edits were made last; make the next one.\n@@ -1 +1 @@", 3, spans=[place.free])
+    want = model.edit(
+        FILE, "These edits were made last; make the next one.\n@@ -1 +1 @@", 3, spans=[place.free]
+    )
     body = {"model": "mercury-edit-2", "messages": [{"role": "user", "content": MESSAGE}], "seed": 3}
     content = client().post(EDIT, json=body).json()["choices"][0]["message"]["content"]
     region = content.removeprefix("```\n").removesuffix("\n\n```")
-    assert FILE[: place.region[0]] + region + FILE[place.region[1] :] == want.text and region.startswith("def area(r):\n")
+    assert FILE[: place.region[0]] + region + FILE[place.region[1] :] == want.text and region.startswith(
+        "def area(r):\n"
+    )
     told = chunks(client().post(EDIT, json=body | {"stream": True}).text)
-    assert told[0]["choices"][0]["delta"]["content"] == content and told[-1]["usage"]["steps"] == sum(want.generation.steps)
+    assert told[0]["choices"][0]["delta"]["content"] == content and told[-1]["usage"]["steps"] == sum(
+        want.generation.steps
+    )
 
 
 def windows(text: str) -> str:
@@ -100,7 +135,9 @@ def test_line_ends_are_the_texts_in_every_dialect(client: Client, model: dgemma.
         assert reply["choices"][0]["text"] == (want.partition("\r\n")[0] if given else want)
     seeded = {"seed": 1, "temperature": 1.0}
     plain = asking.post(FIM, json={"prompt": prefix, "suffix": suffix} | seeded).json()["choices"][0]["text"]
-    assert asking.post(FIM, json={"prompt": windows(prefix), "suffix": windows(suffix)} | seeded).json()["choices"][0]["text"] == windows(plain)
+    assert asking.post(FIM, json={"prompt": windows(prefix), "suffix": windows(suffix)} | seeded).json()[
+        "choices"
+    ][0]["text"] == windows(plain)
     body = {"input_prefix": windows(prefix), "input_suffix": windows(suffix)} | seeded
     assert asking.post(INFILL, json=body).json()["content"] == windows(plain)
 
@@ -113,7 +150,13 @@ def test_a_next_edit_keeps_line_ends(client: Client, model: dgemma.Model) -> Non
     content = []
     for message in (MESSAGE, windows(MESSAGE)):
         body = {"messages": [{"role": "user", "content": message}], "seed": 3}
-        content.append(client().post(EDIT, json=body).json()["choices"][0]["message"]["content"].removeprefix("```\n").removesuffix("\n\n```"))
+        content.append(
+            client()
+            .post(EDIT, json=body)
+            .json()["choices"][0]["message"]["content"]
+            .removeprefix("```\n")
+            .removesuffix("\n\n```")
+        )
     assert content[1] == windows(content[0])
 
 

@@ -50,7 +50,10 @@ def test_every_route_is_denied_without_a_key_but_for_the_open_ones(client: Clien
 def test_keys(client: Client, headers: dict[str, str], status: int) -> None:
     reply = client(keys=("right", "second")).get("/v1/models", headers=headers)
     assert reply.status_code == status
-    assert status == 200 or (reply.headers["www-authenticate"] == "Bearer" and reply.json()["error"]["type"] == "authentication_error")
+    assert status == 200 or (
+        reply.headers["www-authenticate"] == "Bearer"
+        and reply.json()["error"]["type"] == "authentication_error"
+    )
 
 
 def test_beyond_loopback_only_with_a_key() -> None:
@@ -58,10 +61,19 @@ def test_beyond_loopback_only_with_a_key() -> None:
         with pytest.raises(UsageError, match="takes a key"):
             ServerConfig(host=host)
         ServerConfig(host=host, keys=(GOOD,))
-        for weak, reason in (("Q", "1 of 16"), ("a" * 40, "1 different"), ("short-but-mixed", "15 of 16"), ("abcabcabcabcabcabc", "3 different")):
+        for weak, reason in (
+            ("Q", "1 of 16"),
+            ("a" * 40, "1 different"),
+            ("short-but-mixed", "15 of 16"),
+            ("abcabcabcabcabcabc", "3 different"),
+        ):
             with pytest.raises(UsageError, match=reason) as caught:
                 ServerConfig(host=host, keys=(GOOD, weak))
-            assert "token_urlsafe" in str(caught.value) and weak not in str(caught.value) and "key 2" in str(caught.value)
+            assert (
+                "token_urlsafe" in str(caught.value)
+                and weak not in str(caught.value)
+                and "key 2" in str(caught.value)
+            )
             with pytest.raises(UsageError, match="'alice'"):
                 check_strength([Key(weak, "alice")])
             ServerConfig(host="127.0.0.1", keys=(weak,))
@@ -78,10 +90,19 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: 
     path = tmp_path / "keys"
     path.touch(0o600)
     path.write_text("# who\nthree\n\n  bob four  \n")
-    assert read_keys(path) == ("one", "two", "three", "four") and [key.name for key in read_keys(path)] == ["", "", "", "bob"]
+    assert read_keys(path) == ("one", "two", "three", "four") and [key.name for key in read_keys(path)] == [
+        "",
+        "",
+        "",
+        "bob",
+    ]
     monkeypatch.delenv(KEY_VARIABLE)
     assert read_keys(None) == ()
-    for text, message in (("# none\n", "holds no key"), ("three words here\n", "a name and a key"), ("é\n", "printable ASCII")):
+    for text, message in (
+        ("# none\n", "holds no key"),
+        ("three words here\n", "a name and a key"),
+        ("é\n", "printable ASCII"),
+    ):
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_keys(path)
@@ -90,7 +111,9 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
-def test_a_key_file_that_everybody_may_open_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_file_that_everybody_may_open_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     path = tmp_path / "my keys"
     path.write_text(GOOD)
@@ -106,10 +129,17 @@ def test_a_key_file_that_everybody_may_open_is_refused(tmp_path: Path, monkeypat
 def test_a_ring_of_keys() -> None:
     ring = KeyRing(["one", Key("two", "operator"), "three"])
     tenants = [ring.tenant(key) for key in ("one", "two", "three")]
-    assert len({*tenants}) == 3 and None not in tenants and ring.tenant("four") is None and ring.tenant("") is None
+    assert (
+        len({*tenants}) == 3
+        and None not in tenants
+        and ring.tenant("four") is None
+        and ring.tenant("") is None
+    )
     assert [ring.is_operator(tenant) for tenant in (*tenants, None)] == [False, True, False, False]
     ring.replace(["three", "four"])
-    assert ring.tenant("one") is None and ring.tenant("three") == tenants[2] and not ring.is_operator(tenants[2])
+    assert (
+        ring.tenant("one") is None and ring.tenant("three") == tenants[2] and not ring.is_operator(tenants[2])
+    )
     ring.replace(["three"])
     assert ring.is_operator(tenants[2]) and KeyRing([]).tenant("any") == "" and KeyRing([]).is_operator("")
 
@@ -128,7 +158,9 @@ def test_figures_of_all_keys_are_the_operators(client: Client) -> None:
     assert status(client(keys=("one",)), "one") == status(client(), "") == 200
 
 
-def test_keys_are_taken_anew_while_the_service_runs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_taken_anew_while_the_service_runs(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     path = tmp_path / "keys"
     path.touch(0o600)
@@ -168,12 +200,26 @@ def test_hosts(client: Client, host: str, status: int) -> None:
 def test_pages_of_others_may_not_ask_and_get_no_leave_to(client: Client) -> None:
     asking = client(allow_origins=("https://good.example",))
     for method, path in (("GET", "/health"), ("POST", COMPLETE), ("OPTIONS", COMPLETE)):
-        for origin in ("https://evil.example", "null", "http://localhost:1", "http://[", "localhost", "http://localhost/", ""):
-            reply = asking.request(method, path, headers={"origin": origin, "access-control-request-method": "POST"})
-            assert reply.status_code == 403 and not [name for name in reply.headers if name.startswith("access-control")]
+        for origin in (
+            "https://evil.example",
+            "null",
+            "http://localhost:1",
+            "http://[",
+            "localhost",
+            "http://localhost/",
+            "",
+        ):
+            reply = asking.request(
+                method, path, headers={"origin": origin, "access-control-request-method": "POST"}
+            )
+            assert reply.status_code == 403 and not [
+                name for name in reply.headers if name.startswith("access-control")
+            ]
     good = {"origin": "https://good.example", "access-control-request-method": "POST"}
     assert asking.options(COMPLETE, headers=good).status_code == 204
-    assert asking.get("/health", headers=good).headers["access-control-allow-origin"] == "https://good.example"
+    assert (
+        asking.get("/health", headers=good).headers["access-control-allow-origin"] == "https://good.example"
+    )
     assert asking.get("/health", headers={"origin": "http://localhost"}).status_code == 200  # our own page
     assert "access-control-allow-origin" not in asking.get("/health").headers
 
@@ -194,7 +240,14 @@ def nested(depth: int) -> str:
     ],
 )  # fmt: skip
 def test_each_limit_has_its_status(client: Client, arguments: dict[str, Any], status: int) -> None:
-    limits = {"max_body": 1000, "max_values": 500, "max_headers": 30, "max_header_bytes": 4000, "max_target": 300, "max_prompt_tokens": 50}
+    limits = {
+        "max_body": 1000,
+        "max_values": 500,
+        "max_headers": 30,
+        "max_header_bytes": 4000,
+        "max_target": 300,
+        "max_prompt_tokens": 50,
+    }
     reply = client(**limits).post(COMPLETE, **arguments)
     assert reply.status_code == status and reply.json()["error"]["message"], reply.text
 
@@ -212,12 +265,17 @@ def test_no_error_holds_what_was_said(client: Client) -> None:
     for body in bodies:
         reply = client().post(COMPLETE, json=body)
         assert reply.status_code == 400 and canary not in reply.text
-    for messages in ([{"role": "user", "content": [{"type": 5, "image_url": canary}]}], [{"role": "user", "content": {"x": canary}}]):
+    for messages in (
+        [{"role": "user", "content": [{"type": 5, "image_url": canary}]}],
+        [{"role": "user", "content": {"x": canary}}],
+    ):
         reply = client().post("/v1/chat/completions", json={"messages": messages})
         assert reply.status_code == 400 and canary not in reply.text
 
 
-def test_a_bug_outside_of_a_route_is_told_so_too(client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_outside_of_a_route_is_told_so_too(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said = "canary" + "7781"
 
     def breaks(*asked: Any) -> Any:
@@ -225,7 +283,11 @@ def test_a_bug_outside_of_a_route_is_told_so_too(client: Client, caplog: pytest.
 
     monkeypatch.setattr(Guard, "tenant", breaks)
     reply = client().get("/health")
-    assert reply.status_code == 500 and "KeyError" in reply.json()["error"]["message"] and said not in reply.text + caplog.text
+    assert (
+        reply.status_code == 500
+        and "KeyError" in reply.json()["error"]["message"]
+        and said not in reply.text + caplog.text
+    )
 
 
 class Empty(msgspec.Struct):
@@ -252,11 +314,17 @@ def test_the_document_describes_every_route(client: Client) -> None:
     assert len(document["paths"]) == len(ROUTES)
     for route in ROUTES:
         operation, *head = document["paths"][route.path.replace(":path", "")].values()
-        assert len(head) == (route.body is None) and ("security" in operation) == (route.access == "key") == ("401" in operation["responses"])
+        assert len(head) == (route.body is None) and ("security" in operation) == (route.access == "key") == (
+            "401" in operation["responses"]
+        )
         for status, reply in operation["responses"].items():
-            assert status == "200" or reply["content"]["application/json"]["example"] == route.shape(Refusal(int(status), reply["description"]))
+            assert status == "200" or reply["content"]["application/json"]["example"] == route.shape(
+                Refusal(int(status), reply["description"])
+            )
         if route.body is not None:
-            name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[
+                2
+            ]
             assert document["components"]["schemas"][name]["properties"]
 
 
@@ -265,16 +333,26 @@ def test_every_example_of_the_document_is_answered_as_it_says(client: Client) ->
     for path, operations in asking.get("/openapi.json").json()["paths"].items():
         for method, operation in operations.items():
             for body in operation.get("requestBody", {"content": {"": {}}})["content"].values():
-                reply = asking.request(method, path.format(name="dgemma" if "models" in path else "app.js"), json=body.get("example"))
+                reply = asking.request(
+                    method,
+                    path.format(name="dgemma" if "models" in path else "app.js"),
+                    json=body.get("example"),
+                )
                 kind = reply.headers["content-type"].partition(";")[0]
-                assert reply.status_code == 200 and {kind, "*/*"} & {*operation["responses"]["200"].get("content", {kind: 0})}, (path, reply.text)
+                assert reply.status_code == 200 and {kind, "*/*"} & {
+                    *operation["responses"]["200"].get("content", {kind: 0})
+                }, (path, reply.text)
                 asked += "example" in body
     assert asked == sum(route.body is not None for route in ROUTES)
 
 
 def test_a_method_that_is_not_answered_says_which_are(client: Client) -> None:
     reply = client().put(COMPLETE, json={})
-    assert reply.status_code == 405 and reply.headers["allow"] == "POST" and reply.json()["error"]["type"] == "invalid_request_error"
+    assert (
+        reply.status_code == 405
+        and reply.headers["allow"] == "POST"
+        and reply.json()["error"]["type"] == "invalid_request_error"
+    )
     assert {*client().delete("/health").headers["allow"].split(", ")} == {"GET", "HEAD"}
 
 
@@ -285,5 +363,9 @@ def test_metrics_count_what_was_done(client: Client) -> None:
     text = asking.get("/metrics").text
     assert 'dgemma_requests_total{route="/v1/completions",status="200"} 1.0' in text
     assert 'dgemma_requests_total{route="/v1/completions",status="400"} 1.0' in text
-    assert "dgemma_canvases_total 2.0" in text and "dgemma_tokens_total 24.0" in text and "dgemma_requests_open 0.0" in text
+    assert (
+        "dgemma_canvases_total 2.0" in text
+        and "dgemma_tokens_total 24.0" in text
+        and "dgemma_requests_open 0.0" in text
+    )
     assert "canary" not in text

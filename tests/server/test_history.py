@@ -17,7 +17,10 @@ from dgemma.server.fields import parse, without_halves
 Client = Callable[..., TestClient]
 CHAT, RESPONSES, MESSAGES, CANVAS = "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/canvas"
 HI = {"role": "user", "content": "hi"}
-FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}
+FUNCTION = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}},
+}
 
 
 def body_of(path: str, messages: list[Any], **more: Any) -> dict[str, Any]:
@@ -73,22 +76,42 @@ UNREADABLE: list[tuple[str, list[Any], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "messages", "kind", "text"), UNREADABLE, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("path", "messages", "kind", "text"),
+    UNREADABLE,
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_what_cannot_be_read_becomes_a_short_text_and_a_note(
     client: Client, model: dgemma.Model, path: str, messages: list[Any], kind: str, text: str
 ) -> None:
     plain = [{"role": "assistant" if len(messages) > 1 else "user", "content": text}]
     count, notes = told(client(), path, messages)
     want = model.chat([HI, *plain, HI] if len(messages) > 1 else plain, 6, 3).generation
-    assert count == want.prompt_tokens and any(kind in note for note in notes) and not any("secret" in note for note in notes)
+    assert (
+        count == want.prompt_tokens
+        and any(kind in note for note in notes)
+        and not any("secret" in note for note in notes)
+    )
 
 
 def test_a_tools_result_may_be_an_image(client: Client, model: dgemma.Model) -> None:
     call = {"id": "t1", "function": {"name": "f", "arguments": {}}}
-    want = model.chat([HI, {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "t1", "content": "[image, which cannot be read]"}], 6, 3)
+    want = model.chat(
+        [
+            HI,
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "t1", "content": "[image, which cannot be read]"},
+        ],
+        6,
+        3,
+    )
     use = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "image", "source": PNG}]}
-    count, notes = told(client(), MESSAGES, [HI, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}])
+    count, notes = told(
+        client(),
+        MESSAGES,
+        [HI, {"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}],
+    )
     assert count == want.generation.prompt_tokens and any("image (1)" in note for note in notes)
     items = [HI, {"type": "function_call", "call_id": "t1", "name": "f", "arguments": "{}"},
              {"type": "function_call_output", "call_id": "t1", "output": [{"type": "image"}]}]  # fmt: skip
@@ -117,7 +140,9 @@ def test_a_tools_result_may_be_an_image(client: Client, model: dgemma.Model) -> 
       {"role": "tool", "tool_call_id": "c", "content": "1"}]),
     (CHAT, [{"role": "user", "content": ["h", None, {"text": "i"}]}], [HI]),
 ])  # fmt: skip
-def test_other_spellings_of_a_conversation(client: Client, model: dgemma.Model, path: str, messages: list[Any], same: list[Any]) -> None:
+def test_other_spellings_of_a_conversation(
+    client: Client, model: dgemma.Model, path: str, messages: list[Any], same: list[Any]
+) -> None:
     assert told(client(), path, messages)[0] == model.chat(same, 6, 3).generation.prompt_tokens
 
 
@@ -142,16 +167,24 @@ def begun(path: str, text: str) -> tuple[list[Any], dict[str, Any]]:
         return [HI, last], {}
     if path == RESPONSES:
         return [HI, last | {"prefix": True}], {}
-    return [HI, last], {"continue_final_message": True, **({"add_generation_prompt": False} if path == CHAT else {})}
+    return [HI, last], {
+        "continue_final_message": True,
+        **({"add_generation_prompt": False} if path == CHAT else {}),
+    }
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, CANVAS])
 @pytest.mark.parametrize("text", ["Once upon", "Once upon a ", ""])
 def test_an_answer_goes_on_from_a_message(client: Client, model: dgemma.Model, path: str, text: str) -> None:
     want = model.chat([HI, {"role": "assistant", "content": text, "prefix": True}], 6, 3)
-    assert model.chat([HI, {"role": "assistant", "content": text}], 6, 3, continue_final_message=True).content == want.content
+    assert (
+        model.chat([HI, {"role": "assistant", "content": text}], 6, 3, continue_final_message=True).content
+        == want.content
+    )
     ids = [*model.tokenizer.encode("model\n" + text)]
-    assert want.generation.prompt_tokens == model.chat([HI], 6, 3).generation.prompt_tokens + len(ids) - len(model.tokenizer.encode("model\n"))
+    assert want.generation.prompt_tokens == model.chat([HI], 6, 3).generation.prompt_tokens + len(ids) - len(
+        model.tokenizer.encode("model\n")
+    )
     messages, more = begun(path, text)
     reply = client().post(path, json=body_of(path, messages, **more)).text
     assert want.content == "" or json.dumps(want.content, ensure_ascii=False)[1:-1] in reply
@@ -163,12 +196,19 @@ def test_so_does_ollamas(client: Client, model: dgemma.Model) -> None:
     body = {"model": "any", "messages": messages, "stream": False, "options": {"num_predict": 6, "seed": 3}}
     want = model.chat(messages, 6, 3, continue_final_message=True)
     reply = client().post("/api/chat", json=body).json()
-    assert (reply["message"]["content"], reply["prompt_eval_count"]) == (want.content, want.generation.prompt_tokens)
+    assert (reply["message"]["content"], reply["prompt_eval_count"]) == (
+        want.content,
+        want.generation.prompt_tokens,
+    )
 
 
-def test_a_prompt_that_was_read_is_read_from_the_cache_when_it_goes_on(client: Client, fresh: dgemma.Model) -> None:
+def test_a_prompt_that_was_read_is_read_from_the_cache_when_it_goes_on(
+    client: Client, fresh: dgemma.Model
+) -> None:
     at, long = client(), {"role": "user", "content": "word " * 40}
-    want = fresh.chat([long, {"role": "assistant", "content": "Once upon a"}], 6, 3, continue_final_message=True).content
+    want = fresh.chat(
+        [long, {"role": "assistant", "content": "Once upon a"}], 6, 3, continue_final_message=True
+    ).content
     for text in ("Once", "Once upon a"):
         reply = at.post(MESSAGES, json=body_of(MESSAGES, [long, {"role": "assistant", "content": text}]))
     assert reply.json()["content"] == [{"type": "text", "text": want}]
@@ -182,7 +222,10 @@ def test_what_makes_no_sense_with_it_is_named(client: Client, more: dict[str, An
     messages = [HI, {"role": "assistant", "content": "Once", "prefix": True}]
     reply = client().post(CHAT, json=body_of(CHAT, messages, **more))
     assert reply.status_code == 400 and name in reply.json()["error"]["message"]
-    for last in (HI | {"prefix": True}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}], "prefix": True}):
+    for last in (
+        HI | {"prefix": True},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}], "prefix": True},
+    ):
         assert client().post(CHAT, json=body_of(CHAT, [HI, last])).status_code == 400
 
 
@@ -218,7 +261,14 @@ def test_half_an_emoji_is_a_replacement_character(client: Client, half: bytes) -
     assert posted(client(), calls % half).status_code == 200
 
 
-@given(st.recursive(st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=6), st.booleans())
+@given(
+    st.recursive(
+        st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.booleans(),
+)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 def test_halves_are_mended_and_nothing_else_is_touched(value: Any, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
@@ -227,11 +277,17 @@ def test_halves_are_mended_and_nothing_else_is_touched(value: Any, ascii_only: b
 
 @given(st.text(st.characters(categories=["Cs", "Lu", "So", "Po"]), max_size=12), st.booleans())
 def test_any_text_of_a_script_is_read(text: str, escaped: bool) -> None:
-    body = json.dumps([text], ensure_ascii=True).encode() if escaped else json.dumps([text], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    body = (
+        json.dumps([text], ensure_ascii=True).encode()
+        if escaped
+        else json.dumps([text], ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
     (read,) = parse(body)
     whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") if escaped else text
     read.encode()  # holds no half
-    assert read.replace("\ufffd", "") == "".join(one for one in whole if not 0xD800 <= ord(one) < 0xE000).replace("\ufffd", "")
+    assert read.replace("\ufffd", "") == "".join(
+        one for one in whole if not 0xD800 <= ord(one) < 0xE000
+    ).replace("\ufffd", "")
 
 
 def calls_of(reply: Any, path: str) -> Iterator[Any]:
@@ -239,7 +295,11 @@ def calls_of(reply: Any, path: str) -> Iterator[Any]:
     if path == CHAT:
         yield from answer["choices"][0]["message"].get("tool_calls") or ()
     else:
-        yield from (one for one in answer["content" if path == MESSAGES else "output"] if one["type"] in ("tool_use", "function_call"))
+        yield from (
+            one
+            for one in answer["content" if path == MESSAGES else "output"]
+            if one["type"] in ("tool_use", "function_call")
+        )
 
 
 CHOICES: dict[str, list[Any]] = {
@@ -252,10 +312,16 @@ CHOICES: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "choice"), [(path, choice) for path, choices in CHOICES.items() for choice in choices], ids=str)
+@pytest.mark.parametrize(
+    ("path", "choice"), [(path, choice) for path, choices in CHOICES.items() for choice in choices], ids=str
+)
 def test_every_spelling_of_a_choice(client: Client, path: str, choice: Any) -> None:
     function = FUNCTION["function"]
-    tool = {CHAT: FUNCTION, RESPONSES: {"type": "function", **function}, MESSAGES: {"name": "f", "input_schema": function["parameters"]}}[path]
+    tool = {
+        CHAT: FUNCTION,
+        RESPONSES: {"type": "function", **function},
+        MESSAGES: {"name": "f", "input_schema": function["parameters"]},
+    }[path]
     body = body_of(path, [HI], tools=[tool], tool_choice=choice)
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
     assert len([*calls_of(client().post(path, json=body | {limit: 60}), path)]) == 1
@@ -264,9 +330,18 @@ def test_every_spelling_of_a_choice(client: Client, path: str, choice: Any) -> N
 def test_choices_that_ask_for_nothing(client: Client) -> None:
     at = client()
     plain = told(at, CHAT, [HI], tools=[FUNCTION])
-    for choice in ("auto", {"type": "auto"}, None, {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}):
+    for choice in (
+        "auto",
+        {"type": "auto"},
+        None,
+        {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+    ):
         assert told(at, CHAT, [HI], tools=[FUNCTION], tool_choice=choice) == plain
     for choice in ("none", {"type": "none"}):
         assert told(at, CHAT, [HI], tools=[FUNCTION], tool_choice=choice) == told(at, CHAT, [HI])
-    for path, flag in ((CHAT, {"parallel_tool_calls": False}), (RESPONSES, {"parallel_tool_calls": False}), (CHAT, {"parallel_tool_calls": True})):
+    for path, flag in (
+        (CHAT, {"parallel_tool_calls": False}),
+        (RESPONSES, {"parallel_tool_calls": False}),
+        (CHAT, {"parallel_tool_calls": True}),
+    ):
         assert told(at, path, [HI], **flag)[0] == told(at, path, [HI])[0]

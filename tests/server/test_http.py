@@ -79,7 +79,10 @@ def live(fresh: dgemma.Model) -> Iterator[Callable[..., Live]]:
 
 
 def head(path: str, body: bytes = b"", more: str = "") -> bytes:
-    return f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode() + body
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode()
+        + body
+    )
 
 
 def rest(found: socket.socket) -> bytes:
@@ -139,15 +142,30 @@ def asked(more: str, version: str = "1.1") -> bytes:
         (b"GET /health HTTP/2.0\r\nhost: localhost\r\n\r\n", 505), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     ],
 )  # fmt: skip
-def test_what_is_read_in_two_ways_closes_and_nothing_behind_it_is_answered(live: Callable[..., Live], data: bytes, status: int) -> None:
+def test_what_is_read_in_two_ways_closes_and_nothing_behind_it_is_answered(
+    live: Callable[..., Live], data: bytes, status: int
+) -> None:
     answer = rest(live().connect(data + GET))
-    assert answer.startswith(b"HTTP/1.1 %d " % status) and answer.count(b"HTTP/1.1 ") == 1 and b"connection: close" in answer.lower()
+    assert (
+        answer.startswith(b"HTTP/1.1 %d " % status)
+        and answer.count(b"HTTP/1.1 ") == 1
+        and b"connection: close" in answer.lower()
+    )
 
 
 def test_a_compressed_body_is_refused(live: Callable[..., Live]) -> None:
     at = live()
-    for coding, status in (("gzip", 415), ("br", 415), ("identity, gzip", 415), ("identity", 200), ("", 200), ("Identity", 200)):
-        reply = httpx.post(f"{at.url}/v1/completions", content=BODY, headers={"content-encoding": coding}, timeout=20)
+    for coding, status in (
+        ("gzip", 415),
+        ("br", 415),
+        ("identity, gzip", 415),
+        ("identity", 200),
+        ("", 200),
+        ("Identity", 200),
+    ):
+        reply = httpx.post(
+            f"{at.url}/v1/completions", content=BODY, headers={"content-encoding": coding}, timeout=20
+        )
         assert reply.status_code == status, coding
 
 
@@ -159,7 +177,9 @@ def test_small_pieces_go_out_at_once(live: Callable[..., Live]) -> None:
         with at.connect():
             eventually(lambda at=at: at.server.server_state.connections)
             (connection,) = at.server.server_state.connections
-            option = connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            option = connection.transport.get_extra_info("socket").getsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NODELAY
+            )
             assert option != 0
 
 
@@ -192,7 +212,9 @@ def test_nobody_at_work_makes_room(live: Callable[..., Live]) -> None:
     working.close()
 
 
-def test_an_address_beyond_loopback_has_its_own_limit(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_beyond_loopback_has_its_own_limit(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
     at = live(max_per_address=2)
     monkeypatch.setattr("dgemma.server.http.is_loopback", lambda host: False)
     silent = [at.connect() for _ in range(2)]
@@ -204,7 +226,9 @@ def test_an_address_beyond_loopback_has_its_own_limit(live: Callable[..., Live],
 
 def test_a_body_that_does_not_come_is_given_up(live: Callable[..., Live]) -> None:
     at = live(body_timeout=0.3)
-    slow = at.connect(b'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"prompt"')
+    slow = at.connect(
+        b'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"prompt"'
+    )
     assert rest(slow).startswith(b"HTTP/1.1 408 ")
     assert at.open == 0
 
@@ -217,13 +241,21 @@ def test_bodies_that_are_being_read_have_a_common_limit(live: Callable[..., Live
     eventually(lambda: at.app.state.service.bodies.held > 100_000)
     for path in ("/v1/completions", "/tokenize"):
         refused = httpx.post(f"{at.url}{path}", content=b"{" + b" " * 199_000)
-        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5") and "large bodies" in refused.json()["error"]["message"]
-    assert httpx.post(f"{at.url}/v1/completions", json={"prompt": "ab", "max_tokens": 2}, timeout=20).status_code == 200
+        assert (refused.status_code, refused.headers["retry-after"]) == (
+            503,
+            "5",
+        ) and "large bodies" in refused.json()["error"]["message"]
+    assert (
+        httpx.post(f"{at.url}/v1/completions", json={"prompt": "ab", "max_tokens": 2}, timeout=20).status_code
+        == 200
+    )
     first.sendall(large[-1:])
     with first:
         assert first.recv(65536).startswith(b"HTTP/1.1 400 ")
     assert at.app.state.service.bodies.held == 0
-    assert rest(at.connect(large.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))).startswith(b"HTTP/1.1 400 ")
+    assert rest(at.connect(large.replace(b"\r\n", b"\r\nconnection: close\r\n", 1))).startswith(
+        b"HTTP/1.1 400 "
+    )
 
 
 def test_a_client_that_leaves_frees_its_slot(live: Callable[..., Live], fresh: dgemma.Model) -> None:
@@ -235,7 +267,9 @@ def test_a_client_that_leaves_frees_its_slot(live: Callable[..., Live], fresh: d
         eventually(lambda: not fresh.engine.slots.taken and at.open == 0)
 
 
-def test_who_does_not_read_is_cut_and_slows_nobody(live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_does_not_read_is_cut_and_slows_nobody(
+    live: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("uvicorn.protocols.http.flow_control.HIGH_WATER_LIMIT", 1024)
     at = live(write_timeout=0.5)
     deaf = socket.socket()
@@ -247,7 +281,10 @@ def test_who_does_not_read_is_cut_and_slows_nobody(live: Callable[..., Live], mo
     for connection in at.server.server_state.connections:  # a small buffer stands for a long answer
         connection.transport.set_write_buffer_limits(2048)
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    assert httpx.post(f"{at.url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=20).status_code == 200
+    assert (
+        httpx.post(f"{at.url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=20).status_code
+        == 200
+    )
     eventually(lambda: at.open == 0)
     eventually(lambda: not at.server.server_state.connections)
     deaf.close()
@@ -266,14 +303,18 @@ def test_a_full_service_says_when_to_come_again(live: Callable[..., Live], fresh
 
 def test_an_answer_out_of_time_ends_with_an_error(live: Callable[..., Live]) -> None:
     at = live(request_timeout=0.2)
-    late = httpx.post(f"{at.url}/v1/completions", json=LONG | {"stream": False, "max_tokens": 504}, timeout=20)
+    late = httpx.post(
+        f"{at.url}/v1/completions", json=LONG | {"stream": False, "max_tokens": 504}, timeout=20
+    )
     assert late.status_code == 503 and "longer than 0.2 seconds" in late.text
     text = httpx.post(f"{at.url}/v1/completions", json=LONG | {"max_tokens": 504}, timeout=20).text
     assert "longer than 0.2 seconds" in text.split("\n\n")[-2] and "[DONE]" not in text
     eventually(lambda: at.open == 0)
 
 
-def test_a_unix_socket_is_for_its_user_and_replaced_when_dead(tmp_path: Path, live: Callable[..., Live]) -> None:
+def test_a_unix_socket_is_for_its_user_and_replaced_when_dead(
+    tmp_path: Path, live: Callable[..., Live]
+) -> None:
     path = tmp_path / "socket"
     at = live(uds=str(path))
     assert path.stat().st_mode & 0o777 == 0o600
@@ -299,8 +340,21 @@ def test_what_cannot_be_listened_at_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
     """SIGTERM lets what runs finish and refuses what comes; Ctrl-C ends it with an error. Neither says what was asked."""
-    command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0", "--max-tokens", "9"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "dgemma.cli.main",
+        "serve",
+        "-m",
+        str(fresh.folder),
+        "--port",
+        "0",
+        "--max-tokens",
+        "9",
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}
+    ) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if " answers at " in line)
         url = line.partition(" answers at ")[2].split()[0]
@@ -325,14 +379,18 @@ def test_signals(fresh: dgemma.Model, number: int, code: int) -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX has that signal")
 @pytest.mark.parametrize("with_file", [True, False])
-def test_sighup_reads_the_keys_again_and_cuts_no_stream(fresh: dgemma.Model, tmp_path: Path, with_file: bool) -> None:
+def test_sighup_reads_the_keys_again_and_cuts_no_stream(
+    fresh: dgemma.Model, tmp_path: Path, with_file: bool
+) -> None:
     """Without a key file it is a terminal that was closed: what runs is finished, as by SIGTERM."""
     path = tmp_path / "keys"
     path.touch(0o600)
     path.write_text("old\n")
     command = [sys.executable, "-m", "dgemma.cli.main", "serve", "-m", str(fresh.folder), "--port", "0"]
     command += ["--api-key-file", str(path)] if with_file else []
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}
+    ) as process:
         assert process.stderr is not None
         line = next(line for line in process.stderr if " answers at " in line)
         url, key = line.partition(" answers at ")[2].split()[0], {"x-api-key": "old"}
@@ -345,7 +403,9 @@ def test_sighup_reads_the_keys_again_and_cuts_no_stream(fresh: dgemma.Model, tmp
             path.write_text("new\n")
             process.send_signal(signal.SIGHUP)
             if with_file:
-                eventually(lambda: httpx.get(f"{url}/v1/models", headers={"x-api-key": "new"}).status_code == 200)
+                eventually(
+                    lambda: httpx.get(f"{url}/v1/models", headers={"x-api-key": "new"}).status_code == 200
+                )
                 assert httpx.get(f"{url}/v1/models", headers=key).status_code == 401
             assert [line for line in lines if line][-1] == "data: [DONE]"
         if with_file:
@@ -362,7 +422,12 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
         whole = client.chat.completions.create(model="dgemma", messages=messages, seed=7, max_tokens=24)
         assert whole.choices[0].message.content == want.content and whole.usage is not None
         stream = client.chat.completions.create(
-            model="dgemma", messages=messages, seed=7, max_tokens=24, stream=True, stream_options={"include_usage": True}
+            model="dgemma",
+            messages=messages,
+            seed=7,
+            max_tokens=24,
+            stream=True,
+            stream_options={"include_usage": True},
         )
         chunks = [*stream]
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == want.content
@@ -371,24 +436,44 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
         assert gap.choices[0].text == fresh.fill("abc", "xyz", 1, widths=[1, 3]).text
         with pytest.raises(openai.BadRequestError, match="nope"):
             client.completions.create(model="dgemma", prompt="a", extra_body={"nope": 1})
-    with openai.OpenAI(base_url=f"{at.url}/v1", api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+    with (
+        openai.OpenAI(base_url=f"{at.url}/v1", api_key="wrong", max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError),
+    ):
         client.models.list()
 
 
-def test_openais_own_client_asks_for_a_form_a_stop_and_log_probabilities(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+def test_openais_own_client_asks_for_a_form_a_stop_and_log_probabilities(
+    live: Callable[..., Live], fresh: dgemma.Model
+) -> None:
     messages: Any = [{"role": "user", "content": "hi"}]
-    shape: Any = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
+    shape: Any = {
+        "type": "object",
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     form: Any = {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": shape}}
     with openai.OpenAI(base_url=f"{live().url}/v1", api_key="none", max_retries=0) as client:
         ask = client.chat.completions.create
-        formed = ask(model="any", messages=messages, max_tokens=24, response_format=form, logprobs=True, top_logprobs=2, stop=["nowhere"])
+        formed = ask(
+            model="any",
+            messages=messages,
+            max_tokens=24,
+            response_format=form,
+            logprobs=True,
+            top_logprobs=2,
+            stop=["nowhere"],
+        )
         text, found = formed.choices[0].message.content or "", formed.choices[0].logprobs
         assert json.loads(text)["a"] in "xy" and found is not None and len(found.content or ()) == len(text)
         cut = ask(model="any", messages=messages, max_tokens=24, response_format=form, stop='"a')
         assert cut.choices[0].message.content == "{" and cut.choices[0].finish_reason == "stop"
 
 
-def test_a_full_service_refuses_at_once_and_answers_what_takes_no_place(live: Callable[..., Live], fresh: dgemma.Model) -> None:
+def test_a_full_service_refuses_at_once_and_answers_what_takes_no_place(
+    live: Callable[..., Live], fresh: dgemma.Model
+) -> None:
     fresh.engine = Engine(fresh.net, EngineConfig(max_slots=1))
     at = live(max_queue=0)
     held = threading.Event()
@@ -399,9 +484,13 @@ def test_a_full_service_refuses_at_once_and_answers_what_takes_no_place(live: Ca
     with httpx.Client(base_url=at.url) as asking:
         for path in ("/v1/completions", "/v1/messages", "/v1/completions"):
             refused = asking.post(path, json={"prompt": "a"})
-            assert refused.status_code == 429 and refused.headers["retry-after"] and "too many" in refused.text
+            assert (
+                refused.status_code == 429 and refused.headers["retry-after"] and "too many" in refused.text
+            )
         assert asking.post("/tokenize", json={"content": "a"}).status_code == 200
-        assert 'dgemma_requests_total{route="/v1/completions",status="429"} 2.0' in asking.get("/metrics").text
+        assert (
+            'dgemma_requests_total{route="/v1/completions",status="429"} 2.0' in asking.get("/metrics").text
+        )
     held.set()
     blocked.join(60)
     assert rest(first).startswith(b"HTTP/1.1 200 ")
@@ -424,10 +513,27 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("what", ["raise RuntimeError('secret')", "time.sleep(600)"])
 def test_a_service_whose_passes_run_no_more_leaves_with_its_own_code(fresh: dgemma.Model, what: str) -> None:
-    command = [sys.executable, "-c", BROKEN.format(what=what), "serve", "-m", str(fresh.folder), "--port", "0", "--pass-timeout", "1"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}) as process:
+    command = [
+        sys.executable,
+        "-c",
+        BROKEN.format(what=what),
+        "serve",
+        "-m",
+        str(fresh.folder),
+        "--port",
+        "0",
+        "--pass-timeout",
+        "1",
+    ]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"DGEMMA_API_KEY": ""}
+    ) as process:
         assert process.stderr is not None
-        url = next(line for line in process.stderr if " answers at " in line).partition(" answers at ")[2].split()[0]
+        url = (
+            next(line for line in process.stderr if " answers at " in line)
+            .partition(" answers at ")[2]
+            .split()[0]
+        )
         answer = httpx.post(f"{url}/v1/completions", json={"prompt": CANARY}, timeout=60)
         assert answer.status_code in (500, 503) and "secret" not in answer.text
         assert process.wait(60) == 7

@@ -20,8 +20,12 @@ Client = Callable[..., TestClient]
 ASKED = {"prompt": "abc", "seed": 0}
 
 
-@pytest.mark.parametrize(("tuned", "flags", "want"), [(True, (), TURN), (False, (), 20), (True, ("--max-tokens", "9"), 9)])
-def test_the_default_of_the_service(tmp_path, monkeypatch: pytest.MonkeyPatch, tuned: bool, flags: tuple[str, ...], want: int) -> None:
+@pytest.mark.parametrize(
+    ("tuned", "flags", "want"), [(True, (), TURN), (False, (), 20), (True, ("--max-tokens", "9"), 9)]
+)
+def test_the_default_of_the_service(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, tuned: bool, flags: tuple[str, ...], want: int
+) -> None:
     """A chat-tuned model ends its turns itself and gets room for them; another one keeps its checkpoint's 20."""
     from dgemma.server import http
 
@@ -40,7 +44,9 @@ def test_the_default_of_the_service(tmp_path, monkeypatch: pytest.MonkeyPatch, t
     assert reply["dgemma"]["notes"][-1].startswith(end)
 
 
-def test_a_default_gives_way_to_memory_and_a_limit_that_was_asked_for_does_not(client: Client, fresh: dgemma.Model) -> None:
+def test_a_default_gives_way_to_memory_and_a_limit_that_was_asked_for_does_not(
+    client: Client, fresh: dgemma.Model
+) -> None:
     denoise = fresh.denoise
     try:
         fresh.denoise = denoise.replace(max_new_tokens=480)
@@ -49,7 +55,9 @@ def test_a_default_gives_way_to_memory_and_a_limit_that_was_asked_for_does_not(c
         fresh.engine = Engine(fresh.net, EngineConfig(memory=need[1]))
         at = client()
         reply = at.post("/v1/completions", json=ASKED).json()
-        assert reply["usage"]["completion_tokens"] == 120 and reply["dgemma"]["notes"][-1].startswith("cut at 120 tokens, all that")
+        assert reply["usage"]["completion_tokens"] == 120 and reply["dgemma"]["notes"][-1].startswith(
+            "cut at 120 tokens, all that"
+        )
         refused = at.post("/v1/completions", json=ASKED | {"max_tokens": 480})
         assert refused.status_code == 503 and "480 new ones need" in refused.json()["error"]["message"]
     finally:

@@ -58,12 +58,18 @@ class Editor:
         number = self.ask("initialize", {"capabilities": {}})
         assert self.read()["id"] == number
         self.tell("initialized", {})
-        self.tell("textDocument/didOpen", {"textDocument": {"uri": URI, "languageId": "python", "version": 1, "text": text}})
+        self.tell(
+            "textDocument/didOpen",
+            {"textDocument": {"uri": URI, "languageId": "python", "version": 1, "text": text}},
+        )
         return self
 
     def complete(self, line: int, character: int, **context: Any) -> int:
         place = {"line": line, "character": character}
-        return self.ask(COMPLETION, {"textDocument": {"uri": URI}, "position": place, "context": {"triggerKind": 2, **context}})
+        return self.ask(
+            COMPLETION,
+            {"textDocument": {"uri": URI}, "position": place, "context": {"triggerKind": 2, **context}},
+        )
 
     def texts(self) -> list[str]:
         return [item["insertText"] for item in self.read()["result"]]
@@ -101,7 +107,9 @@ def editor() -> Iterator[Callable[[Filler], Editor]]:
             with os.fdopen(out, "rb") as source, os.fdopen(back, "wb", buffering=0) as sink:
                 codes.append(Session(fill, source, sink).run())
 
-        begun.append((Editor(os.fdopen(read, "rb"), os.fdopen(write, "wb")), threading.Thread(target=serve), codes))
+        begun.append(
+            (Editor(os.fdopen(read, "rb"), os.fdopen(write, "wb")), threading.Thread(target=serve), codes)
+        )
         begun[-1][1].start()
         return begun[-1][0]
 
@@ -167,14 +175,22 @@ def test_newer_requests_changes_and_closing_supersede(fake: tuple[Editor, list[F
     editor, gaps = fake
     first, second = editor.complete(3, 4), editor.complete(3, 4)
     assert editor.read() == {"jsonrpc": "2.0", "id": first, "result": None}
-    change = {"range": {"start": {"line": 3, "character": 4}, "end": {"line": 3, "character": 4}}, "text": "re"}
-    editor.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [change, change]})
+    change = {
+        "range": {"start": {"line": 3, "character": 4}, "end": {"line": 3, "character": 4}},
+        "text": "re",
+    }
+    editor.tell(
+        "textDocument/didChange",
+        {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [change, change]},
+    )
     assert editor.read() == {"jsonrpc": "2.0", "id": second, "result": None}
     wait_for(lambda: gaps[0].cancelled and gaps[1].cancelled)
     third = editor.complete(3, 8)
     wait_for(lambda: len(gaps) == 3)
     assert gaps[2].around[0].endswith("    rere")
-    editor.tell("textDocument/didOpen", {"textDocument": {"uri": "file:///b.py", "text": ""}})  # another one is left alone
+    editor.tell(
+        "textDocument/didOpen", {"textDocument": {"uri": "file:///b.py", "text": ""}}
+    )  # another one is left alone
     editor.tell("textDocument/didClose", {"textDocument": {"uri": URI}})
     assert editor.read() == {"jsonrpc": "2.0", "id": third, "result": None}
     editor.complete(3, 8)
@@ -183,11 +199,16 @@ def test_newer_requests_changes_and_closing_supersede(fake: tuple[Editor, list[F
 
 def test_a_change_that_cannot_be_followed_forgets_the_document(fake: tuple[Editor, list[FakeGap]]) -> None:
     editor, gaps = fake
-    editor.tell("textDocument/didChange", {"textDocument": {"uri": URI}, "contentChanges": [{"text": "x"}, {"text": "y", "range": 3}]})
+    editor.tell(
+        "textDocument/didChange",
+        {"textDocument": {"uri": URI}, "contentChanges": [{"text": "x"}, {"text": "y", "range": 3}]},
+    )
     editor.complete(0, 0)
     assert editor.read()["result"] is None
     editor.tell("textDocument/didOpen", {"textDocument": {"uri": URI, "text": "z"}})
-    editor.tell("textDocument/didChange", {"textDocument": {"uri": URI}, "contentChanges": [{"text": "whole"}]})
+    editor.tell(
+        "textDocument/didChange", {"textDocument": {"uri": URI}, "contentChanges": [{"text": "whole"}]}
+    )
     editor.complete(0, 5)
     wait_for(lambda: gaps)
     assert gaps[0].around == ("whole", "")
@@ -197,14 +218,20 @@ def test_errors_are_told_once_and_faults_without_text(fake: tuple[Editor, list[F
     editor, gaps = fake
 
     def broken(text: str) -> Any:
-        editor.tell("textDocument/didChange", {"textDocument": {"uri": URI}, "contentChanges": [{"text": text}]})
+        editor.tell(
+            "textDocument/didChange", {"textDocument": {"uri": URI}, "contentChanges": [{"text": text}]}
+        )
         editor.complete(0, 99)
         wait_for(lambda: gaps and gaps[-1].around[0] == text)
         gaps[-1].free.set()
         return editor.read()
 
     assert broken("told broken")["error"] == {"code": -32803, "message": "nobody answers"}
-    assert editor.read() == {"jsonrpc": "2.0", "method": "window/showMessage", "params": {"type": 1, "message": "dgemma: nobody answers"}}
+    assert editor.read() == {
+        "jsonrpc": "2.0",
+        "method": "window/showMessage",
+        "params": {"type": 1, "message": "dgemma: nobody answers"},
+    }
     assert broken("told again, broken")["error"]["code"] == -32803  # and no message behind it:
     fault = broken(f"{CANARY} broken")["error"]
     assert fault["code"] == -32603 and CANARY not in fault["message"]
@@ -224,7 +251,13 @@ def test_what_is_no_request_of_ours(fake: tuple[Editor, list[FakeGap]]) -> None:
     for body in ({"id": [1], "method": "shutdown"}, {"id": True, "method": "shutdown"}, {"id": 1}):
         editor.send(**body)
         assert editor.read()["error"]["code"] == -32600
-    for raw, code in ((b"[]", -32600), (b"{", -32700), (b"\xff\xff", -32700), (b"[" * 10**5, -32700), (b'"x"', -32600)):
+    for raw, code in (
+        (b"[]", -32600),
+        (b"{", -32700),
+        (b"\xff\xff", -32700),
+        (b"[" * 10**5, -32700),
+        (b'"x"', -32600),
+    ):
         editor.raw(b"content-length:%d\r\n\r\n%s" % (len(raw), raw))
         assert editor.read()["error"]["code"] == code
     editor.raw(b"no header\r\nContent-Length: many\r\n\r\n")
@@ -253,28 +286,62 @@ def framed(*messages: Any) -> bytes:
 
 def test_the_order_of_a_session() -> None:
     shutdown, leave = {"id": 2, "method": "shutdown"}, {"method": "exit"}
-    code, told = run(framed({"id": 1, "method": "shutdown"}, {"id": 1, "method": "initialize"}, shutdown, {"id": 3, "method": COMPLETION}, leave))
-    assert code == 0 and [message.get("error", {}).get("code") for message in told] == [-32002, None, None, -32600]
+    code, told = run(
+        framed(
+            {"id": 1, "method": "shutdown"},
+            {"id": 1, "method": "initialize"},
+            shutdown,
+            {"id": 3, "method": COMPLETION},
+            leave,
+        )
+    )
+    assert code == 0 and [message.get("error", {}).get("code") for message in told] == [
+        -32002,
+        None,
+        None,
+        -32600,
+    ]
     assert told[1]["result"]["capabilities"]["inlineCompletionProvider"] is True
-    assert run(framed({"id": 1, "method": "initialize"}, leave))[0] == run(framed(leave))[0] == run(b"")[0] == run(b"Content-Length: 9")[0] == 1
+    assert (
+        run(framed({"id": 1, "method": "initialize"}, leave))[0]
+        == run(framed(leave))[0]
+        == run(b"")[0]
+        == run(b"Content-Length: 9")[0]
+        == 1
+    )
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=5,
+)
 PARAMS = st.fixed_dictionaries({}, optional={
     "textDocument": st.fixed_dictionaries({}, optional={"uri": st.just(URI) | JSON, "text": st.text(max_size=9) | JSON}) | JSON,
     "position": st.fixed_dictionaries({"line": st.integers(-1, 3) | JSON, "character": st.integers(-1, 9) | JSON}) | JSON,
     "contentChanges": st.lists(st.fixed_dictionaries({"text": st.text(max_size=5) | JSON}, optional={"range": JSON}), max_size=2) | JSON,
     "context": st.fixed_dictionaries({}, optional={"selectedCompletionInfo": JSON}) | JSON, "id": JSON,
 })  # fmt: skip
-METHODS = st.sampled_from(["initialize", "$/cancelRequest", COMPLETION, *(f"textDocument/did{name}" for name in ("Open", "Change", "Close"))])
-MESSAGES = st.fixed_dictionaries({}, optional={"id": st.integers(0, 9) | JSON, "method": METHODS | JSON, "params": PARAMS | JSON})
+METHODS = st.sampled_from(
+    [
+        "initialize",
+        "$/cancelRequest",
+        COMPLETION,
+        *(f"textDocument/did{name}" for name in ("Open", "Change", "Close")),
+    ]
+)
+MESSAGES = st.fixed_dictionaries(
+    {}, optional={"id": st.integers(0, 9) | JSON, "method": METHODS | JSON, "params": PARAMS | JSON}
+)
 FRAMES = st.lists(MESSAGES.map(framed) | st.binary(max_size=20) | JSON.map(framed), max_size=8).map(b"".join)
 
 
 @given(FRAMES)
 def test_nothing_ends_a_session_but_its_stream(data: bytes) -> None:
     code, told = run(framed({"id": -1, "method": "initialize"}) + data)
-    assert code == 1 and all(("result" in message) != ("error" in message) for message in told if "id" in message)
+    assert code == 1 and all(
+        ("result" in message) != ("error" in message) for message in told if "id" in message
+    )
 
 
 def test_an_overlong_message_is_read_away() -> None:
@@ -295,7 +362,9 @@ def test_the_models_gaps(editor: Callable[[Filler], Editor], fresh: dgemma.Model
     filler.close()
 
 
-def test_a_cancelled_gap_frees_its_slots_before_the_next_pass(editor: Callable[[Filler], Editor], fresh: dgemma.Model) -> None:
+def test_a_cancelled_gap_frees_its_slots_before_the_next_pass(
+    editor: Callable[[Filler], Editor], fresh: dgemma.Model
+) -> None:
     begun, go_on, passes = threading.Event(), threading.Event(), []
     advance = fresh.engine.advance
 
@@ -315,7 +384,9 @@ def test_a_cancelled_gap_frees_its_slots_before_the_next_pass(editor: Callable[[
     time.sleep(0.1)
     go_on.set()
     wait_for(lambda: fresh.engine.idle)
-    assert not fresh.engine.slots.taken and len(passes) <= 2  # the one that was under way, and one that may have begun
+    assert (
+        not fresh.engine.slots.taken and len(passes) <= 2
+    )  # the one that was under way, and one that may have begun
     filler.close()
 
 
@@ -326,10 +397,16 @@ def test_a_model_that_cannot_be_loaded_is_told(editor: Callable[[Filler], Editor
     found = editor(Loaded(load)).begin()
     found.complete(3, 4)
     error = found.read()["error"]
-    assert error["code"] == -32803 and error["message"].startswith("out of memory") and found.read()["method"] == "window/showMessage"
+    assert (
+        error["code"] == -32803
+        and error["message"].startswith("out of memory")
+        and found.read()["method"] == "window/showMessage"
+    )
 
 
-def test_a_services_gaps(editor: Callable[[Filler], Editor], live: Callable[..., Live], model: dgemma.Model) -> None:  # noqa: F811
+def test_a_services_gaps(
+    editor: Callable[[Filler], Editor], live: Callable[..., Live], model: dgemma.Model
+) -> None:  # noqa: F811
     service = live(keys=("one",))
     want = model.fill("def f():\n  re", "\nx = 1\n", 5, widths=[1, 3])
     found = editor(Service(service.url, "one", longest=3, seed=5)).begin("def f():\n  re\nx = 1\n")
@@ -340,7 +417,9 @@ def test_a_services_gaps(editor: Callable[[Filler], Editor], live: Callable[...,
     assert "key" in denied.read()["error"]["message"]
 
 
-def test_a_service_learns_that_nobody_waits(editor: Callable[[Filler], Editor], live: Callable[..., Live]) -> None:  # noqa: F811
+def test_a_service_learns_that_nobody_waits(
+    editor: Callable[[Filler], Editor], live: Callable[..., Live]
+) -> None:  # noqa: F811
     service = live()
     found = editor(Service(service.url, max_denoising_steps=1000, stability_threshold=999)).begin()
     first = found.complete(3, 4)
@@ -367,7 +446,11 @@ def process() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Editor]]]
 
     def start(*flags: str) -> tuple[subprocess.Popen[bytes], Editor]:
         pipe = subprocess.PIPE
-        begun.append(subprocess.Popen([sys.executable, "-m", "dgemma.cli.main", "lsp", *flags], stdin=pipe, stdout=pipe, stderr=pipe))
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dgemma.cli.main", "lsp", *flags], stdin=pipe, stdout=pipe, stderr=pipe
+            )
+        )
         assert begun[-1].stdout and begun[-1].stdin
         return begun[-1], Editor(begun[-1].stdout, begun[-1].stdin)
 
@@ -377,13 +460,20 @@ def process() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Editor]]]
             one.kill()
 
 
-def test_the_process_with_the_shipped_model(process: Callable[..., tuple[subprocess.Popen[bytes], Editor]]) -> None:
+def test_the_process_with_the_shipped_model(
+    process: Callable[..., tuple[subprocess.Popen[bytes], Editor]],
+) -> None:
     prefix, suffix = "def area(r):\n    return 3.14 * ", "\n\nprint(area(2))\n"
     want = dgemma.load().fill(prefix, suffix, widths=[8])
     running, editor = process("--stdio", "--max-tokens", "8")
     editor.begin("")
-    change = {"range": {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 0}}, "text": prefix + suffix}
-    editor.tell("textDocument/didChange", {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [change]})
+    change = {
+        "range": {"start": {"line": 0, "character": 0}, "end": {"line": 0, "character": 0}},
+        "text": prefix + suffix,
+    }
+    editor.tell(
+        "textDocument/didChange", {"textDocument": {"uri": URI, "version": 2}, "contentChanges": [change]}
+    )
     editor.complete(1, 18)
     assert editor.texts() == [want.text]
     editor.raw(b"Content-Length: 3\r\n\r\nabc")
@@ -398,7 +488,9 @@ def test_the_process_with_the_shipped_model(process: Callable[..., tuple[subproc
     assert running.stderr and "area" not in running.stderr.read().decode()
 
 
-def test_the_process_leaves_while_its_model_is_loading(process: Callable[..., tuple[subprocess.Popen[bytes], Editor]]) -> None:
+def test_the_process_leaves_while_its_model_is_loading(
+    process: Callable[..., tuple[subprocess.Popen[bytes], Editor]],
+) -> None:
     running, editor = process()
     editor.begin().complete(3, 4)
     assert running.stdin and running.stderr
@@ -408,4 +500,8 @@ def test_the_process_leaves_while_its_model_is_loading(process: Callable[..., tu
 
 def test_flags_that_contradict(process: Callable[..., tuple[subprocess.Popen[bytes], Editor]]) -> None:
     running, _ = process("--url", "http://127.0.0.1:9", "--model", "x")
-    assert running.wait(60) == 2 and running.stderr and b"--model is of the service's choosing" in running.stderr.read()
+    assert (
+        running.wait(60) == 2
+        and running.stderr
+        and b"--model is of the service's choosing" in running.stderr.read()
+    )

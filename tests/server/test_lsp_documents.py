@@ -50,7 +50,9 @@ def test_edits_at_positions_are_edits_at_characters(text: str, edits: list[tuple
 
 
 def test_characters_are_not_units() -> None:
-    text = "😀😀b"  # the reference counts units: with characters for units the edit above would be another one
+    text = (
+        "😀😀b"  # the reference counts units: with characters for units the edit above would be another one
+    )
     assert position(text, 2) == {"line": 0, "character": 4}
     assert Document(text).offset({"line": 0, "character": 2}) == 1
 
@@ -85,6 +87,11 @@ def test_what_is_no_change_is_refused(found: object) -> None:
 
 def test_a_model_is_shown_whole_characters() -> None:
     document = Document("\ufeffa\r\nb\ud83d")
-    document.change({"text": "\ude00", "range": {"start": {"line": 1, "character": 2}, "end": {"line": 1, "character": 2}}})
+    document.change(
+        {
+            "text": "\ude00",
+            "range": {"start": {"line": 1, "character": 2}, "end": {"line": 1, "character": 2}},
+        }
+    )
     assert document.text == "\ufeffa\r\nb\ud83d\ude00" and shown(document.text) == "a\nb😀"
     assert shown("x\ud83d") == "x\ufffd"

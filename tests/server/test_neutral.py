@@ -22,7 +22,17 @@ ROUTES = [route for route in all_routes() if isinstance(route, Task)]
 STRICT = [route for route in ROUTES if route.body.__struct_config__.forbid_unknown_fields]
 OPENAI = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 NULLS: dict[str, Any] = dict.fromkeys(
-    ["audio", "prediction", "web_search_options", "max_tool_calls", "prompt_template", "nonsense", "dry_multiplier", "logit_bias", "tools_used"]
+    [
+        "audio",
+        "prediction",
+        "web_search_options",
+        "max_tool_calls",
+        "prompt_template",
+        "nonsense",
+        "dry_multiplier",
+        "logit_bias",
+        "tools_used",
+    ]
 )
 SETTINGS = {"temperature": 1.0, "top_p": 1, "top_k": -1, "presence_penalty": 0.0, "seed": 3.0}
 SETTINGS |= {"logit_bias": {"5": None, "6": 0}, "stop": [""], "bad_words": ["", None]}
@@ -35,7 +45,17 @@ UNSERVED = {
 
 def figures(value: Any) -> Any:
     """An answer without what differs from one time to the next."""
-    passing = {"id", "created", "created_at", "seconds", "call_id", "timings", "total_duration", "prompt_eval_duration", "eval_duration"}
+    passing = {
+        "id",
+        "created",
+        "created_at",
+        "seconds",
+        "call_id",
+        "timings",
+        "total_duration",
+        "prompt_eval_duration",
+        "eval_duration",
+    }
     if isinstance(value, dict):
         return {name: figures(one) for name, one in value.items() if name not in passing}
     return [figures(one) for one in value] if isinstance(value, list) else value
@@ -65,7 +85,9 @@ def test_null_and_neutral_fields_change_nothing(client: Client, route: Task) -> 
 
 
 @pytest.mark.parametrize("route", STRICT, ids=lambda route: route.path)
-@pytest.mark.parametrize("name", ["typical_p", "mirostat", "nonsense", "audio", "ignore_eos", "skip_special_tokens"])
+@pytest.mark.parametrize(
+    "name", ["typical_p", "mirostat", "nonsense", "audio", "ignore_eos", "skip_special_tokens"]
+)
 def test_what_would_change_the_answer_is_named(client: Client, route: Task, name: str) -> None:
     value = {"ignore_eos": True, "skip_special_tokens": False}.get(name, 0.5)
     body = route.example | ({"options": {name: value}} if route.path.startswith("/api/") else {name: value})
@@ -73,8 +95,12 @@ def test_what_would_change_the_answer_is_named(client: Client, route: Task, name
     assert reply.status_code == 400 and f"'{name}'" in reply.text
 
 
-@pytest.mark.parametrize(("path", "name"), [*zip(OPENAI, ["max_tokens", "max_tokens", "max_output_tokens"], strict=True)])
-def test_a_length_of_minus_one_is_none_and_whole_floats_are_integers(client: Client, path: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "name"), [*zip(OPENAI, ["max_tokens", "max_tokens", "max_output_tokens"], strict=True)]
+)
+def test_a_length_of_minus_one_is_none_and_whole_floats_are_integers(
+    client: Client, path: str, name: str
+) -> None:
     at, route = client(max_choices=2), next(route for route in ROUTES if route.path == path)
     short = {key: value for key, value in route.example.items() if key != name}
     assert whole(at, path, short | {"seed": 3}) == whole(at, path, short | {name: -1, "seed": 3})
@@ -98,7 +124,9 @@ def test_a_seed_of_minus_one_is_drawn(client: Client, path: str) -> None:
 def test_odd_forms_of_openais_fields(client: Client, body: dict[str, Any], stream: bool | None) -> None:
     for route in ROUTES:
         if route.path in OPENAI:
-            assert client().post(route.path, json=route.example | {"stream": stream} | body).status_code == 200
+            assert (
+                client().post(route.path, json=route.example | {"stream": stream} | body).status_code == 200
+            )
 
 
 def test_a_batch_reads_the_same(model: dgemma.Model) -> None:
@@ -110,11 +138,21 @@ def test_a_batch_reads_the_same(model: dgemma.Model) -> None:
 
     for body in ({"prompt": "abc"}, {"messages": [{"role": "user", "content": "hi"}]}):
         asked = body | {"max_tokens": 8, "seed": 3}
-        assert text(asked) == text(asked | NULLS | SETTINGS | UNSERVED | {"max_tokens": 8.0, "stream": False, "n": 1})
+        assert text(asked) == text(
+            asked | NULLS | SETTINGS | UNSERVED | {"max_tokens": 8.0, "stream": False, "n": 1}
+        )
         assert text(body | {"seed": -1, "max_tokens": 8}) == text(body | {"max_tokens": 8})
 
 
-VALUES = st.one_of(st.none(), st.booleans(), st.integers(-3, 3), st.floats(-2, 2), st.sampled_from(["", "a", "auto", "none"]), st.just([]), st.just({}))
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 3),
+    st.floats(-2, 2),
+    st.sampled_from(["", "a", "auto", "none"]),
+    st.just([]),
+    st.just({}),
+)
 NAMES = st.sampled_from(sorted({*NEUTRAL, *NEUTRAL_UNSERVED, *WITHOUT_EFFECT, *DEPENDENT, "nonsense"}))
 
 
@@ -124,4 +162,7 @@ def test_what_is_left_is_left_again_and_nothing_is_changed(fields: dict[str, Any
     assert effective(kept, served) == kept and kept.items() <= fields.items()
     assert not any(value is None for value in kept.values()) and not kept.keys() & (WITHOUT_EFFECT - served)
     for name in kept.keys() & NEUTRAL.keys():
-        assert not any(kept[name] == neutral and isinstance(kept[name], bool) == isinstance(neutral, bool) for neutral in NEUTRAL[name])
+        assert not any(
+            kept[name] == neutral and isinstance(kept[name], bool) == isinstance(neutral, bool)
+            for neutral in NEUTRAL[name]
+        )

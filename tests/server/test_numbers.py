@@ -17,15 +17,36 @@ from dgemma.server.schema.sampling import Sampling
 
 Client = Callable[..., TestClient]
 # as they are spelled in JSON
-NUMBERS = ("5e-324", "-1e-320", "1e-30", "1e308", "1e309", "-0.0", "9223372036854775808", "1" + "0" * 309, "1" + "0" * 5000)
+NUMBERS = (
+    "5e-324",
+    "-1e-320",
+    "1e-30",
+    "1e308",
+    "1e309",
+    "-0.0",
+    "9223372036854775808",
+    "1" + "0" * 309,
+    "1" + "0" * 5000,
+)
 # with a large one of these a long answer is asked for, which ends with its time
-LONG = {"max_denoising_steps", "stability_threshold", "max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"}
+LONG = {
+    "max_denoising_steps",
+    "stability_threshold",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n_predict",
+}
 
 
 def numeric(kind: Any) -> Iterator[str]:
     """The fields of a struct that hold numbers."""
     for field in msgspec.structs.fields(kind):
-        options = typing.get_args(field.type) if typing.get_origin(field.type) in (typing.Union, types.UnionType) else (field.type,)
+        options = (
+            typing.get_args(field.type)
+            if typing.get_origin(field.type) in (typing.Union, types.UnionType)
+            else (field.type,)
+        )
         if {int, float} & {*options}:
             yield field.name
 
@@ -75,5 +96,8 @@ def test_combinations_at_their_edges(client: Client) -> None:
     """Each of these is allowed by itself; together they must not leave float32."""
     edges: dict[str, Any] = {"t_min": 1e-30, "t_max": 1e-30, "repetition_penalty": 0.01, "presence_penalty": -2, "frequency_penalty": -2,
                              "min_p": 1, "top_p": 5e-324, "entropy_bound": 1e308, "confidence_threshold": 5e-324}  # fmt: skip
-    reply = client().post("/v1/completions", json={"prompt": "abc", "max_tokens": 12, "logit_bias": {"65": 100, "66": -100}} | edges)
+    reply = client().post(
+        "/v1/completions",
+        json={"prompt": "abc", "max_tokens": 12, "logit_bias": {"65": 100, "66": -100}} | edges,
+    )
     assert reply.status_code == 200, reply.text

@@ -25,14 +25,22 @@ def chunks(text: str) -> list[dict[str, Any]]:
 def test_a_completion_is_what_python_gives(client: Client, model: dgemma.Model) -> None:
     want = model.generate("abc", max_tokens=30, seed=3)
     reply = client().post(COMPLETE, json={"prompt": "abc", "max_tokens": 30, "seed": 3}).json()
-    assert reply["choices"] == [{"index": 0, "text": want.text, "finish_reason": want.finish_reason, "logprobs": None}]
+    assert reply["choices"] == [
+        {"index": 0, "text": want.text, "finish_reason": want.finish_reason, "logprobs": None}
+    ]
     assert reply["usage"] == {"prompt_tokens": want.prompt_tokens, "completion_tokens": 30, "total_tokens": want.prompt_tokens + 30,
                               "steps": sum(want.steps), "canvases": 3}  # fmt: skip
     assert reply["dgemma"]["seeds"] == [3]
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: Client, model: dgemma.Model) -> None:
-    body = {"prompt": "abc", "max_tokens": 30, "seed": 3, "stream": True, "stream_options": {"include_usage": True}}
+    body = {
+        "prompt": "abc",
+        "max_tokens": 30,
+        "seed": 3,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     *pieces, last = chunks(client().post(COMPLETE, json=body).text)
     texts = [piece["choices"][0]["text"] for piece in pieces]
     assert "".join(texts) == model.generate("abc", max_tokens=30, seed=3).text and len(texts) > 2
@@ -46,7 +54,9 @@ def test_a_chat_is_what_python_gives(client: Client, model: dgemma.Model, n: int
     want = [model.chat(messages, max_tokens=24, seed=5 + place) for place in range(n)]
     body = {"messages": messages, "max_completion_tokens": 24, "seed": 5, "n": n}
     reply = client().post(CHAT, json=body).json()
-    assert [choice["message"]["content"] for choice in reply["choices"]] == [answer.content for answer in want]
+    assert [choice["message"]["content"] for choice in reply["choices"]] == [
+        answer.content for answer in want
+    ]
     assert reply["usage"]["prompt_tokens"] == want[0].generation.prompt_tokens
     told: dict[int, str] = dict.fromkeys(range(n), "")
     for chunk in chunks(client().post(CHAT, json=body | {"stream": True}).text):
@@ -71,8 +81,15 @@ def test_many_prompts_and_ids(client: Client, model: dgemma.Model) -> None:
     body = {"prompt": [[2, 30, 31], [2, 40]], "n": 2, "max_tokens": 12, "seed": 0}
     choices = client().post(COMPLETE, json=body).json()["choices"]
     want = [model.generate_ids(prompt, 12, seed=seed) for prompt in body["prompt"] for seed in (0, 1)]
-    assert [choice["text"] for choice in choices] == [model.tokenizer.decode(result.token_ids) for result in want]
-    assert client().post(COMPLETE, json={"prompt": ["ab"], "max_tokens": 12, "echo": True}).json()["choices"][0]["text"].startswith("ab")
+    assert [choice["text"] for choice in choices] == [
+        model.tokenizer.decode(result.token_ids) for result in want
+    ]
+    assert (
+        client()
+        .post(COMPLETE, json={"prompt": ["ab"], "max_tokens": 12, "echo": True})
+        .json()["choices"][0]["text"]
+        .startswith("ab")
+    )
 
 
 def test_what_exceeds_the_context_is_cut_and_said(client: Client) -> None:
@@ -90,20 +107,42 @@ def test_what_exceeds_the_context_is_cut_and_said(client: Client) -> None:
         (COMPLETE, {"prompt": "a", "best_of": 5}, "best_of"),
         (COMPLETE, {"prompt": ""}, None),
         (COMPLETE, {"prompt": "a", "max_tokens": 0}, None),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "function"}}, "tool_choice"),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
-        (CHAT, {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}, "add_generation_prompt"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": "x"}], "tool_choice": {"type": "function"}},
+            "tool_choice",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": "x"}], "parallel_tool_calls": "no"},
+            "parallel_tool_calls",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False},
+            "add_generation_prompt",
+        ),
         (CHAT, {"messages": []}, None),
     ],
 )
-def test_what_is_not_served_is_named(client: Client, path: str, body: dict[str, Any], parameter: str | None) -> None:
+def test_what_is_not_served_is_named(
+    client: Client, path: str, body: dict[str, Any], parameter: str | None
+) -> None:
     for streaming in (False, True):
         reply = client().post(path, json=body | {"stream": streaming})
         assert reply.status_code == 400 and reply.json()["error"]["param"] == parameter, reply.text
 
 
 def test_values_that_change_nothing_are_let_through(client: Client) -> None:
-    body = {"prompt": "a", "max_tokens": 2, "temperature": 1, "top_p": 1.0, "stop": [], "user": "me", "presence_penalty": 0}
+    body = {
+        "prompt": "a",
+        "max_tokens": 2,
+        "temperature": 1,
+        "top_p": 1.0,
+        "stop": [],
+        "user": "me",
+        "presence_penalty": 0,
+    }
     assert client().post(COMPLETE, json=body).status_code == 200
 
 

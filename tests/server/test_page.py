@@ -31,7 +31,10 @@ def references(name: str) -> set[str]:
     if name.startswith("vendor/"):
         return set()
     found = REFERENCES.findall(text(name))
-    return {posixpath.normpath(posixpath.join("/web", posixpath.dirname(name), one)).removeprefix("/web/") for one in found}
+    return {
+        posixpath.normpath(posixpath.join("/web", posixpath.dirname(name), one)).removeprefix("/web/")
+        for one in found
+    }
 
 
 def code(name: str) -> str:
@@ -41,7 +44,11 @@ def code(name: str) -> str:
 def test_the_page_is_open_and_what_it_asks_for_is_not(client: Client) -> None:
     asking = client(keys=("right",))
     reply = asking.get("/")
-    assert reply.status_code == 200 and reply.content == ASSETS["index.html"].body and asking.head("/").status_code == 200
+    assert (
+        reply.status_code == 200
+        and reply.content == ASSETS["index.html"].body
+        and asking.head("/").status_code == 200
+    )
     assert asking.get("/web/app.js").status_code == 200
     assert asking.get("/props").status_code == 401 and asking.post("/v1/canvas", json={}).status_code == 401
 
@@ -52,9 +59,17 @@ def test_every_file_is_served_with_its_kind_and_its_guards(client: Client, name:
     assert reply.status_code == 200 and reply.content == ASSETS[name].body
     ending = "." + name.rpartition(".")[2]
     assert reply.headers["content-type"] == KINDS.get(ending, "text/plain; charset=utf-8")
-    assert reply.headers["x-content-type-options"] == "nosniff" and reply.headers["cache-control"] == "no-cache"
+    assert (
+        reply.headers["x-content-type-options"] == "nosniff" and reply.headers["cache-control"] == "no-cache"
+    )
     policy = dict(part.strip().split(" ", 1) for part in reply.headers["content-security-policy"].split(";"))
-    want = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "connect-src": "'self'", "img-src": "'self' data:"}
+    want = {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "connect-src": "'self'",
+        "img-src": "'self' data:",
+    }
     assert policy == want | dict.fromkeys(["base-uri", "form-action", "frame-ancestors"], "'none'")
 
 
@@ -67,7 +82,10 @@ def test_a_file_that_is_known_is_not_sent_again(client: Client) -> None:
     assert asking.get("/web/app.js", headers={"if-none-match": '"x"'}).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/web/", "/web/nothing.js", "/web/../page.py", "/web/%2e%2e/page.py", "/web//etc/passwd", "/web/vendor"])
+@pytest.mark.parametrize(
+    "path",
+    ["/web/", "/web/nothing.js", "/web/../page.py", "/web/%2e%2e/page.py", "/web//etc/passwd", "/web/vendor"],
+)
 def test_nothing_else_is_served(client: Client, path: str) -> None:
     reply = client().get(path)
     assert reply.status_code == 404 and "error" in reply.json()
@@ -80,7 +98,9 @@ def test_every_file_that_is_asked_for_exists_and_every_file_is_asked_for() -> No
         assert new <= set(ASSETS), new - set(ASSETS)
         asked |= new
         waiting += sorted(new)
-    beside = {name for name in ASSETS if name.startswith("vendor/") and (name.endswith(".md") or "/LICENSE" in name)}
+    beside = {
+        name for name in ASSETS if name.startswith("vendor/") and (name.endswith(".md") or "/LICENSE" in name)
+    }
     assert asked | beside == set(ASSETS)
     assert sum(len(gzip.compress(ASSETS[name].body)) for name in asked) < MOST_BYTES
 
@@ -90,7 +110,9 @@ def test_own_files_name_no_other_address_and_open_with_their_purpose(name: str) 
     found = text(name)
     assert not ADDRESS.search(found.replace("http://www.w3.org/2000/svg", "")), "an address of somebody else"
     assert name.endswith(".svg") or found.lstrip().startswith(("// ", "/* ", "<!doctype html>\n<!-- "))
-    assert len(found.splitlines()) < 250 and not re.search(r"\beval\(|new Function|innerHTML\s*=|\bstyle=", found)
+    assert len(found.splitlines()) < 250 and not re.search(
+        r"\beval\(|new Function|innerHTML\s*=|\bstyle=", found
+    )
     assert name == "answer.js" or "dangerouslySetInnerHTML" not in found
 
 
@@ -110,4 +132,6 @@ def test_vendored_files_are_those_that_are_named_and_have_a_licence(name: str) -
 
 
 def test_the_files_lie_in_the_package() -> None:
-    assert {entry.name for entry in (files("dgemma.server") / "web").iterdir()} == {name.split("/")[0] for name in ASSETS}
+    assert {entry.name for entry in (files("dgemma.server") / "web").iterdir()} == {
+        name.split("/")[0] for name in ASSETS
+    }

@@ -30,7 +30,14 @@ def test_a_route_is_found_by_every_spelling(client: Client, path: str) -> None:
         assert reply.status_code == 405 and reply.headers["allow"] == want.headers["allow"], spelled
 
 
-@given(st.lists(st.sampled_from(["/", "v1", "metrics", "props", "health", "..", ".", "chat", "completions", "%2f", "web", "x"]), max_size=8))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["/", "v1", "metrics", "props", "health", "..", ".", "chat", "completions", "%2f", "web", "x"]
+        ),
+        max_size=8,
+    )
+)
 def test_a_path_is_a_routes_or_stays_as_it_came(parts: list[str]) -> None:
     path = "/" + "/".join(parts)
     found = canonical(path, ROUTES.__contains__)
@@ -41,7 +48,14 @@ def test_a_path_is_a_routes_or_stays_as_it_came(parts: list[str]) -> None:
 def test_no_spelling_goes_around_the_guard(client: Client) -> None:
     asking = client(keys=("right-key-of-some-length",))
     for path in ROUTES:
-        for spelled in (path + "/", "/" + path, f"/v1{path}", f"{path}/%2e%2e/health", path.removeprefix("/v1") + "//", f"/health/{path}"):
+        for spelled in (
+            path + "/",
+            "/" + path,
+            f"/v1{path}",
+            f"{path}/%2e%2e/health",
+            path.removeprefix("/v1") + "//",
+            f"/health/{path}",
+        ):
             reply = asking.get(f"http://localhost{spelled}")
             means = canonical(unquote(spelled), ROUTES.__contains__)
             assert (reply.status_code == 401) == (means not in OPEN), spelled
@@ -61,7 +75,9 @@ def test_routes_that_are_refused_say_why_in_their_dialect(client: Client) -> Non
     asking = client()
     for absent in all_absent():
         for method in ("POST", "DELETE", "GET"):
-            reply = asking.request(method, absent.path.replace("{digest}", "sha256:0"), json={"model": "x", "input": "y"})
+            reply = asking.request(
+                method, absent.path.replace("{digest}", "sha256:0"), json={"model": "x", "input": "y"}
+            )
             assert reply.status_code == 501 and absent.message in reply.text
     assert asking.post("/embeddings", json={}).json()["error"]["type"] == "not_supported_error"
     assert [*asking.post("/api/pull", json={}).json()] == ["error"] == [*asking.get("/api/nowhere").json()]

@@ -13,10 +13,14 @@ from starlette.testclient import TestClient
 from dgemma.server import request_log
 from dgemma.server.request_log import RequestLog
 
-LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (GET|POST|\(other\)) (/[\w/.{}:]*|\(no route\)) \d{3} \d+ tokens \d+ ms")
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (GET|POST|\(other\)) (/[\w/.{}:]*|\(no route\)) \d{3} \d+ tokens \d+ ms"
+)
 
 
-def test_a_line_tells_route_status_tokens_and_time_and_no_text(client: Callable[..., TestClient], capsys) -> None:
+def test_a_line_tells_route_status_tokens_and_time_and_no_text(
+    client: Callable[..., TestClient], capsys
+) -> None:
     asking = client(keys=("key-of-somebody",), log_requests=True)
     right = {"authorization": "Bearer key-of-somebody"}
     body = {"prompt": "words of somebody", "max_tokens": 8, "max_denoising_steps": 2}
@@ -29,7 +33,11 @@ def test_a_line_tells_route_status_tokens_and_time_and_no_text(client: Callable[
     lines = [line for line in capsys.readouterr().err.splitlines() if LINE.fullmatch(line)]
     told = [line.split(" ", 2)[2].rsplit(" ", 2)[0] for line in lines]
     assert told[0] == told[1] and re.fullmatch(r"POST /v1/completions 200 [1-8] tokens", told[0])
-    assert told[2:] == ["POST /v1/completions 401 0 tokens", "GET (no route) 404 0 tokens", "(other) /health 405 0 tokens"]
+    assert told[2:] == [
+        "POST /v1/completions 401 0 tokens",
+        "GET (no route) 404 0 tokens",
+        "(other) /health 405 0 tokens",
+    ]
     assert "omebody" not in "".join(lines) and "SOMEBODY" not in "".join(lines)
 
 
@@ -62,4 +70,6 @@ def test_nobody_waits_for_a_reader_that_does_not_read(monkeypatch) -> None:
     log.line("last")
     log.close()
     lines = out.getvalue().splitlines()
-    assert lines[0] == "first" and lines[-1] == "last" and "(40 lines were dropped: nobody read them)" in lines
+    assert (
+        lines[0] == "first" and lines[-1] == "last" and "(40 lines were dropped: nobody read them)" in lines
+    )

@@ -20,34 +20,76 @@ __all__ = ["live"]  # a fixture
 
 Client = Callable[..., TestClient]
 PATH = "/v1/responses"
-TOOL = {"type": "function", "name": "f", "description": "does", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}
+TOOL = {
+    "type": "function",
+    "name": "f",
+    "description": "does",
+    "parameters": {"type": "object", "properties": {"a": {"type": "string"}}},
+}
 
 
 def test_a_text_is_what_python_gives_whole_and_streamed(client: Client, model: dgemma.Model) -> None:
     want = model.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}], 24, 5)
-    body = {"model": "any", "input": "hi", "instructions": "Be brief.", "max_output_tokens": 24, "seed": 5, "store": True}
+    body = {
+        "model": "any",
+        "input": "hi",
+        "instructions": "Be brief.",
+        "max_output_tokens": 24,
+        "seed": 5,
+        "store": True,
+    }
     reply = client().post(PATH, json=body).json()
-    assert reply["output"][0]["content"][0]["text"] == want.content and reply["output"][0]["status"] == "completed"
-    assert reply["status"] == "incomplete" and reply["incomplete_details"] == {"reason": "max_output_tokens"} and reply["store"] is False
-    assert reply["usage"]["input_tokens"] == want.generation.prompt_tokens and reply["usage"]["steps"] == sum(want.generation.steps)
+    assert (
+        reply["output"][0]["content"][0]["text"] == want.content
+        and reply["output"][0]["status"] == "completed"
+    )
+    assert (
+        reply["status"] == "incomplete"
+        and reply["incomplete_details"] == {"reason": "max_output_tokens"}
+        and reply["store"] is False
+    )
+    assert reply["usage"]["input_tokens"] == want.generation.prompt_tokens and reply["usage"]["steps"] == sum(
+        want.generation.steps
+    )
     told = events(client().post(PATH, json=body | {"stream": True}).text)
     assert [event["sequence_number"] for event in told] == [*range(len(told))]
-    assert told[0]["type"] == "response.created" and told[0]["response"]["output"] == [] and told[-1]["type"] == "response.incomplete"
-    assert "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta") == want.content
-    assert told[-1]["response"]["usage"] == reply["usage"] and told[-1]["response"]["output"][0]["content"] == reply["output"][0]["content"]
+    assert (
+        told[0]["type"] == "response.created"
+        and told[0]["response"]["output"] == []
+        and told[-1]["type"] == "response.incomplete"
+    )
+    assert (
+        "".join(event["delta"] for event in told if event["type"] == "response.output_text.delta")
+        == want.content
+    )
+    assert (
+        told[-1]["response"]["usage"] == reply["usage"]
+        and told[-1]["response"]["output"][0]["content"] == reply["output"][0]["content"]
+    )
 
 
 def answer(**more: Any) -> ResponsesAnswer:
-    return ResponsesAnswer(Served(), msgspec.convert({"input": "x"} | more, ResponsesRequest), {"f": {"name": "f", "namespace": "n"}})
+    return ResponsesAnswer(
+        Served(),
+        msgspec.convert({"input": "x"} | more, ResponsesRequest),
+        {"f": {"name": "f", "namespace": "n"}},
+    )
 
 
 def test_thoughts_text_and_calls_are_items() -> None:
     one = answer()
     told = events(fed(one, "<|channel>thought\nhm\n<channel|>Let me", f" see.{CALL}{CALL}<turn|>"))
     kinds = [item["type"] for item in told[-1]["response"]["output"]]
-    assert kinds == ["reasoning", "message", "function_call", "function_call"] and told[-1]["type"] == "response.completed"
+    assert (
+        kinds == ["reasoning", "message", "function_call", "function_call"]
+        and told[-1]["type"] == "response.completed"
+    )
     call = told[-1]["response"]["output"][2]
-    assert json.loads(call["arguments"]) == {"a": "x"} and call["namespace"] == "n" and call["status"] == "completed"
+    assert (
+        json.loads(call["arguments"]) == {"a": "x"}
+        and call["namespace"] == "n"
+        and call["status"] == "completed"
+    )
     assert told[-1]["response"]["usage"]["output_tokens_details"]["reasoning_tokens"] > 0
     names = [event["type"] for event in told]
     assert names.count("response.output_item.added") == names.count("response.output_item.done") == 4
@@ -70,7 +112,11 @@ def test_a_history_of_items_reads_as_pythons(client: Client, model: dgemma.Model
     ]  # fmt: skip
     function = {"name": "n.f", "description": "does", "parameters": TOOL["parameters"]}
     want = model.chat(same, 12, 3, tools=[{"type": "function", "function": function}])
-    tools = [{"type": "namespace", "name": "n", "tools": [TOOL]}, {"type": "web_search"}, {"type": "custom", "name": "p"}]
+    tools = [
+        {"type": "namespace", "name": "n", "tools": [TOOL]},
+        {"type": "web_search"},
+        {"type": "custom", "name": "p"},
+    ]
     body = {
         "input": items, "instructions": "Be brief.", "tools": tools, "tool_choice": "auto", "parallel_tool_calls": False, "reasoning": None,
         "include": ["reasoning.encrypted_content"], "prompt_cache_key": "k", "client_metadata": {}, "max_output_tokens": 12, "seed": 3,
@@ -102,7 +148,10 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
     asked: Any = {"model": "dgemma", "input": "hi", "max_output_tokens": 24, "extra_body": {"seed": 7}}
     assert talk.responses.create(**asked).output_text == want.content
     with talk.responses.stream(**asked) as stream:
-        assert "".join(event.delta for event in stream if event.type == "response.output_text.delta") == want.content
+        assert (
+            "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+            == want.content
+        )
     form: Any = {"format": {"type": "json_schema", "name": "yes", "schema": {"type": "boolean"}}}
     assert talk.responses.create(**asked, text=form).output_text in ("true", "false")
     with pytest.raises(openai.BadRequestError, match="previous_response_id"):

@@ -31,16 +31,24 @@ SPACED: list[Layout] = [lambda p, s: f"<PRE> {p} <SUF>{s} <MID>", lambda p, s: f
 
 # what stands before a gap, as a function of files and the name of the file around it
 HEADS: list[Callable[[Files, str], str]] = [
-    lambda files, own: "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n",
+    lambda files, own: (
+        "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n"
+    ),
     lambda files, own: "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n",
-    lambda files, own: "<repo_name>demo" + "".join(f"<file_sep>{n}\n{t}" for n, t in files) + f"<file_sep>{own}\n",
+    lambda files, own: (
+        "<repo_name>demo" + "".join(f"<file_sep>{n}\n{t}" for n, t in files) + f"<file_sep>{own}\n"
+    ),
     lambda files, own: "".join(f"<file_sep>{n}\n{t}" for n, t in files) + "<file_sep>",
-    lambda files, own: "<reponame>demo" + "".join(f"<filename>{n}\n{t}\n" for n, t in files) + f"<filename>{own}\n",
+    lambda files, own: (
+        "<reponame>demo" + "".join(f"<filename>{n}\n{t}\n" for n, t in files) + f"<filename>{own}\n"
+    ),
     lambda files, own: "".join(f"{n}\n{t}\n<|file_separator|>" for n, t in files) + f"{own}\n" * bool(files),
 ]
 TEXTS = st.text(alphabet="ab \n\r<|>", max_size=12)
 NAMES = st.from_regex(r"[a-z]{1,4}(/[a-z]{1,4})?\.(py|kt|c)", fullmatch=True)
-FILE_TEXTS = st.text(alphabet="ab \n(=", min_size=1, max_size=12).map(lambda text: text.strip("\n")).filter(bool)
+FILE_TEXTS = (
+    st.text(alphabet="ab \n(=", min_size=1, max_size=12).map(lambda text: text.strip("\n")).filter(bool)
+)
 FILES = st.lists(st.tuples(NAMES, FILE_TEXTS), max_size=3)
 
 
@@ -48,12 +56,18 @@ def of_codellama(layout: Layout) -> bool:
     return "<PRE>" in layout("", "")
 
 
-@given(TEXTS.filter(lambda text: text not in ("\n", "\r\n")), TEXTS, st.sampled_from(["", "<s>", "<bos>", "<｜begin▁of▁sentence｜>"]))
+@given(
+    TEXTS.filter(lambda text: text not in ("\n", "\r\n")),
+    TEXTS,
+    st.sampled_from(["", "<s>", "<bos>", "<｜begin▁of▁sentence｜>"]),
+)
 def test_what_is_marked_comes_back_from_every_layout(prefix: str, suffix: str, start: str) -> None:
     ambiguous = prefix[:1] == prefix[-1:] == suffix[-1:] == " "
     for layout in [*LAYOUTS, CODESTRAL]:
         if not (ambiguous and of_codellama(layout)):
-            assert marked_gap(start + layout(prefix, suffix)) == MarkedGap(prefix, suffix), layout(prefix, suffix)
+            assert marked_gap(start + layout(prefix, suffix)) == MarkedGap(prefix, suffix), layout(
+                prefix, suffix
+            )
     for layout in SPACED:
         assert marked_gap(start + layout(prefix, suffix)) == MarkedGap(prefix, suffix)
 
@@ -75,8 +89,14 @@ def test_files_come_back_from_every_layout(prefix: str, suffix: str, files: File
             prefix_first = f"{marks.prefix}x{prefix}{marks.suffix}{suffix}x{marks.middle}"
             suffix_first = f"{marks.suffix}{suffix}x{marks.prefix}x{prefix}{marks.middle}"
             found = MarkedGap(f"x{prefix}", f"{suffix}x", want.files)
-            assert marked_gap(head(files, own) + prefix_first) == marked_gap(head(files, own) + suffix_first) == found
-    inside = "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n"
+            assert (
+                marked_gap(head(files, own) + prefix_first)
+                == marked_gap(head(files, own) + suffix_first)
+                == found
+            )
+    inside = (
+        "<|repo_name|>demo\n" + "".join(f"<|file_sep|>{n}\n{t}\n" for n, t in files) + f"<|file_sep|>{own}\n"
+    )
     assert marked_gap(f"<|fim_prefix|>{inside}{prefix}<|fim_suffix|>{suffix}<|fim_middle|>") == want
     plus = "".join(f"+++++ {n}\n{t}\n\n" for n, t in files) + f"+++++ {own}\n"
     assert marked_gap(f"<s>[SUFFIX]{suffix}[PREFIX]{plus}{prefix}") == want
@@ -95,7 +115,18 @@ def test_other_texts_are_texts(text: str) -> None:
 
 
 def test_stops_that_are_marks_go() -> None:
-    stops = ["<|endoftext|>", "<EOT>", "\n\n", "<｜fim▁hole｜>", "[PREFIX]", "<file_sep>", "<|file_sep|>", "<[fim-middle]>", "</s>", "<div>"]
+    stops = [
+        "<|endoftext|>",
+        "<EOT>",
+        "\n\n",
+        "<｜fim▁hole｜>",
+        "[PREFIX]",
+        "<file_sep>",
+        "<|file_sep|>",
+        "<[fim-middle]>",
+        "</s>",
+        "<div>",
+    ]
     assert without_marks(stops) == ["\n\n", "<div>"] and without_marks(None) == []
 
 
@@ -104,15 +135,29 @@ FILLED = "<|file_sep|>lib.py\ny = 2\n<|file_sep|>main.py\n<|fim_prefix|>abc<|fim
 
 def test_a_marked_prompt_is_a_gap_in_every_dialect(client: Client) -> None:
     asking = client()
-    infill = {"input_prefix": "abc", "input_suffix": "xyz", "n_predict": 3, "seed": 1, "input_extra": [{"filename": "lib.py", "text": "y = 2"}]}
+    infill = {
+        "input_prefix": "abc",
+        "input_suffix": "xyz",
+        "n_predict": 3,
+        "seed": 1,
+        "input_extra": [{"filename": "lib.py", "text": "y = 2"}],
+    }
     want = asking.post("/infill", json=infill).json()
     more: dict[str, Any] = {"max_tokens": 3, "seed": 1, "stop": ["<|endoftext|>"]}
     reply = asking.post("/v1/completions", json={"prompt": FILLED} | more).json()
-    assert reply["choices"][0]["text"] == want["content"] and reply["usage"]["prompt_tokens"] == want["tokens_evaluated"]
+    assert (
+        reply["choices"][0]["text"] == want["content"]
+        and reply["usage"]["prompt_tokens"] == want["tokens_evaluated"]
+    )
     fim = asking.post("/v1/fim/completions", json={"prompt": FILLED} | more).json()
     assert fim["choices"][0]["text"] == want["content"] and fim["usage"] == reply["usage"]
     for raw in (True, False):
-        body = {"model": "any", "prompt": FILLED, "raw": raw, "options": {"seed": 1, "num_predict": 3, "stop": ["<|file_sep|>"]}}
+        body = {
+            "model": "any",
+            "prompt": FILLED,
+            "raw": raw,
+            "options": {"seed": 1, "num_predict": 3, "stop": ["<|file_sep|>"]},
+        }
         told = lines(asking.post("/api/generate", json=body).text)
         assert "".join(line["response"] for line in told) == want["content"]
         assert told[-1]["prompt_eval_count"] == want["tokens_evaluated"]
@@ -121,7 +166,10 @@ def test_a_marked_prompt_is_a_gap_in_every_dialect(client: Client) -> None:
 def test_each_prompt_of_a_list_is_read_by_itself(client: Client) -> None:
     asking, more = client(), {"max_tokens": 3, "seed": 1}
     prompts = [FILLED, "abc", f"of {FILLED}"]
-    alone = [asking.post("/v1/completions", json={"prompt": prompt} | more).json()["choices"][0]["text"] for prompt in prompts]
+    alone = [
+        asking.post("/v1/completions", json={"prompt": prompt} | more).json()["choices"][0]["text"]
+        for prompt in prompts
+    ]
     assert len(set(alone)) == 3
     for prompt, text in zip(prompts, alone, strict=True):
         choices = asking.post("/v1/completions", json={"prompt": [prompt], "n": 2} | more).json()["choices"]
@@ -129,4 +177,8 @@ def test_each_prompt_of_a_list_is_read_by_itself(client: Client) -> None:
     together = asking.post("/v1/completions", json={"prompt": prompts} | more).json()["choices"]
     assert [choice["text"] for choice in together] == alone
     echoed = asking.post("/v1/completions", json={"prompt": prompts, "echo": True} | more).json()["choices"]
-    assert [choice["text"] for choice in echoed] == ["abc" + alone[0], "abc" + alone[1], prompts[2] + alone[2]]
+    assert [choice["text"] for choice in echoed] == [
+        "abc" + alone[0],
+        "abc" + alone[1],
+        prompts[2] + alone[2],
+    ]

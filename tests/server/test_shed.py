@@ -21,7 +21,9 @@ class World:
         self.admission = Admission(4)
         self.counted: list[tuple[str, int]] = []
         shapes = {PATH: lambda refusal: {"error": refusal.message}, "/v1/{name}": lambda refusal: {}}
-        self.shed = Shed(self.admission, shapes, keys, lambda path, status: self.counted.append((path, status)))
+        self.shed = Shed(
+            self.admission, shapes, keys, lambda path, status: self.counted.append((path, status))
+        )
 
     def fill(self, *clients: str) -> World:
         for client in clients:
@@ -29,7 +31,9 @@ class World:
         return self
 
 
-def asked(body: bytes = b"{}", *more: str, line: str = f"POST {PATH} HTTP/1.1", length: int | None = None) -> bytes:
+def asked(
+    body: bytes = b"{}", *more: str, line: str = f"POST {PATH} HTTP/1.1", length: int | None = None
+) -> bytes:
     head = [line, "Host: localhost", f"Content-Length: {len(body) if length is None else length}", *more]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 

@@ -148,12 +148,19 @@ class Panic(BaseException):
 
 
 @pytest.mark.parametrize("where", ["advance", "submit", "call"])
-def test_what_is_no_exception_costs_only_who_caused_it(worker: Worker, model: dgemma.Model, monkeypatch: Any, where: str) -> None:
+def test_what_is_no_exception_costs_only_who_caused_it(
+    worker: Worker, model: dgemma.Model, monkeypatch: Any, where: str
+) -> None:
     good = results(Engine(model.net).run([request(30)]), 1)[0]
     if where == "advance":
         worker.engine.error = Panic("secret")  # type: ignore[assignment]
         found, bad = in_threads(worker, [request(30), request(POISON)])
-        assert found == good and isinstance(bad, WorkerError) and "Panic" in str(bad) and "secret" not in str(bad)
+        assert (
+            found == good
+            and isinstance(bad, WorkerError)
+            and "Panic" in str(bad)
+            and "secret" not in str(bad)
+        )
     elif where == "submit":
         with monkeypatch.context() as broken:
             broken.setattr(worker.engine, "submit", lambda request: (_ for _ in ()).throw(Panic("secret")))
@@ -169,7 +176,9 @@ def test_what_is_no_exception_costs_only_who_caused_it(worker: Worker, model: dg
 def test_a_lost_device_ends_the_thread_and_everybody_learns_of_it(worker: Worker) -> None:
     waiting = Remote(worker).run([request(31, max_tokens=400)])
     next(waiting)
-    worker.call(lambda: setattr(worker.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret"))))
+    worker.call(
+        lambda: setattr(worker.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret")))
+    )
     for answer in (waiting, Remote(worker).run([request(30)])):
         with pytest.raises(DgemmaError, match="RuntimeError") as caught:
             [*answer]
@@ -218,7 +227,8 @@ def test_calls_of_one_client_do_not_keep_another_s_passes_waiting(worker: Worker
     blocked = threading.Thread(target=worker.call, args=(held.wait, 60))
     blocked.start()
     asking = [
-        threading.Thread(target=worker.call, args=(log.append, name), kwargs={"client": name}) for name in ["a"] * 5 + ["b"] * 2
+        threading.Thread(target=worker.call, args=(log.append, name), kwargs={"client": name})
+        for name in ["a"] * 5 + ["b"] * 2
     ]
     for thread in asking:
         thread.start()
@@ -267,7 +277,11 @@ def test_who_makes_passes_of_its_own_takes_turns(worker: Worker) -> None:
 
 def test_what_nobody_watches_is_told_by_commits_alone(worker: Worker, model: dgemma.Model) -> None:
     seen = [*Remote(worker, watched=False).run([request(31, max_tokens=36)])]
-    commits = [record for record in Engine(model.net).run([request(31, max_tokens=36)]) if isinstance(record, CommitRecord)]
+    commits = [
+        record
+        for record in Engine(model.net).run([request(31, max_tokens=36)])
+        if isinstance(record, CommitRecord)
+    ]
     assert seen[1:] == commits and (seen[0].canvas, seen[0].step) == (0, 1) and len(commits) == 3
 
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-PATTERNS = ("^[a-z]+$", "^[A-Z][a-z]{1,6}$", "^[0-9]{4}-[0-9]{2}$", "^(red|green|blue)$", "^#[0-9a-f]{6}$", "^x*y$")
+PATTERNS = (
+    "^[a-z]+$",
+    "^[A-Z][a-z]{1,6}$",
+    "^[0-9]{4}-[0-9]{2}$",
+    "^(red|green|blue)$",
+    "^#[0-9a-f]{6}$",
+    "^x*y$",
+)
 NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
 PLAIN = st.none() | st.booleans() | st.integers(-999, 999) | st.text("abc xyz-é", max_size=8)
 
@@ -35,7 +42,12 @@ def objects(draw: st.DrawFn, inner: st.SearchStrategy[dict]) -> dict:
 @st.composite
 def arrays(draw: st.DrawFn, inner: st.SearchStrategy[dict]) -> dict:
     least = draw(st.integers(0, 3))
-    return {"type": "array", "items": draw(inner), "minItems": least, "maxItems": least + draw(st.integers(0, 3))}
+    return {
+        "type": "array",
+        "items": draw(inner),
+        "minItems": least,
+        "maxItems": least + draw(st.integers(0, 3)),
+    }
 
 
 def schemas() -> st.SearchStrategy[dict]:
@@ -46,12 +58,26 @@ def schemas() -> st.SearchStrategy[dict]:
     )  # fmt: skip
     return st.recursive(
         leaves,
-        lambda inner: objects(inner) | arrays(inner) | st.lists(inner, min_size=1, max_size=3).map(lambda some: {"anyOf": some}),
+        lambda inner: (
+            objects(inner)
+            | arrays(inner)
+            | st.lists(inner, min_size=1, max_size=3).map(lambda some: {"anyOf": some})
+        ),
         max_leaves=8,
     )
 
 
-SEARCHED = ("foo", "end$", "\\.py$", "^\\S+@\\S+$", "^[a-z]{2,}x?", "a.b", "(cat|dog)s", "^\\w+( \\w+)*$", "[0-9]$")
+SEARCHED = (
+    "foo",
+    "end$",
+    "\\.py$",
+    "^\\S+@\\S+$",
+    "^[a-z]{2,}x?",
+    "a.b",
+    "(cat|dog)s",
+    "^\\w+( \\w+)*$",
+    "[0-9]$",
+)
 KEPT = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 
 
@@ -63,7 +89,11 @@ def wide_strings(draw: st.DrawFn) -> dict:
         return {"type": "string", "format": draw(st.sampled_from(KEPT))}
     least = draw(st.integers(0, 12))
     length = {"minLength": least, "maxLength": least + draw(st.integers(6, 20))} if kind != "pattern" else {}
-    return {"type": "string"} | length | ({"pattern": draw(st.sampled_from(SEARCHED))} if kind != "length" else {})
+    return (
+        {"type": "string"}
+        | length
+        | ({"pattern": draw(st.sampled_from(SEARCHED))} if kind != "length" else {})
+    )
 
 
 @st.composite
@@ -83,7 +113,12 @@ def wide_numbers(draw: st.DrawFn) -> dict:
 @st.composite
 def maps(draw: st.DrawFn, inner: st.SearchStrategy[dict]) -> dict:
     least = draw(st.integers(0, 3))
-    return {"type": "object", "additionalProperties": draw(inner), "minProperties": least, "maxProperties": least + draw(st.integers(0, 3))}
+    return {
+        "type": "object",
+        "additionalProperties": draw(inner),
+        "minProperties": least,
+        "maxProperties": least + draw(st.integers(0, 3)),
+    }
 
 
 @st.composite
@@ -97,8 +132,18 @@ def tuples(draw: st.DrawFn, inner: st.SearchStrategy[dict]) -> dict:
 @st.composite
 def wide_schemas(draw: st.DrawFn) -> dict:
     """Every keyword that a form may have, nested, with references to a definition."""
-    leaves = wide_strings() | wide_numbers() | strings() | numbers() | st.just({"type": "boolean"}) | st.just({}) | st.just({"$ref": "#/$defs/d"})
-    leaves |= st.lists(PLAIN, min_size=1, max_size=4).map(lambda values: {"enum": values}) | PLAIN.map(lambda value: {"const": value})
+    leaves = (
+        wide_strings()
+        | wide_numbers()
+        | strings()
+        | numbers()
+        | st.just({"type": "boolean"})
+        | st.just({})
+        | st.just({"$ref": "#/$defs/d"})
+    )
+    leaves |= st.lists(PLAIN, min_size=1, max_size=4).map(lambda values: {"enum": values}) | PLAIN.map(
+        lambda value: {"const": value}
+    )
     nested = st.recursive(
         leaves,
         lambda inner: objects(inner) | arrays(inner) | maps(inner) | tuples(inner)

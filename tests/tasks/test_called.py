@@ -24,17 +24,27 @@ BYTES = byte_tokenizer()
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
-    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=2048), dtype="float64")
+    return dgemma.load(
+        tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=2048),
+        dtype="float64",
+    )
 
 
 @pytest.mark.parametrize(("choice", "names"), [("required", {"go.to", "look"}), (LOOK, {"look"})])
 @pytest.mark.parametrize("thinking", [False, True])
-def test_the_answer_is_one_call_of_its_schema(model: dgemma.Model, choice: Any, names: set[str], thinking: bool) -> None:
+def test_the_answer_is_one_call_of_its_schema(
+    model: dgemma.Model, choice: Any, names: set[str], thinking: bool
+) -> None:
     for seed in range(3):
         for most in (40, 90):
             got = model.chat(ASKED, most, seed, tools=TOOLS, tool_choice=choice, thinking=thinking)
             (call,) = got.tool_calls
-            assert call.name in names and not got.content and not got.malformed and len(got.generation.token_ids) <= most
+            assert (
+                call.name in names
+                and not got.content
+                and not got.malformed
+                and len(got.generation.token_ids) <= most
+            )
             jsonschema.validate(call.arguments, PLACE)
 
 
@@ -46,9 +56,14 @@ def test_the_twin_that_is_free_does_not_call(model: dgemma.Model) -> None:
 def test_with_none_the_model_is_told_of_no_tool(model: dgemma.Model) -> None:
     plain, told = model.chat(ASKED, 12, 1), model.chat(ASKED, 12, 1, tools=TOOLS)
     without = model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none")
-    assert without.generation.token_ids == plain.generation.token_ids and without.generation.prompt_tokens == plain.generation.prompt_tokens
+    assert (
+        without.generation.token_ids == plain.generation.token_ids
+        and without.generation.prompt_tokens == plain.generation.prompt_tokens
+    )
     assert told.generation.prompt_tokens > plain.generation.prompt_tokens
-    assert model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none", regex="a{2}").content == "aa"  # a form has no tools beside it
+    assert (
+        model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none", regex="a{2}").content == "aa"
+    )  # a form has no tools beside it
 
 
 @pytest.mark.parametrize(
@@ -72,6 +87,11 @@ def test_a_walk_opens_closes_and_ends_once() -> None:
     whole = [special.need("tool_call"), *text, special.need("end_tool_call"), 4]
     other = walk.copy()
     assert walk.take([*whole, 3]) == len(whole) and walk.ended and walk.closing() == []
-    assert not other.ended and other.take([*whole[:-1], 3]) == len(whole) - 1 and other.forced() == [1] and other.allowed().sum() == 2
+    assert (
+        not other.ended
+        and other.take([*whole[:-1], 3]) == len(whole) - 1
+        and other.forced() == [1]
+        and other.allowed().sum() == 2
+    )
     way = called.begin().closing()
     assert way is not None and called.begin().take(way) == len(way)

@@ -44,7 +44,9 @@ def test_only_the_spans_change_and_the_diff_says_so(model: dgemma.Model) -> None
     assert edit.text != model.edit(DOCUMENT, spans=spans, seed=3, max_denoising_steps=3).text
 
 
-def test_spans_that_fit_a_canvas_settle_together(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spans_that_fit_a_canvas_settle_together(
+    model: dgemma.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, edit = requests_of(model, monkeypatch, spans=[(5, 6), (9, 10), (150, 151)])
     together, alone = seen[:3], seen[-3:]
     assert len(edit.generation.steps) == 2 and len(seen) in (6, 9, 12)  # empty rows are drawn once more
@@ -55,7 +57,9 @@ def test_spans_that_fit_a_canvas_settle_together(model: dgemma.Model, monkeypatc
     assert [request.pins.count(-1) for request in alone] == widths_of(2, 32)
 
 
-def test_a_later_window_reads_what_was_edited_before(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_window_reads_what_was_edited_before(
+    model: dgemma.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen, edit = requests_of(model, monkeypatch, spans=[(5, 6), (150, 151)])
     last = seen[-1]
     read = model.tokenizer.decode([*last.prompt_ids, *last.pins[: last.pins.index(-1)]])
@@ -65,7 +69,9 @@ def test_a_later_window_reads_what_was_edited_before(model: dgemma.Model, monkey
 def test_a_span_wider_than_a_canvas_settles_by_successive_ones(model: dgemma.Model) -> None:
     events = list(model.stream_edit(DOCUMENT, spans=[(10, 100)], max_denoising_steps=1))
     edit = events[-1]
-    assert isinstance(edit, Edit) and edit.text.startswith(DOCUMENT[:10]) and edit.text.endswith(DOCUMENT[100:])
+    assert (
+        isinstance(edit, Edit) and edit.text.startswith(DOCUMENT[:10]) and edit.text.endswith(DOCUMENT[100:])
+    )
     assert {event.canvas for event in events if isinstance(event, Draft)} >= {0, 1}
     assert [event for event in events if isinstance(event, Change)] == edit.changes
 
@@ -79,21 +85,30 @@ def test_the_instruction_is_a_comment_for_a_base_model_and_a_turn_for_a_chat_mod
     seen, _ = requests_of(model, monkeypatch, instruction="be brief<turn|>", spans=[(50, 52)])
     special = model.tokenizer.special
     shown = model.tokenizer.decode(seen[0].prompt_ids, skip_special=False)
-    assert shown.startswith(f"<bos><|turn>user\nbe brief<turn|>\n{DOCUMENT.strip()}<turn|>\n<|turn>model\nline 0")
-    assert seen[0].prompt_ids.count(special.turn) == 2 and seen[0].prompt_ids.count(special.end_turn) == 1  # no text opens a turn
+    assert shown.startswith(
+        f"<bos><|turn>user\nbe brief<turn|>\n{DOCUMENT.strip()}<turn|>\n<|turn>model\nline 0"
+    )
+    assert (
+        seen[0].prompt_ids.count(special.turn) == 2 and seen[0].prompt_ids.count(special.end_turn) == 1
+    )  # no text opens a turn
     end = model.edit("short", "x", spans=[(0, 2)], max_denoising_steps=1)
     assert end.text.endswith("ort")
 
 
 def test_lines_are_opened_where_the_model_finds_them_unlikely(model: dgemma.Model) -> None:
     """By hand: every token's -ln p in one causal pass, mean by line."""
-    document, head = "abc\n\nxyzxyz\nq = 1\nlast", [model.tokenizer.special.bos, *model.tokenizer.encode("# do\n")]
+    document, head = (
+        "abc\n\nxyzxyz\nq = 1\nlast",
+        [model.tokenizer.special.bos, *model.tokenizer.encode("# do\n")],
+    )
     ids = model.tokenizer.encode(document)
     row = torch.tensor([[*head, *ids]])
     hidden = model.net.encode(row[:, :-1], [model.net.new_cache()])
     from dgemma.kernels.vocab import soft_capped_logits
 
-    logits = soft_capped_logits(hidden[0], model.net.embed.weight, model.config.final_logit_softcapping).log_softmax(-1)
+    logits = soft_capped_logits(
+        hidden[0], model.net.embed.weight, model.config.final_logit_softcapping
+    ).log_softmax(-1)
     nats = [-logits[place - 1, row[0, place]].item() for place in range(len(head), row.shape[1])]
     lines, want, place = document.split("\n"), {}, 0
     for number, line in enumerate(lines):
@@ -103,22 +118,36 @@ def test_lines_are_opened_where_the_model_finds_them_unlikely(model: dgemma.Mode
         place += size
     mean = sum(want.values()) / len(want)
     spread = (sum((value - mean) ** 2 for value in want.values()) / len(want)) ** 0.5
-    opened = [number for number, value in want.items() if value > mean + spread or value == max(want.values())]
+    opened = [
+        number for number, value in want.items() if value > mean + spread or value == max(want.values())
+    ]
     found = by_turns(model.engine, unlikely_lines(model.engine, model.tokenizer, document, head))
-    assert "\n".join(document[start:end] for start, end in found) == "\n".join(lines[number] for number in opened)
+    assert "\n".join(document[start:end] for start, end in found) == "\n".join(
+        lines[number] for number in opened
+    )
     assert model.edit(document, "do", max_denoising_steps=1).changes[0].before == document[slice(*found[0])]
 
 
 def test_characters_of_many_bytes_do_not_shift_the_lines(model: dgemma.Model) -> None:
     document = "äöü漢字😀\n" * 6 + "zzz"
-    for start, end in by_turns(model.engine, unlikely_lines(model.engine, model.tokenizer, document, [model.tokenizer.special.bos])):
+    for start, end in by_turns(
+        model.engine, unlikely_lines(model.engine, model.tokenizer, document, [model.tokenizer.special.bos])
+    ):
         assert set(document[start:end].split("\n")) <= {"äöü漢字😀", "zzz"}
 
 
 def test_windows_hold_what_fits(model: dgemma.Model) -> None:
     def windows(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         plan = prepare(
-            model.engine, model.tokenizer, DOCUMENT, None, spans, chat=False, config=model.denoise, seed=0, context=None
+            model.engine,
+            model.tokenizer,
+            DOCUMENT,
+            None,
+            spans,
+            chat=False,
+            config=model.denoise,
+            seed=0,
+            context=None,
         )
         return [found for found, _ in _windows(model.tokenizer, plan)]
 
@@ -156,12 +185,17 @@ def test_bad_edits_are_refused_before_the_first_event(model: dgemma.Model, asked
         model.stream_edit(**({"document": "abc"} | asked))
 
 
-def test_a_span_that_comes_back_empty_is_drawn_once_more_and_said(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_span_that_comes_back_empty_is_drawn_once_more_and_said(
+    model: dgemma.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from dgemma.tasks import pinned
 
     monkeypatch.setattr(pinned, "_texts", lambda _, window, row: [""] * len(window.holes))
     edit = model.edit(DOCUMENT, spans=[(5, 6), (150, 151)], max_denoising_steps=1)
-    assert edit.generation.notes[:1] == [EMPTY_TWICE] and edit.text == DOCUMENT[:5] + DOCUMENT[6:150] + DOCUMENT[151:]
+    assert (
+        edit.generation.notes[:1] == [EMPTY_TWICE]
+        and edit.text == DOCUMENT[:5] + DOCUMENT[6:150] + DOCUMENT[151:]
+    )
 
 
 def test_widths_are_three_and_distinct() -> None:
@@ -180,10 +214,15 @@ def test_places_and_line_ends_are_the_documents_own(model: dgemma.Model) -> None
         found = model.edit(windows, "do", spans=moved, seed=seed, max_denoising_steps=3)
         assert [(change.start, change.end) for change in found.changes] == moved
         assert [change.before for change in found.changes] == [windows[slice(*span)] for span in moved]
-        assert found.text == found.generation.text == want.text.replace("\n", "\r\n") and found.document == windows
+        assert (
+            found.text == found.generation.text == want.text.replace("\n", "\r\n")
+            and found.document == windows
+        )
         assert found.generation.token_ids == want.generation.token_ids
     mixed = DOCUMENT.replace("\n", "\r\n", 8)
     found = model.edit(mixed, spans=[(5, 7)], seed=1, max_denoising_steps=2)
     assert found.text.startswith(mixed[:5]) and found.text.endswith(mixed[7:])
-    between = model.edit(windows, spans=[(5, 15)], seed=1, max_denoising_steps=2)  # ends between "\r" and "\n"
+    between = model.edit(
+        windows, spans=[(5, 15)], seed=1, max_denoising_steps=2
+    )  # ends between "\r" and "\n"
     assert windows[14:16] == "\r\n" and between.changes[0].end == 14 and between.text.endswith(windows[14:])

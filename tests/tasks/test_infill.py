@@ -85,7 +85,17 @@ WORDS = byte_tokenizer([("r", "e"), ("re", "t"), ("u", "r"), ("ret", "ur"), ("é
     ],
 )  # fmt: skip
 def test_a_word_that_was_begun_may_be_any_word_that_begins_so(text: str, begun: str, may: list[str]) -> None:
-    found = lay_out(WORDS, [text, "z"], [[3]], head=[2], context=20, end=1, canvas=12, config=DenoiseConfig(eos_token_id=None), seed=0)
+    found = lay_out(
+        WORDS,
+        [text, "z"],
+        [[3]],
+        head=[2],
+        context=20,
+        end=1,
+        canvas=12,
+        config=DenoiseConfig(eos_token_id=None),
+        seed=0,
+    )
     hole = found.holes[0]
     assert (hole.held_back, sorted(map(WORDS.decode, ([token] for token in hole.only)))) == (begun, may)
     assert WORDS.decode(found.before[1:]) + begun == text
@@ -96,7 +106,22 @@ def test_a_word_that_was_begun_may_be_any_word_that_begins_so(text: str, begun: 
         _take(found, row, WORDS.encode(f"{may[-1]}z")[:3], WORDS.control_ids)
         assert _texts(WORDS, found, row) == [f"{may[-1]}z".removeprefix(begun)]
         banned = Rules(banned_tokens=hole.only[1:])
-        assert not lay_out(WORDS, [text, "z"], [[3]], head=[2], context=20, end=1, canvas=12, config=found.config, seed=0, rules=banned).holes[0].only
+        assert (
+            not lay_out(
+                WORDS,
+                [text, "z"],
+                [[3]],
+                head=[2],
+                context=20,
+                end=1,
+                canvas=12,
+                config=found.config,
+                seed=0,
+                rules=banned,
+            )
+            .holes[0]
+            .only
+        )
 
 
 def test_words_that_were_begun_before_several_spans() -> None:
@@ -105,9 +130,13 @@ def test_words_that_were_begun_before_several_spans() -> None:
     found = lay_out(WORDS, texts, [[3], [2]], head=[2], context=20, end=1, canvas=12, config=config, seed=0)
     (request,) = found.first()
     free = [cell for cell, pin in enumerate(request.pins) if pin < 0]
-    assert [cell for cell, _ in request.only] == [free[0], free[3]] and [hole.held_back for hole in found.holes] == ["re", "ret"]
+    assert [cell for cell, _ in request.only] == [free[0], free[3]] and [
+        hole.held_back for hole in found.holes
+    ] == ["re", "ret"]
     assert WORDS.decode(pin for pin in request.pins[free[2] + 1 : free[3]]) == "-"
-    wide = lay_out(WORDS, ["x re", "z" * 20], [[30]], head=[2], context=20, end=1, canvas=12, config=config, seed=0)
+    wide = lay_out(
+        WORDS, ["x re", "z" * 20], [[30]], head=[2], context=20, end=1, canvas=12, config=config, seed=0
+    )
     row = _rows(wide)[0]
     assert _requests(wide, [row])[0].only
     _take(wide, row, WORDS.encode("ret" + "a" * 20)[: row.front[0]], WORDS.control_ids)
@@ -132,7 +161,12 @@ def test_filler_closes_a_gap(model: dgemma.Model) -> None:
 def test_text_behind_the_end_of_a_gap_is_left_out_and_counted(model: dgemma.Model) -> None:
     found = gap(model, "a", "z" * 30, widths=[5])
     row, special = _rows(found)[0], model.tokenizer.special
-    _take(found, row, [*model.tokenizer.encode("ab"), special.eos, *model.tokenizer.encode("cd")], model.tokenizer.control_ids)
+    _take(
+        found,
+        row,
+        [*model.tokenizer.encode("ab"), special.eos, *model.tokenizer.encode("cd")],
+        model.tokenizer.control_ids,
+    )
     assert (_texts(model.tokenizer, found, row), row.closed, row.lost) == (["ab"], [True], 2)
 
 
@@ -148,14 +182,18 @@ def test_candidates_are_judged_by_the_causal_pass_with_the_suffix_behind_them(mo
     scores = by_turns(model.engine, judge(model.engine, found, [[text] for text in texts]))
     after = model.tokenizer.encode("uvwxyz" * 4)[:16]
     for text, score in zip(texts, scores, strict=True):
-        ids = torch.tensor([[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]])
+        ids = torch.tensor(
+            [[model.tokenizer.special.bos, *model.tokenizer.encode("abcdefgh"), *text, *after]]
+        )
         hidden = model.net.encode(ids[:, :-1], [model.net.new_cache()])[0, 8:]
         logits = soft_capped_logits(hidden, model.net.embed.weight, model.config.final_logit_softcapping)
         want = -torch.nn.functional.cross_entropy(logits, ids[0, 9:]).item()
         assert score == pytest.approx(want, rel=1e-4)
 
 
-def test_an_empty_gap_is_drawn_once_more_and_said(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_gap_is_drawn_once_more_and_said(
+    model: dgemma.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     honest, calls = pinned._texts, []
 
     def first_two_empty(tokenizer, window, row):
@@ -187,7 +225,9 @@ def test_a_long_gap_is_settled_by_successive_canvases(model: dgemma.Model) -> No
     long = [request for request in asked if request.pins.count(-1) != 4]
     free, tokens = [request.pins.count(-1) for request in long], model.tokenizer.encode("abcdefghijklmnop")
     assert len(asked) == 1 + len(long)
-    for before, request in zip([0, *free[:-1]], long, strict=True):  # each reads what the canvases before wrote
+    for before, request in zip(
+        [0, *free[:-1]], long, strict=True
+    ):  # each reads what the canvases before wrote
         start = [*request.prompt_ids[1:], *request.pins[: request.pins.index(-1)]]
         assert start[: len(tokens)] == tokens and bool(before) == (len(start) > len(tokens))
     assert len(free) == 1 or free == [8, 8, 8, 6][: len(free)]  # it may close early
@@ -197,7 +237,9 @@ def test_a_long_gap_is_settled_by_successive_canvases(model: dgemma.Model) -> No
 def test_other_files_are_read_before_the_prefix(model: dgemma.Model) -> None:
     def prompt(**more) -> str:
         request = gap(model, "abcdefgh" * 3, "z", widths=[4], **more).first()[0]
-        return model.tokenizer.decode([*request.prompt_ids, *(pin for pin in request.pins[: request.pins.index(-1)])])
+        return model.tokenizer.decode(
+            [*request.prompt_ids, *(pin for pin in request.pins[: request.pins.index(-1)])]
+        )
 
     files = [("one.py", "x = 1\n"), ("two.py", "y = 2")]
     assert prompt(extra=files) == "# one.py\nx = 1\n\n# two.py\ny = 2\n\n" + "abcdefgh" * 3
@@ -243,7 +285,11 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
             assert tracemalloc.get_traced_memory()[1] < 1 << 20
         finally:
             tracemalloc.stop()
-    assert default_widths(64) == [8, 16, 32] and default_widths(64, 12) == [8, 12] and default_widths(64, 100) == [8, 16, 32, 100]
+    assert (
+        default_widths(64) == [8, 16, 32]
+        and default_widths(64, 12) == [8, 12]
+        and default_widths(64, 100) == [8, 16, 32, 100]
+    )
 
 
 def test_a_gap_ends_its_lines_as_the_text_around_it(model: dgemma.Model) -> None:
@@ -252,7 +298,9 @@ def test_a_gap_ends_its_lines_as_the_text_around_it(model: dgemma.Model) -> None
     want = model.fill(prefix, suffix, 1, widths=[3, 8], extra=extra, logit_bias=often)
     assert "\n" in want.text
     windows = [text.replace("\n", "\r\n") for text in (prefix, suffix, extra[0][1])]
-    found = model.fill(windows[0], windows[1], 1, widths=[3, 8], extra=[("x.py", windows[2])], logit_bias=often)
+    found = model.fill(
+        windows[0], windows[1], 1, widths=[3, 8], extra=[("x.py", windows[2])], logit_bias=often
+    )
     assert found.text == found.generation.text == want.text.replace("\n", "\r\n")
     assert found.candidates == [text.replace("\n", "\r\n") for text in want.candidates]
     assert found.generation.token_ids == want.generation.token_ids

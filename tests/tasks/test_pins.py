@@ -21,14 +21,18 @@ from dgemma.text.lines import plain
 from tests.helpers import tiny_checkpoint
 
 CODE = "def area(r):\n    return 3.14 * r ** 2\n\n\nclass Größe:\n\tname = '漢字😀'\n    \n"
-PIECES = st.sampled_from([*CODE.split(" "), "\r\n", "\n", " ", "    ", "\t", "é", "é", "😀", "\x00", "<pad>", "<turn|>"])
+PIECES = st.sampled_from(
+    [*CODE.split(" "), "\r\n", "\n", " ", "    ", "\t", "é", "é", "😀", "\x00", "<pad>", "<turn|>"]
+)
 DOCUMENTS = st.lists(PIECES, min_size=1, max_size=6).map(" ".join).filter(str.strip)
 
 
 @pytest.fixture(scope="module", params=["tiny", "shipped"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
     tiny = request.param == "tiny"
-    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", canvas_length=24) if tiny else None)
+    return dgemma.load(
+        tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", canvas_length=24) if tiny else None
+    )
 
 
 class Watched:
@@ -77,11 +81,15 @@ def an_infill_keeps_both_sides(model: dgemma.Model, document: str, data: st.Data
     prefix, suffix = document[:start], document[end:]
     widths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=2))
     seed = data.draw(st.integers(0, 2**40))
-    filled, watched = watch(model, lambda: model.fill(prefix, suffix, seed, widths=widths, max_denoising_steps=2))
+    filled, watched = watch(
+        model, lambda: model.fill(prefix, suffix, seed, widths=widths, max_denoising_steps=2)
+    )
     whole = prefix + filled.text + suffix
     assert whole.encode().startswith(prefix.encode()) and whole.encode().endswith(suffix.encode())
     for request in watched.requests:
-        first, *more = given_text(model, request) if request.pins[0] >= 0 and any(given_text(model, request)) else [b""]
+        first, *more = (
+            given_text(model, request) if request.pins[0] >= 0 and any(given_text(model, request)) else [b""]
+        )
         # a model reads line feeds alone
         assert not more or (len(more) == 1 and plain(suffix).encode().startswith(more[0]))
 
@@ -104,7 +112,9 @@ def an_edit_keeps_what_is_outside_its_spans(model: dgemma.Model, document: str, 
         place = made.index(after, place) + len(after)
     assert seen(made).replace("\r", "") == edit.text.replace("\r", "") or "\r" in text
     assert made.startswith(raw[: len(raw) - len(raw.lstrip(b"\xef\xbb\xbf"))])
-    for request in watched.requests:  # behind a hole stands the document; before it also what another canvas wrote
+    for (
+        request
+    ) in watched.requests:  # behind a hole stands the document; before it also what another canvas wrote
         assert all(run in text.encode() for run in given_text(model, request)[request.pins[0] >= 0 :])
     assert watched.pinned or len(document) < 4
 
@@ -127,7 +137,9 @@ def test_pins_hold(model: dgemma.Model, keeps) -> None:
 
 
 @pytest.mark.parametrize("keeps", PROPERTIES)
-def test_a_step_that_lets_go_of_a_pin_is_seen(model: dgemma.Model, keeps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_lets_go_of_a_pin_is_seen(
+    model: dgemma.Model, keeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The twin: cells that are not held again behind a step are caught by either property."""
     monkeypatch.setattr("dgemma.sampling.step.hold", lambda canvas, pins: canvas)
     with pytest.raises(AssertionError):

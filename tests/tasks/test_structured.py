@@ -31,7 +31,10 @@ PERSON = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
     # float64: company must not round another way
-    return dgemma.load(tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=2048), dtype="float64")
+    return dgemma.load(
+        tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", max_position_embeddings=2048),
+        dtype="float64",
+    )
 
 
 def answer(model: dgemma.Model, max_tokens: int = 60, **more) -> str:
@@ -43,7 +46,9 @@ def answer(model: dgemma.Model, max_tokens: int = 60, **more) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("max_tokens", [25, 31, 60])
-def test_an_answer_has_its_schema_whatever_its_length(model: dgemma.Model, seed: int, max_tokens: int) -> None:
+def test_an_answer_has_its_schema_whatever_its_length(
+    model: dgemma.Model, seed: int, max_tokens: int
+) -> None:
     jsonschema.validate(json.loads(answer(model, max_tokens, json_schema=PERSON, seed=seed)), PERSON)
 
 
@@ -145,7 +150,11 @@ def test_a_walk_takes_what_is_allowed_and_ends_once() -> None:
     assert other.take([ENDS[0]]) == 0
 
 
-@given(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3), st.text("abcd", max_size=12), st.integers(0, 5))
+@given(
+    st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=3),
+    st.text("abcd", max_size=12),
+    st.integers(0, 5),
+)
 def test_bans_know_every_way_to_write_a_text(words: list[str], text: str, cut: int) -> None:
     """Token by token, whatever the tokens; the mask says what a step says."""
     tokenizer: Tokenizer = BYTES

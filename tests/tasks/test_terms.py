@@ -13,14 +13,27 @@ from tests.helpers import tiny_checkpoint
 
 CHAT = [{"role": "user", "content": "hello"}]
 QUESTIONS = {"q": {"type": "choice", "criteria": ["a", "b"]}}
-LIVELY = {"confidence_threshold": 99.0, "stability_threshold": 1, "entropy_bound": 3.0, "max_denoising_steps": 12}  # steps accept, canvases stand
+LIVELY = {
+    "confidence_threshold": 99.0,
+    "stability_threshold": 1,
+    "entropy_bound": 3.0,
+    "max_denoising_steps": 12,
+}  # steps accept, canvases stand
 ANSWER = LIVELY | {"max_tokens": 24}
 TASKS: dict[str, Callable[..., Any]] = {
-    "generate": lambda model, **more: _facts(model.generate("hello wor", **(ANSWER | {"eos_token_id": (1,)} | more))),
+    "generate": lambda model, **more: _facts(
+        model.generate("hello wor", **(ANSWER | {"eos_token_id": (1,)} | more))
+    ),
     "chat": lambda model, **more: _facts(model.chat(CHAT, **(ANSWER | more)).generation),
-    "generate_ids": lambda model, **more: model.generate_ids([2, 30, 40], **(ANSWER | {"eos_token_id": (1,)} | more)),
-    "fill": lambda model, **more: model.fill("hello wor", "lde abc", **(LIVELY | {"widths": [3, 6]} | more)).candidates,
-    "edit": lambda model, **more: model.edit("hello world here", **(LIVELY | {"spans": [(2, 7)]} | more)).text,
+    "generate_ids": lambda model, **more: model.generate_ids(
+        [2, 30, 40], **(ANSWER | {"eos_token_id": (1,)} | more)
+    ),
+    "fill": lambda model, **more: (
+        model.fill("hello wor", "lde abc", **(LIVELY | {"widths": [3, 6]} | more)).candidates
+    ),
+    "edit": lambda model, **more: (
+        model.edit("hello world here", **(LIVELY | {"spans": [(2, 7)]} | more)).text
+    ),
     "decide": lambda model, **more: model.decide("abc", QUESTIONS, **more).answers,
 }
 # what some task takes, with a value that has an effect there; {text} and {token}: of the answer without it
@@ -31,7 +44,14 @@ ASKED: dict[str, Any] = {
     "repetition_penalty": 9.0, "top_k": 1, "top_p": 0.1, "min_p": 0.9, "logprobs": True, "json_schema": {"type": "integer"}, "regex": "abc",
     "grammar": 'start: "abc"', "steps": 2,
 }  # fmt: skip
-UNKNOWN = {"n": 2, "best_of": 2, "typical_p": 0.5, "response_format": {"type": "json_object"}, "pad_token_id": 3, "max_new_tokens": 5}
+UNKNOWN = {
+    "n": 2,
+    "best_of": 2,
+    "typical_p": 0.5,
+    "response_format": {"type": "json_object"},
+    "pad_token_id": 3,
+    "max_new_tokens": 5,
+}
 TAKEN = {
     "generate": set(ASKED) - {"widths", "context", "steps"}, "chat": set(ASKED) - {"widths", "context", "steps"},
     "generate_ids": set(ASKED) - {"widths", "context", "steps", "stop", "bad_words", "json_schema", "regex", "grammar"},
@@ -48,7 +68,9 @@ def _facts(generation: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> dgemma.Model:
-    folder = tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model", canvas_length=24, max_position_embeddings=2048)
+    folder = tiny_checkpoint(
+        tmp_path_factory.mktemp("tiny") / "model", canvas_length=24, max_position_embeddings=2048
+    )
     return dgemma.load(folder, dtype="float64")
 
 
@@ -60,7 +82,13 @@ def test_every_setting_has_its_effect_or_is_refused_by_name(model: dgemma.Model,
     known = {"{token}": token, "{text}": model.tokenizer.decode([token])}
 
     def value(asked: Any) -> Any:
-        return [value(one) for one in asked] if isinstance(asked, list) else known.get(asked, asked) if isinstance(asked, str) else asked
+        return (
+            [value(one) for one in asked]
+            if isinstance(asked, list)
+            else known.get(asked, asked)
+            if isinstance(asked, str)
+            else asked
+        )
 
     for name, asked in (ASKED | UNKNOWN).items():
         if name in TAKEN[task]:

@@ -7,9 +7,22 @@ from typing import Any
 from dgemma.text.tokenizer import Tokenizer
 from dgemma.text.vocabulary import CONTROL_TEXTS
 
-PLAIN = ["\n\n", "\u2581\u2581", "<table>", "</h1>"]  # added tokens without the special flag, which text may match
+PLAIN = [
+    "\n\n",
+    "\u2581\u2581",
+    "<table>",
+    "</h1>",
+]  # added tokens without the special flag, which text may match
 ODD = ["<|odd|>", "[multimodal]", "<unused7>"]  # added tokens without the flag, which text must not match
-MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("\u2581", "hello"), ("\n", "\n"), ("\u2581", "\u2581")]
+MERGES = [
+    ("h", "e"),
+    ("l", "l"),
+    ("he", "ll"),
+    ("hell", "o"),
+    ("\u2581", "hello"),
+    ("\n", "\n"),
+    ("\u2581", "\u2581"),
+]
 
 
 def gemma_like_json() -> dict[str, Any]:
@@ -18,7 +31,10 @@ def gemma_like_json() -> dict[str, Any]:
     characters = [*map(chr, range(0x21, 0x7F)), "\n", "\u2581", "é", "中"]
     tokens += [t for t in [*characters, *(a + b for a, b in MERGES)] if t not in tokens]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": n, "content": t, "special": t in control, **flags} for n, t in enumerate([*control, *ODD, *PLAIN])]
+    added = [
+        {"id": n, "content": t, "special": t in control, **flags}
+        for n, t in enumerate([*control, *ODD, *PLAIN])
+    ]
     return {
         "version": "1.0",
         "truncation": None,
@@ -33,7 +49,10 @@ def gemma_like_json() -> dict[str, Any]:
         },
         "post_processor": {
             "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "single": [
+                {"SpecialToken": {"id": "<bos>", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
             "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}},
         },
@@ -64,7 +83,15 @@ def gemma_like() -> Tokenizer:
 def gguf_tokens() -> tuple[list[str], list[int]]:
     """The same tokens, and their types in the way that the published GGUF files' conversion gives them."""
     tokens = list(gemma_like_json()["model"]["vocab"])
-    shown = {"<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'}
+    shown = {
+        "<|channel>",
+        "<channel|>",
+        "<|tool_call>",
+        "<tool_call|>",
+        "<|tool_response>",
+        "<tool_response|>",
+        '<|"|>',
+    }
     normal, control, given, byte = 1, 3, 4, 6
     marked = {text: given if text in shown else control for text in CONTROL_TEXTS.values()}
     return tokens, [byte if token.startswith("<0x") else marked.get(token, normal) for token in tokens]

@@ -62,8 +62,12 @@ def test_channels_are_told_apart_by_id_not_by_text():
 
 
 IDS = st.lists(
-    st.sampled_from([*range(0, 18), *(TOKENIZER.encode(c)[0] for c in "thougcal:{}\n12 é"), *TOKENIZER.encode("中")])
-    | st.sampled_from([TOKENIZER.special.channel, TOKENIZER.special.tool_call, TOKENIZER.special.end_tool_call]),
+    st.sampled_from(
+        [*range(0, 18), *(TOKENIZER.encode(c)[0] for c in "thougcal:{}\n12 é"), *TOKENIZER.encode("中")]
+    )
+    | st.sampled_from(
+        [TOKENIZER.special.channel, TOKENIZER.special.tool_call, TOKENIZER.special.end_tool_call]
+    ),
     max_size=40,
 )
 
@@ -164,7 +168,10 @@ VALUES = st.recursive(
 
 @given(name=NAMES, arguments=st.dictionaries(NAMES, VALUES, max_size=4))
 def test_what_is_written_can_be_read(name, arguments):
-    messages = [USER, {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]}]
+    messages = [
+        USER,
+        {"role": "assistant", "tool_calls": [{"function": {"name": name, "arguments": arguments}}]},
+    ]
     ids = render(messages, TOKENIZER, add_generation_prompt=False)
     found = split(ids[ids.index(TOKENIZER.special.tool_call) :], TOKENIZER)
     assert found == Parts("", "", [ToolCall(name, arguments)])

@@ -16,13 +16,37 @@ from dgemma.text.vocabulary import CONTROL_TEXTS
 from .gemma_like import MERGES, gemma_like, gguf_tokens
 
 NORMAL, BYTE = 1, 6
-PIECES = ["hello", " ", "\n", "\n\n\n", "<table>", "</h1>", "<|turn>", "<bos>", "<turn|>", "é", "中", "ﬃ", "\u2581", "<0x41>", "x"]
+PIECES = [
+    "hello",
+    " ",
+    "\n",
+    "\n\n\n",
+    "<table>",
+    "</h1>",
+    "<|turn>",
+    "<bos>",
+    "<turn|>",
+    "é",
+    "中",
+    "ﬃ",
+    "\u2581",
+    "<0x41>",
+    "x",
+]
 
 
 def metadata(**changes: Any) -> dict[str, Any]:
     tokens, kinds = gguf_tokens()
-    found = {"model": "gemma4", "tokens": tokens, "token_type": kinds, "merges": [" ".join(pair) for pair in MERGES]}
-    return {f"tokenizer.ggml.{key}": value for key, value in (found | {"add_space_prefix": False} | changes).items()}
+    found = {
+        "model": "gemma4",
+        "tokens": tokens,
+        "token_type": kinds,
+        "merges": [" ".join(pair) for pair in MERGES],
+    }
+    return {
+        f"tokenizer.ggml.{key}": value
+        for key, value in (found | {"add_space_prefix": False} | changes).items()
+    }
 
 
 def built(**changes: Any) -> Tokenizer:
@@ -49,7 +73,9 @@ def test_control_tokens_are_found_by_their_type() -> None:
     assert {OURS.id_of(text) for text in CONTROL_TEXTS.values()} == OURS.control_ids
     unmarked = built(token_type=[BYTE if kind == BYTE else NORMAL for kind in gguf_tokens()[1]])
     # the well-known ones are control whatever the file says
-    assert unmarked.control_ids == OURS.control_ids and not unmarked.control_ids & set(unmarked.encode("<|turn>user"))
+    assert unmarked.control_ids == OURS.control_ids and not unmarked.control_ids & set(
+        unmarked.encode("<|turn>user")
+    )
 
 
 def test_a_run_of_newlines_that_no_merge_builds_is_matched_whole() -> None:
@@ -64,7 +90,9 @@ def test_a_run_of_newlines_that_no_merge_builds_is_matched_whole() -> None:
 def test_newlines_never_merge_with_what_is_around_them() -> None:
     tokens, kinds = gguf_tokens()
     with_pair = built(
-        tokens=[*tokens, ".\n"], token_type=[*kinds, NORMAL], merges=[". \n", *metadata()["tokenizer.ggml.merges"]]
+        tokens=[*tokens, ".\n"],
+        token_type=[*kinds, NORMAL],
+        merges=[". \n", *metadata()["tokenizer.ggml.merges"]],
     )
     assert with_pair.encode(".\n") == [with_pair.id_of("."), with_pair.id_of("\n")]
 

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.errors import UsageError
-from dgemma.text.lines import NO_NEWLINE, PlainView, line_end, lines_span, plain, split_lines, unified_diff, with_line_end
+from dgemma.text.lines import (
+    NO_NEWLINE,
+    PlainView,
+    line_end,
+    lines_span,
+    plain,
+    split_lines,
+    unified_diff,
+    with_line_end,
+)
 
 TEXTS = st.text(alphabet="ab\n\r\x0c\u2028+- @\\", max_size=40)
 
@@ -33,7 +42,10 @@ def test_places_of_the_plain_text_are_those_of_the_same_characters(text: str) ->
         assert view.to_plain(there) == place
     assert view.to_original(len(view.text)) == len(text)
     places = [view.to_plain(place) for place in range(len(text) + 1)]
-    assert places == sorted(places) and plain(text[: view.to_original(places[-1] // 2)]) == view.text[: places[-1] // 2]
+    assert (
+        places == sorted(places)
+        and plain(text[: view.to_original(places[-1] // 2)]) == view.text[: places[-1] // 2]
+    )
 
 
 @given(TEXTS)

@@ -53,7 +53,9 @@ BOTH_LAYOUTS = pytest.mark.parametrize("layout", [gemma_like_json, byte_tokenize
 @BOTH
 @given(st.text())
 def test_any_text_comes_back(tokenizer, text):
-    text = text.replace("\u2581", "") if tokenizer is PIECES else text  # the space's stand-in reads as a space
+    text = (
+        text.replace("\u2581", "") if tokenizer is PIECES else text
+    )  # the space's stand-in reads as a space
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
@@ -142,7 +144,9 @@ def test_plain_added_tokens_are_matched(token):
 def test_nothing_is_added_around_a_text():
     assert PIECES.encode("") == []
     assert PIECES.encode("hello hello") == [PIECES.id_of("hello"), PIECES.id_of("\u2581hello")]
-    assert library(gemma_like_json()).encode("hello").ids[0] == 2  # the twin: the file's post-processor adds <bos>
+    assert (
+        library(gemma_like_json()).encode("hello").ids[0] == 2
+    )  # the twin: the file's post-processor adds <bos>
 
 
 LIBRARY = [(library(byte_tokenizer_json()), byte_tokenizer()), (library(gemma_like_json()), PIECES)]

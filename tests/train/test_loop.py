@@ -101,13 +101,17 @@ def test_a_disk_that_fills_up_is_one_line_and_the_last_save_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr("dgemma.train.loop.save_file", full)
-        with pytest.raises(ResourceError, match=f"{tmp_path}: No space left on device, .* are free; make room, and give"):
+        with pytest.raises(
+            ResourceError, match=f"{tmp_path}: No space left on device, .* are free; make room, and give"
+        ):
             run(tmp_path, 5)
     assert (tmp_path / "state.safetensors").read_bytes() == before and not (tmp_path / "state.tmp").exists()
     assert run(tmp_path, 5).step == 5
 
 
-def test_a_state_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: set[int] = set()
     replaced: list[bool] = []
     fsync, replace = os.fsync, os.replace

@@ -84,7 +84,8 @@ def test_each_canvas_has_a_temperature_of_its_own() -> None:
     rows = (batch.starts[..., None] + torch.arange(WIDTH)).flatten(1)
     context = CanvasContext(clean, batch.starts, WIDTH)
     one, other = (
-        objective.first_guess(model, batch, rows, context, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+        objective.first_guess(model, batch, rows, context, torch.Generator().manual_seed(seed))
+        for seed in (0, 1)
     )
     pinned = batch.pinned.flatten(1)
     assert torch.equal(one[pinned], other[pinned])

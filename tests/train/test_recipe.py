@@ -44,11 +44,17 @@ def test_its_chat_template_lays_out_what_is_laid_out_here(run: Path) -> None:
     other = tokenizers.Tokenizer.from_file(str(run / "checkpoint" / "tokenizer.json"))
     template = jinja2.Environment().from_string((run / "checkpoint" / "chat_template.jinja").read_text())
     system = {"role": "system", "content": " Be brief. "}
-    turns = [{"role": "user", "content": "Hi\n"}, {"role": "assistant", "content": "Hello!"}, {"role": "user", "content": "x = 1\n\ny"}]
+    turns = [
+        {"role": "user", "content": "Hi\n"},
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "x = 1\n\ny"},
+    ]
     for messages in (turns, [system, *turns], turns[:1]):
         for asks in (True, False):
             text = template.render(messages=messages, bos_token="<bos>", add_generation_prompt=asks)
-            assert other.encode(text, add_special_tokens=False).ids == render(messages, tokenizer, add_generation_prompt=asks)
+            assert other.encode(text, add_special_tokens=False).ids == render(
+                messages, tokenizer, add_generation_prompt=asks
+            )
 
 
 def test_a_run_on_own_files_begins_with_a_checkpoint(run: Path, tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ def pieces(tokenizer: Tokenizer, text: str) -> list[str]:
 
 def test_control_ids(tokenizer):
     assert [tokenizer.token_to_id(text) for text in CONTROL_TOKENS] == list(range(len(CONTROL_TOKENS)))
-    assert [tokenizer.token_to_id(text) for text in ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")] == [0, 1, 2, 3, 4]
+    assert [tokenizer.token_to_id(text) for text in ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     added = tokenizer.get_added_tokens_decoder()
     assert len(added) == len(CONTROL_TOKENS) and all(token.special for token in added.values())
 
@@ -88,7 +94,11 @@ def test_a_line_break_takes_the_indentation_along(tokenizer):
 
 def test_no_token_reaches_over_a_line_or_joins_digits():
     made = train(["pass\n    pass\n    x = 123456789\n" * 500], 287)
-    tokens = [token.replace("Ċ", "\n").replace("Ġ", " ") for token in made.get_vocab() if token not in CONTROL_TOKENS]
+    tokens = [
+        token.replace("Ċ", "\n").replace("Ġ", " ")
+        for token in made.get_vocab()
+        if token not in CONTROL_TOKENS
+    ]
     assert "\n    " in tokens and "pass" in tokens  # it did merge what it may
     assert not [token for token in tokens if "\n" in token and token.strip(" \n")]
     assert not [token for token in tokens if sum(map(str.isdigit, token)) > 1]

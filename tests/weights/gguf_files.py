@@ -118,7 +118,9 @@ def rope_freqs(config: ModelConfig) -> np.ndarray:
     return np.array([1.0] * turning + [1e30] * (full.head_dim // 2 - turning), dtype=np.float32)
 
 
-def tensors(config: ModelConfig, kinds: Kinds = like_q4_k_m, seed: int = 0) -> dict[str, tuple[str, np.ndarray]]:
+def tensors(
+    config: ModelConfig, kinds: Kinds = like_q4_k_m, seed: int = 0
+) -> dict[str, tuple[str, np.ndarray]]:
     """Name in the file -> (type, values or the bytes of blocks), in the order of the model."""
     state = {name: tensor.numpy() for name, tensor in lively_model(config, seed).state_dict().items()}
     found = {}
@@ -148,7 +150,9 @@ def write(path: Path, pairs: dict[str, Any], found: dict[str, tuple[str, np.ndar
     return path
 
 
-def write_model(path: Path, config: ModelConfig | None = None, kinds: Kinds = like_q4_k_m, seed: int = 0, **pairs: Any) -> Path:
+def write_model(
+    path: Path, config: ModelConfig | None = None, kinds: Kinds = like_q4_k_m, seed: int = 0, **pairs: Any
+) -> Path:
     config = config or config_for_blocks()
     return write(path, metadata(config) | pairs, tensors(config, kinds, seed))
 
@@ -164,6 +168,7 @@ def numbers(config: ModelConfig, found: dict[str, tuple[str, np.ndarray]]) -> di
 
 def published_q4_k_m(name: str, shape: tuple[int, ...]) -> str:
     """The types of the published Q4_K_M file: llama.cpp gives the first, the last and every third layer between more bits."""
+
     def more(index: int, count: int) -> bool:
         return index < count // 8 or index >= 7 * count // 8 or (index - count // 8) % 3 == 2
 

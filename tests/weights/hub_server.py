@@ -119,7 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = bytearray(hub.files[file])
         if file in hub.damaged:
             content[len(content) // 2] ^= 1
-        headers = {"X-Repo-Commit": hub.commit, "ETag": f'"{hub.digest(file)}"', "X-Linked-Size": str(len(content))}
+        headers = {
+            "X-Repo-Commit": hub.commit,
+            "ETag": f'"{hub.digest(file)}"',
+            "X-Linked-Size": str(len(content)),
+        }
         if hub.cdn and hub.is_large(file) and not self.path.startswith("/cdn/"):
             headers["Location"] = hub.url.replace("127.0.0.1", "localhost") + "/cdn/" + file
             headers["X-Linked-ETag"] = headers.pop("ETag")
@@ -136,7 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(self, status: int, code: str) -> None:
         self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": "no"}, self.command == "GET")
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str], body: bool, cut: int | None = None) -> None:
+    def _send(
+        self, status: int, content: bytes, headers: dict[str, str], body: bool, cut: int | None = None
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

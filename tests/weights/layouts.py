@@ -43,7 +43,14 @@ def description(layout: str, ignore: Collection[str] = ()) -> dict[str, Any]:
     """The quantization_config of a layout."""
     weights = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel", "dynamic": False}
     token = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "dynamic": True}
-    four = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16, "dynamic": False}
+    four = {
+        "num_bits": 4,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "tensor_group",
+        "group_size": 16,
+        "dynamic": False,
+    }
     bits = {"num_bits": 4, "type": "int", "strategy": "group", "dynamic": False}
     groups = {
         "fp8": ("float-quantized", weights, token),
@@ -55,7 +62,12 @@ def description(layout: str, ignore: Collection[str] = ()) -> dict[str, Any]:
     }
     if layout in groups:
         name, args, activations = groups[layout]
-        group = {"targets": ["Linear"], "weights": args, "input_activations": activations, "output_activations": None}
+        group = {
+            "targets": ["Linear"],
+            "weights": args,
+            "input_activations": activations,
+            "output_activations": None,
+        }
         return {
             "quant_method": "compressed-tensors", "format": name, "quantization_status": "compressed",
             "config_groups": {"group_0": group}, "ignore": list(ignore), "kv_cache_scheme": None,
@@ -96,8 +108,14 @@ def fields(layout: str, weight: QuantTensor) -> dict[str, Tensor]:
     codes, scales = numbers(parts["codes"]), parts["scales"]
     zeros = parts.get("zeros", torch.full(scales.shape, 8)).long()
     if layout in ("int4", "int4-zeros"):
-        found = {"weight_packed": words(codes), "weight_scale": scales, "weight_shape": torch.tensor(weight.shape)}
-        return found | ({"weight_zero_point": words(zeros.T).T.contiguous()} if layout == "int4-zeros" else {})
+        found = {
+            "weight_packed": words(codes),
+            "weight_scale": scales,
+            "weight_shape": torch.tensor(weight.shape),
+        }
+        return found | (
+            {"weight_zero_point": words(zeros.T).T.contiguous()} if layout == "int4-zeros" else {}
+        )
     if layout == "awq":
         dealt = [0, 2, 4, 6, 1, 3, 5, 7]
         return {
@@ -138,7 +156,9 @@ def small_folder(
     return write(folder, state, description(layout), shards), want
 
 
-def small_state(layout: str, groups: Collection[str] = LINEAR) -> tuple[dict[str, Tensor], dict[str, Tensor | QuantTensor]]:
+def small_state(
+    layout: str, groups: Collection[str] = LINEAR
+) -> tuple[dict[str, Tensor], dict[str, Tensor | QuantTensor]]:
     """Names in the checkpoint and in the model."""
     state: dict[str, Tensor] = {}
     want: dict[str, Tensor | QuantTensor] = {}
@@ -157,17 +177,27 @@ def small_state(layout: str, groups: Collection[str] = LINEAR) -> tuple[dict[str
             want[target.model_name] = state[name]
     for name in [name for name in state if name.startswith("model.encoder.")]:
         state[name] = state[name.replace("encoder.language_model", "decoder")].clone()
-        want[name.replace("model.encoder.language_model.", "").replace("layer_scalar", "encoder_layer_scalar")] = state[name]
+        want[
+            name.replace("model.encoder.language_model.", "").replace("layer_scalar", "encoder_layer_scalar")
+        ] = state[name]
     return state, want
 
 
-def write(folder: Path, state: dict[str, Tensor], quantization: dict[str, Any] | None, shards: int = 1) -> Path:
+def write(
+    folder: Path, state: dict[str, Tensor], quantization: dict[str, Any] | None, shards: int = 1
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(RAW | ({"quantization_config": quantization} if quantization else {})))
+    (folder / "config.json").write_text(
+        json.dumps(RAW | ({"quantization_config": quantization} if quantization else {}))
+    )
     names, weight_map = list(state), {}
     for number in range(shards):
         file = "model.safetensors" if shards == 1 else f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        save_file({name: state[name].contiguous() for name in names[number::shards]}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: state[name].contiguous() for name in names[number::shards]},
+            folder / file,
+            metadata={"format": "pt"},
+        )
         weight_map |= dict.fromkeys(names[number::shards], file)
     if shards > 1:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))

@@ -69,7 +69,9 @@ def plain_state(dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
 def source(tmp_path: Path) -> Path:
     folder = write(tmp_path / "source", plain_state(), None, shards=2)
     (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer_json()))
-    (folder / "generation_config.json").write_text(json.dumps({"max_denoising_steps": 4, "eos_token_id": [1]}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"max_denoising_steps": 4, "eos_token_id": [1]})
+    )
     (folder / "chat_template.jinja").write_text("{{ turns }}")
     (folder / "NOTICE.txt").write_text("nobody's")
     (folder / "training.log").write_text("not for others")
@@ -81,7 +83,11 @@ def made(source: Path, target: Path, recipe: str, **more: Any) -> convert_module
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    return {
+        name: tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -89,7 +95,9 @@ def description(folder: Path) -> dict[str, Any]:
 
 
 def fields_of(state: dict[str, Tensor], module: str) -> dict[str, Tensor]:
-    return {name.rpartition(".")[2]: tensor for name, tensor in state.items() if name.rpartition(".")[0] == module}
+    return {
+        name.rpartition(".")[2]: tensor for name, tensor in state.items() if name.rpartition(".")[0] == module
+    }
 
 
 def decompressed(fields: dict[str, Tensor], scheme: Any) -> Tensor:
@@ -101,7 +109,11 @@ def scheme_of(config: QuantizationConfig, module: str) -> Any:
     """The scheme that the library's own matching finds for a module's name."""
     if any(match_name(module, pattern) for pattern in config.ignore):
         return None
-    found = [group for group in config.config_groups.values() if any(match_name(module, target) for target in group.targets)]
+    found = [
+        group
+        for group in config.config_groups.values()
+        if any(match_name(module, target) for target in group.targets)
+    ]
     assert len(found) <= 1, module
     return found[0] if found else None
 
@@ -153,9 +165,15 @@ def wrong_fields(fields: dict[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_config_describes_what_is_there_and_nothing_else(source: Path, tmp_path: Path, recipe: str) -> None:
+def test_the_config_describes_what_is_there_and_nothing_else(
+    source: Path, tmp_path: Path, recipe: str
+) -> None:
     made(source, tmp_path / "made", recipe)
-    config, state, few = QuantizationConfig(**description(tmp_path / "made")), tensors(tmp_path / "made"), quantised_modules(recipe)
+    config, state, few = (
+        QuantizationConfig(**description(tmp_path / "made")),
+        tensors(tmp_path / "made"),
+        quantised_modules(recipe),
+    )
     assert config.quantization_status == "compressed"
     formats = {group.format for group in config.config_groups.values()}
     assert config.format == ("mixed-precision" if len(formats) > 1 else formats.pop())
@@ -163,7 +181,11 @@ def test_the_config_describes_what_is_there_and_nothing_else(source: Path, tmp_p
         assert (scheme_of(config, module) is not None) == (module in few), module
     for module in few:
         declared = scheme_of(config, module).input_activations
-        rounded = scheme_of(config, module).format == "float-quantized" and ".router." not in module and "embed" not in module
+        rounded = (
+            scheme_of(config, module).format == "float-quantized"
+            and ".router." not in module
+            and "embed" not in module
+        )
         assert (declared is not None) == rounded, module
         assert not rounded or (declared.dynamic and declared.strategy == "token" and declared.num_bits == 8)
 
@@ -175,7 +197,11 @@ def test_our_reader_reads_what_encoding_made(source: Path, tmp_path: Path, recip
     formats = chosen(*RECIPES[recipe])
     for target in expected_tensors(small_config()).values():
         name = target.model_name
-        (got,) = [weight for key, weight in stream(inspect(done.folder, small_config()), "cpu", torch.float32) if key == name]
+        (got,) = [
+            weight
+            for key, weight in stream(inspect(done.folder, small_config()), "cpu", torch.float32)
+            if key == name
+        ]
         if target.group in formats and len(target.shape) > 1:
             want = fitted(before[name], formats[target.group])
             assert isinstance(got, QuantTensor) and got.format == want.format
@@ -220,14 +246,20 @@ def test_a_source_with_a_tensor_per_expert_gives_the_same(source: Path, tmp_path
             state[name] = tensor
             continue
         rows = tensor.flatten(0, 1).split([shape[0] for _, shape in modules(name, target)])
-        state |= {f"{module}.weight": part.clone() for (module, _), part in zip(modules(name, target), rows, strict=True)}
+        state |= {
+            f"{module}.weight": part.clone()
+            for (module, _), part in zip(modules(name, target), rows, strict=True)
+        }
     apart = write(tmp_path / "apart", state, None)
     for recipe in ("nvfp4", "fp8"):
         made(source, tmp_path / f"one-{recipe}", recipe)
         made(apart, tmp_path / f"two-{recipe}", recipe)
         one, two = tensors(tmp_path / f"one-{recipe}"), tensors(tmp_path / f"two-{recipe}")
         assert one.keys() == two.keys()
-        assert all(torch.equal(one[name].flatten().view(torch.uint8), two[name].flatten().view(torch.uint8)) for name in one)
+        assert all(
+            torch.equal(one[name].flatten().view(torch.uint8), two[name].flatten().view(torch.uint8))
+            for name in one
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -251,7 +283,8 @@ def test_importance_is_that_of_its_expert(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "made", chosen("int4"), {name: importance})
     exact = dict(stream(inspect(source, small_config()), "cpu", torch.float32))[name]
     plain, weighed = (
-        dict(stream(inspect(tmp_path / folder, small_config()), "cpu", torch.float32))[name].dequantised() for folder in ("plain", "made")
+        dict(stream(inspect(tmp_path / folder, small_config()), "cpu", torch.float32))[name].dequantised()
+        for folder in ("plain", "made")
     )
     assert torch.equal(weighed[0], plain[0]) and torch.equal(weighed[2], plain[2])
     assert torch.equal(weighed[1], fitted(exact[1], form, importance[1]).dequantised())
@@ -264,7 +297,9 @@ def test_importance_is_that_of_its_expert(source: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(size=st.integers(1, 400_000), recipe=st.sampled_from(sorted(RECIPES)))
-def test_every_tensor_goes_to_one_shard(tmp_path_factory: pytest.TempPathFactory, size: int, recipe: str) -> None:
+def test_every_tensor_goes_to_one_shard(
+    tmp_path_factory: pytest.TempPathFactory, size: int, recipe: str
+) -> None:
     folder = tmp_path_factory.getbasetemp() / "planned"
     if not folder.exists():
         write(folder, plain_state(), None)
@@ -278,7 +313,13 @@ def test_every_tensor_goes_to_one_shard(tmp_path_factory: pytest.TempPathFactory
 
 
 def test_a_shard_file_is_whole_or_has_another_name(tmp_path: Path) -> None:
-    wanted = {"odd": ("U8", (3,)), "scalar": ("I64", (2,)), "half": ("BF16", (1,)), "none": ("F32", (0, 4)), "rows": ("F32", (4, 2))}
+    wanted = {
+        "odd": ("U8", (3,)),
+        "scalar": ("I64", (2,)),
+        "half": ("BF16", (1,)),
+        "none": ("F32", (0, 4)),
+        "rows": ("F32", (4, 2)),
+    }
     rows = torch.randn(4, 2)
     with ShardFile(tmp_path / "a.safetensors", wanted) as file:
         file.write("odd", torch.tensor([1, 2, 3], dtype=torch.uint8))
@@ -291,9 +332,15 @@ def test_a_shard_file_is_whole_or_has_another_name(tmp_path: Path) -> None:
     with safe_open(file.path, "pt") as read:
         assert torch.equal(read.get_tensor("rows"), rows) and read.get_tensor("scalar").tolist() == [5, 6]
         assert read.get_tensor("odd").tolist() == [1, 2, 3] and read.get_tensor("none").shape == (0, 4)
-    with pytest.raises(ValueError, match="tensor 'scalar' was not written whole"), ShardFile(tmp_path / "b.safetensors", wanted) as file:
+    with (
+        pytest.raises(ValueError, match="tensor 'scalar' was not written whole"),
+        ShardFile(tmp_path / "b.safetensors", wanted) as file,
+    ):
         file.write("rows", rows)
-    with pytest.raises(ValueError, match="8 bytes for tensor 'odd'"), ShardFile(tmp_path / "b.safetensors", wanted) as file:
+    with (
+        pytest.raises(ValueError, match="8 bytes for tensor 'odd'"),
+        ShardFile(tmp_path / "b.safetensors", wanted) as file,
+    ):
         file.write("odd", rows[0])
     with pytest.raises(KeyboardInterrupt), ShardFile(tmp_path / "b.safetensors", wanted):
         raise KeyboardInterrupt
@@ -316,7 +363,9 @@ SIZE = 12_000  # bytes of a shard
 
 def same_files(one: Path, two: Path) -> bool:
     names = [sorted(path.name for path in folder.iterdir()) for folder in (one, two)]
-    return names[0] == names[1] and all((one / name).read_bytes() == (two / name).read_bytes() for name in names[0])
+    return names[0] == names[1] and all(
+        (one / name).read_bytes() == (two / name).read_bytes() for name in names[0]
+    )
 
 
 def cut_off(source: Path, target: Path, shards: int = 2) -> Path:
@@ -364,7 +413,9 @@ def test_what_is_damaged_is_made_anew(source: Path, tmp_path: Path, monkeypatch:
     second.write_bytes(flipped)
     third.unlink()
     count = len(list((tmp_path / "fresh").glob("*.safetensors")))
-    (place / partial.FOLDER / f"model-{count:05}-of-{count:05}.safetensors").write_bytes(b"a name is not enough")
+    (place / partial.FOLDER / f"model-{count:05}-of-{count:05}.safetensors").write_bytes(
+        b"a name is not enough"
+    )
     with monkeypatch.context() as patch:  # the twin: without the look at size and sum the damage would stay
         patch.setattr(partial, "_is_whole", lambda path, entry: path.exists())
         copied = tmp_path / ".other.partial"
@@ -373,10 +424,14 @@ def test_what_is_damaged_is_made_anew(source: Path, tmp_path: Path, monkeypatch:
         assert not same_files(tmp_path / "other", tmp_path / "fresh")
     kept = len(vouched(place)) - 3
     assert made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE).reused == kept >= 1
-    assert fourth.name in {path.name for path in (tmp_path / "made").iterdir()} and same_files(tmp_path / "made", tmp_path / "fresh")
+    assert fourth.name in {path.name for path in (tmp_path / "made").iterdir()} and same_files(
+        tmp_path / "made", tmp_path / "fresh"
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"shards": 3}', '{"shards": {"model.safetensors": 1}}', "\0"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"shards": 3}', '{"shards": {"model.safetensors": 1}}', "\0"]
+)
 def test_a_damaged_manifest_vouches_for_nothing(source: Path, tmp_path: Path, text: str) -> None:
     place = tmp_path / ".made.partial"
     (place / partial.FOLDER).mkdir(parents=True)
@@ -389,7 +444,12 @@ def test_a_damaged_manifest_vouches_for_nothing(source: Path, tmp_path: Path, te
 def test_another_runs_work_is_not_mixed_in(source: Path, tmp_path: Path) -> None:
     place = cut_off(source, tmp_path / "made")
     before = vouched(place)
-    for recipe, more in (("int4", {}), ("nvfp4+fp8", {}), ("nvfp4", {"calibration": "another text"}), ("nvfp4", {"shard_bytes": 999})):
+    for recipe, more in (
+        ("int4", {}),
+        ("nvfp4+fp8", {}),
+        ("nvfp4", {"calibration": "another text"}),
+        ("nvfp4", {"shard_bytes": 999}),
+    ):
         with pytest.raises(UsageError, match="the work of another run .other options.*remove that folder"):
             made(source, tmp_path / "made", recipe, **({"shard_bytes": SIZE} | more))
     shard = next(source.glob("model-*"))
@@ -431,15 +491,27 @@ print(kib("VmHWM") - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of memory")
 def test_memory_does_not_grow_with_the_model(source: Path, tmp_path: Path) -> None:
     """A model of 218 MB whose largest tensor has 67: the process grows by less than that tensor (measured: 33 MB in fp8, 50 in nvfp4)."""
-    sizes = {"vocab_size": 8192, "hidden_size": 1024, "intermediate_size": 64, "num_experts": 16, "moe_intermediate_size": 1024}
+    sizes = {
+        "vocab_size": 8192,
+        "hidden_size": 1024,
+        "intermediate_size": 64,
+        "num_experts": 16,
+        "moe_intermediate_size": 1024,
+    }
     raw = RAW | {"text_config": RAW["text_config"] | sizes}
     config = ModelConfig.from_dict(raw)
-    state = {name: torch.full(target.shape, 0.5, dtype=torch.bfloat16) for name, target in expected_tensors(config).items()}
+    state = {
+        name: torch.full(target.shape, 0.5, dtype=torch.bfloat16)
+        for name, target in expected_tensors(config).items()
+    }
     large = tmp_path / "large"
     large.mkdir()
     (large / "config.json").write_text(json.dumps(raw))
     save_file(state, large / "model.safetensors", metadata={"format": "pt"})
-    largest, total = max(tensor.nbytes for tensor in state.values()), sum(tensor.nbytes for tensor in state.values())
+    largest, total = (
+        max(tensor.nbytes for tensor in state.values()),
+        sum(tensor.nbytes for tensor in state.values()),
+    )
     assert total > 200e6 and 60e6 < largest < 70e6
     for format in ("fp8", "nvfp4"):
         call = [sys.executable, "-c", PEAK, str(source), str(large), str(tmp_path / format), format]
@@ -451,15 +523,28 @@ def test_memory_does_not_grow_with_the_model(source: Path, tmp_path: Path) -> No
 
 
 def test_recipes_by_hand() -> None:
-    assert {group: form.name for group, form in chosen("fp8").items()} == dict.fromkeys(("experts", "attention", "dense"), "fp8")
-    assert {group: form.name for group, form in chosen("fp8", ["attention=bf16"]).items()} == {"experts": "fp8", "dense": "fp8"}
+    assert {group: form.name for group, form in chosen("fp8").items()} == dict.fromkeys(
+        ("experts", "attention", "dense"), "fp8"
+    )
+    assert {group: form.name for group, form in chosen("fp8", ["attention=bf16"]).items()} == {
+        "experts": "fp8",
+        "dense": "fp8",
+    }
     assert chosen("int4", (), 64)["experts"].group == 64 and list(chosen("nvfp4")) == ["experts"]
     mixed = chosen("int4", ["attention, dense=fp8", "embeddings=int8"])
     assert {group: form.name for group, form in mixed.items()} == {
         "experts": "int4", "attention": "fp8", "dense": "fp8", "embedding": "int8",
     }  # fmt: skip
-    assert chosen("int4", ["attention,dense=fp8, embeddings=int8"]) == mixed == chosen("int4", ["embeddings=int8,attention,dense=fp8"])
-    assert [group["format"] for group in describe(mixed)["config_groups"].values()] == ["pack-quantized", "float-quantized", "int-quantized"]
+    assert (
+        chosen("int4", ["attention,dense=fp8, embeddings=int8"])
+        == mixed
+        == chosen("int4", ["embeddings=int8,attention,dense=fp8"])
+    )
+    assert [group["format"] for group in describe(mixed)["config_groups"].values()] == [
+        "pack-quantized",
+        "float-quantized",
+        "int-quantized",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -487,8 +572,12 @@ def test_a_recipe_that_makes_no_sense(given_: Any, said: str) -> None:
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-def test_sources_and_targets_that_are_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="32 inputs, which are no whole groups of 64 .int4.; use --group-size 32"):
+def test_sources_and_targets_that_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UsageError, match="32 inputs, which are no whole groups of 64 .int4.; use --group-size 32"
+    ):
         convert(source, tmp_path / "made", chosen("int4", (), 64))
     made(source, tmp_path / "made", "int4")
     with pytest.raises(UsageError, match="in few bits already; quantise the 16-bit"):
@@ -519,11 +608,17 @@ def test_a_run_that_fails_keeps_its_whole_shards_and_nothing_else(
         write(self, name, piece)
 
     monkeypatch.setattr(ShardFile, "write", failing)
-    with pytest.raises(ResourceError, match="No space left on device, .* are free; make room, and give the same command again"):
+    with pytest.raises(
+        ResourceError,
+        match="No space left on device, .* are free; make room, and give the same command again",
+    ):
         made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
     assert not place.exists()
     left[0] = 60
-    with pytest.raises(ResourceError, match="No space left on device, .* are free; make room, and give the same command again"):
+    with pytest.raises(
+        ResourceError,
+        match="No space left on device, .* are free; make room, and give the same command again",
+    ):
         made(source, tmp_path / "made", "nvfp4", shard_bytes=SIZE)
     assert vouched(place) and not (tmp_path / "made").exists()
     monkeypatch.setattr(ShardFile, "write", write)
@@ -537,7 +632,10 @@ def test_numbers_that_are_none_are_not_quantised(tmp_path: Path, value: float) -
     state["model.decoder.layers.1.experts.down_proj"][2, 5, 7] = value
     source = write(tmp_path / "source", state, None)
     for recipe in ("int4", "nvfp4", "fp8"):
-        with pytest.raises(CheckpointError, match=r"model.safetensors: tensor 'model.decoder.layers.1.experts.down_proj' holds NaN or infinite"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"model.safetensors: tensor 'model.decoder.layers.1.experts.down_proj' holds NaN or infinite",
+        ):
             made(source, tmp_path / recipe, recipe)
         assert not (tmp_path / recipe).exists()
 
@@ -557,4 +655,6 @@ def test_the_shipped_model_comes_back(tmp_path: Path) -> None:
         got = model.denoise_logits([prompt], canvas)
         off = float((got - want).square().mean().sqrt() / want.square().mean().sqrt())
         assert 1e-4 < off < most, f"{recipe}: {off}"
-        assert sum(size.after for size in done.sizes.values()) < 0.65 * sum(size.before for size in done.sizes.values())
+        assert sum(size.after for size in done.sizes.values()) < 0.65 * sum(
+            size.before for size in done.sizes.values()
+        )

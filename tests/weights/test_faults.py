@@ -32,7 +32,9 @@ def test_an_index_that_is_a_link_to_nothing(tmp_path: Path) -> None:
 
 def test_a_git_lfs_pointer_is_called_so(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m")
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n")
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n"
+    )
     assert ["git lfs pull" in problem for problem in read_layout(folder, tiny_config()).problems] == [True]
 
 
@@ -59,7 +61,9 @@ def test_what_could_not_be_deleted_is_not_said_to_be(tmp_path: Path, monkeypatch
     (tmp_path / "models--o--m" / "blobs").mkdir()
     (tmp_path / "models--o--m" / "refs").mkdir()
     (tmp_path / "models--o--m" / "refs" / "main").write_text(commit)
-    monkeypatch.setattr("dgemma.weights.cache._delete", lambda *_, **__: None)  # the client logs its failure, no more
+    monkeypatch.setattr(
+        "dgemma.weights.cache._delete", lambda *_, **__: None
+    )  # the client logs its failure, no more
     with pytest.raises(HubError, match="could not be deleted"):
         remove("o/m", cache_dir=tmp_path)
 

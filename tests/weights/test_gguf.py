@@ -57,7 +57,9 @@ def logits(model: api.Model) -> torch.Tensor:
 def decoded(config: ModelConfig, found: Found) -> torch.Tensor:
     """The logits of a plain model whose weights are the library's decoded arrays."""
     net = build(config, "cpu", torch.float64)
-    net.load_state_dict({name: torch.from_numpy(array).double() for name, array in files.numbers(config, found).items()})
+    net.load_state_dict(
+        {name: torch.from_numpy(array).double() for name, array in files.numbers(config, found).items()}
+    )
     return logits(api.Model(net, api.DenoiseConfig(), None, Path("decoded")))
 
 
@@ -66,7 +68,9 @@ def decoded(config: ModelConfig, found: Found) -> torch.Tensor:
 
 def test_the_table_of_types_is_the_librarys() -> None:
     sizes = gguf.GGML_QUANT_SIZES
-    assert {kind: (name, *sizes[gguf.GGMLQuantizationType(kind)]) for kind, (name, _, _) in TYPES.items()} == TYPES
+    assert {
+        kind: (name, *sizes[gguf.GGMLQuantizationType(kind)]) for kind, (name, _, _) in TYPES.items()
+    } == TYPES
     names = {int(kind): kind.name for kind in sizes}
     assert {kind: name for kind, (name, _, _) in TYPES.items()} == {kind: names[kind] for kind in TYPES}
 
@@ -76,7 +80,10 @@ def test_the_header_is_read_as_the_library_reads_it(path: Path) -> None:
     assert not ours.problems
     for tensor in theirs.tensors:
         info = ours.tensors[tensor.name]
-        assert (info.dtype, list(info.shape)) == (tensor.tensor_type.name, list(reversed(tensor.shape.tolist())))
+        assert (info.dtype, list(info.shape)) == (
+            tensor.tensor_type.name,
+            list(reversed(tensor.shape.tolist())),
+        )
         assert (info.offset, info.nbytes) == (tensor.data_offset, tensor.n_bytes)
     assert set(ours.tensors) == {tensor.name for tensor in theirs.tensors}
     for key, value in ours.metadata.items():
@@ -86,7 +93,9 @@ def test_the_header_is_read_as_the_library_reads_it(path: Path) -> None:
 
 def test_a_float32_means_the_decimal_it_was_made_from(tmp_path: Path) -> None:
     values = [0.4, 0.8, 0.1, 0.005, 1e-6, 30.0, 1e30, 1 / 3]
-    file = read_gguf(files.write(tmp_path / "x.gguf", {f"x.{n}": value for n, value in enumerate(values)}, {}))
+    file = read_gguf(
+        files.write(tmp_path / "x.gguf", {f"x.{n}": value for n, value in enumerate(values)}, {})
+    )
     got = [file.metadata[f"x.{n}"] for n in range(len(values))]
     assert got[:-1] == values[:-1] and struct.pack("<f", got[-1]) == struct.pack("<f", values[-1])
 
@@ -98,17 +107,25 @@ def test_a_float32_means_the_decimal_it_was_made_from(tmp_path: Path) -> None:
 def test_the_config_is_the_one_it_was_made_from(layers: str, tmp_path: Path) -> None:
     config = files.config_for_blocks(layers)
     found = source(files.write_model(tmp_path / "x.gguf", config)).config()
-    assert found == replace(config, eos_token_ids=(1, 4, 12))  # <eos>, and <turn|> and <|tool_response|> by their text
+    assert found == replace(
+        config, eos_token_ids=(1, 4, 12)
+    )  # <eos>, and <turn|> and <|tool_response|> by their text
 
 
-def test_sampler_settings_are_read_where_the_file_has_them(path: Path, config: ModelConfig, tmp_path: Path) -> None:
+def test_sampler_settings_are_read_where_the_file_has_them(
+    path: Path, config: ModelConfig, tmp_path: Path
+) -> None:
     plain = source(path).denoise(config)
     assert (plain.max_denoising_steps, plain.t_min, plain.entropy_bound) == (48, 0.4, 0.1)
     keys: dict[str, Any] = {
         "max_steps": 20, "t_min": 0.05, "t_max": 0.3, "entropy_bound": 0.2, "stability_threshold": 2,
         "confidence_threshold": 0.01,
     }  # fmt: skip
-    file = read_gguf(files.write_model(tmp_path / "x.gguf", **{f"diffusion.eb_{key}": value for key, value in keys.items()}))
+    file = read_gguf(
+        files.write_model(
+            tmp_path / "x.gguf", **{f"diffusion.eb_{key}": value for key, value in keys.items()}
+        )
+    )
     got = denoise_config(file, model_config(file))
     assert (got.max_denoising_steps, got.t_min, got.t_max, got.entropy_bound) == (20, 0.05, 0.3, 0.2)
     assert (got.stability_threshold, got.confidence_threshold, got.eos_token_id) == (2, 0.01, (1, 4, 12))
@@ -127,7 +144,10 @@ def change(**pairs: Any) -> dict[str, Any]:
         (change(attention__head_count_kv=[2, 2]), "'attention.head_count_kv' has 2 entries for 3 layers"),
         (change(attention__head_count_kv=[2, 2, 3]), "layer 2 has 3 key-value heads"),
         (change(attention__sliding_window_pattern=[1, 1, 0]), "is not a list of true and false"),
-        (change(attention__value_length=64), "'attention.value_length' is 64, but attention.key_length is 128"),
+        (
+            change(attention__value_length=64),
+            "'attention.value_length' is 64, but attention.key_length is 128",
+        ),
         (change(rope__dimension_count=64), "'rope.dimension_count' is 64, but attention.key_length is 128"),
         (change(vocab_size=7), "'vocab_size' is 7, but 'token_embd.weight' has"),
         (change(expert_used_count=9), "top_k_experts 9 exceeds num_experts 4"),
@@ -140,7 +160,9 @@ def change(**pairs: Any) -> dict[str, Any]:
         ({"tokenizer.ggml.tokens": ["a"] * 1000}, "its vocabulary has 1000 tokens"),
     ],
 )
-def test_metadata_that_means_another_model_is_refused(pairs: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_metadata_that_means_another_model_is_refused(
+    pairs: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(DgemmaError, match="x.gguf") as error:
         api.load(files.write_model(tmp_path / "x.gguf", **pairs), "meta")
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -175,14 +197,25 @@ def test_rope_freqs_are_understood_or_refused(
 # the model
 
 
-def test_a_model_in_blocks_computes_what_its_decoded_weights_do(path: Path, config: ModelConfig, found: Found) -> None:
+def test_a_model_in_blocks_computes_what_its_decoded_weights_do(
+    path: Path, config: ModelConfig, found: Found
+) -> None:
     model = api.load(path, "cpu", "float64")
     layer: Any = model.net.get_submodule("layers.0")
-    assert isinstance(layer.experts.gate_up_proj, QuantTensor) and layer.experts.gate_up_proj.format.name == "q4_k"
-    assert isinstance(model.net.embed.weight, QuantTensor) and isinstance(layer.router.proj.weight, torch.Tensor)
+    assert (
+        isinstance(layer.experts.gate_up_proj, QuantTensor)
+        and layer.experts.gate_up_proj.format.name == "q4_k"
+    )
+    assert isinstance(model.net.embed.weight, QuantTensor) and isinstance(
+        layer.router.proj.weight, torch.Tensor
+    )
     got, want = logits(model), decoded(config, found)
     assert_close(got, want, "float64")
-    for twin in (swapped_nibbles(found), exchanged(found, "post_ffw_norm_1", "post_ffw_norm_2"), turned(found)):
+    for twin in (
+        swapped_nibbles(found),
+        exchanged(found, "post_ffw_norm_1", "post_ffw_norm_2"),
+        turned(found),
+    ):
         assert not torch.allclose(got, decoded(config, twin), rtol=1e-3)
 
 
@@ -204,9 +237,15 @@ def turned(found: Found) -> Found:
 
 
 MIXES = {
-    "Q8_0": lambda name, shape: "F32" if len(shape) == 1 else "Q8_0",  # the router too, which llama.cpp leaves in F32
-    "Q6_K": lambda name, shape: "F32" if len(shape) == 1 or "gate_inp" in name else "Q8_0" if shape[-1] % 256 else "Q6_K",
-    "Q5_K": lambda name, shape: "F32" if len(shape) == 1 or "gate_inp" in name else "Q5_1" if shape[-1] % 256 else "Q5_K",
+    "Q8_0": lambda name, shape: (
+        "F32" if len(shape) == 1 else "Q8_0"
+    ),  # the router too, which llama.cpp leaves in F32
+    "Q6_K": lambda name, shape: (
+        "F32" if len(shape) == 1 or "gate_inp" in name else "Q8_0" if shape[-1] % 256 else "Q6_K"
+    ),
+    "Q5_K": lambda name, shape: (
+        "F32" if len(shape) == 1 or "gate_inp" in name else "Q5_1" if shape[-1] % 256 else "Q5_K"
+    ),
     "BF16": lambda name, shape: "F32" if len(shape) == 1 else "BF16",
     "F16": lambda name, shape: "F32" if len(shape) == 1 else "F16",
     "plain up, blocks down": lambda name, shape: "Q8_0" if "down" in name and len(shape) > 1 else "F32",
@@ -216,7 +255,9 @@ MIXES = {
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_every_mix_computes_what_its_decoded_weights_do(mix: str, dtype: str, config: ModelConfig, tmp_path: Path) -> None:
+def test_every_mix_computes_what_its_decoded_weights_do(
+    mix: str, dtype: str, config: ModelConfig, tmp_path: Path
+) -> None:
     found = files.tensors(config, MIXES[mix], seed=3)
     model = api.load(files.write(tmp_path / "x.gguf", files.metadata(config), found), "cpu", dtype)
     assert_close(logits(model), decoded(config, found), dtype)
@@ -239,7 +280,9 @@ def apart(found: Found, exchange: bool = False) -> Found:
 def test_gate_and_up_may_be_two_tensors(kinds: files.Kinds, config: ModelConfig, tmp_path: Path) -> None:
     found = files.tensors(config, kinds)
     want = decoded(config, found)
-    got = logits(api.load(files.write(tmp_path / "x.gguf", files.metadata(config), apart(found)), "cpu", "float64"))
+    got = logits(
+        api.load(files.write(tmp_path / "x.gguf", files.metadata(config), apart(found)), "cpu", "float64")
+    )
     assert_close(got, want, "float64")
     other = files.write(tmp_path / "y.gguf", files.metadata(config), apart(found, exchange=True))
     assert not torch.allclose(logits(api.load(other, "cpu", "float64")), want, rtol=1e-3)
@@ -248,7 +291,9 @@ def test_gate_and_up_may_be_two_tensors(kinds: files.Kinds, config: ModelConfig,
 def test_gate_and_up_must_share_a_type(config: ModelConfig, found: Found, tmp_path: Path) -> None:
     name, shape = "blk.1.ffn_up_exps.weight", (4, 32, 256)
     mixed = apart(found) | {name: ("Q8_0", files.blocks("Q8_0", shape, 1))}
-    with pytest.raises(CheckpointError, match="blk.1.ffn_gate_exps.weight' is Q4_K and 'blk.1.ffn_up_exps.weight' Q8_0"):
+    with pytest.raises(
+        CheckpointError, match="blk.1.ffn_gate_exps.weight' is Q4_K and 'blk.1.ffn_up_exps.weight' Q8_0"
+    ):
         api.load(files.write(tmp_path / "x.gguf", files.metadata(config), mixed), "meta")
 
 
@@ -269,7 +314,12 @@ def test_the_published_q4_k_m_is_read_at_its_full_size(tmp_path: Path) -> None:
     path = files.write_hollow(tmp_path / "big.gguf", published, files.published_q4_k_m)
     found = source(path)
     config = found.config()
-    ours = replace(config, eos_token_ids=published.eos_token_ids, image_token_id=published.image_token_id, has_vision=True)
+    ours = replace(
+        config,
+        eos_token_ids=published.eos_token_ids,
+        image_token_id=published.image_token_id,
+        has_vision=True,
+    )
     assert ours == published
     layout = found.inspect(config)
     assert len(layout.tensors) == 692
@@ -289,7 +339,10 @@ def test_the_published_q4_k_m_is_read_at_its_full_size(tmp_path: Path) -> None:
 def test_matrices_are_used_where_they_stand_in_the_file(path: Path, found: Found) -> None:
     file = source(path)
     layout, maps = file.inspect(file.config()), Maps()
-    places = {"layers.0.experts.gate_up_proj": "blk.0.ffn_gate_up_exps.weight", "embed.weight": "token_embd.weight"}
+    places = {
+        "layers.0.experts.gate_up_proj": "blk.0.ffn_gate_up_exps.weight",
+        "embed.weight": "token_embd.weight",
+    }
     for name, there in places.items():
         weight = mapped(layout.text[name], maps)
         assert isinstance(weight, QuantTensor) and weight.shape == layout.text[name].shape
@@ -323,7 +376,9 @@ def count(value: int) -> bytes:
         (24, count(0), "is no name"),
     ],
 )
-def test_a_header_that_claims_too_much_is_one_error(place: int, data: bytes, message: str, path: Path, tmp_path: Path) -> None:
+def test_a_header_that_claims_too_much_is_one_error(
+    place: int, data: bytes, message: str, path: Path, tmp_path: Path
+) -> None:
     with pytest.raises(CheckpointError) as error:
         api.load(mangled(path, place, data, tmp_path / "x.gguf"))
     assert message in str(error.value) and "x.gguf" in str(error.value) and "\n" not in str(error.value)
@@ -331,8 +386,13 @@ def test_a_header_that_claims_too_much_is_one_error(place: int, data: bytes, mes
 
 def test_an_array_that_claims_too_much_is_one_error(path: Path, tmp_path: Path) -> None:
     raw = path.read_bytes()
-    place = raw.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8  # behind the kinds of value and element
-    for claim, message in ((2**61, "claims 2305843009213693952 elements"), (2**20, "do not hold its header|not UTF-8")):
+    place = (
+        raw.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
+    )  # behind the kinds of value and element
+    for claim, message in (
+        (2**61, "claims 2305843009213693952 elements"),
+        (2**20, "do not hold its header|not UTF-8"),
+    ):
         with pytest.raises(CheckpointError, match=message):
             api.load(mangled(path, place, count(claim), tmp_path / "x.gguf"))
 
@@ -363,7 +423,9 @@ def test_a_file_cut_anywhere_is_one_error(path: Path, tmp_path: Path) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @example(where=0.0, bit=0)
-def test_a_flipped_bit_in_the_header_is_one_error_or_another_model(where: float, bit: int, path: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_header_is_one_error_or_another_model(
+    where: float, bit: int, path: Path, tmp_path: Path
+) -> None:
     raw = bytearray(path.read_bytes())
     header = min(info.offset for info in read_gguf(path).tensors.values())
     raw[int(where * header)] ^= 1 << bit
@@ -379,8 +441,17 @@ def test_a_flipped_bit_in_the_header_is_one_error_or_another_model(where: float,
 
 @pytest.mark.parametrize("kind", ["IQ4_XS", "Q3_K", "Q4_0"])
 def test_a_block_type_that_is_not_read_is_refused_by_name(kind: str, path: Path, tmp_path: Path) -> None:
-    big = tiny_config("F", vocab_size=384, hidden_size=256, intermediate_size=256, global_head_dim=128, moe_intermediate_size=256)
-    kinds: files.Kinds = lambda name, shape: kind if name == "blk.0.ffn_down.weight" else files.like_q4_k_m(name, shape)
+    big = tiny_config(
+        "F",
+        vocab_size=384,
+        hidden_size=256,
+        intermediate_size=256,
+        global_head_dim=128,
+        moe_intermediate_size=256,
+    )
+    kinds: files.Kinds = lambda name, shape: (
+        kind if name == "blk.0.ffn_down.weight" else files.like_q4_k_m(name, shape)
+    )
     with pytest.raises(CheckpointError) as error:
         api.load(files.write_hollow(tmp_path / "x.gguf", big, kinds), "meta")
     assert f"tensor 'blk.0.ffn_down.weight' is stored as {kind}; readable: BF16, F16, F32" in str(error.value)
@@ -390,11 +461,15 @@ def test_a_block_type_that_is_not_read_is_refused_by_name(kind: str, path: Path,
 def test_norms_are_not_read_in_blocks(config: ModelConfig, found: Found, tmp_path: Path) -> None:
     name = "blk.1.attn_norm.weight"
     given = found | {name: ("Q8_0", files.blocks("Q8_0", (256,), 0))}
-    with pytest.raises(CheckpointError, match=f"tensor '{name}' is stored as Q8_0; norms and scales are read in"):
+    with pytest.raises(
+        CheckpointError, match=f"tensor '{name}' is stored as Q8_0; norms and scales are read in"
+    ):
         api.load(files.write(tmp_path / "x.gguf", files.metadata(config), given), "meta")
 
 
-def test_missing_strange_and_misshapen_tensors_are_told(config: ModelConfig, found: Found, tmp_path: Path) -> None:
+def test_missing_strange_and_misshapen_tensors_are_told(
+    config: ModelConfig, found: Found, tmp_path: Path
+) -> None:
     given = {name: one for name, one in found.items() if name != "blk.2.enc_layer_output_scale.weight"}
     given |= {
         "output.weight": found["blk.0.attn_q.weight"],
@@ -418,8 +493,12 @@ def test_missing_strange_and_misshapen_tensors_are_told(config: ModelConfig, fou
         file.inspect(file.config())
 
 
-def test_a_head_that_is_the_embedding_again_is_accepted(config: ModelConfig, found: Found, path: Path, tmp_path: Path) -> None:
-    again = files.write(tmp_path / "x.gguf", files.metadata(config), found | {"output.weight": found["token_embd.weight"]})
+def test_a_head_that_is_the_embedding_again_is_accepted(
+    config: ModelConfig, found: Found, path: Path, tmp_path: Path
+) -> None:
+    again = files.write(
+        tmp_path / "x.gguf", files.metadata(config), found | {"output.weight": found["token_embd.weight"]}
+    )
     model = api.load(again, "cpu", "float32")
     assert torch.equal(logits(model), logits(api.load(path, "cpu", "float32")))
     assert "'output.weight'" in model.notes[0]
@@ -432,10 +511,13 @@ def test_a_head_that_is_the_embedding_again_is_accepted(config: ModelConfig, fou
 
 
 @pytest.mark.parametrize(
-    "name", ["blk.0.attn_q.weight", "blk.1.ffn_down_exps.weight", "token_embd.weight", "blk.0.attn_norm.weight"]
+    "name",
+    ["blk.0.attn_q.weight", "blk.1.ffn_down_exps.weight", "token_embd.weight", "blk.0.attn_norm.weight"],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite_are_found_while_reading(name: str, value: float, path: Path, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_found_while_reading(
+    name: str, value: float, path: Path, tmp_path: Path
+) -> None:
     info = read_gguf(path).tensors[name]
     half = np.array(value, dtype="<f4" if info.dtype == "F32" else "<f2").tobytes()
     place = info.offset + (208 if info.dtype == "Q6_K" else 0)
@@ -476,7 +558,9 @@ def test_the_verbs_take_a_file(path: Path, tmp_path: Path, capfd: pytest.Capture
     assert "truncated inside tensor 'rope_freqs.weight'" in capfd.readouterr().out
 
 
-def test_a_tokenizer_beside_the_file_goes_before_the_one_in_it(path: Path, config: ModelConfig, tmp_path: Path) -> None:
+def test_a_tokenizer_beside_the_file_goes_before_the_one_in_it(
+    path: Path, config: ModelConfig, tmp_path: Path
+) -> None:
     import json
 
     from tests.helpers import byte_tokenizer_json
@@ -492,5 +576,7 @@ def test_a_tokenizer_beside_the_file_goes_before_the_one_in_it(path: Path, confi
 def test_without_a_readable_vocabulary_ids_still_work(tmp_path: Path) -> None:
     model = dgemma.load(files.write_model(tmp_path / "x.gguf", **{"tokenizer.ggml.model": "gpt2"}))
     assert len(model.generate_ids([2, 5], 8, max_denoising_steps=2).token_ids) == 8
-    with pytest.raises(UsageError, match="x.gguf: a vocabulary of the kind 'gpt2' is not read, and.*use generate_ids"):
+    with pytest.raises(
+        UsageError, match="x.gguf: a vocabulary of the kind 'gpt2' is not read, and.*use generate_ids"
+    ):
         model.generate("hello")

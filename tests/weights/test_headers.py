@@ -12,7 +12,11 @@ from dgemma.weights.headers import HEADER_LIMIT, read_header
 
 
 def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict:
-    return {"dtype": dtype, "shape": [(end - begin) // 4] if shape is None else shape, "data_offsets": [begin, end]}
+    return {
+        "dtype": dtype,
+        "shape": [(end - begin) // 4] if shape is None else shape,
+        "data_offsets": [begin, end],
+    }
 
 
 def test_agrees_with_the_library(tmp_path):
@@ -33,7 +37,11 @@ def test_agrees_with_the_library(tmp_path):
         ("[1]", b"", "no JSON object"),
         ("{" + '"a":{' * 5000, b"", "no JSON"),
         ('{"a":' + "9" * 5000 + "}", b"", "no JSON"),
-        ('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32"}}', b"0123", "'a' stands twice"),
+        (
+            '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32"}}',
+            b"0123",
+            "'a' stands twice",
+        ),
         ({"a": {"dtype": "F32", "shape": [1]}}, b"", "'a': the header entry"),
         ({"a": entry(0, 4) | {"extra": 1}}, b"0123", "'a': the header entry"),
         ({"a": entry(0, 4, dtype="Q4")}, b"0123", "dtype 'Q4' is not known"),

@@ -12,10 +12,15 @@ from dgemma.weights.identity import identify
 from tests.helpers import tiny_checkpoint
 
 
-def test_a_copy_has_the_same_digest_and_other_weights_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_has_the_same_digest_and_other_weights_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = tiny_checkpoint(tmp_path / "one")
     shutil.copytree(one, tmp_path / "two")
-    for whole, edge, sample in ((identity.WHOLE, identity.EDGE, identity.SAMPLE), (8192, 1024, 16)):  # read whole, and by samples
+    for whole, edge, sample in (
+        (identity.WHOLE, identity.EDGE, identity.SAMPLE),
+        (8192, 1024, 16),
+    ):  # read whole, and by samples
         monkeypatch.setattr(identity, "WHOLE", whole)
         monkeypatch.setattr(identity, "EDGE", edge)
         monkeypatch.setattr(identity, "SAMPLE", sample)
@@ -25,7 +30,9 @@ def test_a_copy_has_the_same_digest_and_other_weights_another(tmp_path: Path, mo
         assert found.size >= sum(path.stat().st_size for path in one.glob("*.safetensors"))
         weights = next((tmp_path / "two").glob("*.safetensors"))
         data = bytearray(weights.read_bytes())
-        changed = bytes(data[:-1024]) + bytes(byte ^ 255 for byte in data[-1024:])  # as training changes every tensor
+        changed = bytes(data[:-1024]) + bytes(
+            byte ^ 255 for byte in data[-1024:]
+        )  # as training changes every tensor
         weights.write_bytes(changed)
         assert identify(tmp_path / "two").digest != found.digest
         weights.write_bytes(bytes(data))

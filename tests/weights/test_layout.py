@@ -84,7 +84,10 @@ def test_a_wrong_shape_and_a_quantised_dtype(tmp_path):
 
 @pytest.mark.parametrize("shape", [(), (1, 1)])
 def test_one_number_may_have_any_shape(tmp_path, shape):
-    state = {name: value.reshape(shape) if name.endswith("layer_scalar") else value for name, value in tiny_state().items()}
+    state = {
+        name: value.reshape(shape) if name.endswith("layer_scalar") else value
+        for name, value in tiny_state().items()
+    }
     module = stand_in()
     load_into(module, inspect(write_folder(tmp_path, state), tiny_config()), "cpu", torch.float32)
     for name, value in module.state_dict().items():
@@ -97,12 +100,18 @@ EMBEDDING = "model.decoder.embed_tokens.weight"
 ENCODER_UP = UP.replace("decoder", "encoder.language_model")
 
 
-@pytest.mark.parametrize(("copy", "original"), [(HEAD, EMBEDDING), ("model.lm_head.weight", EMBEDDING), (ENCODER_UP, UP)])
+@pytest.mark.parametrize(
+    ("copy", "original"), [(HEAD, EMBEDDING), ("model.lm_head.weight", EMBEDDING), (ENCODER_UP, UP)]
+)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_second_copy_of_a_tied_tensor_is_accepted_where_it_is_equal(tmp_path, copy, original, dtype, monkeypatch):
+def test_a_second_copy_of_a_tied_tensor_is_accepted_where_it_is_equal(
+    tmp_path, copy, original, dtype, monkeypatch
+):
     monkeypatch.setattr(copies, "PIECE", 100)
     state = tiny_state(dtype=torch.bfloat16)
-    layout = inspect(write_folder(tmp_path, state | {copy: state[original].to(dtype, copy=True)}), tiny_config())
+    layout = inspect(
+        write_folder(tmp_path, state | {copy: state[original].to(dtype, copy=True)}), tiny_config()
+    )
     assert copy in layout.notes()[0]
     copies.check_copies(layout)
     other = state[original].to(dtype, copy=True)
@@ -124,7 +133,9 @@ def test_duplicates_across_shards(tmp_path):
     folder = write_folder(tmp_path, shards=3)
     extra = {UP: tiny_state()[UP]}
     save_file(extra, folder / "model-extra.safetensors")
-    edit_index(folder, lambda names: names.update({"model.encoder.vision_tower.x": "model-extra.safetensors"}))
+    edit_index(
+        folder, lambda names: names.update({"model.encoder.vision_tower.x": "model-extra.safetensors"})
+    )
     found = problems(folder, tiny_config())
     assert any(f"'{UP}' stands in model-00" in line and "too" in line for line in found)
     unindexed = write_folder(tmp_path / "unindexed", shards=3, index=False)
@@ -173,7 +184,14 @@ def test_index_and_headers_must_agree(tmp_path):
 
 @pytest.mark.parametrize(
     "file",
-    ["../model.safetensors", "/etc/model.safetensors", "a/model.safetensors", "..", "model\0.safetensors", "model.bin"],
+    [
+        "../model.safetensors",
+        "/etc/model.safetensors",
+        "a/model.safetensors",
+        "..",
+        "model\0.safetensors",
+        "model.bin",
+    ],
 )
 def test_an_index_may_not_point_outside_its_folder(tmp_path, file):
     write_folder(tmp_path)  # ../model.safetensors exists and is sound
@@ -230,7 +248,12 @@ def test_what_a_config_says_is_believed_as_far_as_there_are_tensors(tmp_path):
     """A number alone must not make lists: of 65,536 experts a layer, of 9,999 layers."""
     folder = write_folder(tmp_path)
     raw = json.loads((folder / "config.json").read_text())
-    for change in ({"num_experts": 65_536}, {"num_hidden_layers": 9_999, "layer_types": None}, {"vocab_size": 2**62}, {"hidden_size": 2**40}):
+    for change in (
+        {"num_experts": 65_536},
+        {"num_hidden_layers": 9_999, "layer_types": None},
+        {"vocab_size": 2**62},
+        {"hidden_size": 2**40},
+    ):
         config = ModelConfig.from_dict(raw | {"text_config": raw["text_config"] | change})
         for state in (tiny_state(), {}):
             found = problems(write_folder(tmp_path / str(len(state)), state or {"x": torch.zeros(1)}), config)

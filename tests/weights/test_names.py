@@ -43,7 +43,10 @@ def test_model_names_are_unique_and_both_scalars_are_kept():
     names = [target.model_name for target in expected.values()]
     assert len(set(names)) == len(names) == len(published_names(tiny_config()))
     assert expected["model.decoder.layers.1.layer_scalar"].model_name == "layers.1.layer_scalar"
-    assert expected["model.encoder.language_model.layers.1.layer_scalar"].model_name == "layers.1.encoder_layer_scalar"
+    assert (
+        expected["model.encoder.language_model.layers.1.layer_scalar"].model_name
+        == "layers.1.encoder_layer_scalar"
+    )
     assert {target.group for target in expected.values()} == set(GROUPS)
 
 

@@ -37,10 +37,14 @@ def test_what_fits_stays() -> None:
 
 def test_a_small_card_streams_as_few_layers_as_it_can() -> None:
     sizes = [len(planned(memory * GB).streamed) for memory in (8, 12, 16, 20, 24)]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 0 and all(size % BUFFERS == 0 for size in sizes)
+    assert (
+        sizes == sorted(sizes, reverse=True) and sizes[-1] == 0 and all(size % BUFFERS == 0 for size in sizes)
+    )
     found = planned(8 * GB)
     assert 0 < len(found.streamed) < 30 and not found.missing
-    fewer = room._streaming(found.plan, found.memory, room._layers(published()), spread(30, len(found.streamed) - BUFFERS), {})
+    fewer = room._streaming(
+        found.plan, found.memory, room._layers(published()), spread(30, len(found.streamed) - BUFFERS), {}
+    )
     assert fewer.missing  # one pair less would not do
     # 4-bit experts, 16 bits beside them: what an 8 GB card moves in each step
     assert 10 * GB < found.moved < found.host_bytes and found.moved < found.plan.weight_bytes
@@ -74,8 +78,14 @@ def test_a_layers_run_of_bytes_is_the_one_that_is_copied(name: str) -> None:
     assert runs == [streaming._offsets(layer)[1] for layer in model.layers]
     assert runs[0] != runs[1]
     away = [target for layer in room._layers(config) for target in layer]
-    there = [weight for layer in model.layers for weight in (getattr(*place) for place in streaming.matrices(layer))]
-    assert sum(weight.nbytes for weight in there) == sum(room.held_bytes(target, 2, recipe(name)) for target in away)
+    there = [
+        weight
+        for layer in model.layers
+        for weight in (getattr(*place) for place in streaming.matrices(layer))
+    ]
+    assert sum(weight.nbytes for weight in there) == sum(
+        room.held_bytes(target, 2, recipe(name)) for target in away
+    )
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
@@ -89,7 +99,9 @@ def test_what_a_cpu_lays_out_is_counted(stored: torch.dtype) -> None:
     layer = room._layers(config)[1]
     sizes = {target.model_name: room.held_bytes(target, stored.itemsize, {}) for target in layer}
     said = room._laid_out(layer, 4, {}, sizes)
-    assert said == sum(map(int, sizes.values())) * 4 // stored.itemsize + (0 if stored.itemsize == 4 else 8 * 512 * 256 * 4)
+    assert said == sum(map(int, sizes.values())) * 4 // stored.itemsize + (
+        0 if stored.itemsize == 4 else 8 * 512 * 256 * 4
+    )
     if matmul.should_pack(torch.float32):
         assert lived <= said * 1.02  # oneDNN pads a little
     room_for.arrive(0)
@@ -106,12 +118,18 @@ def test_a_loader_is_told_where_everything_goes() -> None:
 
 
 def test_what_does_not_fit_is_refused_with_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ResourceError, match=r"50.50 GB of weights.*4096 tokens.*margin of 1.07 GB.*the card has 4.00 GB.*missing") as told:
+    with pytest.raises(
+        ResourceError,
+        match=r"50.50 GB of weights.*4096 tokens.*margin of 1.07 GB.*the card has 4.00 GB.*missing",
+    ) as told:
         placement(published(), "bfloat16", "cuda", 4 * GB)
     assert "\n" not in str(told.value) and "dgemma doctor" in str(told.value)
     with pytest.raises(ResourceError, match="this machine has 24.00 GB for it; `dgemma doctor"):
         placement(published(), "bfloat16", "cpu", 24 * GB, may_stream=False)
-    with pytest.raises(ResourceError, match=r"layers would stream and take .* of the host's memory, of which 8.00 GB are free"):
+    with pytest.raises(
+        ResourceError,
+        match=r"layers would stream and take .* of the host's memory, of which 8.00 GB are free",
+    ):
         placement(published(), "bfloat16", "cuda", 8 * GB, host=8 * GB)
     monkeypatch.setattr(room, "free_on", lambda *_: 0)  # a memory that tells nothing about itself
     assert placement(published(), "float64", "cpu").streamed == ()
@@ -128,7 +146,9 @@ def test_a_streamed_plan_never_exceeds_its_budget_and_more_memory_streams_no_mor
     for found in (less, more):
         assert found.missing or found.device_bytes + found.margin <= found.memory
         assert bool(found.streamed) == (not plan.fits(found.memory)) or len(config.layers) < BUFFERS
-        assert len(set(found.streamed)) == len(found.streamed) and set(found.streamed) <= set(range(len(config.layers)))
+        assert len(set(found.streamed)) == len(found.streamed) and set(found.streamed) <= set(
+            range(len(config.layers))
+        )
         assert device == "cpu" or len(found.streamed) % BUFFERS == 0
         assert found.moved <= found.host_bytes
     assert less.missing or not more.missing
@@ -136,11 +156,15 @@ def test_a_streamed_plan_never_exceeds_its_budget_and_more_memory_streams_no_mor
 
 
 def test_layers_that_stream_stand_apart() -> None:
-    assert spread(30, 6) == (2, 7, 12, 17, 22, 27) and spread(4, 4) == (0, 1, 2, 3) and spread(30, 2) == (7, 22)
+    assert (
+        spread(30, 6) == (2, 7, 12, 17, 22, 27) and spread(4, 4) == (0, 1, 2, 3) and spread(30, 2) == (7, 22)
+    )
 
 
 @pytest.mark.parametrize("layout", ["fp8", "nvfp4", "modelopt", "int4", "gptq", "awq"])
-def test_a_published_layout_is_planned_as_it_is_loaded(layout: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_published_layout_is_planned_as_it_is_loaded(
+    layout: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = sparse_checkpoint().write(tmp_path_factory.mktemp(layout), layout=layout)
     found = inspect(folder, ModelConfig.from_file(folder / "config.json"))
     plan = fit(found.config, "bfloat16", 4096, formats=formats_in(found))
@@ -148,7 +172,12 @@ def test_a_published_layout_is_planned_as_it_is_loaded(layout: str, tmp_path_fac
     for name, stored in found.text.items():
         if stored.format is not None:
             assign(model, name, formats.empty(stored.format, stored.shape, "meta"))
-    few = [value for module in model.modules() for value in vars(module).values() if isinstance(value, QuantTensor)]
+    few = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, QuantTensor)
+    ]
     assert plan.weight_bytes == sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers(), *few])
     assert layout == "fp8" or plan.weight_bytes <= 19.5 * GB
     assert sum(bytes_in(found).values()) == found.text_bytes

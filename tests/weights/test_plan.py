@@ -21,7 +21,17 @@ from dgemma.kernels.select import CHOICE
 from dgemma.model.build import build, build_random, pack, quantise
 from dgemma.weights import plan
 from dgemma.weights.names import expected_tensors
-from dgemma.weights.plan import GIB, RESERVE, divides, fit, format_of, longest_context, machine, margin, weight_bytes
+from dgemma.weights.plan import (
+    GIB,
+    RESERVE,
+    divides,
+    fit,
+    format_of,
+    longest_context,
+    machine,
+    margin,
+    weight_bytes,
+)
 from dgemma.weights.reader import assign
 from tests.helpers import tiny_config as shaped
 
@@ -42,7 +52,9 @@ def test_weights_of_the_published_model():
 
 
 def test_weights_agree_with_tensors():
-    assert sum(weight_bytes(tiny_config(), 4).values()) == sum(tensor.nbytes for tensor in tiny_state().values())
+    assert sum(weight_bytes(tiny_config(), 4).values()) == sum(
+        tensor.nbytes for tensor in tiny_state().values()
+    )
 
 
 def test_kv_by_hand():
@@ -78,9 +90,15 @@ def test_the_step_is_at_least_its_largest_arrays(monkeypatch):
     monkeypatch.setattr(plan, "lacks_avx512", lambda: False)
     # the probabilities of two steps of a 256-token canvas over 262,144 tokens
     assert fit(published(), "bfloat16", 4096).work > 256 * 262_144 * (2 + 2)
-    on_card, on_host = (fit(published(), "bfloat16", 131_072, device=device).work for device in ("cuda", "cpu"))
-    made = attention.SCORES * 4 * 2 + 2 * 131_072 * 512 * 4  # scores and their softmax, K in float32: of one full layer, never on a CPU
-    assert made < on_card - on_host < 2 * made < 16 * 512 * 131_072 * 4  # less than the scores of a chunk alone
+    on_card, on_host = (
+        fit(published(), "bfloat16", 131_072, device=device).work for device in ("cuda", "cpu")
+    )
+    made = (
+        attention.SCORES * 4 * 2 + 2 * 131_072 * 512 * 4
+    )  # scores and their softmax, K in float32: of one full layer, never on a CPU
+    assert (
+        made < on_card - on_host < 2 * made < 16 * 512 * 131_072 * 4
+    )  # less than the scores of a chunk alone
 
 
 SHAPES = {  # what is most of the work, and what plan may say at most, in what was counted
@@ -92,14 +110,22 @@ SHAPES = {  # what is most of the work, and what plan may say at most, in what w
 
 def counted(shape: dict, dtype: torch.dtype, prompts: dict[int, int]) -> tuple[int, int]:
     """(what the plan says, the most bytes that lived at once) of requests, {prompt tokens: steps}, alone or beside each other."""
-    wide = {"hidden_size": 128, "intermediate_size": 64, "sliding_window": 64, "canvas_length": 32, "max_position_embeddings": 1024}
+    wide = {
+        "hidden_size": 128,
+        "intermediate_size": 64,
+        "sliding_window": 64,
+        "canvas_length": 32,
+        "max_position_embeddings": 1024,
+    }
     model = build_random(shaped(**(wide | shape)), dtype=dtype)
     engine = Engine(model, EngineConfig(memory=2**40, prefix_cache=0, prefill_chunk=256))
     requests = [
         Request((1,) * prompt, 64, config=DenoiseConfig(max_denoising_steps=steps, eos_token_id=None))
         for prompt, steps in prompts.items()
     ]
-    list(engine.run([dataclasses.replace(requests[0], prompt_ids=(1,) * 3)]))  # what is made once is no part of a request
+    list(
+        engine.run([dataclasses.replace(requests[0], prompt_ids=(1,) * 3)])
+    )  # what is made once is no part of a request
     return sum(engine.slots.need(one) for one in requests), most_bytes(lambda: list(engine.run(requests)))
 
 
@@ -117,7 +143,9 @@ def most_bytes(work: Callable[[], object]) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_work_is_what_is_counted_and_little_more(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_work_is_what_is_counted_and_little_more(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape, most = SHAPES[name]
     prompts = {4000 if name == "context" else 300: 2}
     said, lived = counted(shape, dtype, prompts)
@@ -134,7 +162,9 @@ def test_requests_beside_each_other_need_no_more_than_the_sum() -> None:
 
 
 @pytest.mark.parametrize(("name", "part"), [("experts", "_mlp_bytes"), ("queries", "_attention_bytes")])
-def test_a_twin_that_forgets_a_part_is_rejected(name: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_twin_that_forgets_a_part_is_rejected(
+    name: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, part, lambda *arguments: 0)
     said, lived = counted(SHAPES[name][0], torch.float32, {300: 2})
     assert said < lived
@@ -179,14 +209,22 @@ def test_a_container_limit_counts(monkeypatch):
 
 def held(model: nn.Module) -> int:
     """Bytes of everything that a model holds: parameters, buffers and matrices in few bits."""
-    few = [value for module in model.modules() for value in vars(module).values() if isinstance(value, formats.QuantTensor)]
+    few = [
+        value
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, formats.QuantTensor)
+    ]
     return sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers(), *few])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("name", [*RECIPES, "q8_0", "tables"])
 def test_the_weights_of_every_format_are_those_of_the_model(name: str, dtype: torch.dtype) -> None:
-    made = {"q8_0": {"experts": Format("q8_0"), "dense": Format("q8_0")}, "tables": {"embedding": Format("int8"), "router": Format("fp8")}}
+    made = {
+        "q8_0": {"experts": Format("q8_0"), "dense": Format("q8_0")},
+        "tables": {"embedding": Format("int8"), "router": Format("fp8")},
+    }
     chosen = made.get(name) or recipe(name)
     model = build(published(), "meta", dtype)
     for target in expected_tensors(published()).values():
@@ -202,7 +240,10 @@ def test_the_weights_of_every_format_are_those_of_the_model(name: str, dtype: to
 
 def test_a_matrix_may_have_a_format_of_its_own() -> None:
     name = "layers.3.mlp.up_proj.weight"
-    one, plain = fit(published(), "bfloat16", 100, formats={name: Format("fp8")}), fit(published(), "bfloat16", 100)
+    one, plain = (
+        fit(published(), "bfloat16", 100, formats={name: Format("fp8")}),
+        fit(published(), "bfloat16", 100),
+    )
     assert plain.weight_bytes - one.weight_bytes == 2112 * 2816 - 2112 * 4
 
 
@@ -223,7 +264,9 @@ def test_four_bits_fit_a_card_of_24_gb(triton: bool) -> None:
 def test_tables_in_few_bits_have_no_packed_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "lacks_avx512", lambda: False)
     assert fit(published(), "bfloat16", 4096, device="cpu", formats={"embedding": Format("int8")}).packed == 0
-    assert fit(published(), "bfloat16", 4096, device="cpu", formats=recipe("int4")).packed == 262_144 * 2816 * 2
+    assert (
+        fit(published(), "bfloat16", 4096, device="cpu", formats=recipe("int4")).packed == 262_144 * 2816 * 2
+    )
 
 
 def test_whole_groups_are_asked_for() -> None:
@@ -243,7 +286,9 @@ def test_decoding_is_counted(name: str, dtype: torch.dtype) -> None:
     x = torch.randn(rows, inputs).to(dtype)
     lived = most_bytes(lambda: formats.product(x, matrix))
     config = shaped(hidden_size=inputs, intermediate_size=outputs)
-    said = plan._decoding_bytes(config, rows, dtype.itemsize, {"layers.0.mlp.up_proj.weight": matrix.format}, False, False)
+    said = plan._decoding_bytes(
+        config, rows, dtype.itemsize, {"layers.0.mlp.up_proj.weight": matrix.format}, False, False
+    )
     assert lived <= said + 2 * rows * outputs * dtype.itemsize
     assert lived > 2 * plan.PIECES["cpu"]  # a twin that counts the codes alone would say too little
 
@@ -253,11 +298,20 @@ def test_a_quantised_table_is_counted() -> None:
     p = torch.rand(8, 4096).bfloat16()
     lived = most_bytes(lambda: formats.mixture(p, table))
     config = shaped(hidden_size=1024, vocab_size=4096)
-    assert lived <= plan._decoding_bytes(config, 8, 2, {"embedding": Format("int8")}, False, False) + 2 * 8 * 1024 * 4
+    assert (
+        lived
+        <= plan._decoding_bytes(config, 8, 2, {"embedding": Format("int8")}, False, False) + 2 * 8 * 1024 * 4
+    )
 
 
 def test_a_quantised_model_needs_what_is_said() -> None:
-    config = shaped(hidden_size=512, intermediate_size=512, moe_intermediate_size=256, canvas_length=32, max_position_embeddings=1024)
+    config = shaped(
+        hidden_size=512,
+        intermediate_size=512,
+        moe_intermediate_size=256,
+        canvas_length=32,
+        max_position_embeddings=1024,
+    )
     for name in ("fp8", "int4", "nvfp4"):
         model = quantise(build_random(config, dtype=torch.bfloat16), recipe(name))
         engine = Engine(model, EngineConfig(memory=2**40, prefix_cache=0, prefill_chunk=256))
@@ -268,14 +322,18 @@ def test_a_quantised_model_needs_what_is_said() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("rows", "seen", "scores"), [(512, 2048, 1 << 21), (512, 1024, 1 << 25), (256, 8192, 1 << 22)])
+@pytest.mark.parametrize(
+    ("rows", "seen", "scores"), [(512, 2048, 1 << 21), (512, 1024, 1 << 25), (256, 8192, 1 << 22)]
+)
 def test_the_scores_of_cards_are_what_is_counted(
     rows: int, seen: int, scores: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What CUDA does for masks and wide heads, run on the CPU, whole and in pieces; torch's own form is the twin that does not fit."""
     layer = published().layers[5]
     heads, groups, width = 16, layer.num_key_value_heads, layer.head_dim
-    q, k, v = (torch.randn(1, n, m, width).to(dtype) for n, m in ((heads, rows), (groups, seen), (groups, seen)))
+    q, k, v = (
+        torch.randn(1, n, m, width).to(dtype) for n, m in ((heads, rows), (groups, seen), (groups, seen))
+    )
     mask = torch.ones(rows, seen, dtype=torch.bool)
     for place in (plan, attention):
         monkeypatch.setattr(place, "SCORES", scores)
@@ -283,7 +341,9 @@ def test_the_scores_of_cards_are_what_is_counted(
     said = plan._attention_bytes(layer, published(), rows, rows, seen, dtype.itemsize, True)
     assert lived <= said <= 2.5 * lived
     with sdpa_kernel(SDPBackend.MATH):
-        theirs = most_bytes(lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=True))
+        theirs = most_bytes(
+            lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=True)
+        )
     assert theirs > said
 
 
@@ -291,12 +351,19 @@ def test_what_flows_in_triton_is_what_it_takes() -> None:
     fast = pytest.importorskip("dgemma.kernels.attention_triton")
     for size in (2, 4):
         for width in (8, 12, 16, 64, 96, 256, 512, 1024):
-            assert plan._flows(width, size) == fast.takes(width, SimpleNamespace(is_cuda=True, element_size=lambda size=size: size))
-    assert plan.PIECES == {"cpu": formats.PIECE, "cuda": formats.PIECE_CUDA} and plan.SCORES == attention.SCORES
+            assert plan._flows(width, size) == fast.takes(
+                width, SimpleNamespace(is_cuda=True, element_size=lambda size=size: size)
+            )
+    assert (
+        plan.PIECES == {"cpu": formats.PIECE, "cuda": formats.PIECE_CUDA} and plan.SCORES == attention.SCORES
+    )
 
 
 def test_the_margin_of_a_small_memory_is_small() -> None:
-    assert margin(64 * GIB, "cpu") == margin(64 * GIB) == margin(GIB) == RESERVE and margin(GIB, "cpu") == GIB // 8
+    assert (
+        margin(64 * GIB, "cpu") == margin(64 * GIB) == margin(GIB) == RESERVE
+        and margin(GIB, "cpu") == GIB // 8
+    )
     assert margin(400 * 2**20, "cpu") == 96 * 2**20 and margin(4000, "cpu") == 1000
     small = fit(tiny_config(), "float32", 100, device="cpu")
     assert small.fits(GIB) and not dataclasses.replace(small, device="cuda").fits(GIB)
@@ -308,7 +375,9 @@ shapes = st.builds(
     ),
     st.text("SF", max_size=8), st.integers(1, 8), st.integers(1, 8), st.integers(1, 64),
 )  # fmt: skip
-memories = st.one_of(st.integers(2 * 10**5, 10**7), st.integers(RESERVE, RESERVE + 10**7))  # about what these need
+memories = st.one_of(
+    st.integers(2 * 10**5, 10**7), st.integers(RESERVE, RESERVE + 10**7)
+)  # about what these need
 devices = st.sampled_from(["cpu", "cuda"])
 names = st.sampled_from(RECIPES)
 
@@ -320,7 +389,9 @@ def test_more_context_never_fits_better_and_more_memory_never_worse(
 ) -> None:
     chosen = recipe(name) if divides(config, recipe(name)) else {}
     (less, more), (short, long) = sorted((memory, other)), sorted((context, longer))
-    first, second = (fit(config, "bfloat16", tokens, device=device, formats=chosen) for tokens in (short, long))
+    first, second = (
+        fit(config, "bfloat16", tokens, device=device, formats=chosen) for tokens in (short, long)
+    )
     assert first.total <= second.total and first.weights == second.weights
     assert not second.fits(less) or (first.fits(less) and second.fits(more))
     assert longest_context(config, first, less) <= longest_context(config, first, more)

@@ -66,7 +66,9 @@ def test_twin_one_wrong_shape_among_them_is_found(tmp_path):
         for name, shape in sparse_checkpoint().read_table()
     ]
     folder = sparse_checkpoint().write(tmp_path, table, shards=2)
-    with pytest.raises(CheckpointError, match=r"model-0000.-of-00002.*: tensor '.*17.router.scale' .*\[2815\]"):
+    with pytest.raises(
+        CheckpointError, match=r"model-0000.-of-00002.*: tensor '.*17.router.scale' .*\[2815\]"
+    ):
         inspect(folder, ModelConfig.from_file(folder / "config.json"))
 
 
@@ -96,7 +98,9 @@ def test_a_quantised_repository_is_read_whole(quantised):
     name, layout = quantised
     size, matrices = LAYOUTS[name]
     assert layout.total_bytes / 1e9 == pytest.approx(size, abs=0.1) and len(layout.formats) == matrices
-    used = [info.name for stored in layout.text.values() for fields in stored.matrices for info in fields.values()]
+    used = [
+        info.name for stored in layout.text.values() for fields in stored.matrices for info in fields.values()
+    ]
     assert sorted(used + [info.name for info in layout.vision]) == sorted(layout.tensors)
     assert sum(path.stat().st_blocks * 512 for path in layout.folder.iterdir()) < 30 * 10**6
 
@@ -104,13 +108,22 @@ def test_a_quantised_repository_is_read_whole(quantised):
 def test_the_model_builds_on_meta_from_a_quantised_repository(quantised):
     name, layout = quantised
     model = dgemma.load(layout.folder, device="meta")
-    held = [value for module in model.net.modules() for value in vars(module).values() if isinstance(value, QuantTensor)]
+    held = [
+        value
+        for module in model.net.modules()
+        for value in vars(module).values()
+        if isinstance(value, QuantTensor)
+    ]
     plain = [*model.net.parameters(), *model.net.buffers()]
     assert len(held) == len(layout.formats) and len(held) + len(plain) == 691
     assert all(part.is_meta for weight in held for part in weight.parts.values())
     codes = sum(weight.parts["codes"].nbytes for weight in held)
-    leaf = {"fp8": "weight", "modelopt": "weight", "gptq": "qweight", "awq": "qweight"}.get(name, "weight_packed")
-    stored = [fields[leaf] for one in layout.text.values() if one.format is not None for fields in one.matrices]
+    leaf = {"fp8": "weight", "modelopt": "weight", "gptq": "qweight", "awq": "qweight"}.get(
+        name, "weight_packed"
+    )
+    stored = [
+        fields[leaf] for one in layout.text.values() if one.format is not None for fields in one.matrices
+    ]
     assert codes == sum(info.nbytes for info in stored)
     total = sum(weight.nbytes for weight in held) + sum(tensor.nbytes for tensor in plain)
     assert total == sum(one.kept(2) for one in layout.text.values())
@@ -119,7 +132,10 @@ def test_the_model_builds_on_meta_from_a_quantised_repository(quantised):
 
 def test_twin_a_quantised_repository_with_one_field_less_or_misshapen(tmp_path):
     sparse = sparse_checkpoint()
-    rows, name = sparse.quantised(sparse.read_table(), "modelopt"), "model.decoder.layers.7.experts.127.up_proj.weight_scale"
+    rows, name = (
+        sparse.quantised(sparse.read_table(), "modelopt"),
+        "model.decoder.layers.7.experts.127.up_proj.weight_scale",
+    )
     for number, (change, message) in enumerate([
         (lambda row: [], f"tensor '{name}' is missing"),
         (lambda row: [(name, (704, 88), "F8_E4M3")], rf"'{name}' has the shape \[704, 88\], but .* so \[704, 176\]"),
@@ -127,7 +143,9 @@ def test_twin_a_quantised_repository_with_one_field_less_or_misshapen(tmp_path):
     ]):  # fmt: skip
         table = [kept for row in rows for kept in (change(row) if row[0] == name else [row])]
         folder = sparse.write(tmp_path / str(number), table)
-        config = json.loads((folder / "config.json").read_text()) | {"quantization_config": sparse.description("modelopt")}
+        config = json.loads((folder / "config.json").read_text()) | {
+            "quantization_config": sparse.description("modelopt")
+        }
         (folder / "config.json").write_text(json.dumps(config))
         with pytest.raises(CheckpointError, match=message):
             inspect(folder, ModelConfig.from_file(folder / "config.json"))

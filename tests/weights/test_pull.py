@@ -29,16 +29,26 @@ def no_token(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client waits a second before it resumes
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100)  # a cut costs what is not yet a chunk
+    monkeypatch.setattr(
+        "huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100
+    )  # a cut costs what is not yet a chunk
 
 
 @pytest.fixture
 def hub(tmp_path):
     folder = write_folder(tmp_path / "origin", shards=2)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    files |= {"tokenizer.json": b'{"version": "1.0"}' * 50, "README.md": b"read me", "pytorch_model.bin": b"pickle"}
+    files |= {
+        "tokenizer.json": b'{"version": "1.0"}' * 50,
+        "README.md": b"read me",
+        "pytorch_model.bin": b"pickle",
+    }
     files |= {"chat_template.jinja": b"{{ messages }}", "other.jinja": b"{{ 1 }}"}
-    files |= {"modeling.py": b"import os", "onnx/model.safetensors": b"other", "adapter.safetensors": b"other"}
+    files |= {
+        "modeling.py": b"import os",
+        "onnx/model.safetensors": b"other",
+        "adapter.safetensors": b"other",
+    }
     with serve(Hub(NAME, files)) as server:
         yield server
 
@@ -82,7 +92,14 @@ def test_only_weights_settings_and_the_template_of_the_top_folder_are_fetched(hu
         "chat_template.jinja", "SHA256SUMS",
     }  # fmt: skip
     assert is_chat_tuned(folder)
-    refused = ("README.md", "other.jinja", "pytorch_model.bin", "modeling.py", "adapter.safetensors", "onnx/model.safetensors")
+    refused = (
+        "README.md",
+        "other.jinja",
+        "pytorch_model.bin",
+        "modeling.py",
+        "adapter.safetensors",
+        "onnx/model.safetensors",
+    )
     assert not any(hub.fetched(file) for file in refused)
 
 
@@ -174,7 +191,11 @@ def test_a_disk_that_fills_up_underway(hub, cache, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     message = fault(hub, cache, ResourceError)
-    assert "disk filled up" in message and str(cache) in message and "are free; make room, then pull again" in message
+    assert (
+        "disk filled up" in message
+        and str(cache) in message
+        and "are free; make room, then pull again" in message
+    )
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
@@ -350,17 +371,31 @@ def gguf_model(tmp_path_factory):
 @pytest.fixture
 def gguf_hub(gguf_model):
     other = gguf_model[:-1] + bytes([gguf_model[-1] ^ 1])
-    files = {"m-Q4_K_M.gguf": gguf_model, "m-Q8_0.gguf": other, "mmproj-m.gguf": b"pictures", "README.md": b"x", "config.json": b"{}"}
+    files = {
+        "m-Q4_K_M.gguf": gguf_model,
+        "m-Q8_0.gguf": other,
+        "mmproj-m.gguf": b"pictures",
+        "README.md": b"x",
+        "config.json": b"{}",
+    }
     with serve(Hub(NAME, files)) as server:
         yield server
 
 
 def test_one_gguf_file_is_chosen_and_fetched(gguf_hub, cache):
     message = fault(gguf_hub, cache, UsageError)
-    assert f"stands for 2 files; name one of: {NAME}:Q4_K_M (" in message and f"{NAME}:Q8_0 (" in message and " MB)" in message
+    assert (
+        f"stands for 2 files; name one of: {NAME}:Q4_K_M (" in message
+        and f"{NAME}:Q8_0 (" in message
+        and " MB)" in message
+    )
     assert "holds no file 'Q5_K_M'; name one of:" in fault(gguf_hub, cache, UsageError, name=f"{NAME}:Q5_K_M")
     place = fetch(gguf_hub, cache, name=f"{NAME}:q4_k_m")
-    assert place.name == "m-Q4_K_M.gguf" and not gguf_hub.fetched("m-Q8_0.gguf") and not gguf_hub.fetched("config.json")
+    assert (
+        place.name == "m-Q4_K_M.gguf"
+        and not gguf_hub.fetched("m-Q8_0.gguf")
+        and not gguf_hub.fetched("config.json")
+    )
     assert locate(f"{NAME}:Q4_K_M", cache_dir=cache) == locate(NAME, cache_dir=cache) == place
     again = fetch(gguf_hub, cache, name=f"{NAME}:m-Q8_0.gguf")
     assert {path.name for path in again.parent.iterdir()} == {"m-Q4_K_M.gguf", "m-Q8_0.gguf", SUMS}
@@ -394,7 +429,9 @@ def siblings(**change):
 
 
 def lfs(**change):
-    return lambda info: info | {"siblings": [one | {"lfs": {**one.get("lfs", {}), **change}} for one in info["siblings"]]}
+    return lambda info: (
+        info | {"siblings": [one | {"lfs": {**one.get("lfs", {}), **change}} for one in info["siblings"]]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -414,7 +451,9 @@ def lfs(**change):
         lambda info: info | {"tags": 5, "cardData": [1], "siblings": None}, lambda info: b'{"sha": ' + b"9" * 5000 + b"}",
     ],
 )  # fmt: skip
-def test_an_answer_that_is_none_of_a_hubs_is_one_error_and_writes_nothing_outside(hub, cache, change, tmp_path):
+def test_an_answer_that_is_none_of_a_hubs_is_one_error_and_writes_nothing_outside(
+    hub, cache, change, tmp_path
+):
     hub.change = change
     before = {path for path in tmp_path.rglob("*")}
     try:

@@ -91,7 +91,9 @@ def test_load_into_the_model(tmp_path):
     module = build.build(tiny_config(), device="meta")
     load_into(module, layout_of(tmp_path), "cpu", torch.bfloat16)
     tensors = [*module.parameters(), *module.buffers()]
-    assert not any(tensor.is_meta for tensor in tensors) and {tensor.dtype for tensor in tensors} == {torch.bfloat16}
+    assert not any(tensor.is_meta for tensor in tensors) and {tensor.dtype for tensor in tensors} == {
+        torch.bfloat16
+    }
     assert torch.equal(module.layers[0].mlp.up_proj.weight, tiny_state()[UP].to(torch.bfloat16))
 
 
@@ -113,7 +115,9 @@ def test_a_module_that_does_not_match_is_refused_before_reading(tmp_path):
     with pytest.raises(CheckpointError, match="'model.decoder.norm.weight' would go unused"):
         load_into(fewer, layout, "cpu", torch.float32)
     other = StandIn(shapes | {"norm.weight": (17,)})
-    with pytest.raises(CheckpointError, match=r"norm.weight' has the shape \[16\], the model asks for \[17\]"):
+    with pytest.raises(
+        CheckpointError, match=r"norm.weight' has the shape \[16\], the model asks for \[17\]"
+    ):
         load_into(other, layout, "cpu", torch.float32)
 
 

@@ -32,7 +32,11 @@ def origin(tmp_path):
 @pytest.fixture
 def hub(origin):
     files = {path.name: path.read_bytes() for path in origin.iterdir()}
-    files |= {"tokenizer.json": b'{"version": "1.0"}' * 50, "hf_quant_config.json": b"{}", "modeling.py": b"import os"}
+    files |= {
+        "tokenizer.json": b'{"version": "1.0"}' * 50,
+        "hf_quant_config.json": b"{}",
+        "modeling.py": b"import os",
+    }
     with serve(Hub(NAME, files)) as server:
         yield server
 
@@ -75,9 +79,15 @@ def test_no_weights_travel(hub, tmp_path, monkeypatch):
 def test_faults_are_found_from_the_headers(hub, monkeypatch):
     monkeypatch.setattr(remote, "FIRST", 64)
     hub.files[SHARD] = hub.files[SHARD][:-1]
-    with headers(NAME, endpoint=hub.url) as found, pytest.raises(CheckpointError, match=f"{SHARD}: truncated inside tensor"):
+    with (
+        headers(NAME, endpoint=hub.url) as found,
+        pytest.raises(CheckpointError, match=f"{SHARD}: truncated inside tensor"),
+    ):
         inspect(found.folder, tiny_config())
-    for claim, problem in ((2**40, "do not hold its header"), (17 * 2**20, "the header claims 17825792 bytes")):
+    for claim, problem in (
+        (2**40, "do not hold its header"),
+        (17 * 2**20, "the header claims 17825792 bytes"),
+    ):
         hub.files[SHARD] = claim.to_bytes(8, "little") + bytes(HUGE)
         hub.sent = 0
         with headers(NAME, endpoint=hub.url) as found:
@@ -112,7 +122,11 @@ def test_more_than_headers_is_not_fetched(hub, monkeypatch):
 
 @pytest.mark.parametrize(
     ("refusal", "message"),
-    [((401, "GatedRepo"), "is gated"), ((404, "RepoNotFound"), "no model 'org/tiny-diffusion' on the hub"), ((500, "x"), "answered 500")],
+    [
+        ((401, "GatedRepo"), "is gated"),
+        ((404, "RepoNotFound"), "no model 'org/tiny-diffusion' on the hub"),
+        ((500, "x"), "answered 500"),
+    ],
 )
 def test_refusals_say_what_to_do(hub, refusal, message):
     hub.refuse = refusal
@@ -130,7 +144,10 @@ def test_a_token_is_sent_to_the_hub_and_to_nobody_else(hub):
 
 
 def test_without_a_network(monkeypatch):
-    with pytest.raises(HubError, match=r"no connection to the hub \(.*\); try again"), headers(NAME, endpoint="http://127.0.0.1:9"):
+    with (
+        pytest.raises(HubError, match=r"no connection to the hub \(.*\); try again"),
+        headers(NAME, endpoint="http://127.0.0.1:9"),
+    ):
         pass
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"), headers(NAME):

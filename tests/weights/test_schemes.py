@@ -127,7 +127,11 @@ REFUSED = [
 def test_what_is_not_understood_is_refused_by_name(layout: str, path: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(changed(description(layout), path, value), "here: quantization_config")
-    assert message in str(caught.value) and str(caught.value).startswith("here: ") and "\n" not in str(caught.value)
+    assert (
+        message in str(caught.value)
+        and str(caught.value).startswith("here: ")
+        and "\n" not in str(caught.value)
+    )
 
 
 KEYS = st.sampled_from([
@@ -159,16 +163,30 @@ def test_names_go_before_patterns_and_these_before_kinds() -> None:
     }  # fmt: skip
     found = parse(raw)
     schemes = [found.scheme_of(name, "Linear") for name in ("a.q_proj", "a.mlp.down_proj", "a.mlp.up_proj")]
-    assert [(scheme.whole, scheme.rounded) for scheme in schemes] == [(False, True), (True, False), (True, True)]
+    assert [(scheme.whole, scheme.rounded) for scheme in schemes] == [
+        (False, True),
+        (True, False),
+        (True, True),
+    ]
     assert found.scheme_of("a.q_proj", "Embedding") is None
 
 
 @pytest.mark.parametrize(
     ("layout", "key", "patterns", "ignored"),
     [
-        ("fp8", "ignore", ["re:.*router.*", "a.b"], {"a.b": True, "a.bc": False, "x.router.proj": True, "x.a.b": False}),
+        (
+            "fp8",
+            "ignore",
+            ["re:.*router.*", "a.b"],
+            {"a.b": True, "a.bc": False, "x.router.proj": True, "x.a.b": False},
+        ),
         ("fp8", "ignore", ["Embedding"], {"a.b": False}),
-        ("modelopt", "ignore", ["lm_head", "a*self_attn*"], {"a.0.self_attn.q": True, "lm_head": True, "a.0.mlp": False}),
+        (
+            "modelopt",
+            "ignore",
+            ["lm_head", "a*self_attn*"],
+            {"a.0.self_attn.q": True, "lm_head": True, "a.0.mlp": False},
+        ),
         ("modelopt", "ignore", ["a.0"], {"a.0.self_attn": True, "a.0": True, "a.01": False}),
         ("awq", "modules_to_not_convert", ["router"], {"a.router.proj": True, "a.mlp": False}),
     ],
@@ -181,23 +199,38 @@ def test_ignore_lists(layout: str, key: str, patterns: list[str], ignored: dict[
 def test_activations_that_products_do_not_round_to_are_noted() -> None:
     eight = {"num_bits": 8, "type": "float", "dynamic": True}
     found = parse(changed(description("int4"), "config_groups.group_0.input_activations", eight))
-    assert not found.groups[0].scheme.rounded and "activations in 'float' of 8 bits are declared" in found.notes[0]
+    assert (
+        not found.groups[0].scheme.rounded
+        and "activations in 'float' of 8 bits are declared" in found.notes[0]
+    )
 
 
 def test_sorted_inputs_need_their_order() -> None:
-    for raw in (description("gptq") | {"desc_act": True}, changed(description("int4"), f"{WEIGHTS}.actorder", "group")):
+    for raw in (
+        description("gptq") | {"desc_act": True},
+        changed(description("int4"), f"{WEIGHTS}.actorder", "group"),
+    ):
         fields = parse(raw).groups[0].scheme.fields((64, 64))
         assert [field.needed for name, field in fields.items() if name.endswith("g_idx")] == [True]
 
 
 def test_modelopts_own_file(tmp_path: Path) -> None:
-    quantization = {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "group_size": 16, "exclude_modules": ["a*", "lm_head"]}
+    quantization = {
+        "quant_algo": "NVFP4",
+        "kv_cache_quant_algo": "FP8",
+        "group_size": 16,
+        "exclude_modules": ["a*", "lm_head"],
+    }
     beside = {"producer": {"name": "modelopt", "version": "0.40.0"}, "quantization": quantization}
     (tmp_path / "config.json").write_text("{}")
     assert read_quantization(tmp_path) is None
     (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
     found = read_quantization(tmp_path)
-    assert found.groups[0].scheme == WANTED["modelopt"] and found.ignores("a.b", "Linear") and "K/V" in found.notes[0]
+    assert (
+        found.groups[0].scheme == WANTED["modelopt"]
+        and found.ignores("a.b", "Linear")
+        and "K/V" in found.notes[0]
+    )
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": description("modelopt")}))
     assert read_quantization(tmp_path).groups[0].scheme == WANTED["modelopt"]
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": description("fp8")}))

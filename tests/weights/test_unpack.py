@@ -29,7 +29,9 @@ def read(scheme: Scheme, shape: tuple[int, int], stored: Tensors) -> QuantTensor
     assert stored.keys() <= scheme.fields(shape).keys()
     names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
     format = scheme.stored(names.get(stored[scheme.scales].dtype, ""))
-    return QuantTensor(format, shape, {name: part.contiguous() for name, part in unpack(scheme, shape, stored).items()})
+    return QuantTensor(
+        format, shape, {name: part.contiguous() for name, part in unpack(scheme, shape, stored).items()}
+    )
 
 
 def scheme_of(layout: str) -> Scheme:
@@ -38,7 +40,8 @@ def scheme_of(layout: str) -> Scheme:
 
 def same(one: QuantTensor, other: QuantTensor) -> bool:
     return one.parts.keys() == other.parts.keys() and all(
-        part.dtype == other.parts[name].dtype and torch.equal(part.view(torch.uint8), other.parts[name].view(torch.uint8))
+        part.dtype == other.parts[name].dtype
+        and torch.equal(part.view(torch.uint8), other.parts[name].view(torch.uint8))
         for name, part in one.parts.items()
     )
 
@@ -59,7 +62,11 @@ def test_modelopt_by_hand() -> None:
     }  # fmt: skip
     weight = read(scheme_of("modelopt"), (1, 16), stored).dequantised()
     assert weight.tolist() == [[-0.75, 0.5] + [0.0] * 12 + [-2.0, 3.0]]
-    inverted = {"weight_packed": codes, "weight_scale": stored["weight_scale"], "weight_global_scale": torch.tensor([4.0])}
+    inverted = {
+        "weight_packed": codes,
+        "weight_scale": stored["weight_scale"],
+        "weight_global_scale": torch.tensor([4.0]),
+    }
     assert torch.equal(read(scheme_of("nvfp4"), (1, 16), inverted).dequantised(), weight)
     swapped = stored | {"weight": (codes >> 4) | (codes << 4)}  # twins
     assert not torch.equal(read(scheme_of("modelopt"), (1, 16), swapped).dequantised(), weight)
@@ -100,14 +107,23 @@ def test_gptq_by_hand() -> None:
     assert weight[1].tolist() == [code - 9.0 for code in range(8, 16)]
     assert weight[2].tolist() == [0.0] * 8 and weight[7].tolist() == [-32.0] * 7 + [0.0]
     second = Scheme("gptq_v2", scheme.format)
-    assert read(second, (8, 8), stored | {"qzeros": int32(0x80000097)[None]}).dequantised().tolist() == weight.tolist()
-    assert read(second, (8, 8), stored).dequantised().tolist() != weight.tolist()  # the twin: the other version
+    assert (
+        read(second, (8, 8), stored | {"qzeros": int32(0x80000097)[None]}).dequantised().tolist()
+        == weight.tolist()
+    )
+    assert (
+        read(second, (8, 8), stored).dequantised().tolist() != weight.tolist()
+    )  # the twin: the other version
 
 
 def test_awq_by_hand() -> None:
     """The digits of a word from the last are columns 0, 2, 4, 6, 1, 3, 5, 7."""
     scheme = Scheme("awq", Format("int4", 8, zeros=True, scale="F16"))
-    stored = {"qweight": int32(0x75316420, *[0] * 7)[:, None], "qzeros": int32(0x80706010)[:, None], "scales": HALF}
+    stored = {
+        "qweight": int32(0x75316420, *[0] * 7)[:, None],
+        "qzeros": int32(0x80706010)[:, None],
+        "scales": HALF,
+    }
     weight = read(scheme, (8, 8), stored).dequantised()
     zeros = [0, 0, 1, 7, 0, 0, 6, 8]  # digits 0, 1, 0, 6, 0, 7, 0, 8 dealt out
     assert weight[:, 0].tolist() == [(column - zeros[column]) * HALF[0, column].item() for column in range(8)]
@@ -132,12 +148,20 @@ def matrices(draw: Any) -> tuple[str, QuantTensor]:
     weight *= draw(st.sampled_from([0.0, 1e-30, 1e-4, 1.0, 1e3]))
     weight[draw(st.integers(0, rows - 1))] = 0
     made = quantise(weight, format)
-    if layout in ("fp8-tensor", "nvfp4", "modelopt"):  # one scale of the whole; its inverse, which one of them keeps, is exact
+    if layout in (
+        "fp8-tensor",
+        "nvfp4",
+        "modelopt",
+    ):  # one scale of the whole; its inverse, which one of them keeps, is exact
         made.parts["row"].fill_(2.0 ** draw(st.integers(-126, 126)))
     if layout == "fp8-tensor":
         return layout, made
     scales = made.parts["row" if format.name in ("fp8", "int8") else "scales"]
-    place = divmod(draw(st.integers(0, scales.numel() - 1)), scales.shape[-1]) if scales.dim() == 2 else draw(st.integers(0, rows - 1))
+    place = (
+        divmod(draw(st.integers(0, scales.numel() - 1)), scales.shape[-1])
+        if scales.dim() == 2
+        else draw(st.integers(0, rows - 1))
+    )
     least = 2.0**-9 if scales.dtype == torch.float8_e4m3fn else 1e-7
     scales[place] = draw(st.sampled_from([0.0, least, torch.finfo(scales.dtype).max]))
     return layout, made
@@ -186,7 +210,9 @@ def test_twins_of_every_layout_fail(layout: str, seed: int, rows: int, groups: i
 def test_a_wrong_group_does_not_fit(groups: int, sizes: tuple[int, int]) -> None:
     right, wrong = (Scheme("pack-quantized", Format("int4", group)) for group in sizes)
     inputs = 32 * groups
-    assert right.fields((8, inputs))["weight_scale"].shapes != wrong.fields((8, inputs))["weight_scale"].shapes
+    assert (
+        right.fields((8, inputs))["weight_scale"].shapes != wrong.fields((8, inputs))["weight_scale"].shapes
+    )
 
 
 # ---- what compressed-tensors writes
@@ -229,7 +255,9 @@ def compressed(library: Any, layout: str, weight: Tensor) -> tuple[Tensors, Tens
 
 @pytest.mark.parametrize("layout", ["fp8", "fp8-tensor", "int8", "nvfp4", "int4", "int4-zeros"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_what_compressed_tensors_writes_is_read_as_it_reads_it(library: Any, layout: str, dtype: torch.dtype) -> None:
+def test_what_compressed_tensors_writes_is_read_as_it_reads_it(
+    library: Any, layout: str, dtype: torch.dtype
+) -> None:
     weight = torch.randn((24, 96), generator=torch.Generator().manual_seed(3)).to(dtype)
     stored, opened = compressed(library, layout, weight)
     assert torch.equal(read(scheme_of(layout), (24, 96), stored).dequantised(opened.dtype), opened)

@@ -32,7 +32,9 @@ def run(verb, *arguments, stdin=None):
 def folder(tmp_path):
     state, targets = tiny_state(), expected_tensors(tiny_config())
     items = ((target.model_name, state[name]) for name, target in targets.items())
-    tokenizer = sparse_checkpoint().stand_in_tokenizer({"<pad>": 0, "<eos>": 1, "<bos>": 2}, first_byte=3).to_str()
+    tokenizer = (
+        sparse_checkpoint().stand_in_tokenizer({"<pad>": 0, "<eos>": 1, "<bos>": 2}, first_byte=3).to_str()
+    )
     return save(tmp_path / "model", tiny_config(), DenoiseConfig(eos_token_id=(1,)), items, tokenizer)
 
 
@@ -52,7 +54,14 @@ def test_doctor_reads_the_published_checkpoint(published):
 def test_doctor_says_what_fits(published):
     report = json.loads(run(doctor, "--json", str(published)).stdout)
     rows = {(row["format"], row["context"]): row for row in report["fits"]}
-    assert [*dict.fromkeys(name for name, _ in rows)] == ["bf16", "fp8", "nvfp4", "int4", "int4+fp8", "float32"] and len(rows) == 18
+    assert [*dict.fromkeys(name for name, _ in rows)] == [
+        "bf16",
+        "fp8",
+        "nvfp4",
+        "int4",
+        "int4+fp8",
+        "float32",
+    ] and len(rows) == 18
     fits = rows["bf16", 4096]["fits"]
     assert [fits[f"{size} GB card"] for size in (24, 48, 80, 141)] == [False, False, True, True]
     assert not rows["float32", 4096]["fits"]["80 GB card"] and rows["int4", 4096]["fits"]["24 GB card"]
@@ -68,7 +77,11 @@ def test_what_fits_here_counts_free_memory():
     memories = [Memory("RAM", 64 * GIB, 2 * GIB), Memory("cuda:0 X", 8 * GIB, 8 * GIB)]
     rows = fit.fit_table(tiny_config(), memories)
     # the model's own limit, where 4096 is beyond it; nobody divides its 6 inputs into groups
-    assert [(row["format"], row["context"]) for row in rows] == [("bf16", 512), ("fp8", 512), ("float32", 512)]
+    assert [(row["format"], row["context"]) for row in rows] == [
+        ("bf16", 512),
+        ("fp8", 512),
+        ("float32", 512),
+    ]
     assert list(rows[0]["fits"])[:2] == ["RAM", "cuda:0 X"] and all(rows[0]["fits"].values())
     starved = fit.fit_table(tiny_config(), [Memory("RAM", 64 * GIB, 2**16)])
     assert not starved[0]["fits"]["RAM"] and starved[0]["longest"]["RAM"] == 0
@@ -97,7 +110,10 @@ def test_doctor_goes_on_after_a_config_it_cannot_read(folder):
 
 
 def test_doctor_says_what_is_set_aside(folder):
-    raw = json.loads((folder / "config.json").read_text()) | {"unsloth_fixed": True, "auto_map": {"AutoModel": "a.B"}}
+    raw = json.loads((folder / "config.json").read_text()) | {
+        "unsloth_fixed": True,
+        "auto_map": {"AutoModel": "a.B"},
+    }
     (folder / "config.json").write_text(json.dumps(raw))
     report = doctor.examine(str(folder))
     assert report.problems == []
@@ -111,7 +127,9 @@ def test_doctor_compares_tokenizer_and_model(folder):
     (folder / "generation_config.json").write_text(json.dumps(raw))
     problems = doctor.examine(str(folder)).problems
     assert len(problems) == 2
-    assert "eos_token_id 280 is beyond the vocabulary of 280" in problems[0] and "does not belong" in problems[1]
+    assert (
+        "eos_token_id 280 is beyond the vocabulary of 280" in problems[0] and "does not belong" in problems[1]
+    )
 
 
 def test_doctor_without_a_model(monkeypatch, tmp_path):
@@ -141,7 +159,12 @@ def test_pull_ls_rm(tmp_path, cache, monkeypatch):
     assert fetched.exit_code == 0 and fetched.stdout == f"{path}\n"
     assert "2 weight files" in fetched.stderr and "fetching model-00001" in fetched.stderr
     (entry,) = json.loads(run(ls, "--json").stdout)
-    assert (entry["name"], entry["revision"], entry["state"], entry["path"]) == (NAME, COMMIT, "ok", str(path))
+    assert (entry["name"], entry["revision"], entry["state"], entry["path"]) == (
+        NAME,
+        COMMIT,
+        "ok",
+        str(path),
+    )
     line = run(ls).stdout.rstrip("\n").split("\t")
     assert line[:2] == [NAME, f"{COMMIT[:12]} (main)"] and line[-1] == str(path)
     assert "removed" in run(rm, NAME, "--yes").stdout and not path.exists()

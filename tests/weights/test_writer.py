@@ -113,7 +113,14 @@ def test_replacing_keeps_what_is_not_ours_and_drops_old_shards(tmp_path):
         write(folder)
     write(folder, replace=True)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"NOTICE", "config.json", "generation_config.json", "tokenizer.json", "model.safetensors", "SHA256SUMS"}
+    assert names == {
+        "NOTICE",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "SHA256SUMS",
+    }
     inspect(folder, tiny_config())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -165,10 +172,14 @@ def killed_at(step: str, number: int, when: str, work) -> int:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process of its own")
 @pytest.mark.parametrize("can_exchange", [True, False])
-@pytest.mark.parametrize("step", ["os.replace", "os.link", "shutil.rmtree", "shutil.copytree", "dgemma.weights.writer.sync_folder"])
+@pytest.mark.parametrize(
+    "step", ["os.replace", "os.link", "shutil.rmtree", "shutil.copytree", "dgemma.weights.writer.sync_folder"]
+)
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_save_that_is_killed_anywhere_leaves_the_old_or_the_new(tmp_path, monkeypatch, can_exchange, step, number, when):
+def test_a_save_that_is_killed_anywhere_leaves_the_old_or_the_new(
+    tmp_path, monkeypatch, can_exchange, step, number, when
+):
     folder = write(tmp_path / "model")
     (folder / "NOTICE").write_text("mine")
     (folder / "notes").mkdir()
@@ -182,7 +193,9 @@ def test_a_save_that_is_killed_anywhere_leaves_the_old_or_the_new(tmp_path, monk
         inspect(folder, tiny_config())
     _recover(folder)
     inspect(folder, tiny_config())
-    assert (folder / "NOTICE").read_text() == "mine" and (folder / "notes" / "a.txt").read_text() == "mine too"
+    assert (folder / "NOTICE").read_text() == "mine" and (
+        folder / "notes" / "a.txt"
+    ).read_text() == "mine too"
     assert [path.name for path in tmp_path.iterdir()] == ["model"], "what was left is gone"
 
 
@@ -212,19 +225,25 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
     assert other.exists() and (tmp_path / ".model.notes.partial").exists()
 
 
-@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, ResourceError), (errno.EROFS, UsageError), (errno.EACCES, UsageError)])
+@pytest.mark.parametrize(
+    ("code", "kind"), [(errno.ENOSPC, ResourceError), (errno.EROFS, UsageError), (errno.EACCES, UsageError)]
+)
 @pytest.mark.parametrize("by", ["library", "system"])
 def test_a_disk_that_takes_no_more_is_one_line_and_nothing_is_lost(tmp_path, monkeypatch, code, kind, by):
     old = write(tmp_path / "model")
 
     def full(*_, **__):
         if by == "library":
-            raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
+            raise SafetensorError(
+                f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})"
+            )
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr("dgemma.weights.writer.save_file", full)
     with pytest.raises(kind, match=f"{old}: .*{os.strerror(code)}") as caught:
         write(old, replace=True)
-    assert "\n" not in str(caught.value) and (kind is UsageError or "are free; make room" in str(caught.value))
+    assert "\n" not in str(caught.value) and (
+        kind is UsageError or "are free; make room" in str(caught.value)
+    )
     inspect(old, tiny_config())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -48,7 +48,9 @@ def tiny_state(
     return state
 
 
-def write_folder(folder: Path, state: dict[str, Tensor] | None = None, shards: int = 1, index: bool = True) -> Path:
+def write_folder(
+    folder: Path, state: dict[str, Tensor] | None = None, shards: int = 1, index: bool = True
+) -> Path:
     """A checkpoint folder made with the safetensors library (not with our writer)."""
     state = tiny_state() if state is None else state
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,9 @@ def stand_in(config: ModelConfig | None = None) -> StandIn:
 
 def sparse_checkpoint() -> ModuleType:
     """benchmarks/sparse_checkpoint.py, which is a script and no package."""
-    spec = importlib.util.spec_from_file_location("sparse_checkpoint", ROOT / "benchmarks" / "sparse_checkpoint.py")
+    spec = importlib.util.spec_from_file_location(
+        "sparse_checkpoint", ROOT / "benchmarks" / "sparse_checkpoint.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

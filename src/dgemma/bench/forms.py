@@ -83,23 +83,35 @@ def check(section: Section, net: DiffusionGemma) -> None:
     parts = net.layers[0].experts
     both("experts", lambda: experts(x, parts.gate_up_proj, parts.down_proj, weights, index))
     both("router", lambda: net.layers[0].router(x)[0])
-    for name, layer in {("sliding" if shape.is_sliding else "full"): i for i, shape in enumerate(config.layers)}.items():
+    for name, layer in {
+        ("sliding" if shape.is_sliding else "full"): i for i, shape in enumerate(config.layers)
+    }.items():
         shape = config.layers[layer]
         q = draw(1, config.num_attention_heads, width, shape.head_dim)
         k, v = (draw(1, shape.num_key_value_heads, width, shape.head_dim) for _ in range(2))
         for kind, clean in (("canvas", False), ("prompt", True)):
-            both(f"attention, {name} layer, {kind}", lambda k=k, v=v, q=q, layer=layer, clean=clean: _attend(net, kv, clean, layer, q, k, v))
+            both(
+                f"attention, {name} layer, {kind}",
+                lambda k=k, v=v, q=q, layer=layer, clean=clean: _attend(net, kv, clean, layer, q, k, v),
+            )
     both("a whole pass", lambda: logits(net, kv, canvas))
 
 
-def _head(section: Section, net: DiffusionGemma, hidden: Tensor, temperature: float, uniforms: Tensor) -> None:
+def _head(
+    section: Section, net: DiffusionGemma, hidden: Tensor, temperature: float, uniforms: Tensor
+) -> None:
     """The reference in float32 on the same numbers: its 16-bit form rounds logits before the soft cap, Triton's does not."""
-    heat, cap = torch.tensor([1 / temperature], dtype=torch.float64, device=net.device), net.config.final_logit_softcapping
+    heat, cap = (
+        torch.tensor([1 / temperature], dtype=torch.float64, device=net.device),
+        net.config.final_logit_softcapping,
+    )
     with forms("torch"):
         want = head(hidden.float(), net.embed.weight.float(), cap, heat, uniforms)
     with forms("triton"):
         got = head(hidden, net.embed.weight, cap, heat, uniforms)
-    moved = (got.p.float() / got.row_sum[..., None] - want.p / want.row_sum[..., None]).abs().sum(-1).max() / 2
+    moved = (got.p.float() / got.row_sum[..., None] - want.p / want.row_sum[..., None]).abs().sum(
+        -1
+    ).max() / 2
     nats, most = (got.entropy - want.entropy).abs().max(), HEAD[net.dtype]
     told = f"{float(moved):.2g} of a row's mass is elsewhere, its entropy off by {float(nats):.2g} nats"
     equal = (got.sample == want.sample).float().mean()
@@ -108,6 +120,8 @@ def _head(section: Section, net: DiffusionGemma, hidden: Tensor, temperature: fl
     section.must(holds, f"head at T {temperature}: {told} (limits {most:.2g} and {4 * most:.2g})")
 
 
-def _attend(net: DiffusionGemma, kv: KVCache, clean: bool, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(
+    net: DiffusionGemma, kv: KVCache, clean: bool, layer: int, q: Tensor, k: Tensor, v: Tensor
+) -> Tensor:
     """Rows behind what is cached; the pass is never finished, so the cache keeps its length."""
     return Pass(net.config, [Span(kv, q.shape[2], clean)]).attend(layer, q, k, v)

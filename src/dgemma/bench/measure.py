@@ -72,7 +72,11 @@ def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: Eng
     start = time.perf_counter()
     seen = watch(running, recipe, machine)
     total = time.perf_counter() - start
-    peak = torch.cuda.max_memory_allocated(model.device) - before if model.device.type == "cuda" else _most_resident()
+    peak = (
+        torch.cuda.max_memory_allocated(model.device) - before
+        if model.device.type == "cuda"
+        else _most_resident()
+    )
     steps = [i for i, load in enumerate(seen.loads) if load.is_step] or [*range(len(seen.loads))]
     reading = [i for i, load in enumerate(seen.loads) if not load.canvas]
     times = sorted(seen.seconds[i] for i in steps)

@@ -31,7 +31,11 @@ ROWS = 32.0
 
 @torch.inference_mode()
 def observe(
-    model: DiffusionGemma, ids: Sequence[int], bos: int, denoise: DenoiseConfig, progress: Callable[[int, int], None] | None = None
+    model: DiffusionGemma,
+    ids: Sequence[int],
+    bos: int,
+    denoise: DenoiseConfig,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """model name -> [I] or [E, I] float32, of every matrix of attention, dense MLPs, experts and self-conditioning; at mean 1 each.
 
@@ -58,7 +62,9 @@ def observe(
 def _starts(tokens: int, width: int) -> list[int]:
     """Where the windows of a text begin."""
     if tokens < 2 * width:
-        raise UsageError(f"the text to calibrate with has {tokens} tokens; at least {2 * width} (two canvases) are needed")
+        raise UsageError(
+            f"the text to calibrate with has {tokens} tokens; at least {2 * width} (two canvases) are needed"
+        )
     last = max(0, tokens - width - PROMPT)
     count = max(1, min(WINDOWS, tokens // (width + PROMPT)))
     return [last * place // max(1, count - 1) for place in range(count)]
@@ -102,7 +108,13 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
     """Sums by name, filled by whatever the model multiplies meanwhile."""
     seen: dict[str, Sums] = {}
 
-    def add(names: Sequence[str], x: Tensor, experts: int | None = None, expert: int = 0, weights: Tensor | None = None) -> None:
+    def add(
+        names: Sequence[str],
+        x: Tensor,
+        experts: int | None = None,
+        expert: int = 0,
+        weights: Tensor | None = None,
+    ) -> None:
         for name in names:
             seen.setdefault(name, Sums(experts, x.shape[-1])).add(x.flatten(0, -2), expert, weights)
 

@@ -54,9 +54,13 @@ def read(folder: Path, dtype: torch.dtype, device: torch.device, vision: bool) -
             folder, config=config, dtype=dtype, attn_implementation="sdpa", experts_implementation="eager",
             output_loading_info=True,
         )  # fmt: skip
-    strays = [str(name) for name in (*info["missing_keys"], *info["unexpected_keys"]) if "vision" not in str(name)]
+    strays = [
+        str(name) for name in (*info["missing_keys"], *info["unexpected_keys"]) if "vision" not in str(name)
+    ]
     if strays:
-        raise CheckpointError(f"transformers reads it with {len(strays)} missing or unknown tensors, the first is {strays[0]}")
+        raise CheckpointError(
+            f"transformers reads it with {len(strays)} missing or unknown tensors, the first is {strays[0]}"
+        )
     return model.eval().to(device)
 
 
@@ -66,7 +70,9 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
     Raises UsageError for a model whose weights are packed, which can only be multiplied with.
     """
     if model.packed is not None:
-        raise UsageError("packed weights cannot be lent to another model; set DGEMMA_KERNELS=triton, which keeps them plain")
+        raise UsageError(
+            "packed weights cannot be lent to another model; set DGEMMA_KERNELS=triton, which keeps them plain"
+        )
     from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
     config = DiffusionGemmaConfig(**model.config.to_dict() | {"vision_config": SMALL_VISION})
@@ -79,11 +85,15 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
     for name, module in [*oracle.named_modules()]:
         own = module._non_persistent_buffers_set
         if hasattr(module, "scalar_embed_scale"):
-            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=model.dtype, device=model.device)
+            module.embed_scale = torch.tensor(
+                module.scalar_embed_scale, dtype=model.dtype, device=model.device
+            )
         elif any(buffer.endswith("inv_freq") for buffer in own):
             oracle.set_submodule(name, type(module)(module.config).to(model.device))
     names = published_names(model.config)
-    given = {names[name]: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    given = {
+        names[name]: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
     found = oracle.load_state_dict(given, strict=False, assign=True)
     oracle.tie_weights()
     left = [name for name, tensor in [*oracle.named_parameters(), *oracle.named_buffers()] if tensor.is_meta]
@@ -91,13 +101,17 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
     if strays:
         raise CheckpointError(f"transformers knows other tensors than this model, the first is {strays[0]}")
     for name, module in oracle.named_modules():
-        if any(tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]):
+        if any(
+            tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        ):
             module.to_empty(device=model.device, recurse=False)
     return oracle.requires_grad_(False)
 
 
 @torch.no_grad()
-def answers(oracle: Any, ids: Sequence[int], canvas: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def answers(
+    oracle: Any, ids: Sequence[int], canvas: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits [C, V] of the last C prompt tokens, of a first step over canvas [C], and of a second one that believes the first."""
     from transformers import DynamicCache
 
@@ -112,7 +126,9 @@ def answers(oracle: Any, ids: Sequence[int], canvas: Tensor, temperature: float)
     encoded = cap * torch.tanh(oracle.lm_head(read.last_hidden_state[0, -width:]).float() / cap)
     first = oracle(decoder_input_ids=canvas[None], **_kept(oracle, cache)).logits[0]
     believed = (first / temperature)[None]
-    second = oracle(decoder_input_ids=canvas[None], self_conditioning_logits=believed, **_kept(oracle, cache)).logits[0]
+    second = oracle(
+        decoder_input_ids=canvas[None], self_conditioning_logits=believed, **_kept(oracle, cache)
+    ).logits[0]
     return encoded, first, second
 
 

@@ -16,7 +16,9 @@ WIDTH, LEFT, RIGHT, LINE = 720, 150, 70, 16
 LIGHT = ("#2a78d6", "#eb6834", "#1baf7a", "#eda100", "#e87ba4", "#008300", "#4a3aa7", "#e34948", "#8b8a85")
 DARK = ("#3987e5", "#d95926", "#199e70", "#c98500", "#d55181", "#2e9a2e", "#9085e9", "#e66767", "#7d7c77")
 
-Series = tuple[str, Sequence[tuple[float, float]], int | None]  # a name, its points, its colour; None: dashed, for what would be
+Series = tuple[
+    str, Sequence[tuple[float, float]], int | None
+]  # a name, its points, its colour; None: dashed, for what would be
 
 
 def text(x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> str:
@@ -33,7 +35,10 @@ def document(parts: Sequence[str], height: float) -> str:
     """The whole file around its drawn parts."""
 
     def fills(colours: Sequence[str]) -> str:
-        both = ((f".f{i}{{fill:{c}}}", f".s{i}{{stroke:{c};fill:none;stroke-width:2}}") for i, c in enumerate(colours))
+        both = (
+            (f".f{i}{{fill:{c}}}", f".s{i}{{stroke:{c};fill:none;stroke-width:2}}")
+            for i, c in enumerate(colours)
+        )
         return "".join(rule for pair in both for rule in pair)
 
     style = (
@@ -57,7 +62,9 @@ def lines(series: Sequence[Series], top: float, height: float, across: str) -> l
     def y(value: float) -> float:
         return floor - (floor - high_y) * value / high
 
-    parts = legend([(name, "limit" if colour is None else f"f{colour}") for name, _, colour in series], left, top + 10)
+    parts = legend(
+        [(name, "limit" if colour is None else f"f{colour}") for name, _, colour in series], left, top + 10
+    )
     for value in ticks(high):
         parts.append(f'<line x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}" class="grid"/>')
         parts.append(text(left - 6, y(value) + 4, f"{value:g}", "end", "soft"))
@@ -73,7 +80,9 @@ def lines(series: Sequence[Series], top: float, height: float, across: str) -> l
 def ticks(high: float) -> list[float]:
     """Round numbers from 0 to at most `high`, four to six of them."""
     step = 10.0 ** math.floor(math.log10(high))
-    step = next(step * part for part in (2.0, 1.0, 0.5, 0.25) if high / (step * part) >= 3 - 1e-9)  # 0.6 / 0.2 is a little less
+    step = next(
+        step * part for part in (2.0, 1.0, 0.5, 0.25) if high / (step * part) >= 3 - 1e-9
+    )  # 0.6 / 0.2 is a little less
     return [step * i for i in range(int(high / step + 1e-9) + 1)]
 
 
@@ -94,17 +103,29 @@ def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
     key = [(name, kind) for name, kind in colours.items()] or [("ms per step", "f0")]
     for start in range(0, len(key), 5):
         y += LINE
-        parts += legend(key[start : start + 5] + ([("the machine's limit", "limit")] if start + 5 >= len(key) else []), 12, y)
-    most = max(max(row["step_ms"], row["limit_ms"], *(part["ms"] for part in row.get("profile") or ())) for row in rows)
+        parts += legend(
+            key[start : start + 5] + ([("the machine's limit", "limit")] if start + 5 >= len(key) else []),
+            12,
+            y,
+        )
+    most = max(
+        max(row["step_ms"], row["limit_ms"], *(part["ms"] for part in row.get("profile") or ()))
+        for row in rows
+    )
     scale = (WIDTH - LEFT - RIGHT) / most
     for row in rows:
         y += 2.25 * LINE
         parts += _row(row, y, scale, colours)
-    load = [(float(row["requests"]), row["tokens_per_second"]) for row in rows if row["recipe"].startswith("load")]
+    load = [
+        (float(row["requests"]), row["tokens_per_second"]) for row in rows if row["recipe"].startswith("load")
+    ]
     if len(load) > 1:
         each = load[0][1] / load[0][0]
         ideal = [(count, count * each) for count, _ in load]
-        series: list[Series] = [("tokens/s of all requests", load, 0), ("the first, so many times", ideal, None)]
+        series: list[Series] = [
+            ("tokens/s of all requests", load, 0),
+            ("the first, so many times", ideal, None),
+        ]
         parts += lines(series, y + 2.5 * LINE, 240, "requests at once")
         y += 2.5 * LINE + 240
     return document(parts, y + LINE)
@@ -118,7 +139,9 @@ def _row(row: dict[str, Any], y: float, scale: float, colours: dict[str, str]) -
         *inner, step = row["profile"]
         took, least = step["ms"], step["limit_ms"]
         for part in inner:
-            parts.append(bar(x, y - 6, part["ms"] * scale - 1, 12, colours[part["operation"]]))  # 1: a gap between two colours
+            parts.append(
+                bar(x, y - 6, part["ms"] * scale - 1, 12, colours[part["operation"]])
+            )  # 1: a gap between two colours
             x += part["ms"] * scale
     else:
         parts.append(bar(x, y - 6, took * scale, 12, "f0"))

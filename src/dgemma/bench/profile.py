@@ -134,7 +134,9 @@ def _part(name: str, seconds: float, least: float | None, whole: float) -> Part:
     return Part(name, 1e3 * seconds, seconds / whole, None if least is None else 1e3 * least, fraction)
 
 
-def _passes(model: DiffusionGemma, recipe: Recipe, config: EngineConfig) -> Iterator[tuple[Load, float, Counter[str]]]:
+def _passes(
+    model: DiffusionGemma, recipe: Recipe, config: EngineConfig
+) -> Iterator[tuple[Load, float, Counter[str]]]:
     """What every pass carried, the seconds it took, and those of its operations."""
     engine, clock = Engine(model, dataclasses.replace(config, prefix_cache=0)), Clock(model.device)
     engine.graphs = None  # a captured step calls none of the functions that are timed

@@ -58,10 +58,14 @@ class Comparison:
     @property
     def steps_error(self) -> float:
         """One standard error of `steps_change`, from the canvases' differences."""
-        differences = [after - before for before, after in zip(self.steps_before, self.steps_after, strict=True)]
+        differences = [
+            after - before for before, after in zip(self.steps_before, self.steps_after, strict=True)
+        ]
         if len(differences) < 2:
             return math.nan
-        return statistics.stdev(differences) / math.sqrt(len(differences)) / statistics.mean(self.steps_before)
+        return (
+            statistics.stdev(differences) / math.sqrt(len(differences)) / statistics.mean(self.steps_before)
+        )
 
 
 @torch.inference_mode()
@@ -70,7 +74,10 @@ def compare(
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:  # fmt: skip
     """One canvas after each prompt of ids. Both models have one vocabulary, device and dtype. progress: prompts done and all."""
-    sums: dict[bool, Tensor] = {True: torch.zeros(3, dtype=torch.float64), False: torch.zeros(3, dtype=torch.float64)}
+    sums: dict[bool, Tensor] = {
+        True: torch.zeros(3, dtype=torch.float64),
+        False: torch.zeros(3, dtype=torch.float64),
+    }
     found = Comparison(0.0, 0.0, 0.0, 0.0, 0)
     for number, ids in enumerate(prompts):
         if progress is not None:
@@ -83,7 +90,9 @@ def compare(
         progress(len(prompts), len(prompts))
     every = sums[True] + sums[False]
     found.kl, found.agreement = float(every[0] / every[2]), float(every[1] / every[2])
-    found.kl_first, found.kl_later = (float(sums[which][0] / sums[which][2].clamp_min(1)) for which in (True, False))
+    found.kl_first, found.kl_later = (
+        float(sums[which][0] / sums[which][2].clamp_min(1)) for which in (True, False)
+    )
     return found
 
 
@@ -101,13 +110,17 @@ def _walk(first: DiffusionGemma, second: DiffusionGemma, request: Request, sums:
     return int(state.step[0])
 
 
-def _differences(first: DiffusionGemma, second: DiffusionGemma, mine: Tensor, theirs: Tensor, heat: float) -> Tensor:
+def _differences(
+    first: DiffusionGemma, second: DiffusionGemma, mine: Tensor, theirs: Tensor, heat: float
+) -> Tensor:
     """Of hidden states [C, D]: sums of KL(first || second) and of equal argmax, and the cells."""
     rows = max(1, BLOCK // first.config.vocab_size)
     total = torch.zeros(3, dtype=torch.float64)
     for start in range(0, len(mine), rows):
         want, got = (
-            soft_capped_logits(hidden[start : start + rows], model.table, model.config.final_logit_softcapping)
+            soft_capped_logits(
+                hidden[start : start + rows], model.table, model.config.final_logit_softcapping
+            )
             for model, hidden in ((first, mine), (second, theirs))
         )
         equal = (want.argmax(-1) == got.argmax(-1)).sum()

@@ -32,7 +32,9 @@ MOST_EDGES = 8  # of a prompt that places are taken from
 def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> None:
     """Prompts of a sixteenth, a quarter and all of `context` tokens, read in chunks of `chunk` and less."""
     draw = random.Random(11)
-    canvas = torch.tensor([[draw.randrange(net.config.vocab_size) for _ in range(net.config.canvas_length)]], device=net.device)
+    canvas = torch.tensor(
+        [[draw.randrange(net.config.vocab_size) for _ in range(net.config.canvas_length)]], device=net.device
+    )
     lengths = sorted({max(8, context // part) for part in (16, 4, 1)})
     section.facts["prompts"] = f"{', '.join(map(str, lengths))} random tokens"
     for length in lengths:
@@ -45,7 +47,9 @@ def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> No
         _cache(section, net, canvas, kv, places)
         del kv
         asked = places if length == lengths[0] else [1]
-        _tokens(section, net, want, asked, lambda ids, size=size: logits(net, _read(net, ids, size), canvas), ids)
+        _tokens(
+            section, net, want, asked, lambda ids, size=size: logits(net, _read(net, ids, size), canvas), ids
+        )
 
 
 def edges(length: int, chunk: int) -> list[int]:
@@ -65,24 +69,44 @@ def _read(net: DiffusionGemma, ids: Sequence[int], chunk: int) -> KVCache:
 
 
 def _chunks(
-    section: Section, net: DiffusionGemma, ids: list[int], canvas: Tensor, kv: KVCache, want: Tensor, chunk: int
+    section: Section,
+    net: DiffusionGemma,
+    ids: list[int],
+    canvas: Tensor,
+    kv: KVCache,
+    want: Tensor,
+    chunk: int,
 ) -> None:
     other = _read(net, ids, chunk)
     section.compare(f"{len(ids)} tokens in other chunks", logits(net, other, canvas), want, net.dtype)
     worst, where = 0.0, (0, 0)
     for layer, shape in enumerate(net.config.layers):
         first = max(0, len(ids) - net.config.sliding_window + 1) if shape.is_sliding else 0
-        for mine, theirs in zip(other.read(layer, first, len(ids)), kv.read(layer, first, len(ids)), strict=True):
-            wrong = (mine.float() - theirs.float()).square().sum((0, 1, 3)) / theirs.float().square().sum((0, 1, 3))
+        for mine, theirs in zip(
+            other.read(layer, first, len(ids)), kv.read(layer, first, len(ids)), strict=True
+        ):
+            wrong = (mine.float() - theirs.float()).square().sum((0, 1, 3)) / theirs.float().square().sum(
+                (0, 1, 3)
+            )
             wrong = wrong.nan_to_num(torch.inf).sqrt()
             if float(wrong.max()) > worst:
                 worst, where = float(wrong.max()), (layer, first + int(wrong.argmax()))
-    section.facts[f"{len(ids)} tokens, keys and values"] = f"off by at most {worst:.2g}, at token {where[1]} in layer {where[0]}"
-    section.must(worst <= NEAR[net.dtype], f"keys or values of token {where[1]} of {len(ids)} depend on the chunks: off by {worst:.2g}")
+    section.facts[f"{len(ids)} tokens, keys and values"] = (
+        f"off by at most {worst:.2g}, at token {where[1]} in layer {where[0]}"
+    )
+    section.must(
+        worst <= NEAR[net.dtype],
+        f"keys or values of token {where[1]} of {len(ids)} depend on the chunks: off by {worst:.2g}",
+    )
 
 
 def _tokens(
-    section: Section, net: DiffusionGemma, want: Tensor, places: list[int], answer: Callable[[list[int]], Tensor], ids: list[int]
+    section: Section,
+    net: DiffusionGemma,
+    want: Tensor,
+    places: list[int],
+    answer: Callable[[list[int]], Tensor],
+    ids: list[int],
 ) -> None:
     noise, lost = distance(answer(ids), want).rms, []
     for place in places:
@@ -99,15 +123,26 @@ def _cache(section: Section, net: DiffusionGemma, canvas: Tensor, kv: KVCache, p
     full = [i for i, shape in enumerate(shapes) if not shape.is_sliding]
     sliding = [i for i, shape in enumerate(shapes) if shape.is_sliding]
     oldest = length - net.config.sliding_window + 1  # the first place that sliding layers see
-    unseen = [place for place in places if full and not _poisoned(net, kv, canvas, full, place).isnan().any(-1).all()]
+    unseen = [
+        place
+        for place in places
+        if full and not _poisoned(net, kv, canvas, full, place).isnan().any(-1).all()
+    ]
     section.must(not unseen, f"full layers do not read the cached tokens {unseen} of {length}")
     seen = [place for place in (max(0, oldest), length - 1) if sliding]
     unseen = [place for place in seen if not _poisoned(net, kv, canvas, sliding, place).isnan().any(-1).all()]
-    section.must(not unseen, f"sliding layers do not read the cached tokens {unseen} of {length}, which are in their window")
+    section.must(
+        not unseen,
+        f"sliding layers do not read the cached tokens {unseen} of {length}, which are in their window",
+    )
     if sliding and oldest - 1 >= max(0, kv.window_start):
         apart = bool(_poisoned(net, kv, canvas, sliding, oldest - 1).isfinite().all())
-        section.must(apart, f"sliding layers read token {oldest - 1} of {length}, which is behind their window")
-    section.facts[f"{length} tokens, places read in the cache"] = f"{len(places) * bool(full)} full, {len(seen)} sliding"
+        section.must(
+            apart, f"sliding layers read token {oldest - 1} of {length}, which is behind their window"
+        )
+    section.facts[f"{length} tokens, places read in the cache"] = (
+        f"{len(places) * bool(full)} full, {len(seen)} sliding"
+    )
 
 
 def _poisoned(net: DiffusionGemma, kv: KVCache, canvas: Tensor, layers: list[int], place: int) -> Tensor:

@@ -1,11 +1,11 @@
 """What is measured: requests by name. A figure without its recipe means nothing, so the names go into every row.
 
-    fixed16   1,024 random prompt tokens, 1,024 new ones, 16 steps for every canvas, no end token
-    real      the texts of a file, the checkpoint's own settings, adaptive stop
-    short     14 new tokens after 256 random ones
-    long      one canvas after prompts of 1k, 4k, 16k ... tokens
-    load      fixed16 by 1, 2, 4 ... requests at once
-    race      some texts, or random tokens, by canvas and token by token (race.py)
+fixed16   1,024 random prompt tokens, 1,024 new ones, 16 steps for every canvas, no end token
+real      the texts of a file, the checkpoint's own settings, adaptive stop
+short     14 new tokens after 256 random ones
+long      one canvas after prompts of 1k, 4k, 16k ... tokens
+load      fixed16 by 1, 2, 4 ... requests at once
+race      some texts, or random tokens, by canvas and token by token (race.py)
 """
 
 from __future__ import annotations
@@ -40,10 +40,14 @@ def recipes(
     fixed = denoise.replace(max_denoising_steps=16, stability_threshold=NEVER, eos_token_id=None)
     room = config.max_position_embeddings - tokens
     if name == "fixed16":
-        yield Recipe(_lengths("fixed16", prompt, tokens), [_random(config, min(prompt, room), tokens, fixed, seed)])
+        yield Recipe(
+            _lengths("fixed16", prompt, tokens), [_random(config, min(prompt, room), tokens, fixed, seed)]
+        )
     elif name == "load":
         for count in _doubling(1, most):
-            asked = [_random(config, min(prompt, room), tokens, fixed, seed + number) for number in range(count)]
+            asked = [
+                _random(config, min(prompt, room), tokens, fixed, seed + number) for number in range(count)
+            ]
             yield Recipe(f"{_lengths('load', prompt, tokens)} x{count}", asked)
     elif name == "short":
         yield Recipe("short", [_random(config, min(256, room), 14, denoise.replace(eos_token_id=None), seed)])
@@ -64,7 +68,12 @@ def recipes(
 
 
 def _raced(
-    config: ModelConfig, denoise: DenoiseConfig, tokens: int, prompt: int, prompts: Sequence[Sequence[int]], seed: int = 0
+    config: ModelConfig,
+    denoise: DenoiseConfig,
+    tokens: int,
+    prompt: int,
+    prompts: Sequence[Sequence[int]],
+    seed: int = 0,
 ) -> list[Request]:
     """The requests of a race: the likeliest tokens behind `prompts`; without any, behind random ones, 16 steps a canvas."""
     greedy = denoise.replace(temperature=0)

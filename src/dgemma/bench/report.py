@@ -52,7 +52,9 @@ class Section:
     def compare(self, what: str, got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
         """Note how far `got` is from `want`, and fail beyond what weights of this dtype explain."""
         found, (most, usual) = distance(got, want), LIMITS[dtype]
-        self.facts[what] = f"typical error {found.typical:.2g}, RMS {found.rms:.2g}, largest {found.largest:.2g}"
+        self.facts[what] = (
+            f"typical error {found.typical:.2g}, RMS {found.rms:.2g}, largest {found.largest:.2g}"
+        )
         holds = found.largest <= most and found.typical <= usual  # NaN is within no limit
         told = f"typical error {found.typical:.2g} (limit {usual:.2g}), largest {found.largest:.2g} (limit {most:.2g})"
         self.must(holds, f"{what}: {told}")
@@ -92,4 +94,8 @@ def lines(section: Section) -> list[str]:
 
 
 def _told(value: Any) -> str:
-    return {True: "yes", False: "no", None: "none"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {True: "yes", False: "no", None: "none"}[value]
+        if value is None or isinstance(value, bool)
+        else str(value)
+    )

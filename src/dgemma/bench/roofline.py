@@ -105,7 +105,9 @@ def work_of(
     size: bytes per element, of weights too where `weights` says nothing else; context: cached tokens that a sequence has on
     average; rows: sequences in the pass.
     """
-    return total(dict(work_by_operation(config, size, clean, canvas, believing, context, rows, weights)).values())
+    return total(
+        dict(work_by_operation(config, size, clean, canvas, believing, context, rows, weights)).values()
+    )
 
 
 def bytes_per_weight(model: DiffusionGemma) -> Weights:
@@ -124,7 +126,14 @@ def total(works: Iterable[Work]) -> Work:
 
 
 def work_by_operation(
-    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = {},
+    config: ModelConfig,
+    size: int,
+    clean: int,
+    canvas: int,
+    believing: int,
+    context: int,
+    rows: int,
+    weights: Weights = {},
 ) -> Iterator[tuple[str, Work]]:
     """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
     tokens, hidden, vocab = clean + canvas, config.hidden_size, config.vocab_size
@@ -133,11 +142,15 @@ def work_by_operation(
     touched = config.num_experts * (1.0 - (1.0 - config.top_k_experts / config.num_experts) ** tokens)
     projections, attended, cached = 0, 0.0, 0.0
     for layer in config.layers:
-        projections += hidden * layer.head_dim * (
-            2 * config.num_attention_heads + (2 if layer.is_sliding else 1) * layer.num_key_value_heads
+        projections += (
+            hidden
+            * layer.head_dim
+            * (2 * config.num_attention_heads + (2 if layer.is_sliding else 1) * layer.num_key_value_heads)
         )
         seen = min(context, config.sliding_window - 1) if layer.is_sliding else context
-        attended += 4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
+        attended += (
+            4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
+        )
         cached += rows * 2 * layer.num_key_value_heads * layer.head_dim * (seen + tokens / max(1, rows))
     parts = (  # operations, weights read and their group, other elements
         (2.0 * tokens * projections, projections, "attention", 0),
@@ -145,7 +158,12 @@ def work_by_operation(
         (2.0 * tokens * layers * dense, layers * dense, "dense", 0),
         (2.0 * tokens * layers * routed, layers * routed, "router", 0),
         (2.0 * tokens * layers * config.top_k_experts * expert, layers * touched * expert, "experts", 0),
-        (2.0 * hidden * vocab * believing, 0, "", vocab * believing),  # the probabilities: written by the head, read here
+        (
+            2.0 * hidden * vocab * believing,
+            0,
+            "",
+            vocab * believing,
+        ),  # the probabilities: written by the head, read here
         (2.0 * dense * believing, dense if believing else 0, "self_conditioning", 0),
         (2.0 * hidden * vocab * canvas, vocab * hidden, "embedding", vocab * canvas),
     )

@@ -53,7 +53,9 @@ def shape(name: str) -> ModelConfig:
     if name not in _TEXT:
         raise UsageError(f"there is no shape '{name}'; shapes: {', '.join(_TEXT)}")
     text = {"model_type": "diffusion_gemma_text"} | _TEXT[name]
-    return ModelConfig.from_dict({"model_type": "diffusion_gemma", "canvas_length": 256, "text_config": text}, name)
+    return ModelConfig.from_dict(
+        {"model_type": "diffusion_gemma", "canvas_length": 256, "text_config": text}, name
+    )
 
 
 @torch.no_grad()
@@ -80,7 +82,9 @@ def random_model(
     return pack(model)
 
 
-def _random(format: Format, shape: tuple[int, ...], device: str | torch.device, generator: torch.Generator) -> QuantTensor:
+def _random(
+    format: Format, shape: tuple[int, ...], device: str | torch.device, generator: torch.Generator
+) -> QuantTensor:
     """A matrix, or those of all experts one after the other, so that no more than one is ever there in 32 bits."""
     whole = empty(format, shape, device)
     for one in [whole[expert] for expert in range(len(whole))] if len(shape) == 3 else [whole]:

@@ -141,7 +141,9 @@ def _model(section: Section, model: api.Model) -> None:
 def _logits(section: Section, model: api.Model) -> None:
     net, config, width = model.net, model.config, model.config.canvas_length
     length = min(config.sliding_window + width // 2, config.max_position_embeddings - width)
-    length = max(length, width + 1)  # longer than the window, so that what lies behind it must be out of sight
+    length = max(
+        length, width + 1
+    )  # longer than the window, so that what lies behind it must be out of sight
     ids, canvas = _random(model, length, 1), torch.tensor(_random(model, width, 2), device=net.device)
     reference = _reference(section, model, length)
     want = oracle.answers(reference, ids, canvas, TEMPERATURE)
@@ -150,7 +152,9 @@ def _logits(section: Section, model: api.Model) -> None:
     hidden = net.encode(torch.tensor([ids[-width:]], device=net.device), kv)
     got = [_capped(model, hidden)[0], _capped(model, net.denoise(canvas[None], kv))[0]]
     got.append(_capped(model, net.denoise(canvas[None], kv, _belief(model, want[1][None] / TEMPERATURE)))[0])
-    kind = torch.float32 if net.dtype == torch.float64 else net.dtype  # its own norms and logits are float32 at most
+    kind = (
+        torch.float32 if net.dtype == torch.float64 else net.dtype
+    )  # its own norms and logits are float32 at most
     for what, mine, theirs in zip(("prompt", "first step", "second step"), got, want, strict=True):
         section.compare(what, mine, theirs, kind)
 
@@ -192,13 +196,17 @@ def _determinism(section: Section, model: api.Model) -> None:
     section.facts["tokens"] = len(alone)
     section.facts["the same tokens twice"] = alone == again
     section.must(alone == again, f"the same request gave other tokens: {share(again, alone):.1%} are equal")
-    section.facts["equal tokens beside another request"] = f"{share(_tokens(model, [other, asked])[1], alone):.1%}"
+    section.facts["equal tokens beside another request"] = (
+        f"{share(_tokens(model, [other, asked])[1], alone):.1%}"
+    )
 
 
 def _paths(section: Section, model: api.Model) -> None:
     net, width = model.net, model.config.canvas_length
     ids, canvas = _random(model, 96, 3), torch.tensor([_random(model, width, 4)], device=net.device)
-    whole, part = (read_prompts(net, [ids[:end]], model.engine.config.prefill_chunk, 2 * width)[0] for end in (96, 64))
+    whole, part = (
+        read_prompts(net, [ids[:end]], model.engine.config.prefill_chunk, 2 * width)[0] for end in (96, 64)
+    )
     first = _capped(model, net.denoise(canvas, [whole]))
     previous = _belief(model, first / TEMPERATURE)
     want = _capped(model, net.denoise(canvas, [whole], previous))
@@ -207,10 +215,16 @@ def _paths(section: Section, model: api.Model) -> None:
     section.compare("prompt and step in one pass", _capped(model, merged), want, net.dtype)
     request = _request(model, 96, 5)
     plain, fast = [*run(net, [request])], [*_engine(model).run([request])]
-    drafts = [next(record.argmax for record in records if isinstance(record, StepRecord)) for records in (fast, plain)]
+    drafts = [
+        next(record.argmax for record in records if isinstance(record, StepRecord))
+        for records in (fast, plain)
+    ]
     equal, least = share(*drafts), DRAFTS[net.dtype]
     section.facts["equal tokens in the first draft of engine and plain loop"] = f"{equal:.1%}"
-    section.must(equal >= least, f"engine and plain loop agree in {equal:.1%} of their first draft; {least:.0%} were expected")
+    section.must(
+        equal >= least,
+        f"engine and plain loop agree in {equal:.1%} of their first draft; {least:.0%} were expected",
+    )
     tokens = [results(records, 1)[0].token_ids for records in (fast, plain)]
     section.facts["equal tokens of engine and plain loop"] = f"{share(*tokens):.1%}"
 

@@ -36,7 +36,19 @@ AT_ONCE = 64  # requests that are open together; the engine lets in as many of t
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 JSON_SPACE = " \t\r"
 # what a body may hold; the sampler's names are allowed beside these
-FIELDS = {"model", "prompt", "messages", "max_tokens", "max_completion_tokens", "seed", "tools", "n", "stream", "response_format", "logprobs"}
+FIELDS = {
+    "model",
+    "prompt",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "seed",
+    "tools",
+    "n",
+    "stream",
+    "response_format",
+    "logprobs",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ class Line:
 @asking(without=("as_json", "no_live", "max_tokens", "seed"), terms=True)
 def command(
     source: Annotated[Path, typer.Argument(help="JSON lines in OpenAI's batch shape.")],
-    target: Annotated[Path, typer.Argument(help="Where the answers go; what it holds already is not asked again.")],
+    target: Annotated[
+        Path, typer.Argument(help="Where the answers go; what it holds already is not asked again.")
+    ],
     asked: Asked,
 ) -> None:
     """Run a file of requests together; answers are appended to a file as they are done."""
@@ -86,7 +100,9 @@ def _run(asked: Asked, output: Output, left: list[Line]) -> None:
             bar(output.answered, output.requests)
     seconds = time.monotonic() - start
     refused = f", {failed} could not be served (see their lines)" if failed else ""
-    note(f"{count(len(left), 'request')}, {count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}")
+    note(
+        f"{count(len(left), 'request')}, {count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s{refused}"
+    )
 
 
 class Output:
@@ -99,7 +115,9 @@ class Output:
         self.path, self.answered, self.requests = path, answered, requests
 
     def __enter__(self) -> Output:
-        self._file = self.path.open("ab", buffering=0)  # a buffer would be written once more, and fail again, when it is closed
+        self._file = self.path.open(
+            "ab", buffering=0
+        )  # a buffer would be written once more, and fail again, when it is closed
         return self
 
     def append(self, answer: dict[str, Any]) -> None:
@@ -126,7 +144,9 @@ class Output:
         return f"{self.answered} of {self.requests} requests are answered in {self.path}"
 
     def _full(self, error: OSError) -> ResourceError:
-        return ResourceError(f"'{self.path}': {error.strerror or error}; {self._safe()}; make room and give the same command again")
+        return ResourceError(
+            f"'{self.path}': {error.strerror or error}; {self._safe()}; make room and give the same command again"
+        )
 
 
 @contextmanager
@@ -136,7 +156,9 @@ def only_writer(target: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UsageError(f"'{target}' is being written by another `dgemma batch`; wait for it, or name another file") from None
+        raise UsageError(
+            f"'{target}' is being written by another `dgemma batch`; wait for it, or name another file"
+        ) from None
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", None) in FULL:
             raise write_fault(target, error) from None
@@ -192,7 +214,9 @@ def finished(path: Path) -> set[str]:
             names.add(answer["custom_id"])
             answer["response"]  # a file of requests has ids, too
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise UsageError(f"{path}, line {number}: this is no answer of a batch; name another output file") from None
+            raise UsageError(
+                f"{path}, line {number}: this is no answer of a batch; name another output file"
+            ) from None
     if len(whole) < len(data):
         os.truncate(path, len(whole))
     return names
@@ -219,9 +243,14 @@ def answers(model: Any, lines: list[Line], sampler: dict[str, Any]) -> Iterator[
             del open_[line.custom_id]
 
 
-def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[Any], Callable[[Any], dict[str, Any]]]:
+def _begin(
+    model: Any, line: Line, sampler: dict[str, Any]
+) -> tuple[Iterator[Any], Callable[[Any], dict[str, Any]]]:
     """The request's events, and what makes its answer of the last one. Raises UsageError."""
-    body = {name: whole_number(value) for name, value in effective(line.body, FIELDS | {"tool_choice", "thinking"}).items()}
+    body = {
+        name: whole_number(value)
+        for name, value in effective(line.body, FIELDS | {"tool_choice", "thinking"}).items()
+    }
     from ..tasks.terms import form_asked  # late: it brings torch
 
     own = {name: value for name, value in body.items() if name not in FIELDS}
@@ -236,12 +265,16 @@ def _begin(model: Any, line: Line, sampler: dict[str, Any]) -> tuple[Iterator[An
     if line.url == COMPLETION:
         if not isinstance(body.get("prompt"), str):
             raise UsageError("a completion needs a prompt, a text")
-        events, cut = with_room(model, length, lambda most: model.stream(body["prompt"], most, seed, **settings))
+        events, cut = with_room(
+            model, length, lambda most: model.stream(body["prompt"], most, seed, **settings)
+        )
         return events, lambda last: _completion(line, noted(last, cut))
     if not isinstance(body.get("messages"), list):
         raise UsageError("a chat completion needs messages, a list")
     events, cut = with_room(
-        model, length, lambda most: model.stream_chat(body["messages"], most, seed, tools=body.get("tools"), **settings)
+        model,
+        length,
+        lambda most: model.stream_chat(body["messages"], most, seed, tools=body.get("tools"), **settings),
     )
     return events, lambda last: _chat(model, line, noted(last, cut))
 
@@ -275,7 +308,11 @@ def _logprobs(last: Any) -> list[dict[str, Any]] | None:
     if last.logprobs is None:
         return None
     return [
-        {"token": one.text, "logprob": one.log_prob, "top_logprobs": [{"token": text, "logprob": x} for _, text, x in one.top]}
+        {
+            "token": one.text,
+            "logprob": one.log_prob,
+            "top_logprobs": [{"token": text, "logprob": x} for _, text, x in one.top],
+        }
         for one in last.logprobs
     ]
 
@@ -290,10 +327,14 @@ def _body(line: Line, kind: str, choice: dict[str, Any], last: Any) -> dict[str,
 
 
 def _refusal(error: DgemmaError) -> dict[str, Any]:
-    return {"error": {"message": str(error), "type": "invalid_request_error" if error.exit_code == 2 else "server_error"}}
+    return {
+        "error": {
+            "message": str(error),
+            "type": "invalid_request_error" if error.exit_code == 2 else "server_error",
+        }
+    }
 
 
 def _answer(line: Line, status: int, body: dict[str, Any]) -> dict[str, Any]:
     response = {"status_code": status, "request_id": f"dgemma-{line.custom_id}", "body": body}
     return {"id": f"batch-{line.custom_id}", "custom_id": line.custom_id, "response": response, "error": None}
-

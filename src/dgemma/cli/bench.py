@@ -38,25 +38,38 @@ HEADS = {
 
 def command(
     recipe: Annotated[
-        list[str] | None, typer.Option("--recipe", "-r", help="fixed16, real, short, long, load or race; several: repeat it.")
+        list[str] | None,
+        typer.Option("--recipe", "-r", help="fixed16, real, short, long, load or race; several: repeat it."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")
+    ] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b, 140m or 100m.")
+        str | None,
+        typer.Option(help="Random weights instead of a model: diffusiongemma-26b, 1b, 140m or 100m."),
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file for 'real' and 'race'; blank lines part its prompts.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file for 'real' and 'race'; blank lines part its prompts.")
+    ] = None,
     format: Annotated[
-        str | None, typer.Option(help="Number format of --shape's weights: fp8, nvfp4, int4, int4+fp8 (experts+the rest) ...")
+        str | None,
+        typer.Option(
+            help="Number format of --shape's weights: fp8, nvfp4, int4, int4+fp8 (experts+the rest) ..."
+        ),
     ] = None,
     tokens: Annotated[int, typer.Option(help="New tokens of fixed16, load, real and race.", min=1)] = 1024,
-    prompt: Annotated[int, typer.Option(help="Prompt tokens of fixed16, load, and race without --prompts.", min=1)] = 1024,
+    prompt: Annotated[
+        int, typer.Option(help="Prompt tokens of fixed16, load, and race without --prompts.", min=1)
+    ] = 1024,
     longest: Annotated[int, typer.Option(help="Longest prompt of 'long'.", min=1024)] = 16384,
     most: Annotated[int, typer.Option(help="Most requests at once of 'load'.", min=1, max=256)] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
     memory: MEMORY = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's choice.", min=1)] = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Run each recipe once more: where a step goes.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Run each recipe once more: where a step goes.")
+    ] = False,
     save: Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the rows as this SVG file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -75,7 +88,9 @@ def command(
     if shape and model:
         raise UsageError("--shape makes a model of its own; leave --model out")
     if format and not shape:
-        raise UsageError("--format makes random weights and needs --shape; a model has a format of its own (dgemma quantize)")
+        raise UsageError(
+            "--format makes random weights and needs --shape; a model has a format of its own (dgemma quantize)"
+        )
     if shape and "real" in wanted:
         raise UsageError("random weights write no text; 'real' needs a model")
     if "real" in wanted and prompts is None:
@@ -173,16 +188,27 @@ def _race(subject: Subject, tokens: int, prompt: int, as_json: bool) -> None:
     if as_json:
         write_out(json.dumps(_about(net, subject.name) | result.to_dict(), indent=1) + "\n")
         return
-    note(f"{subject.name}, {format_of(net)}, {name_of(net.device)}: {count(len(requests), 'prompt')}, one at a time")
+    note(
+        f"{subject.name}, {format_of(net)}, {name_of(net.device)}: {count(len(requests), 'prompt')}, one at a time"
+    )
     write_out(f"{'':16}  {'tokens':>6}  {'passes':>6}  {'ms/pass':>8}  {'tok/s':>8}  {'CPU s':>8}\n")
     for name, side in (("by canvas", result.canvas), ("token by token", result.autoregressive)):
         numbers = [_number(value) for value in (side.ms_per_pass, side.tokens_per_second, side.cpu_seconds)]
         write_out(f"{name:16}  {side.tokens:>6}  {side.passes:>6}  {'  '.join(f'{n:>8}' for n in numbers)}\n")
-    write_out(f"by canvas {result.ratio:.2f} times as many tokens a second; {result.full:.0%} of the cells became text\n")
+    write_out(
+        f"by canvas {result.ratio:.2f} times as many tokens a second; {result.full:.0%} of the cells became text\n"
+    )
 
 
 def _measure(
-    subject: Subject, wanted: list[str], tokens: int, prompt: int, longest: int, most: int, profiled: bool, say: bool
+    subject: Subject,
+    wanted: list[str],
+    tokens: int,
+    prompt: int,
+    longest: int,
+    most: int,
+    profiled: bool,
+    say: bool,
 ) -> list[dict[str, Any]]:
     from ..bench import roofline
     from ..bench.measure import measure
@@ -201,15 +227,26 @@ def _measure(
     rows = []
     for name in wanted:
         asked = recipes(
-            name, net.config, denoise, prompts=prompts, longest=longest, most=most, tokens=tokens, prompt=prompt
+            name,
+            net.config,
+            denoise,
+            prompts=prompts,
+            longest=longest,
+            most=most,
+            tokens=tokens,
+            prompt=prompt,
         )
         for one in asked:
             found = dataclasses.asdict(measure(net, one, machine, engine))
             rows.append(_about(net, subject.name) | _machine(machine) | found)
             if say:
-                write_out("  ".join(f"{_number(_decimal(key, found[key])):>{_width(key)}}" for key in HEADS) + "\n")
+                write_out(
+                    "  ".join(f"{_number(_decimal(key, found[key])):>{_width(key)}}" for key in HEADS) + "\n"
+                )
             if profiled:
-                rows[-1]["profile"] = [dataclasses.asdict(part) for part in profile(net, one, machine, engine)]
+                rows[-1]["profile"] = [
+                    dataclasses.asdict(part) for part in profile(net, one, machine, engine)
+                ]
                 if say:
                     write_out(_breakdown(rows[-1]["profile"]))
     return rows
@@ -240,7 +277,9 @@ def _breakdown(parts: list[dict[str, Any]]) -> str:
     """A table of a step's operations."""
     lines = [f"{'':22}  {'operation':18}  {'ms':>8}  {'share':>6}  {'limit ms':>8}  {'of limit':>8}"]
     for part in parts:
-        least, fraction = ("-" if part[key] is None else _number(part[key]) for key in ("limit_ms", "fraction"))
+        least, fraction = (
+            "-" if part[key] is None else _number(part[key]) for key in ("limit_ms", "fraction")
+        )
         lines.append(
             f"{'':22}  {part['operation']:18}  {_number(part['ms']):>8}  {part['share']:>6.1%}  {least:>8}  {fraction:>8}"
         )
@@ -270,7 +309,10 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(text, list(rows[0]))
     if not path.exists() or not path.stat().st_size:
         writer.writeheader()
-    writer.writerows({key: _number(value) if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    writer.writerows(
+        {key: _number(value) if isinstance(value, float) else value for key, value in row.items()}
+        for row in rows
+    )
     try:
         with path.open("ab", buffering=0) as file:
             append_whole(file, text.getvalue().encode())

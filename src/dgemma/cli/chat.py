@@ -35,8 +35,12 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
 @asking(terms=True)
 def command(
-    system: Annotated[str | None, typer.Option(help="Instructions that come before the conversation.")] = None,
-    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions that come before the conversation.")
+    ] = None,
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="Let the model think before it answers.")
+    ] = False,
     *,
     asked: Asked,
 ) -> None:
@@ -89,12 +93,18 @@ class Conversation:
             self.messages = list(self._first)
             note("the conversation is forgotten")
         elif name == "seed":
-            self._asked = dataclasses.replace(self._asked, seed=_whole("/seed", rest, 0) if rest else self._asked.seed)
+            self._asked = dataclasses.replace(
+                self._asked, seed=_whole("/seed", rest, 0) if rest else self._asked.seed
+            )
             note(f"seed {self._asked.seed}")
         elif name == "max":
-            self._asked = dataclasses.replace(self._asked, max_tokens=_whole("/max", rest, 1) if rest else self._asked.max_tokens)
+            self._asked = dataclasses.replace(
+                self._asked, max_tokens=_whole("/max", rest, 1) if rest else self._asked.max_tokens
+            )
             most = self._asked.max_tokens
-            note(f"answers of at most {most or self._model.denoise.max_new_tokens:,} tokens{'' if most else ', fewer where there is no room'}")
+            note(
+                f"answers of at most {most or self._model.denoise.max_new_tokens:,} tokens{'' if most else ', fewer where there is no room'}"
+            )
         elif name == "help":
             print(HELP, file=sys.stderr)
         else:
@@ -121,7 +131,11 @@ class Conversation:
         if stopped.content:
             self.messages = [*messages, {"role": "assistant", "content": stopped.content}]
             give_out(stopped.content, self._asked)
-        note(stopped.told(self._asked) if stopped.content or not self._typed else f"{stopped.told(self._asked)}; this turn is forgotten")
+        note(
+            stopped.told(self._asked)
+            if stopped.content or not self._typed
+            else f"{stopped.told(self._asked)}; this turn is forgotten"
+        )
         if not self._typed:
             raise typer.Exit(INTERRUPTED)
 

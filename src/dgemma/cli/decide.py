@@ -25,11 +25,19 @@ QUESTION = "answer"  # the id of the one that flags ask
 
 @asking(without=("warmup", "max_tokens", "no_live", *SAMPLER))  # labels are no text that is sampled
 def command(
-    state: Annotated[str | None, typer.Argument(help="The text that it is about; left out or '-': what is piped in.")] = None,
-    question: Annotated[str | None, typer.Option("--question", "-q", help="What is asked; alone: a yes or no.")] = None,
+    state: Annotated[
+        str | None, typer.Argument(help="The text that it is about; left out or '-': what is piped in.")
+    ] = None,
+    question: Annotated[
+        str | None, typer.Option("--question", "-q", help="What is asked; alone: a yes or no.")
+    ] = None,
     choice: Annotated[str | None, typer.Option(help="Labels to choose from, separated by commas.")] = None,
-    score: Annotated[str | None, typer.Option(help="Levels from the lowest to the highest, separated by commas.")] = None,
-    file: Annotated[str | None, typer.Option("--file", help="A JSON file of questions by id, instead of these flags.")] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Levels from the lowest to the highest, separated by commas.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", help="A JSON file of questions by id, instead of these flags.")
+    ] = None,
     instructions: Annotated[str | None, typer.Option(help="What holds for all questions.")] = None,
     steps: Annotated[int, typer.Option(help="Denoising steps before the probabilities are read.")] = 1,
     *,
@@ -38,7 +46,9 @@ def command(
     """Answer typed questions about a text with the probabilities of their labels."""
     if steps < 1:
         raise UsageError(f"--steps is {steps}; it must be a whole number, at least 1")
-    questions = _from_flags(question, choice, score) if file is None else _from_file(file, (question, choice, score))
+    questions = (
+        _from_flags(question, choice, score) if file is None else _from_file(file, (question, choice, score))
+    )
     read_questions(questions)
     told = None if instructions is None else argument(instructions, "--instructions")
     text = read_prompt(state)
@@ -59,7 +69,9 @@ def _from_flags(question: str | None, choice: str | None, score: str | None) -> 
         raise UsageError("--choice and --score are two questions; put them in a --file")
     if question is None and choice is None and score is None:
         raise UsageError("nothing is asked; give --question (a yes or no), --choice, --score or --file")
-    one: dict[str, Any] = {"type": "choice" if choice is not None else "score" if score is not None else "noul"}
+    one: dict[str, Any] = {
+        "type": "choice" if choice is not None else "score" if score is not None else "noul"
+    }
     if question is not None:
         one["instructions"] = argument(question, "--question")
     for labels in (choice, score):
@@ -83,7 +95,13 @@ def table(found: Decisions) -> str:
     """A line for each question, and one for each label with its probability."""
     lines = []
     for name, answer in found.answers.items():
-        said = answer.choice if answer.choice is not None else f"{answer.score:.2f}" if answer.score is not None else f"{answer.noul:.3f}"
+        said = (
+            answer.choice
+            if answer.choice is not None
+            else f"{answer.score:.2f}"
+            if answer.score is not None
+            else f"{answer.noul:.3f}"
+        )
         lines.append(f"{name}: {said} (confidence {answer.confidence:.2f})")
         for label, share in answer.probabilities.items():
             meaning = (answer.legend or {}).get(label)

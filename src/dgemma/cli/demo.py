@@ -47,7 +47,9 @@ RACE = (
 
 
 def command(
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     memory: MEMORY = None,
 ) -> None:
@@ -146,7 +148,10 @@ class Stage:
 
     def race(self) -> None:
         """The same questions answered both ways."""
-        self.head("Race", f"{len(RACE)} such questions, with the same weights, one word at a time and a canvas at a time")
+        self.head(
+            "Race",
+            f"{len(RACE)} such questions, with the same weights, one word at a time and a canvas at a time",
+        )
         result = _race(self.model)
         sides = {"token by token": result.autoregressive, "by canvas": result.canvas}
         most = max(side.tokens_per_second for side in sides.values())

@@ -48,9 +48,16 @@ class Report:
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="A folder, file or hub name; the shipped model if left out.")] = None,
-    memory: Annotated[str | None, typer.Option(help="A card's memory to fit into: 24GB, 24GiB, 8.5G; default: what is free here.")] = None,
-    context: Annotated[str | None, typer.Option(help="Tokens that must fit beside the weights: 32k, 131072; default: 4k.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A folder, file or hub name; the shipped model if left out.")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="A card's memory to fit into: 24GB, 24GiB, 8.5G; default: what is free here."),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(help="Tokens that must fit beside the weights: 32k, 131072; default: 4k.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu: the memory is RAM; cuda: a card's.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
@@ -67,7 +74,9 @@ def command(
         raise typer.Exit(CheckpointError.exit_code)
 
 
-def examine(name: str | None, memory: str | None = None, context: str | None = None, device: str | None = None) -> Report:
+def examine(
+    name: str | None, memory: str | None = None, context: str | None = None, device: str | None = None
+) -> Report:
     """The whole report. Raises HubError, UsageError or CheckpointError only when there is no such model, UsageError for the flags."""
     memories = machine()
     question = asked(memory, context, device, memories)
@@ -81,7 +90,9 @@ def examine(name: str | None, memory: str | None = None, context: str | None = N
         except HubError:  # a hub name that is not, or not wholly, on this machine
             remote = stack.enter_context(headers(str(name)))
             found, label = source(remote.folder), remote.name
-            report.notes.append(f"nothing was downloaded: settings and headers, {disk_size(remote.fetched)}, were read from the hub")
+            report.notes.append(
+                f"nothing was downloaded: settings and headers, {disk_size(remote.fetched)}, were read from the hub"
+            )
         config, layout = _examine(report, found, label)
     if label is not None:  # the folder was a temporary one
         report.problems = [problem.replace(str(found.place), label) for problem in report.problems]
@@ -164,14 +175,18 @@ def _config_facts(config: ModelConfig) -> dict[str, Any]:
 
 def _generation_facts(report: Report, found: Source, config: ModelConfig | None) -> dict[str, Any] | None:
     if not _attempt(report, found.has_settings):
-        report.notes.append("the checkpoint has no settings for sampling: it starts from dgemma's own defaults")
+        report.notes.append(
+            "the checkpoint has no settings for sampling: it starts from dgemma's own defaults"
+        )
         return None
     settings = _attempt(report, lambda: found.denoise(config))
     if settings is None:
         return None
     for token in settings.eos_token_id or () if config else ():
         if token >= config.vocab_size:
-            report.problems.append(f"{found.place}: eos_token_id {token} is beyond the vocabulary of {config.vocab_size}")
+            report.problems.append(
+                f"{found.place}: eos_token_id {token} is beyond the vocabulary of {config.vocab_size}"
+            )
     return dataclasses.asdict(settings)
 
 
@@ -217,7 +232,9 @@ def show(report: Report, table: bool = True) -> None:
         console.print()
         for line in _model_lines(report.model):
             console.print(line)
-    for view in ([answer_view(report.answer)] if report.answer else []) + ([table_view(report.fits)] if report.fits and table else []):
+    for view in ([answer_view(report.answer)] if report.answer else []) + (
+        [table_view(report.fits)] if report.fits and table else []
+    ):
         console.print()
         for part in view:
             console.print(part)

@@ -24,17 +24,34 @@ from .files import as_in_file, check_writable, read, replace, seen
 from .flags import BOM, Asked, argument, as_flags, asking, check, decode
 from .picture import paint_diff, plain
 from .run import open_model, screen_for, tell
-from .screen import agreed, count, note, stderr_is_terminal, stdout_is_terminal, summary, terminal, write_json, write_out
+from .screen import (
+    agreed,
+    count,
+    note,
+    stderr_is_terminal,
+    stdout_is_terminal,
+    summary,
+    terminal,
+    write_json,
+    write_out,
+)
 
 _SPAN = re.compile(r"([0-9]{1,12})(?::([0-9]{1,12}))?")
 ROWS = ("shorter", "as long", "longer")
 
 
-@asking(without=("eos_token_id", "ignore_after_end", "warmup", "max_tokens"))  # spans say how long their texts may be
+@asking(
+    without=("eos_token_id", "ignore_after_end", "warmup", "max_tokens")
+)  # spans say how long their texts may be
 def command(
     file: Annotated[str, typer.Argument(help="A text file; '-': what is piped in.")],
-    instruction: Annotated[str | None, typer.Argument(help="What to change; may be left out where --span says where.")] = None,
-    span: Annotated[list[str] | None, typer.Option("--span", help="Lines that may change, such as 10:20 or 7; repeatable.")] = None,
+    instruction: Annotated[
+        str | None, typer.Argument(help="What to change; may be left out where --span says where.")
+    ] = None,
+    span: Annotated[
+        list[str] | None,
+        typer.Option("--span", help="Lines that may change, such as 10:20 or 7; repeatable."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the edit without asking.")] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write the file, print nothing.")] = False,
     *,
@@ -47,7 +64,9 @@ def command(
         raise UsageError("--in-place needs a file; what is piped in has no place")
     asks = not yes and (in_place or not asked.as_json)
     if asks and (path is None or sys.stdin is None or not sys.stdin.isatty()):
-        raise UsageError("there is no terminal to ask on; add --yes to take the edit, or --json to look at it")
+        raise UsageError(
+            "there is no terminal to ask on; add --yes to take the edit, or --json to look at it"
+        )
     told = None if instruction is None else argument(instruction, "the instruction")
     if told is None and not span:
         raise UsageError("say what to change: give an instruction, --span with lines, or both")
@@ -93,7 +112,9 @@ def _lines(span: str) -> tuple[int, int]:
     return first, int(found[2] or first)
 
 
-def _generate(text: str, instruction: str | None, spans: list[tuple[int, int]], asked: Asked, steps: int) -> Edit:
+def _generate(
+    text: str, instruction: str | None, spans: list[tuple[int, int]], asked: Asked, steps: int
+) -> Edit:
     model = open_model(asked)
     events = model.stream_edit(text, instruction, asked.seed, spans=spans or None, **asked.sampler)
     found: Any = None
@@ -114,7 +135,9 @@ def _generate(text: str, instruction: str | None, spans: list[tuple[int, int]], 
     tell(model.notes)
     if not asked.as_json:
         if instruction is not None and not model.chat_tuned:
-            note("note: this model is not chat-tuned: it reads the instruction as a comment and does not follow it")
+            note(
+                "note: this model is not chat-tuned: it reads the instruction as a comment and does not follow it"
+            )
         for line in found.generation.notes:
             note(f"note: {as_flags(line)}")
         opened = len(found.changes)
@@ -127,7 +150,9 @@ def _stopped(text: str, settled: Sequence[Change]) -> None:
     if settled:
         _show(unified_diff(text, splice(text.encode(), settled).decode(), "the text so far"))
     spans = count(len(settled), "span")
-    note(f"stopped: {spans} had settled{', shown above' if settled else ''}; nothing was written, and the file is as it was")
+    note(
+        f"stopped: {spans} had settled{', shown above' if settled else ''}; nothing was written, and the file is as it was"
+    )
 
 
 def splice(data: bytes, changes: Sequence[Change]) -> bytes:
@@ -135,7 +160,9 @@ def splice(data: bytes, changes: Sequence[Change]) -> bytes:
     whole = data.decode("utf-8")
     mark = BOM if whole.startswith(BOM) else ""
     text = whole[len(mark) :]
-    wide = [found.start() - number for number, found in enumerate(re.finditer("\r\n", text))]  # shown line breaks of two characters
+    wide = [
+        found.start() - number for number, found in enumerate(re.finditer("\r\n", text))
+    ]  # shown line breaks of two characters
     parts, place = [mark.encode()], 0
     for change in changes:
         start, end = (at + bisect_left(wide, at) for at in (change.start, change.end))

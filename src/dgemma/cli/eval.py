@@ -24,9 +24,15 @@ WORLD_TEXTS = 100  # of each family, where no file is named
 
 
 def command(
-    files: Annotated[list[Path] | None, typer.Argument(help="Text files; none: held-out texts of the small world.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")] = None,
-    samples: Annotated[int, typer.Option(help="Noise levels per canvas; the error falls with its root.", min=2)] = 4,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Text files; none: held-out texts of the small world.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Folder or pulled name; default: shipped.")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Noise levels per canvas; the error falls with its root.", min=2)
+    ] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the noise.", min=0, max=2**40)] = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     memory: MEMORY = None,
@@ -46,7 +52,9 @@ def command(
     with progress("scoring") as bar:
         for name, found in scores(loaded, texts, samples, seed, bar):
             if not all(math.isfinite(number) for number in _numbers(found).values()):
-                raise NumericsError(f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`")
+                raise NumericsError(
+                    f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`"
+                )
             rows[name] = found
             lines.append(_line(name, found) + "\n")
             if not as_json and stdout_is_terminal():
@@ -76,8 +84,12 @@ def scores(
 
     special = model.tokenizer.special
     ids = Special(special.need("bos"), special.need("eos"), special.need("pad"))
-    encoded = {name: [(text, model.tokenizer.encode(text)) for text in several] for name, several in texts.items()}
-    total = sum(len(tokens) + 1 for pairs in encoded.values() for _, tokens in pairs)  # the end of a text is scored, too
+    encoded = {
+        name: [(text, model.tokenizer.encode(text)) for text in several] for name, several in texts.items()
+    }
+    total = sum(
+        len(tokens) + 1 for pairs in encoded.values() for _, tokens in pairs
+    )  # the end of a text is scored, too
     done = 0
 
     def scored(count: int) -> None:
@@ -86,7 +98,9 @@ def scores(
         report(done, total)
 
     report(0, total)
-    own_seed = seed * 1_000_003  # one for each text, or all would share their noise, and their errors would add up
+    own_seed = (
+        seed * 1_000_003
+    )  # one for each text, or all would share their noise, and their errors would add up
     for name, pairs in encoded.items():
         found = []
         for text, tokens in pairs:

@@ -27,13 +27,21 @@ if TYPE_CHECKING:
 MARKER = "<fill>"
 
 
-@asking(without=("eos_token_id", "ignore_after_end", "warmup"))  # a gap is closed by its filler, not by end tokens
+@asking(
+    without=("eos_token_id", "ignore_after_end", "warmup")
+)  # a gap is closed by its filler, not by end tokens
 def command(
-    file: Annotated[str, typer.Argument(help="A text file that holds the marker once; '-': what is piped in.")],
+    file: Annotated[
+        str, typer.Argument(help="A text file that holds the marker once; '-': what is piped in.")
+    ],
     marker: Annotated[str, typer.Option(help="The text that stands where the gap is.")] = MARKER,
-    only_gap: Annotated[bool, typer.Option("--only-gap", help="Print what belongs in the gap, not the file.")] = False,
+    only_gap: Annotated[
+        bool, typer.Option("--only-gap", help="Print what belongs in the gap, not the file.")
+    ] = False,
     in_place: Annotated[bool, typer.Option("--in-place", help="Write the file, print nothing.")] = False,
-    context_file: Annotated[list[str] | None, typer.Option("--context-file", help="A file that is read first; repeatable.")] = None,
+    context_file: Annotated[
+        list[str] | None, typer.Option("--context-file", help="A file that is read first; repeatable.")
+    ] = None,
     *,
     asked: Asked,
 ) -> None:
@@ -59,7 +67,9 @@ def command(
     elif only_gap:
         write_out(gap if not stdout_is_terminal() else plain(filling.text) + "\n")
     elif not in_place:
-        _print_file(prefix, filling.text, suffix) if stdout_is_terminal() else write_out(prefix + gap + suffix)
+        _print_file(prefix, filling.text, suffix) if stdout_is_terminal() else write_out(
+            prefix + gap + suffix
+        )
 
 
 def _extra(file: str) -> tuple[str, str]:
@@ -113,7 +123,9 @@ def cut(data: bytes, marker: bytes, name: str) -> tuple[bytes, bytes]:
         raise UsageError("the marker is empty; name some text with --marker")
     first = data.find(marker)
     if first < 0:
-        raise UsageError(f"{name} has no marker '{shown}'; put it where text is wanted, or name another with --marker")
+        raise UsageError(
+            f"{name} has no marker '{shown}'; put it where text is wanted, or name another with --marker"
+        )
     if (second := data.find(marker, first + 1)) >= 0:
         lines = " and ".join(str(data.count(b"\n", 0, place) + 1) for place in (first, second))
         raise UsageError(f"{name} has the marker '{shown}' more than once (lines {lines}); keep one")

@@ -45,7 +45,10 @@ def asked(memory: str | None, context: str | None, device: str | None, memories:
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device {device}: a memory is a card's (cuda) or the machine's (cpu)")
     tokens = None if context is None else parse_tokens(context, "--context")
-    cards, ram = [one for one in memories if one.name != "RAM"], next((one.free for one in memories if one.name == "RAM"), 0)
+    cards, ram = (
+        [one for one in memories if one.name != "RAM"],
+        next((one.free for one in memories if one.name == "RAM"), 0),
+    )
     if memory is not None:
         size, kind = parse_bytes(memory, "--memory"), device or "cuda"
         name = f"a card with {disk_size(size)}" if kind == "cuda" else f"{disk_size(size)} of RAM"
@@ -53,7 +56,9 @@ def asked(memory: str | None, context: str | None, device: str | None, memories:
     if device == "cuda" and not cards:
         raise UsageError("this machine has no card; name one's size, such as --memory 24GB")
     if cards and device != "cpu":
-        return Asked(cards[0].free, f"{cards[0].name} with {disk_size(cards[0].free)} free", "cuda", tokens, ram)
+        return Asked(
+            cards[0].free, f"{cards[0].name} with {disk_size(cards[0].free)} free", "cuda", tokens, ram
+        )
     return Asked(ram, f"{disk_size(ram)} of free RAM", "cpu", tokens)
 
 
@@ -62,10 +67,19 @@ def answer(config: ModelConfig, layout: Layout, question: Asked) -> dict[str, An
     formats, dtype, most = formats_in(layout), stored_dtype(layout), config.max_position_embeddings
     if (context := question.context or min(CONTEXT, most)) > most:
         raise UsageError(f"--context is {context} tokens; this model has {most} positions")
-    if question.device == "cpu" and fit(config, FLOAT32, context, device="cpu", formats=formats).fits(question.memory):
+    if question.device == "cpu" and fit(config, FLOAT32, context, device="cpu", formats=formats).fits(
+        question.memory
+    ):
         dtype = FLOAT32
     advice = advise(
-        config, dtype, question.memory, context, question.device, formats=formats, stored=bytes_in(layout), host=question.host
+        config,
+        dtype,
+        question.memory,
+        context,
+        question.device,
+        formats=formats,
+        stored=bytes_in(layout),
+        host=question.host,
     )
     plan, words = advice.choices[0].plan, kinds(config, dtype, formats)
     return {
@@ -98,23 +112,33 @@ def _choice(choice: Choice, advice: Advice, layers: int) -> dict[str, Any]:
     return found
 
 
-def fit_table(config: ModelConfig, memories: Sequence[Memory], formats: Formats | None = None) -> list[dict[str, Any]]:
+def fit_table(
+    config: ModelConfig, memories: Sequence[Memory], formats: Formats | None = None
+) -> list[dict[str, Any]]:
     """One row per format and context: bytes needed, which memories hold them, and the longest context that each holds.
 
     formats: of the checkpoint itself, where it is in few bits; it has rows of its own then.
     """
     places = [(memory.name, memory.free, "cpu" if memory.name == "RAM" else "cuda") for memory in memories]
     places += [(card_name(size), size * GIB, "cuda") for size in CARDS]
-    contexts = [n for n in CONTEXTS if n <= config.max_position_embeddings] or [config.max_position_embeddings]
-    known = {name: ("bfloat16", recipe(name)) for name in FORMATS if divides(config, recipe(name))} | {FLOAT32: (FLOAT32, {})}
+    contexts = [n for n in CONTEXTS if n <= config.max_position_embeddings] or [
+        config.max_position_embeddings
+    ]
+    known = {name: ("bfloat16", recipe(name)) for name in FORMATS if divides(config, recipe(name))} | {
+        FLOAT32: (FLOAT32, {})
+    }
     if formats:
         known = {AS_IT_IS: ("bfloat16", formats)} | known
     rows = []
     for name, (dtype, own) in known.items():
-        first = {device: fit(config, dtype, contexts[0], device=device, formats=own) for device in ("cpu", "cuda")}
+        first = {
+            device: fit(config, dtype, contexts[0], device=device, formats=own) for device in ("cpu", "cuda")
+        }
         longest = {place: longest_context(config, first[device], size) for place, size, device in places}
         for context in contexts:
-            plans = {device: fit(config, dtype, context, device=device, formats=own) for device in ("cpu", "cuda")}
+            plans = {
+                device: fit(config, dtype, context, device=device, formats=own) for device in ("cpu", "cuda")
+            }
             rows.append({
                 "format": name,
                 "context": context,
@@ -142,12 +166,19 @@ def table_view(rows: list[dict[str, Any]]) -> list[Any]:
     for place in places:
         table.add_column(known.get(place, place.split()[0]), justify="right")
     for row in {row["format"]: row for row in rows}.values():
-        table.add_row(row["format"], disk_size(row["weights"]), *(short(row["longest"][place]) for place in places))
-    lines: list[Any] = ["the longest context that fits whole (RAM, cuda: what is free; cards of so many GB)", table]
+        table.add_row(
+            row["format"], disk_size(row["weights"]), *(short(row["longest"][place]) for place in places)
+        )
+    lines: list[Any] = [
+        "the longest context that fits whole (RAM, cuda: what is free; cards of so many GB)",
+        table,
+    ]
     for row in rows:
         if row["format"] == rows[0]["format"]:
             card, host = (disk_size(row["kv"] + row["work"][device]) for device in ("cuda", "cpu"))
-            lines.append(f"{row['context']:,} tokens take {card} for K/V and work, {host} on a CPU ({row['format']})")
+            lines.append(
+                f"{row['context']:,} tokens take {card} for K/V and work, {host} on a CPU ({row['format']})"
+            )
     return lines
 
 
@@ -173,13 +204,24 @@ def answer_view(found: dict[str, Any]) -> list[Any]:
     parts.add_row("  together", f"{disk_size(over)} too much" if over > 0 else "", disk_size(found["needs"]))
     lines.append(parts)
     if not found["fits"]:
-        lines += ["", "what would fit:", *(f"  {hint}" for hint in found["hints"]), _choices_view(found["choices"])]
+        lines += [
+            "",
+            "what would fit:",
+            *(f"  {hint}" for hint in found["hints"]),
+            _choices_view(found["choices"]),
+        ]
         if found["device"] == "cuda":
-            lines.append("  streamed: layers that stay on the card; GB that the host pins and GB that pass in each step")
+            lines.append(
+                "  streamed: layers that stay on the card; GB that the host pins and GB that pass in each step"
+            )
         else:
-            lines.append("  streamed: layers that stay in memory; GB that are read from the files in each step")
+            lines.append(
+                "  streamed: layers that stay in memory; GB that are read from the files in each step"
+            )
         if len(found["choices"]) > 1:
-            lines.append("  int4+fp8 is: dgemma quantize MODEL FOLDER --format int4 --keep attention,dense=fp8")
+            lines.append(
+                "  int4+fp8 is: dgemma quantize MODEL FOLDER --format int4 --keep attention,dense=fp8"
+            )
     return lines
 
 

@@ -76,11 +76,19 @@ class Asked:
 
 
 MEMORY = Annotated[
-    str | None, typer.Option(help="Use no more of the device than this, 8GB or 8GiB; layers stream where the model needs more.")
+    str | None,
+    typer.Option(
+        help="Use no more of the device than this, 8GB or 8GiB; layers stream where the model needs more."
+    ),
 ]
 _SHARED: dict[str, Any] = {
     "model": Annotated[
-        str | None, typer.Option("--model", "-m", help=f"A folder, .gguf file or hub name; {EMBEDDED_NAME}, the shipped model, if left out.")
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help=f"A folder, .gguf file or hub name; {EMBEDDED_NAME}, the shipped model, if left out.",
+        ),
     ],
     "revision": Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")],
     "device": Annotated[
@@ -90,7 +98,10 @@ _SHARED: dict[str, Any] = {
     "memory": MEMORY,
     "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
     "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
-    "warmup": Annotated[int, typer.Option(help="Prepare steps of up to so many requests at once before the first.", min=0, max=64)],
+    "warmup": Annotated[
+        int,
+        typer.Option(help="Prepare steps of up to so many requests at once before the first.", min=0, max=64),
+    ],
     "as_json": Annotated[bool, typer.Option("--json", help="Print the whole result as one JSON object.")],
     "no_live": Annotated[bool, typer.Option("--no-live", help="Do not show the canvas settling.")],
 }
@@ -98,14 +109,26 @@ _SHARED: dict[str, Any] = {
 
 # Flags for the terms of an answer (tasks/terms.py), by the names that api.Model takes.
 _TERMS: dict[str, Any] = {
-    "stop": Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")],
-    "bad_words": Annotated[list[str] | None, typer.Option("--bad-words", help="A text that must not occur; may be repeated.")],
+    "stop": Annotated[
+        list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")
+    ],
+    "bad_words": Annotated[
+        list[str] | None, typer.Option("--bad-words", help="A text that must not occur; may be repeated.")
+    ],
     "top_k": Annotated[int | None, typer.Option(help="Only the k likeliest tokens of each position.")],
-    "top_p": Annotated[float | None, typer.Option(help="Only the likeliest tokens of each position that have this mass.")],
-    "min_p": Annotated[float | None, typer.Option(help="Only tokens at least this times as likely as the likeliest.")],
-    "presence_penalty": Annotated[float | None, typer.Option(help="Off the logit of what stands in the answer before.")],
+    "top_p": Annotated[
+        float | None, typer.Option(help="Only the likeliest tokens of each position that have this mass.")
+    ],
+    "min_p": Annotated[
+        float | None, typer.Option(help="Only tokens at least this times as likely as the likeliest.")
+    ],
+    "presence_penalty": Annotated[
+        float | None, typer.Option(help="Off the logit of what stands in the answer before.")
+    ],
     "frequency_penalty": Annotated[float | None, typer.Option(help="The same, as often as it stands there.")],
-    "repetition_penalty": Annotated[float | None, typer.Option(help="Factor against what stands in prompt or answer before.")],
+    "repetition_penalty": Annotated[
+        float | None, typer.Option(help="Factor against what stands in prompt or answer before.")
+    ],
     "min_tokens": Annotated[int | None, typer.Option(help="No end token before so many.")],
 }
 
@@ -119,14 +142,18 @@ def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
     for field in dataclasses.fields(DenoiseConfig):
         if field.name in NO_FLAG or field.name in without:
             continue
-        kind = next((kind for kind in get_args(hints[field.name]) if kind is not type(None)), hints[field.name])
+        kind = next(
+            (kind for kind in get_args(hints[field.name]) if kind is not type(None)), hints[field.name]
+        )
         names = ("--" + field.name.replace("_", "-"), *ALIASES.get(field.name, ()))
         option = typer.Option(*names, help=SAMPLER_HELP[field.name])
         options[field.name] = Annotated[(kind if kind in (int, float, bool) else str) | None, option]
     return options
 
 
-def asking(without: Collection[str] = (), terms: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def asking(
+    without: Collection[str] = (), terms: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb the shared flags: its parameter `asked: Asked` becomes an option per flag, `without` some, with `terms` those of an answer."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -140,7 +167,9 @@ def asking(without: Collection[str] = (), terms: bool = False) -> Callable[[Call
             settings = {name: given.pop(name) for name in sampler}
             chosen = {name: _ids(value) if name == "eos_token_id" else value
                       for name, value in settings.items() if value is not None}  # fmt: skip
-            wanted = {name: value for name in _TERMS if terms and (value := given.pop(name)) not in (None, [])}
+            wanted = {
+                name: value for name in _TERMS if terms and (value := given.pop(name)) not in (None, [])
+            }
             asked = Asked(**{name: given.pop(name) for name in shared}, sampler=chosen, terms=wanted)
             verb(**given, asked=asked)
 
@@ -158,7 +187,19 @@ def asking(without: Collection[str] = (), terms: bool = False) -> Callable[[Call
 
 
 # Parameters whose names are words by themselves; they are called so only where a message begins with them.
-_PLAIN = ("seed", "dtype", "device", "memory", "temperature", "preset", "stop", "regex", "grammar", "revision", "warmup")
+_PLAIN = (
+    "seed",
+    "dtype",
+    "device",
+    "memory",
+    "temperature",
+    "preset",
+    "stop",
+    "regex",
+    "grammar",
+    "revision",
+    "warmup",
+)
 _OTHERS = ("max_tokens", "json_schema", "max_queue", "max_prompt_tokens", "request_timeout", "drain_timeout")
 
 
@@ -166,7 +207,9 @@ _OTHERS = ("max_tokens", "json_schema", "max_queue", "max_prompt_tokens", "reque
 def _parameters() -> re.Pattern[str]:
     names = {name for name in (*SAMPLER_HELP, *_TERMS, *_OTHERS) if "_" in name}
     anywhere = "|".join(sorted(names, key=len, reverse=True))
-    return re.compile(rf"(?<![\w./-])(?:{anywhere})(?![\w-])|^(?:{'|'.join(_PLAIN)})(?= (?:is|holds|has|must|') ?)")
+    return re.compile(
+        rf"(?<![\w./-])(?:{anywhere})(?![\w-])|^(?:{'|'.join(_PLAIN)})(?= (?:is|holds|has|must|') ?)"
+    )
 
 
 def as_flags(message: str) -> str:
@@ -180,7 +223,9 @@ def _ids(text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--eos-token-id is {shown(text)}; give token ids separated by commas, or 'none'") from None
+        raise UsageError(
+            f"--eos-token-id is {shown(text)}; give token ids separated by commas, or 'none'"
+        ) from None
 
 
 def check(asked: Asked) -> DenoiseConfig:
@@ -238,8 +283,12 @@ def _utf8(data: bytes, name: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell writes by default
-            raise UsageError(f"{name} is not UTF-8 text: it begins as UTF-16 does; save it as UTF-8") from None
-        raise UsageError(f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}") from None
+            raise UsageError(
+                f"{name} is not UTF-8 text: it begins as UTF-16 does; save it as UTF-8"
+            ) from None
+        raise UsageError(
+            f"{name} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}"
+        ) from None
 
 
 def argument(text: str, name: str) -> str:
@@ -251,7 +300,9 @@ def read_text(data: bytes, name: str) -> str:
     """A prompt from its bytes. Raises UsageError for an empty, overlong or unreadable one, naming limit or offset."""
     text = _utf8(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
     if text is None or len(text) > MAX_PROMPT_CHARACTERS:
-        count = f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
+        count = (
+            f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
+        )
         raise UsageError(f"{name} has {count}; max_prompt_characters is {MAX_PROMPT_CHARACTERS}")
     if not text:
         raise UsageError(f"{name} is empty; give at least one character")
@@ -267,7 +318,9 @@ def read_prompt(given: str | None) -> str:
     if sys.stdin is None or (given is None and sys.stdin.isatty()):
         raise UsageError("there is no prompt; give one as an argument, or pipe text in")
     # one byte more than could be allowed is enough to refuse, however much is piped in
-    return read_text(from_stdin(4 * MAX_PROMPT_CHARACTERS + 1).removeprefix(BOM.encode()), "the text on stdin")
+    return read_text(
+        from_stdin(4 * MAX_PROMPT_CHARACTERS + 1).removeprefix(BOM.encode()), "the text on stdin"
+    )
 
 
 def from_stdin(most: int, line: bool = False) -> bytes:

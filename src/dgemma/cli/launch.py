@@ -50,10 +50,16 @@ def claude(at: Served) -> Start:
 
 def codex(at: Served) -> Start:
     provider = f'{{name="dgemma",base_url="{at.url}/v1",wire_api="responses",env_key="DGEMMA_KEY"}}'
-    settings = [f"model_providers.dgemma={provider}", 'model_provider="dgemma"', f"model={json.dumps(at.name)}"]
+    settings = [
+        f"model_providers.dgemma={provider}",
+        'model_provider="dgemma"',
+        f"model={json.dumps(at.name)}",
+    ]
     settings += ["check_for_update_on_startup=false", "analytics.enabled=false"]
     settings += [] if at.context is None else [f"model_context_window={at.context}"]  # else it takes 272,000
-    return Start(["codex", *(part for setting in settings for part in ("-c", setting))], {"DGEMMA_KEY": at.key})
+    return Start(
+        ["codex", *(part for setting in settings for part in ("-c", setting))], {"DGEMMA_KEY": at.key}
+    )
 
 
 def opencode(at: Served) -> Start:
@@ -61,27 +67,54 @@ def opencode(at: Served) -> Start:
     model: dict[str, object] = {"name": at.name}
     if at.context is not None:  # else it takes none, and never makes a conversation shorter
         model["limit"] = {"context": at.context, "output": min(OUTPUT, at.context // 4)}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "dgemma", "options": options, "models": {at.name: model}}
-    config = {"provider": {"dgemma": provider}, "model": f"dgemma/{at.name}", "small_model": f"dgemma/{at.name}"}
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "name": "dgemma",
+        "options": options,
+        "models": {at.name: model},
+    }
+    config = {
+        "provider": {"dgemma": provider},
+        "model": f"dgemma/{at.name}",
+        "small_model": f"dgemma/{at.name}",
+    }
     quiet = {f"OPENCODE_DISABLE_{what}": "1" for what in ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD")}
     return Start(["opencode"], {"OPENCODE_CONFIG_CONTENT": json.dumps(config), "DGEMMA_KEY": at.key} | quiet)
 
 
 def aider(at: Served) -> Start:
-    quiet = {"AIDER_ANALYTICS_DISABLE": "true", "AIDER_CHECK_UPDATE": "false", "AIDER_SHOW_MODEL_WARNINGS": "false"}
+    quiet = {
+        "AIDER_ANALYTICS_DISABLE": "true",
+        "AIDER_CHECK_UPDATE": "false",
+        "AIDER_SHOW_MODEL_WARNINGS": "false",
+    }
     prices = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else a network is asked at each start
-    return Start(["aider", "--model", f"openai/{at.name}"], {"OPENAI_API_BASE": f"{at.url}/v1", "OPENAI_API_KEY": at.key} | quiet | prices)
+    return Start(
+        ["aider", "--model", f"openai/{at.name}"],
+        {"OPENAI_API_BASE": f"{at.url}/v1", "OPENAI_API_KEY": at.key} | quiet | prices,
+    )
 
 
-CLIENTS: dict[str, Callable[[Served], Start]] = {"codex": codex, "claude": claude, "opencode": opencode, "aider": aider}
+CLIENTS: dict[str, Callable[[Served], Start]] = {
+    "codex": codex,
+    "claude": claude,
+    "opencode": opencode,
+    "aider": aider,
+}
 
 
 def command(
     client: Annotated[str, typer.Argument(help=f"One of {', '.join(CLIENTS)}.")],
-    arguments: Annotated[list[str] | None, typer.Argument(help="What the client is given besides, behind --.")] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="What the client is given besides, behind --.")
+    ] = None,
     url: Annotated[str, typer.Option(help="Where `dgemma serve` answers.")] = "http://127.0.0.1:8256",
-    name: Annotated[str, typer.Option(help="What the client calls the model; the service takes any name.")] = "dgemma",
-    show: Annotated[bool, typer.Option("--print", help="Print the settings as shell lines, and start nothing.")] = False,
+    name: Annotated[
+        str, typer.Option(help="What the client calls the model; the service takes any name.")
+    ] = "dgemma",
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the settings as shell lines, and start nothing.")
+    ] = False,
 ) -> None:
     """Start a coding client against a running service; a key is taken from DGEMMA_API_KEY."""
     from ..server.lsp.service import Service
@@ -100,8 +133,13 @@ def command(
         return
     found = shutil.which(line[0])
     if found is None:
-        raise UsageError(f"'{line[0]}' is not installed here; with --print its settings are shown all the same")
-    note(f"{client} asks {url}" + ("" if context else "; dgemma serve does not answer there, and must be running"))
+        raise UsageError(
+            f"'{line[0]}' is not installed here; with --print its settings are shown all the same"
+        )
+    note(
+        f"{client} asks {url}"
+        + ("" if context else "; dgemma serve does not answer there, and must be running")
+    )
     os.execve(found, line, os.environ | start.environment)
 
 

@@ -54,4 +54,11 @@ def show(models: list[CachedModel]) -> None:
 
 def _cells(model: CachedModel) -> tuple[str, ...]:
     refs = f" ({', '.join(model.refs)})" if model.refs else ""
-    return model.name, model.revision[:12] + refs, disk_size(model.size), model.dtype, model.state, str(model.path)
+    return (
+        model.name,
+        model.revision[:12] + refs,
+        disk_size(model.size),
+        model.dtype,
+        model.state,
+        str(model.path),
+    )

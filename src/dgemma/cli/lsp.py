@@ -21,7 +21,9 @@ MODEL_FLAGS = ("model", "revision", "device", "dtype", "memory", "warmup")
 
 @asking(without=("as_json", "no_live", "eos_token_id", "ignore_after_end"))
 def command(
-    url: Annotated[str | None, typer.Option(help="Ask the `dgemma serve` there instead of loading a model.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Ask the `dgemma serve` there instead of loading a model.")
+    ] = None,
     stdio: Annotated[bool, typer.Option("--stdio", help="What editors pass; there is no other way.")] = False,
     *,
     asked: Asked,

@@ -122,7 +122,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         where = context.command_path.removeprefix(program).strip() if context else ""
-        return _fail(f"{where}: {error.format_message()}" if where else error.format_message(), error.exit_code)
+        return _fail(
+            f"{where}: {error.format_message()}" if where else error.format_message(), error.exit_code
+        )
     except typer.Abort:
         return _fail("stopped", 1)
     except BrokenPipeError:
@@ -132,11 +134,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = error.filename or "a file or stdout"
-        return _fail(f"{where} cannot be written: {error.strerror}; make room and try again", ResourceError.exit_code)
+        return _fail(
+            f"{where} cannot be written: {error.strerror}; make room and try again", ResourceError.exit_code
+        )
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = "a shorter prompt, a smaller dtype or another device may do; `dgemma doctor` says what fits where"
+        hint = (
+            "a shorter prompt, a smaller dtype or another device may do; `dgemma doctor` says what fits where"
+        )
         return _fail(f"out of memory; {hint}", ResourceError.exit_code)
     except KeyboardInterrupt:
         return _fail("stopped", INTERRUPTED)

@@ -21,7 +21,9 @@ def offer(name: str | None, revision: str | None = None) -> None:
     except HubError as error:
         if COMMAND not in str(error) or not can_ask():
             raise
-        note(f"{error.args[0].partition(';')[0]}. `dgemma doctor {name}` says what it needs, and downloads nothing.")
+        note(
+            f"{error.args[0].partition(';')[0]}. `dgemma doctor {name}` says what it needs, and downloads nothing."
+        )
         if not agreed("Fetch it now?"):
             raise
         from .pull import bar, fetch

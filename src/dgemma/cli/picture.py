@@ -61,7 +61,9 @@ def paint(draft: Draft, control: Collection[int] = ()) -> Text:
         end -= 1
     # neighbours of one colour become one span: a third of the bytes that a terminal has to read at every step
     for kind, places in itertools.groupby(range(end), key=found.__getitem__):
-        text.append("".join(FILLER if kind == "filler" else plain(draft.pieces[i]) for i in places), STYLES[kind])
+        text.append(
+            "".join(FILLER if kind == "filler" else plain(draft.pieces[i]) for i in places), STYLES[kind]
+        )
     return text
 
 
@@ -108,7 +110,13 @@ def window(before: Text, canvas: Text, width: int, height: int) -> list[Text]:
 
 
 def status(
-    draft: Draft, max_steps: int, passes: int, seconds: float, tokens: int, steps: Sequence[int], label: str = ""
+    draft: Draft,
+    max_steps: int,
+    passes: int,
+    seconds: float,
+    tokens: int,
+    steps: Sequence[int],
+    label: str = "",
 ) -> Text:
     """One line about a draft, of about 80 cells. `tokens` and `steps` (per canvas) count what is committed so far,
     `passes` the denoising passes and `seconds` the time since the request. `label` names a candidate."""
@@ -120,7 +128,10 @@ def status(
         f"{mean_entropy(draft):.2f} nats",
     ]
     if steps:
-        parts += [f"{tokens / seconds if seconds else 0.0:.0f} tokens/s", f"{sum(steps) / len(steps):.1f} steps/canvas"]
+        parts += [
+            f"{tokens / seconds if seconds else 0.0:.0f} tokens/s",
+            f"{sum(steps) / len(steps):.1f} steps/canvas",
+        ]
     else:
         parts.append(f"{1000 * seconds / max(1, passes):.0f} ms/step")
     return Text(", ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")

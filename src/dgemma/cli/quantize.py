@@ -37,21 +37,36 @@ CONTEXT = 4096  # tokens that both models must have room for, to be compared
 
 
 def command(
-    src: Annotated[str, typer.Argument(help=f"Folder or pulled name of a 16-bit checkpoint; {EMBEDDED_NAME}: the shipped one.")],
+    src: Annotated[
+        str,
+        typer.Argument(
+            help=f"Folder or pulled name of a 16-bit checkpoint; {EMBEDDED_NAME}: the shipped one."
+        ),
+    ],
     dst: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
-    format: Annotated[str, typer.Option("--format", help=f"Of the experts: {', '.join(MADE)}. fp8: of attention and dense too.")],
+    format: Annotated[
+        str,
+        typer.Option("--format", help=f"Of the experts: {', '.join(MADE)}. fp8: of attention and dense too."),
+    ],
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="GROUPS=bf16|fp8, such as attention,dense=fp8; also router, self_conditioning, embeddings (int8 too)."),
+        typer.Option(
+            help="GROUPS=bf16|fp8, such as attention,dense=fp8; also router, self_conditioning, embeddings (int8 too)."
+        ),
     ] = None,
-    group_size: Annotated[int | None, typer.Option(help="Inputs that share a scale of int4: 32 (default), 64, 128.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="Inputs that share a scale of int4: 32 (default), 64, 128.")
+    ] = None,
     calibrate: Annotated[
-        Path | None, typer.Option(help="Text file: scales that err least on it. Loads the whole 16-bit model once.")
+        Path | None,
+        typer.Option(help="Text file: scales that err least on it. Loads the whole 16-bit model once."),
     ] = None,
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Do not load both models to compare predictions and steps.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...: where scales are looked for and models compared.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ...: where scales are looked for and models compared.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Write a checkpoint in fewer bits. Needs little memory; cut off, the same command goes on."""
@@ -77,7 +92,13 @@ def command(
         except KeyboardInterrupt:
             note("stopped: the same command goes on after the last whole shard")
             raise typer.Exit(INTERRUPTED) from None
-    report = _report(done, layout, {group: str(made.name) for group, made in formats.items()}, formats["experts"].group, about)
+    report = _report(
+        done,
+        layout,
+        {group: str(made.name) for group, made in formats.items()},
+        formats["experts"].group,
+        about,
+    )
     _keep(done, report)
     if not as_json:
         write_out(_sizes_and_errors(done, report))
@@ -110,7 +131,9 @@ def _importance(source: Path, text: str, device: str | None) -> tuple[dict[str, 
     return found, f"{len(ids)} tokens, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _comparison(source: Path, layout: Layout, done: Converted, device: str | None) -> tuple[Comparison | None, str | None]:
+def _comparison(
+    source: Path, layout: Layout, done: Converted, device: str | None
+) -> tuple[Comparison | None, str | None]:
     """The two models on the same states, or why not."""
     from .. import api
     from ..bench.quantised import PROMPTS, compare
@@ -123,7 +146,8 @@ def _comparison(source: Path, layout: Layout, done: Converted, device: str | Non
         return None, reason
     with progress("loading both models") as report:
         first, second = (
-            api.load(place, target, dtype, progress=lambda now, total, _: report(now, total)) for place in (source, done.folder)
+            api.load(place, target, dtype, progress=lambda now, total, _: report(now, total))
+            for place in (source, done.folder)
         )
     prompts = [_prompt(first, prompt, prompt_ids) for prompt in PROMPTS]
     with progress("comparing") as report:
@@ -139,18 +163,25 @@ def _prompt(model: Model, text: str, prompt_ids: Callable[..., list[int]]) -> li
 def _room(before: Layout, after: Layout, device: str, index: int | None) -> tuple[str | None, str]:
     """The dtype in which both models fit into the device's memory, or what they would need."""
     free = free_on(device, index)
-    stored = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(next(iter(before.dtypes)), "bfloat16")
+    stored = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(
+        next(iter(before.dtypes)), "bfloat16"
+    )
     need = 0
     for dtype in ("float32", stored):
         if dtype == "float32" and device != "cpu" and stored != dtype:
             continue  # products of 16 bits are only slow on a CPU
-        need = sum(fit(before.config, dtype, CONTEXT, device=device, formats=layout.formats).total for layout in (before, after))
+        need = sum(
+            fit(before.config, dtype, CONTEXT, device=device, formats=layout.formats).total
+            for layout in (before, after)
+        )
         if need + margin(free, device) <= free:
             return dtype, ""
     return None, f"both models would need {disk_size(need)} of memory, and {disk_size(free)} are free"
 
 
-def _report(done: Converted, layout: Layout, formats: dict[str, str], group: int, about: str) -> dict[str, Any]:
+def _report(
+    done: Converted, layout: Layout, formats: dict[str, str], group: int, about: str
+) -> dict[str, Any]:
     """All that is known without a model."""
     return {
         "source": _name(layout.folder),
@@ -158,7 +189,9 @@ def _report(done: Converted, layout: Layout, formats: dict[str, str], group: int
         "group_size": group or None,
         "calibration": about or None,
         "bytes": {group: {"before": size.before, "after": size.after} for group, size in done.sizes.items()},
-        "errors": {name: {"group": done.groups[name], "relative": error} for name, error in done.errors.items()},
+        "errors": {
+            name: {"group": done.groups[name], "relative": error} for name, error in done.errors.items()
+        },
         "comparison": None,
         "not_compared": "not yet",
     }
@@ -191,7 +224,9 @@ def _sizes_and_errors(done: Converted, report: dict[str, Any]) -> str:
     worst = sorted(done.errors, key=lambda name: -done.errors[name])[:WORST]
     lines.append("largest relative errors: " + ", ".join(f"{name} {done.errors[name]:.4f}" for name in worst))
     if report["calibration"]:
-        lines.append("these errors count all inputs alike; calibrated scales err less where it counts, and more elsewhere")
+        lines.append(
+            "these errors count all inputs alike; calibrated scales err less where it counts, and more elsewhere"
+        )
     if done.reused:
         lines.append(f"{done.reused} of {done.shards} shards were there from a run that was cut off")
     return "\n".join(lines) + "\n"
@@ -201,7 +236,10 @@ def _numbers(found: Comparison | None) -> dict[str, Any] | None:
     if found is None:
         return None
     error = found.steps_error
-    return vars(found) | {"steps_change": found.steps_change, "steps_error": None if error != error else error}
+    return vars(found) | {
+        "steps_change": found.steps_change,
+        "steps_error": None if error != error else error,
+    }
 
 
 def _compared(found: Comparison | None, reason: str | None) -> str:

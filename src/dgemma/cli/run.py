@@ -27,12 +27,22 @@ if TYPE_CHECKING:
 @asking(without=("warmup",), terms=True)  # one request is not warmed up for
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text; left out or '-': what is piped in.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the text, even if the model is chat-tuned.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the text, even if the model is chat-tuned.")
+    ] = False,
     system: Annotated[str | None, typer.Option(help="Instructions that come before a chat turn.")] = None,
-    thinking: Annotated[bool, typer.Option("--thinking", help="Let the model think before it answers.")] = False,
-    json_schema: Annotated[Path | None, typer.Option(help="Answer in JSON of the schema in this file.")] = None,
-    regex: Annotated[str | None, typer.Option(help="Answer in a text that this regular expression matches whole.")] = None,
-    grammar: Annotated[Path | None, typer.Option(help="Answer in a text of the Lark grammar in this file.")] = None,
+    thinking: Annotated[
+        bool, typer.Option("--thinking", help="Let the model think before it answers.")
+    ] = False,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="Answer in JSON of the schema in this file.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Answer in a text that this regular expression matches whole.")
+    ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option(help="Answer in a text of the Lark grammar in this file.")
+    ] = None,
     autoregressive: Annotated[
         bool, typer.Option("--autoregressive", help="Write token by token with the same weights, to compare.")
     ] = False,
@@ -41,7 +51,9 @@ def command(
 ) -> None:
     """Continue a text, or answer it as a chat turn where the model is chat-tuned."""
     if raw and (system is not None or thinking):
-        raise UsageError("--raw continues a text, so --system and --thinking have no place; leave one side out")
+        raise UsageError(
+            "--raw continues a text, so --system and --thinking have no place; leave one side out"
+        )
     terms = asked.terms | _form(json_schema, regex, grammar)
     asked = dataclasses.replace(asked, terms=terms | ({"autoregressive": True} if autoregressive else {}))
     text = read_prompt(prompt)
@@ -49,7 +61,9 @@ def command(
     steps = check(asked).max_denoising_steps
     model = open_model(asked)
     if asked.model is None and prompt is not None and _names_a_model(prompt):
-        note(f"note: '{prompt}' was read as the prompt; a model is named with -m: dgemma run -m {prompt} PROMPT")
+        note(
+            f"note: '{prompt}' was read as the prompt; a model is named with -m: dgemma run -m {prompt} PROMPT"
+        )
     chat = model.chat_tuned and not raw
     if not chat and (messages or thinking):
         raise UsageError("this model continues text, it is not chat-tuned; leave --system and --thinking out")
@@ -103,7 +117,9 @@ def open_model(asked: Asked) -> Model:
         )  # fmt: skip
     from ..tasks.length import default_length
 
-    model.denoise = model.denoise.replace(max_new_tokens=default_length(model.denoise.max_new_tokens, model.chat_tuned))
+    model.denoise = model.denoise.replace(
+        max_new_tokens=default_length(model.denoise.max_new_tokens, model.chat_tuned)
+    )
     return model
 
 
@@ -123,7 +139,9 @@ def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
 
 def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
     """Continue a text, shown as it settles."""
-    events, cut = with_room(model, asked.max_tokens, lambda length: model.stream(text, length, asked.seed, **asked.settings))
+    events, cut = with_room(
+        model, asked.max_tokens, lambda length: model.stream(text, length, asked.seed, **asked.settings)
+    )
     with screen_for(model, asked, steps, echo=text) as screen:
         generation = _watch(events, screen, cut)
     tell(model.notes)
@@ -162,7 +180,9 @@ class Stopped(Exception):
     @property
     def content(self) -> str:
         """The text so far, without thoughts."""
-        return "".join(text for event in self.settled for channel, text in event.parts if channel == "content")
+        return "".join(
+            text for event in self.settled for channel, text in event.parts if channel == "content"
+        )
 
     def told(self, asked: Asked) -> str:
         """One line about what is kept."""
@@ -174,7 +194,9 @@ class Stopped(Exception):
         return f"stopped: the text so far is kept, {count(tokens, 'token')} in {count(len(self.settled), 'canvas', 'canvases')}"
 
 
-def with_room(model: Model, length: int | None, begin: Callable[[int | None], Iterator[Any]]) -> tuple[Iterator[Any], int | None]:
+def with_room(
+    model: Model, length: int | None, begin: Callable[[int | None], Iterator[Any]]
+) -> tuple[Iterator[Any], int | None]:
     """The events of an answer of `length` tokens, or where that is None of as many as there is room for, and what it was cut to."""
     if length is not None:
         return begin(length), None

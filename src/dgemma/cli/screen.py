@@ -23,7 +23,9 @@ from ..errors import ResourceError, UsageError
 from ..tasks.events import Draft, Generation
 from .picture import STYLES, mean_entropy, paint, plain, status, window
 
-SWITCH = 0.8  # of several candidates another one is shown once its entropy is below this share of the shown one's
+SWITCH = (
+    0.8  # of several candidates another one is shown once its entropy is below this share of the shown one's
+)
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 ECHO_LINES, ECHO_CHARACTERS = 6, 400  # how much of a prompt is shown above its continuation
 
@@ -219,8 +221,12 @@ class Screen:
         """Everything below the written text. It never shrinks, or the status line would jump with each newline."""
         assert self._console is not None
         width, room = self._console.width, max(1, self._console.height - 2)
-        before = Text().append(self._lead, STYLES["noise"])  # as a span: a base style would colour what is appended
-        tail = plain(self._tail[-width * room :])  # no more than could be seen: folding costs time at every step
+        before = Text().append(
+            self._lead, STYLES["noise"]
+        )  # as a span: a base style would colour what is appended
+        tail = plain(
+            self._tail[-width * room :]
+        )  # no more than could be seen: folding costs time at every step
         before.append(tail, STYLES["thought" if self._channel == "thought" else "committed"])
         lines = window(before, paint(draft, self._control), width, room)
         self._height = max(self._height, len(lines))
@@ -240,7 +246,7 @@ class Screen:
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """"1 token", "3 tokens"."""
+    """ "1 token", "3 tokens"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 

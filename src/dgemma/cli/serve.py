@@ -31,34 +31,65 @@ if TYPE_CHECKING:
 
 @asking(without=("as_json", "no_live", "max_tokens", "seed"))
 def command(
-    host: Annotated[str, typer.Option(help="Address to listen at; beyond loopback only with a key.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond loopback only with a key.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535)] = 8256,
-    uds: Annotated[str | None, typer.Option(help="A Unix socket to listen at, instead of host and port.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the model is called on the wire; default: its own name.")] = None,
+    uds: Annotated[
+        str | None, typer.Option(help="A Unix socket to listen at, instead of host and port.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the model is called on the wire; default: its own name.")
+    ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(help="Keys that may ask, one a line, by itself or behind a name; SIGHUP reads it again. DGEMMA_API_KEY: more, parted by commas."),
+        typer.Option(
+            help="Keys that may ask, one a line, by itself or behind a name; SIGHUP reads it again. DGEMMA_API_KEY: more, parted by commas."
+        ),
     ] = None,
-    allow_origin: Annotated[list[str] | None, typer.Option(help="A web origin that may ask, http://HOST:PORT; repeatable.")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="A web origin that may ask, http://HOST:PORT; repeatable.")
+    ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which the service may be called, beside loopback's; repeatable.")
+        list[str] | None,
+        typer.Option(help="A name by which the service may be called, beside loopback's; repeatable."),
     ] = None,
-    max_queue: Annotated[int, typer.Option(help="Requests that may wait beside those at work; more get 429.", min=0)] = 64,
+    max_queue: Annotated[
+        int, typer.Option(help="Requests that may wait beside those at work; more get 429.", min=0)
+    ] = 64,
     max_tokens: Annotated[
         int | None,
-        typer.Option(help=f"Most tokens of an answer whose request names no limit; default: {TURN}; not chat-tuned: the checkpoint's.", min=1),
+        typer.Option(
+            help=f"Most tokens of an answer whose request names no limit; default: {TURN}; not chat-tuned: the checkpoint's.",
+            min=1,
+        ),
     ] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Longest prompt.", min=1)] = None,
-    request_timeout: Annotated[float, typer.Option(help="Seconds for a whole answer, waiting included.", min=0)] = 600.0,
-    drain_timeout: Annotated[float, typer.Option(help="Seconds that requests at work get after SIGTERM.", min=0)] = 30.0,
+    request_timeout: Annotated[
+        float, typer.Option(help="Seconds for a whole answer, waiting included.", min=0)
+    ] = 600.0,
+    drain_timeout: Annotated[
+        float, typer.Option(help="Seconds that requests at work get after SIGTERM.", min=0)
+    ] = 30.0,
     pass_timeout: Annotated[
-        float, typer.Option(help="Seconds for one pass; the process ends (exit code 7) where one takes longer. 0: no watch.", min=0)
+        float,
+        typer.Option(
+            help="Seconds for one pass; the process ends (exit code 7) where one takes longer. 0: no watch.",
+            min=0,
+        ),
     ] = 300.0,
     check_files: Annotated[
-        bool, typer.Option("--check", help="First compare the checkpoint's files with their hashes (see verify --files).")
+        bool,
+        typer.Option(
+            "--check", help="First compare the checkpoint's files with their hashes (see verify --files)."
+        ),
     ] = False,
     log_requests: Annotated[
-        bool, typer.Option("--log-requests", help="A line on stderr for each request: time, route, status, tokens, ms; never a text.")
+        bool,
+        typer.Option(
+            "--log-requests",
+            help="A line on stderr for each request: time, route, status, tokens, ms; never a text.",
+        ),
     ] = False,
     *,
     asked: Asked,
@@ -86,9 +117,13 @@ def command(
     keep_memory_private()
     with found:
         model = open_model(asked)
-        model.denoise = model.denoise.replace(**asked.sampler, max_new_tokens=max_tokens or model.denoise.max_new_tokens)
+        model.denoise = model.denoise.replace(
+            **asked.sampler, max_new_tokens=max_tokens or model.denoise.max_new_tokens
+        )
         try:
-            interrupted = serve(create_app(model, config), found, lambda: _introduce(model, config, found.getsockname()))
+            interrupted = serve(
+                create_app(model, config), found, lambda: _introduce(model, config, found.getsockname())
+            )
         except DeviceError as error:
             note(f"dgemma: {error}")
             sys.stderr.flush()
@@ -111,7 +146,10 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
     """What serves, and where it is asked: the first thing that somebody sees who starts the service."""
     from ..model.info import KERNELS
 
-    info, demo = model.info, ", the small demo model that ships with dgemma" if is_embedded(model.folder) else ""
+    info, demo = (
+        model.info,
+        ", the small demo model that ships with dgemma" if is_embedded(model.folder) else "",
+    )
     rows = {
         "model": f"{info.name}, {info.size} parameters{demo}",
         "device": info.place,
@@ -122,13 +160,15 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
     where, option = _where(config, address)
     if config.uds is None:
         rows["page"] = f"{where}/"
-    rows["API"] = f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {'with a key' if config.keys else 'no key needed'}"
+    rows["API"] = (
+        f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {'with a key' if config.keys else 'no key needed'}"
+    )
     note(f"{config.name} answers at {config.uds or where} (Ctrl-C ends it)")
     for name, text in rows.items():
         note(f"  {name:<8} {text}")
     tell(model.notes)
     note("  try:")
-    note(f"  curl {option}{key}{where}/v1/completions -d '{{\"prompt\": \"def area(r):\", \"max_tokens\": 32}}'")
+    note(f'  curl {option}{key}{where}/v1/completions -d \'{{"prompt": "def area(r):", "max_tokens": 32}}\'')
 
 
 def _where(config: ServerConfig, address: Any) -> tuple[str, str]:

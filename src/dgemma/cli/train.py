@@ -17,19 +17,36 @@ from .progress import progress
 def command(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Texts, or conversations as JSON lines; default: the small world of the shipped checkpoint."),
+        typer.Argument(
+            help="Texts, or conversations as JSON lines; default: the small world of the shipped checkpoint."
+        ),
     ] = None,
-    run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path("runs/main"),
+    run: Annotated[Path, typer.Option(help="Folder of the run; an existing one is resumed.")] = Path(
+        "runs/main"
+    ),
     steps: Annotated[int, typer.Option(help="Train up to this step.", min=1)] = 1200,
     causal: Annotated[
         int | None,
-        typer.Option(help="Steps at the start that train the causal pass alone; default: 768, with --start none.", min=0),
+        typer.Option(
+            help="Steps at the start that train the causal pass alone; default: 768, with --start none.",
+            min=0,
+        ),
     ] = None,
-    decay: Annotated[int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)] = 0,
-    start: Annotated[str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write the checkpoint to this folder when done.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights, the order of the text and the noise.", min=0)] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: a CUDA card where there is one.")] = None,
+    decay: Annotated[
+        int, typer.Option(help="Steps at the end over which the learning rate falls to zero.", min=0)
+    ] = 0,
+    start: Annotated[
+        str | None, typer.Option(help="A checkpoint whose weights a new run begins with.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Write the checkpoint to this folder when done.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the first weights, the order of the text and the noise.", min=0)
+    ] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ...; default: a CUDA card where there is one.")
+    ] = None,
     fused: Annotated[
         bool, typer.Option(help="Compile norms, rope and GELU into fused loops; needs a C++ compiler.")
     ] = True,
@@ -61,7 +78,9 @@ def command(
     source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
     first = Recipe.causal_steps if start is None else 0
     recipe = Recipe(causal_steps=first if causal is None else causal, seed=seed)
-    job = trainer(recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source)
+    job = trainer(
+        recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source
+    )
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     with progress("training") as bar:
         bar(job.step, steps)
@@ -86,4 +105,6 @@ def _check_folder(flag: str, folder: Path) -> None:
         raise UsageError(f"{flag} {folder}: {place} is not a folder that can be written; name another")
     others = flag == "--export" and folder.is_dir() and any(folder.iterdir())
     if others and not (folder / "config.json").is_file():
-        raise UsageError(f"{flag} {folder}: holds other things than a checkpoint, so it is not replaced; name a new folder")
+        raise UsageError(
+            f"{flag} {folder}: holds other things than a checkpoint, so it is not replaced; name a new folder"
+        )

@@ -19,7 +19,9 @@ from .screen import stdout_is_terminal, write_out
 
 
 def command(
-    model: Annotated[str | None, typer.Argument(help="A folder, .gguf file or hub name; the shipped model if left out.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A folder, .gguf file or hub name; the shipped model if left out.")
+    ] = None,
     context: Annotated[
         int | None, typer.Option(help="Tokens of the longest prompt; default 4096, or what fits.", min=8)
     ] = None,
@@ -27,7 +29,11 @@ def command(
     dtype: Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = None,
     memory: MEMORY = None,
     files: Annotated[
-        bool, typer.Option("--files", help="Only compare the checkpoint's files with their hashes: exit code 3 where one has changed.")
+        bool,
+        typer.Option(
+            "--files",
+            help="Only compare the checkpoint's files with their hashes: exit code 3 where one has changed.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
@@ -51,7 +57,9 @@ def command(
         table = [dataclasses.asdict(section) | {"state": section.state} for section in sections]
         write_out(json.dumps({"holds": not failed, "sections": table}, indent=1) + "\n")
     else:
-        write_out("".join(told) + (f"FAILED: {', '.join(failed)}\n" if failed else "everything that ran holds\n"))
+        write_out(
+            "".join(told) + (f"FAILED: {', '.join(failed)}\n" if failed else "everything that ran holds\n")
+        )
     if failed:
         raise typer.Exit(NumericsError.exit_code)
 
@@ -62,8 +70,13 @@ def verify_files(model: str | None, as_json: bool = False) -> None:
     with bar("looking for the checkpoint") as progress, disk_errors(place, "and give the same command again"):
         done = check_files(place, progress)
     if as_json:
-        write_out(json.dumps({"place": str(place), "files": done.files, "bytes": done.nbytes, "made": done.made}) + "\n")
+        write_out(
+            json.dumps({"place": str(place), "files": done.files, "bytes": done.nbytes, "made": done.made})
+            + "\n"
+        )
     elif done.made:
-        write_out(f"{place}: no hashes were known; {SUMS} of {done.files} files was made now, and later checks compare with it\n")
+        write_out(
+            f"{place}: no hashes were known; {SUMS} of {done.files} files was made now, and later checks compare with it\n"
+        )
     else:
         write_out(f"{place}: {done.files} files, {disk_size(done.nbytes)}, are what their hashes say\n")

@@ -26,7 +26,9 @@ CLONE = Path(__file__).resolve().parents[3]
 
 def missing_extra(what: str, package: str, extra: str = SERVE) -> UsageError:
     """The error that says `what` needs `package`, and how to install the extra that brings it."""
-    return UsageError(f"{what} needs the package '{package}', which is not installed; install it with: {install_command(extra)}")
+    return UsageError(
+        f"{what} needs the package '{package}', which is not installed; install it with: {install_command(extra)}"
+    )
 
 
 def first_missing(modules: tuple[str, ...]) -> str | None:

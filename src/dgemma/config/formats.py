@@ -15,11 +15,21 @@ from ..errors import UsageError
 # safetensors' names of the dtypes that parts are kept in, and their bytes
 BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8}
 # of GGUF: elements of a block and its bytes (ggml's block_q8_0, block_q4_K ...), of the types that published files are made of
-BLOCKS = {"q8_0": (32, 34), "q5_0": (32, 22), "q5_1": (32, 24), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210)}
+BLOCKS = {
+    "q8_0": (32, 34),
+    "q5_0": (32, 22),
+    "q5_1": (32, 24),
+    "q4_k": (256, 144),
+    "q5_k": (256, 176),
+    "q6_k": (256, 210),
+}
 NAMES = ("fp8", "int8", "nvfp4", "int4", *BLOCKS)
 GROUPS = {"nvfp4": 16, "int4": 32}  # default elements of a group; int4 may have others
 PLAIN = "bf16"  # in a recipe: left as it is
-REST = ("attention", "dense")  # groups of tensors (weights/names.py) that a recipe may name apart from the experts
+REST = (
+    "attention",
+    "dense",
+)  # groups of tensors (weights/names.py) that a recipe may name apart from the experts
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,11 @@ class Format:
 
     def divides(self, inputs: int) -> bool:
         """Whether a matrix may have so many inputs: whole groups, blocks and bytes."""
-        return inputs % math.lcm(2 if self.name in GROUPS else 1, self.group or 1, BLOCKS.get(self.name, (1, 0))[0]) == 0
+        return (
+            inputs
+            % math.lcm(2 if self.name in GROUPS else 1, self.group or 1, BLOCKS.get(self.name, (1, 0))[0])
+            == 0
+        )
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name -> (dtype, shape) of the parts of a matrix [..., O, I]."""
@@ -91,7 +105,9 @@ def recipe(name: str) -> dict[str, Format]:
     experts, plus, rest = name.partition("+")
     known = [PLAIN, *(one for one in NAMES if one not in BLOCKS)]  # blocks are read and never made
     if experts not in known or (plus and rest not in known):
-        raise UsageError(f"there is no format '{name}'; formats: {', '.join(known)}, or two of them such as int4+fp8")
+        raise UsageError(
+            f"there is no format '{name}'; formats: {', '.join(known)}, or two of them such as int4+fp8"
+        )
     if not plus:
         rest = PLAIN if experts in GROUPS else experts
     chosen = {"experts": experts} | dict.fromkeys(REST, rest)

@@ -83,12 +83,20 @@ class ModelConfig:
 
 def _parse_model(raw: dict[str, Any], source: str) -> ModelConfig:
     top = Reader(raw, source)
-    top.raw.pop("quantization_config", None)  # says how the weights are stored, and weights/quantization.py judges it
+    top.raw.pop(
+        "quantization_config", None
+    )  # says how the weights are stored, and weights/quantization.py judges it
     if (found := top.take("model_type", str)) != "diffusion_gemma":
         raise ConfigError(f"{source}: model_type is {shown(found)}, not 'diffusion_gemma'")
     text = Reader(top.take("text_config", dict), f"{source}: text_config")
     vision = top.take("vision_config", dict, None)
-    for key in ("boi_token_id", "eoi_token_id", "vision_soft_tokens_per_image", "pad_token_id", "bos_token_id"):
+    for key in (
+        "boi_token_id",
+        "eoi_token_id",
+        "vision_soft_tokens_per_image",
+        "pad_token_id",
+        "bos_token_id",
+    ):
         top.take(key, int, None)
     eos_top, eos_text = top.tokens("eos_token_id"), text.tokens("eos_token_id")
     if (found := text.take("model_type", str, "diffusion_gemma_text")) != "diffusion_gemma_text":
@@ -140,7 +148,9 @@ def _parse_layers(text: Reader) -> tuple[LayerConfig, ...]:
     ropes = _parse_ropes(text)
     layers = []
     for i, kind in enumerate(kinds):
-        dim, kv = (full_dim, full_kv or kv_heads) if kind == FULL and overrides is None else (head_dim, kv_heads)
+        dim, kv = (
+            (full_dim, full_kv or kv_heads) if kind == FULL and overrides is None else (head_dim, kv_heads)
+        )
         if overrides is not None and i in overrides:
             dim, kv = overrides[i].get("head_dim", dim), overrides[i].get("num_key_value_heads", kv)
         theta, partial, proportional = ropes[kind]
@@ -158,7 +168,9 @@ def _parse_overrides(text: Reader, count: int) -> dict[int, dict[str, int]] | No
     for key, value in raw.items():
         number = int(key) if re.fullmatch("[0-9]{1,9}", key) else count
         if number >= count or number in overrides:
-            raise ConfigError(f"{text.source}: per_layer_config[{shown(key)}] must name one of {count} layers, once")
+            raise ConfigError(
+                f"{text.source}: per_layer_config[{shown(key)}] must name one of {count} layers, once"
+            )
         layer = Reader(value, f"{text.source}: per_layer_config['{key}']")
         sizes = {name: layer.size(name, None) for name in ("head_dim", "num_key_value_heads")}
         layer.done(strict=True)
@@ -189,9 +201,13 @@ def _parse_ropes(text: Reader) -> dict[str, tuple[float, float, bool]]:
 
 def _check_model(config: ModelConfig, source: str) -> None:
     if config.num_experts > _MOST_EXPERTS:
-        raise ConfigError(f"{source}: 'num_experts' is {config.num_experts}; at most {_MOST_EXPERTS} are read")
+        raise ConfigError(
+            f"{source}: 'num_experts' is {config.num_experts}; at most {_MOST_EXPERTS} are read"
+        )
     if config.top_k_experts > config.num_experts:
-        raise ConfigError(f"{source}: top_k_experts {config.top_k_experts} exceeds num_experts {config.num_experts}")
+        raise ConfigError(
+            f"{source}: top_k_experts {config.top_k_experts} exceeds num_experts {config.num_experts}"
+        )
     for i, layer in enumerate(config.layers):
         if config.num_attention_heads % layer.num_key_value_heads:
             raise ConfigError(
@@ -200,7 +216,9 @@ def _check_model(config: ModelConfig, source: str) -> None:
             )
         if layer.head_dim % 2:
             raise ConfigError(f"{source}: layer {i} has an odd head_dim {layer.head_dim}")
-    if config.canvas_length >= config.max_position_embeddings:  # no prompt, not even of one token, would fit beside it
+    if (
+        config.canvas_length >= config.max_position_embeddings
+    ):  # no prompt, not even of one token, would fit beside it
         sizes = f"{config.canvas_length} leaves no room in max_position_embeddings {config.max_position_embeddings}"
         raise ConfigError(f"{source}: canvas_length {sizes}")
     if config.final_logit_softcapping <= 0 or config.rms_norm_eps <= 0:
@@ -210,7 +228,9 @@ def _check_model(config: ModelConfig, source: str) -> None:
 def _part_that_rotates(layer: LayerConfig) -> float:
     """The factor that reads back as the same number of dims: readers round down, so a quotient may fall short."""
     partial = layer.rotary_dims / layer.head_dim
-    return partial if 2 * int(partial * layer.head_dim // 2) == layer.rotary_dims else math.nextafter(partial, 1)
+    return (
+        partial if 2 * int(partial * layer.head_dim // 2) == layer.rotary_dims else math.nextafter(partial, 1)
+    )
 
 
 def _model_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -225,7 +245,10 @@ def _model_to_dict(config: ModelConfig) -> dict[str, Any]:
     for layer in config.layers:
         ropes[layer.kind] = {"rope_type": "default", "rope_theta": layer.rope_theta}
         if layer.rotary_dims != layer.head_dim:
-            ropes[layer.kind] |= {"rope_type": "proportional", "partial_rotary_factor": _part_that_rotates(layer)}
+            ropes[layer.kind] |= {
+                "rope_type": "proportional",
+                "partial_rotary_factor": _part_that_rotates(layer),
+            }
     for kind in (SLIDING, FULL):
         ropes.setdefault(kind, dict(_ROPE_DEFAULTS[kind]))
     text = {

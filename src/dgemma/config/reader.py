@@ -102,7 +102,9 @@ class Reader:
         """A whole number of at least 1."""
         value = self.take(key, int, *default)
         if value is not None and not 1 <= value < 2**63:
-            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; it must be at least 1, and below 2^63")
+            raise ConfigError(
+                f"{self.source}: '{key}' is {shown(value)}; it must be at least 1, and below 2^63"
+            )
         return value
 
     def number(self, key: str, *default: float | None) -> Any:
@@ -146,9 +148,13 @@ class Reader:
             if key in _FIXED and value is not None and not strict:
                 self._check_fixed(key, value)
             elif not (is_empty(value) if strict else has_no_effect(key, value)):
-                raise ConfigError(f"{self.source}: unknown key {shown(key)}; it may change the model, so it is not ignored")
+                raise ConfigError(
+                    f"{self.source}: unknown key {shown(key)}; it may change the model, so it is not ignored"
+                )
 
     def _check_fixed(self, key: str, value: Any) -> None:
         allowed = _FIXED[key]
         if not any(value == want and isinstance(value, bool) == isinstance(want, bool) for want in allowed):
-            raise ConfigError(f"{self.source}: '{key}' is {shown(value)}; this build computes only {allowed[0]!r}")
+            raise ConfigError(
+                f"{self.source}: '{key}' is {shown(value)}; this build computes only {allowed[0]!r}"
+            )

@@ -26,7 +26,9 @@ class Rules:
     logit_bias: tuple[tuple[int, float], ...] = ()  # (id, added to its logit); a mapping is taken as well
     presence_penalty: float = 0.0  # off a token's logit if it stands in the answer before a position
     frequency_penalty: float = 0.0  # the same, as often as it stands there
-    repetition_penalty: float = 1.0  # divides a positive logit, multiplies a negative one: prompt and answer before a position
+    repetition_penalty: float = (
+        1.0  # divides a positive logit, multiplies a negative one: prompt and answer before a position
+    )
     top_k: int = 0  # only the k likeliest tokens of each position; 0: all
     top_p: float = 1.0  # only the likeliest tokens that together have this mass
     min_p: float = 0.0  # only tokens at least this times as likely as the likeliest
@@ -54,7 +56,10 @@ class Rules:
 
     def check(self, vocab_size: int) -> None:
         """Raise UsageError for an id that a model of so many tokens does not have."""
-        for name, ids in (("banned_tokens", self.banned_tokens), ("logit_bias", [token for token, _ in self.logit_bias])):
+        for name, ids in (
+            ("banned_tokens", self.banned_tokens),
+            ("logit_bias", [token for token, _ in self.logit_bias]),
+        ):
             for token in ids:
                 if token >= vocab_size:
                     raise UsageError(f"{name} holds {token}, which is no token id below {vocab_size}")
@@ -64,7 +69,10 @@ class Rules:
 
 def _pairs(bias: Mapping[Any, Any]) -> tuple[tuple[Any, Any], ...]:
     """A mapping's pairs; JSON spells its ids as strings."""
-    return tuple((int(token) if isinstance(token, str) and token.isdecimal() else token, value) for token, value in bias.items())
+    return tuple(
+        (int(token) if isinstance(token, str) and token.isdecimal() else token, value)
+        for token, value in bias.items()
+    )
 
 
 def _check(rules: Rules) -> None:
@@ -72,10 +80,15 @@ def _check(rules: Rules) -> None:
         if not ok:
             raise UsageError(f"{name} is {shown(getattr(rules, name))}; it must be {rule}")
 
-    need(isinstance(rules.banned_tokens, tuple) and all(map(_count, rules.banned_tokens)), "banned_tokens", "a list of token ids")
+    need(
+        isinstance(rules.banned_tokens, tuple) and all(map(_count, rules.banned_tokens)),
+        "banned_tokens",
+        "a list of token ids",
+    )
     pairs = rules.logit_bias
     fits = isinstance(pairs, tuple) and all(
-        isinstance(pair, tuple) and len(pair) == 2 and _count(pair[0]) and _number(pair[1], -100, 100) for pair in pairs
+        isinstance(pair, tuple) and len(pair) == 2 and _count(pair[0]) and _number(pair[1], -100, 100)
+        for pair in pairs
     )
     need(fits, "logit_bias", "a mapping of token ids to numbers from -100 to 100")
     for name in ("presence_penalty", "frequency_penalty"):
@@ -87,7 +100,11 @@ def _check(rules: Rules) -> None:
     need(_number(rules.min_p, 0, 1), "min_p", "a number from 0 to 1")
     need(_count(rules.min_tokens), "min_tokens", "a whole number, at least 0")
     need(isinstance(rules.logprobs, bool), "logprobs", "true or false")
-    need(_count(rules.top_logprobs) and rules.top_logprobs <= MOST_LOGPROBS, "top_logprobs", f"a whole number, at most {MOST_LOGPROBS}")
+    need(
+        _count(rules.top_logprobs) and rules.top_logprobs <= MOST_LOGPROBS,
+        "top_logprobs",
+        f"a whole number, at most {MOST_LOGPROBS}",
+    )
     need(rules.logprobs or not rules.top_logprobs, "top_logprobs", "0 where logprobs is not true")
 
 
@@ -96,7 +113,12 @@ def _count(value: Any) -> bool:
 
 
 def _number(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and least <= value <= most
+    )
 
 
 NO_RULES = Rules()

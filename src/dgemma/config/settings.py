@@ -43,7 +43,9 @@ class DenoiseConfig:
     pad_token_id: int | None = 0
     canvas_width: int | None = None  # None: the checkpoint's canvas_length
     max_new_tokens: int = 256  # the checkpoint's default length; a request's max_tokens wins
-    ignore_after_end: bool = False  # a canvas may stand whatever still moves behind its end token; no published setting
+    ignore_after_end: bool = (
+        False  # a canvas may stand whatever still moves behind its end token; no published setting
+    )
     temperature: float = 1.0  # multiplies t_min and t_max; 0: the schedule as it is, and the likeliest token instead of a sample
 
     def __post_init__(self) -> None:
@@ -62,7 +64,9 @@ class DenoiseConfig:
     def from_folder(cls, folder: Path, eos_token_id: tuple[int, ...]) -> DenoiseConfig:
         """A checkpoint's settings; `eos_token_id` (of its config.json) holds where they name no end tokens."""
         path = folder / "generation_config.json"
-        if not path.exists() and not path.is_symlink():  # a link to nothing is a fault, not a folder without settings
+        if (
+            not path.exists() and not path.is_symlink()
+        ):  # a link to nothing is a fault, not a folder without settings
             return cls(eos_token_id=eos_token_id)
         raw = read_json(path)
         raw.setdefault("eos_token_id", list(eos_token_id))
@@ -109,14 +113,26 @@ def _preset(name: Any) -> dict[str, Any]:
 class EngineConfig:
     """What one process does with its machine."""
 
-    prefill_chunk: int = 512  # prompt tokens encoded per pass: bounds the activations, never changes the result
+    prefill_chunk: int = (
+        512  # prompt tokens encoded per pass: bounds the activations, never changes the result
+    )
     max_prompt_tokens: int | None = None  # None: what the checkpoint's positions leave beside one canvas
     max_slots: int = 64  # requests at work at once; more wait
-    memory: int | None = None  # bytes for requests and cached prefixes; None: 90 % of what is free on the device
-    prefix_cache: int | None = None  # of these, bytes that finished prompts may keep; None: an eighth, 0: none
+    memory: int | None = (
+        None  # bytes for requests and cached prefixes; None: 90 % of what is free on the device
+    )
+    prefix_cache: int | None = (
+        None  # of these, bytes that finished prompts may keep; None: an eighth, 0: none
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("prefill_chunk", 1), ("max_prompt_tokens", 1), ("max_slots", 1), ("memory", 1), ("prefix_cache", 0)):
+        for name, least in (
+            ("prefill_chunk", 1),
+            ("max_prompt_tokens", 1),
+            ("max_slots", 1),
+            ("memory", 1),
+            ("prefix_cache", 0),
+        ):
             value = getattr(self, name)
             optional = name in ("max_prompt_tokens", "memory", "prefix_cache")
             if not _whole(value, least) and not (optional and value is None):
@@ -167,15 +183,25 @@ def _check(config: DenoiseConfig) -> None:
 
     for name, least in (("max_denoising_steps", 1), ("stability_threshold", 0), ("max_new_tokens", 1)):
         need(_whole(getattr(config, name), least), name, f"a whole number, at least {least}")
-    need(config.canvas_width is None or _whole(config.canvas_width, 1), "canvas_width", "a whole number, at least 1")
+    need(
+        config.canvas_width is None or _whole(config.canvas_width, 1),
+        "canvas_width",
+        "a whole number, at least 1",
+    )
     need(_number(config.t_min, 0, 1e30), "t_min", "a number from 0 to 1e30")
     # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
     need(_number(config.t_max, 1e-30, 1e30), "t_max", "a number from 1e-30 to 1e30")
     if config.t_max < config.t_min:  # either may be the one that was meant
-        raise UsageError(f"t_min is {config.t_min} and t_max is {config.t_max}; t_min must not be above t_max")
+        raise UsageError(
+            f"t_min is {config.t_min} and t_max is {config.t_max}; t_min must not be above t_max"
+        )
     heat = config.temperature
     need(_number(heat, 0, 1e30), "temperature", "a number, at least 0")
-    need(heat == 0 or 1e-30 <= heat * config.t_max <= 1e30, "temperature", f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30")
+    need(
+        heat == 0 or 1e-30 <= heat * config.t_max <= 1e30,
+        "temperature",
+        f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30",
+    )
     need(_number(config.entropy_bound, 0), "entropy_bound", "a number of nats, at least 0")
     above_zero = _number(config.confidence_threshold, 0) and config.confidence_threshold > 0
     need(above_zero, "confidence_threshold", "a number of nats above 0")

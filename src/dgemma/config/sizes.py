@@ -14,7 +14,12 @@ from .reader import shown
 
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", 1):
-    _UNITS |= {_letter: 1000**_power, f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power, f"{_letter}I": 1024**_power}
+    _UNITS |= {
+        _letter: 1000**_power,
+        f"{_letter}B": 1000**_power,
+        f"{_letter}IB": 1024**_power,
+        f"{_letter}I": 1024**_power,
+    }
 _SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([A-Z]*)")
 _TOKENS = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([KM]?)")
 MOST = 2**63  # bytes
@@ -32,7 +37,6 @@ def disk_size(size: float) -> str:
     if size >= 1e5:
         return f"{size / 1e6:.2f} MB"
     return f"{size / 1e3:.1f} kB" if size >= 1000 else f"{size:.0f} B"
-
 
 
 def parse_bytes(text: str, name: str = "memory") -> int:

@@ -21,7 +21,9 @@ from .rules import Ruler
 def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: Sequence[int]) -> CanvasState:
     """Canvas `numbers[i]` of each request: noise, or the starting tokens it was given; pins on the first."""
     width, device = requests[0].width(model.config), model.device
-    settings = Settings.of([request.config for request in requests], [request.seed for request in requests], device)
+    settings = Settings.of(
+        [request.config for request in requests], [request.seed for request in requests], device
+    )
     number = torch.tensor(numbers, dtype=torch.int64, device=device)
     pins = torch.full((len(requests), width), FREE, dtype=torch.int64, device=device)
     start = first_noise(settings, number, width, model.config.vocab_size)
@@ -33,7 +35,9 @@ def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: 
     return begin(settings, number, start, pins)
 
 
-def look(model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None) -> CanvasStats:
+def look(
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None
+) -> CanvasStats:
     """The head's statistics of hidden [B, C, D] at each row's temperature and draws. spent: probabilities [b, C, V] of the last step
     whose memory may be used (a step has no use for two: at 262,144 tokens they are 134 MB a canvas in bf16)."""
     memory = spent if spent is not None and spent.shape[:2] == hidden.shape[:2] else None
@@ -41,7 +45,9 @@ def look(model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tenso
     return head(hidden, model.table, softcap, inverse_temperature(state), draws(state), p=memory)
 
 
-def look_by_rules(model: DiffusionGemma, hidden: Tensor, state: CanvasState, rulers: Sequence[Ruler | None]) -> CanvasStats:
+def look_by_rules(
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, rulers: Sequence[Ruler | None]
+) -> CanvasStats:
     """`look` where some rows have rules: these one by one, the others together through the fused head. Rows that are done wait."""
     parts: list[CanvasStats] = [None] * len(rulers)  # type: ignore[list-item]
     for row, ruler in enumerate(rulers):
@@ -57,7 +63,11 @@ def look_by_rules(model: DiffusionGemma, hidden: Tensor, state: CanvasState, rul
 
 
 def advance(
-    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None, rulers: Sequence[Ruler | None] = ()
+    model: DiffusionGemma,
+    hidden: Tensor,
+    state: CanvasState,
+    spent: Tensor | None = None,
+    rulers: Sequence[Ruler | None] = (),
 ) -> tuple[CanvasState, Previous, Tensor]:
     """One step of every canvas from hidden [B, C, D]. -> the next state, what was believed, and what is `told` of it."""
     ruled = any(ruler is not None for ruler in rulers)
@@ -69,7 +79,9 @@ def advance(
 def told(before: CanvasState, after: CanvasState) -> Tensor:
     """What a watcher may learn of a step as one tensor [B, 4 + 3 C] int64, so that the host reads once."""
     facts = torch.stack([(~before.done).long(), after.step, after.done.long(), after.number], dim=-1)
-    return torch.cat((facts, after.argmax, after.accepted.long(), after.entropy.double().view(torch.int64)), dim=-1)
+    return torch.cat(
+        (facts, after.argmax, after.accepted.long(), after.entropy.double().view(torch.int64)), dim=-1
+    )
 
 
 def step_records(names: Sequence[int], told: Tensor) -> Iterator[StepRecord]:
@@ -84,7 +96,11 @@ def step_records(names: Sequence[int], told: Tensor) -> Iterator[StepRecord]:
 
 
 def commit_records(
-    names: Sequence[int], requests: Sequence[Request], left: Sequence[int], state: CanvasState, rulers: Sequence[Ruler | None] = ()
+    names: Sequence[int],
+    requests: Sequence[Request],
+    left: Sequence[int],
+    state: CanvasState,
+    rulers: Sequence[Ruler | None] = (),
 ) -> list[CommitRecord]:
     """What each finished canvas adds to its answer, of which `left` tokens may come: cut at the first end token."""
     finite = torch.isfinite(state.entropy).all(-1).tolist()
@@ -104,6 +120,15 @@ def commit_records(
             continue
         ruler.commit(tokens)
         commits.append(
-            CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason, ruler.log_probs(len(tokens)), ruler.failed)
+            CommitRecord(
+                names[i],
+                numbers[i],
+                steps[i],
+                tokens,
+                canvas,
+                reason,
+                ruler.log_probs(len(tokens)),
+                ruler.failed,
+            )
         )
     return commits

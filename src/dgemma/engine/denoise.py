@@ -50,7 +50,9 @@ def run(
         state, previous = begin_canvases(model, asked, [number] * len(rows)), None
         while not state.done.all():
             hidden = model.denoise(state.canvas, kv, previous, state.pins)
-            state, previous, told = advance(model, hidden, state, spent=previous and previous[0], rulers=ruling)
+            state, previous, told = advance(
+                model, hidden, state, spent=previous and previous[0], rulers=ruling
+            )
             yield from step_records(rows, told)
         commits = commit_records(rows, asked, [left[row] for row in rows], state, ruling)
         yield from commits
@@ -63,7 +65,9 @@ def run(
             model.encode(state.argmax[keep], kv)
 
 
-def read_prompts(model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int, room: int = 0) -> list[KVCache]:
+def read_prompts(
+    model: DiffusionGemma, prompts: Sequence[Sequence[int]], chunk: int, room: int = 0
+) -> list[KVCache]:
     """Encode prompts of any lengths, `chunk` tokens of each at a time. -> their K and V, with room for more tokens."""
     longest = max(len(prompt) for prompt in prompts)
     kv = [model.new_cache(len(prompt) + room) for prompt in prompts]

@@ -35,7 +35,9 @@ from .shares import Waiting, divide
 from .slots import Slot, Slots
 
 T = TypeVar("T")
-BESIDE_OTHERS = 64  # prompt rows that a client has in a pass at least, however small the canvases of others are
+BESIDE_OTHERS = (
+    64  # prompt rows that a client has in a pass at least, however small the canvases of others are
+)
 
 
 class Load(NamedTuple):
@@ -167,7 +169,9 @@ class Engine:
         """Run 1, 2 .. `most` short requests at once, so that kernels are compiled and steps captured before anybody waits for them."""
         config = DenoiseConfig(max_denoising_steps=4, stability_threshold=4, eos_token_id=None)
         for count in range(1, most + 1):
-            for _ in self.run([Request((0,), self.model.config.canvas_length, seed, config) for seed in range(count)]):
+            for _ in self.run(
+                [Request((0,), self.model.config.canvas_length, seed, config) for seed in range(count)]
+            ):
                 pass
 
     @property
@@ -244,7 +248,10 @@ class Engine:
         prompts = [(slot, len(slot.encoded.tokens)) for slot in readers if slot.pending is None]
         for slot in readers:
             slot.has_read()
-        for slot, known in prompts:  # a mark is new memory: whatever fails from here on, what was read is counted
+        for (
+            slot,
+            known,
+        ) in prompts:  # a mark is new memory: whatever fails from here on, what was read is counted
             self.slots.prefixes.mark(slot.encoded, known)
 
     def _load(self, readers: list[Slot], decks: list[Deck]) -> Load:
@@ -252,7 +259,9 @@ class Engine:
         widths = [slot.request.width(self.model.config) for deck in decks for slot in deck.slots]
         believing = sum(deck.believing * deck.slots[0].request.width(self.model.config) for deck in decks)
         context = sum(slot.kv.length for slot in taking_part) // max(1, len(taking_part))
-        return Load(sum(len(slot.fresh()) for slot in readers), sum(widths), believing, context, len(taking_part))
+        return Load(
+            sum(len(slot.fresh()) for slot in readers), sum(widths), believing, context, len(taking_part)
+        )
 
     def _release(self, slot: Slot, keep: bool) -> None:
         for deck in self.decks.values():

@@ -97,7 +97,10 @@ def _in_time(start: Walk, walk: Walk, taken: list[int], left: int) -> tuple[int,
         if keep == 0:
             raise cannot_be_closed(left, way)
         if way is None:
-            keep, back = keep - back, 2 * back  # what stands before was known once: at the latest where the canvas begins
+            keep, back = (
+                keep - back,
+                2 * back,
+            )  # what stands before was known once: at the latest where the canvas begins
         else:
             keep -= max(1, (keep + len(way) - left) // 2)
         keep = max(0, keep)

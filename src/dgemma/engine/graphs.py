@@ -36,8 +36,12 @@ def can_capture(model: DiffusionGemma) -> bool:
     attention, moe = (triton_form(name, weight) if weight.is_cuda else None for name in ("attention", "moe"))
     if attention is None or moe is None:
         return False
-    experts = [part for layer in model.layers for part in (layer.experts.gate_up_proj, layer.experts.down_proj)]
-    return all(map(moe.takes, experts)) and all(attention.takes(layer.head_dim, weight) for layer in model.config.layers)
+    experts = [
+        part for layer in model.layers for part in (layer.experts.gate_up_proj, layer.experts.down_proj)
+    ]
+    return all(map(moe.takes, experts)) and all(
+        attention.takes(layer.head_dim, weight) for layer in model.config.layers
+    )
 
 
 def on_card() -> Capture:
@@ -64,7 +68,9 @@ class Graphs:
     def step(self, deck: Deck) -> Tensor:
         """One step of every canvas of a deck. -> what is told of it; valid until the next step."""
         rows, width = deck.state.canvas.shape
-        if len(self.memory.get(width, ())) < rows:  # captured addresses: whoever used the old memory is captured anew
+        if (
+            len(self.memory.get(width, ())) < rows
+        ):  # captured addresses: whoever used the old memory is captured anew
             self.steps = {size: step for size, step in self.steps.items() if size[1] != width}
             weight, count = self.model.embed.weight, 1 << (rows - 1).bit_length()
             self.memory[width] = weight.new_zeros((count, width, len(weight)))
@@ -79,10 +85,14 @@ class Step:
     def __init__(self, model: DiffusionGemma, deck: Deck, p: Tensor):
         rows, width = deck.state.canvas.shape
         self.model = model
-        self.state: CanvasState = type(deck.state)(*(field.clone() for field in deck.state[:-1]), _cloned(deck.state.settings))
+        self.state: CanvasState = type(deck.state)(
+            *(field.clone() for field in deck.state[:-1]), _cloned(deck.state.settings)
+        )
         row_sum = p.new_ones((rows, width), dtype=torch.float32)
         self.previous = p, row_sum  # what the last step believed, and what this one does
-        self.known = torch.zeros((rows, 1, 1), dtype=torch.bool, device=p.device)  # whether a row has a last step
+        self.known = torch.zeros(
+            (rows, 1, 1), dtype=torch.bool, device=p.device
+        )  # whether a row has a last step
         self.told = torch.zeros((rows, 4 + 3 * width), dtype=torch.int64, device=p.device)
         self.sequences: list[tuple[int, int]] = []  # those that the tables tell of, and their lengths
         self.context: Pass | None = None
@@ -131,7 +141,9 @@ class Step:
         model, state, context = self.model, self.state, self.context
         rows, width = state.canvas.shape
         soft = torch.where(self.known, model.belief(self.previous, state.pins), 0.0)
-        hidden = model.denoise_with(state.canvas.view(1, -1), soft.view(1, rows * width, -1), context.positions, context)
+        hidden = model.denoise_with(
+            state.canvas.view(1, -1), soft.view(1, rows * width, -1), context.positions, context
+        )
         after, previous, told = advance(model, hidden.view(rows, width, -1), state, spent=self.previous[0])
         self.told.copy_(told)
         for mine, theirs in zip(_fields(state), _fields(after), strict=True):

@@ -68,7 +68,9 @@ class Prefixes:
         self.live: list[Encoded] = []
         self.cached: list[Encoded] = []  # the least recently used first
 
-    def open(self, kv: KVCache, ids: Sequence[int], salt: str, turns: Sequence[int] = (), client: str = "") -> Encoded:
+    def open(
+        self, kv: KVCache, ids: Sequence[int], salt: str, turns: Sequence[int] = (), client: str = ""
+    ) -> Encoded:
         """A sequence in the empty `kv` that will begin with `ids`; as much of them as is known is in it already."""
         opened = Encoded(kv, salt, frozenset(turns), client=client)
         count, best = self._best(ids, salt)
@@ -95,14 +97,20 @@ class Prefixes:
         if not self.limit or not sequence.tokens:
             return
         kv, marks = sequence.kv, sequence.marks
-        begun = () if since is None else (place for place in sequence.turns if max(since, LEAST) <= place <= kv.length)
+        begun = (
+            ()
+            if since is None
+            else (place for place in sequence.turns if max(since, LEAST) <= place <= kv.length)
+        )
         kept = sequence.by_worth({*marks, *begun, kv.length})[-MARKS:]
         sequence.marks = {place: marks.get(place) or Mark(kv.window(place)) for place in kept}
         self.shrink(self.room)
 
     def close(self, sequence: Encoded, keep: bool) -> None:
         """A sequence has left its slot. What it holds stays if there is room and it may be kept."""
-        self.live = [other for other in self.live if other is not sequence]  # a pass that failed may have forgotten it
+        self.live = [
+            other for other in self.live if other is not sequence
+        ]  # a pass that failed may have forgotten it
         if not keep or not self.limit or len(sequence.tokens) < LEAST:
             return
         self.mark(sequence)

@@ -23,10 +23,14 @@ class Request:
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
     client: str = ""  # whose share of passes, slots and cache it takes: an opaque name, equal for requests of one client
     salt: str = ""  # only requests of the same salt share what was read of their prompts
-    marks: tuple[int, ...] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
+    marks: tuple[
+        int, ...
+    ] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
     rules: Rules = Rules()
     grammar: Grammar | None = None  # what the answer may be
-    only: tuple[tuple[int, tuple[int, ...]], ...] = ()  # cells of the first canvas and the tokens that each may hold
+    only: tuple[
+        tuple[int, tuple[int, ...]], ...
+    ] = ()  # cells of the first canvas and the tokens that each may hold
 
     @property
     def ruled(self) -> bool:
@@ -65,14 +69,18 @@ class Request:
         longest = len(self.prompt_ids) + -(-self.max_tokens // width) * width
         if longest > model.max_position_embeddings:
             most = (model.max_position_embeddings - len(self.prompt_ids)) // width * width
-            raise LengthError(f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here", most)
+            raise LengthError(
+                f"max_tokens {self.max_tokens} leaves the model's positions; at most {most} fit here", most
+            )
         if len(self.canvas_ids) > -(-self.max_tokens // width):
             raise UsageError(
                 f"canvas_ids holds {len(self.canvas_ids)} canvases of {width}, more than max_tokens {self.max_tokens} uses"
             )
         for canvas in self.canvas_ids:
             if len(canvas) != width:
-                raise UsageError(f"a starting canvas has {len(canvas)} tokens; this request's canvases have {width}")
+                raise UsageError(
+                    f"a starting canvas has {len(canvas)} tokens; this request's canvases have {width}"
+                )
             _check_ids("canvas_ids", canvas, model.vocab_size)
         if self.pins is not None:
             if len(self.pins) != width:
@@ -85,7 +93,9 @@ class Request:
     def _check_only(self, vocab_size: int, width: int) -> None:
         pins, cells = self.pins or (-1,) * width, [cell for cell, _ in self.only]
         if any(not 0 <= cell < width or pins[cell] != -1 or cells.count(cell) > 1 for cell in cells):
-            raise UsageError(f"only names the cells {cells}; each must be a free one of this request's {width}, named once")
+            raise UsageError(
+                f"only names the cells {cells}; each must be a free one of this request's {width}, named once"
+            )
         for _, ids in self.only:
             _check_ids("only", ids or (-1,), vocab_size)
 
@@ -94,7 +104,9 @@ class Request:
         for place in self.marks:
             if not whole(place) or not last < place < len(self.prompt_ids):
                 most = len(self.prompt_ids) - 1
-                raise UsageError(f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last")
+                raise UsageError(
+                    f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last"
+                )
             last = place
 
     def _check_rules(self, vocab_size: int) -> None:
@@ -102,7 +114,9 @@ class Request:
         if self.rules.min_tokens > self.max_tokens:
             raise UsageError(f"min_tokens {self.rules.min_tokens} exceeds max_tokens {self.max_tokens}")
         if self.rules.min_tokens and not self.ends:
-            raise UsageError("min_tokens holds end tokens back, and this request has none; leave one of the two out")
+            raise UsageError(
+                "min_tokens holds end tokens back, and this request has none; leave one of the two out"
+            )
         if self.grammar is not None:
             self._check_room(self.grammar)
 
@@ -166,7 +180,9 @@ class CommitRecord:
     steps: int
     token_ids: list[int]
     canvas_ids: list[int]  # the whole argmax canvas, C ids
-    finish_reason: str | None  # "stop" (end token), "length" (max_tokens), "error" (not finite, or see `fault`); None: goes on
+    finish_reason: (
+        str | None
+    )  # "stop" (end token), "length" (max_tokens), "error" (not finite, or see `fault`); None: goes on
     logprobs: tuple[LogProbs, ...] = ()  # of token_ids, where the request asked for them
     fault: str | None = None  # why no answer of the asked form can come, for a user
 

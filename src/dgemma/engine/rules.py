@@ -39,7 +39,9 @@ class Ruler:
     def __init__(self, request: Request):
         self.request, self.rules = request, request.rules
         self.answer: list[int] = []  # committed
-        self.walk: Walk | None = request.grammar.begin() if request.grammar else None  # after what is committed
+        self.walk: Walk | None = (
+            request.grammar.begin() if request.grammar else None
+        )  # after what is committed
         self.told: Told | None = None  # of the last step
         self.failed: str | None = None  # why this answer can never be what its grammar asks
 
@@ -99,17 +101,23 @@ class Ruler:
         rules = self.rules
         if not (rules.presence_penalty or rules.frequency_penalty or rules.repetition_penalty != 1.0):
             return
-        free = torch.tensor([*self.request.ends, self.request.config.pad_token_id or 0, -1], device=draft.device)
+        free = torch.tensor(
+            [*self.request.ends, self.request.config.pad_token_id or 0, -1], device=draft.device
+        )
         answer = torch.tensor(self.answer, dtype=torch.int64, device=draft.device)
         prompt = torch.tensor(self.request.prompt_ids, device=draft.device)
         tokens = torch.cat((prompt, answer, draft)).unique()
         tokens = tokens[~torch.isin(tokens, free)]
         here = (draft[:, None] == tokens).long()
-        said = torch.searchsorted(tokens, answer[~torch.isin(answer, free)])  # a table of answer and tokens would be a gigabyte
+        said = torch.searchsorted(
+            tokens, answer[~torch.isin(answer, free)]
+        )  # a table of answer and tokens would be a gigabyte
         counts = here.cumsum(0) - here + torch.bincount(said, minlength=len(tokens))
         chosen = logits[:, tokens]
         seen = (counts > 0) | torch.isin(tokens, prompt)
-        divided = torch.where(chosen > 0, chosen / rules.repetition_penalty, chosen * rules.repetition_penalty)
+        divided = torch.where(
+            chosen > 0, chosen / rules.repetition_penalty, chosen * rules.repetition_penalty
+        )
         chosen = torch.where(seen, divided, chosen)
         chosen -= counts * rules.frequency_penalty + (counts > 0) * rules.presence_penalty
         logits[:, tokens] = chosen
@@ -123,7 +131,9 @@ class Ruler:
         if rules.top_p < 1.0:
             ordered = processed.sort(dim=-1, descending=True).values
             mass = ordered.softmax(-1)
-            inside = mass.cumsum(-1) - mass < rules.top_p  # the likeliest always is: below, too, for a top_p that is 0 in float32
+            inside = (
+                mass.cumsum(-1) - mass < rules.top_p
+            )  # the likeliest always is: below, too, for a top_p that is 0 in float32
             least = ordered.gather(-1, inside.sum(-1, keepdim=True).clamp_min(1) - 1)
             processed.masked_fill_(processed < least, MASKED)
         if rules.min_p > 0.0:

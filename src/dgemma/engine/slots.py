@@ -30,10 +30,14 @@ from .requests import Request
 from .rules import Ruler, ruler_of
 from .shares import Waiting
 
-UNFUSED = 16  # bytes for each logit of a canvas with rules: logits, a copy, what is sorted, probabilities (float32)
+UNFUSED = (
+    16  # bytes for each logit of a canvas with rules: logits, a copy, what is sorted, probabilities (float32)
+)
 SHARE_OF_FREE = 0.9  # of a device's free memory, where no budget is set: allocators need some slack
 OVERTAKEN = 32  # times that others may be let in before a request that is next and does not fit; then they wait for it
-GIVEN_BACK = 1 << 28  # bytes of requests that have left, after which an idle process returns what its heap kept of them
+GIVEN_BACK = (
+    1 << 28
+)  # bytes of requests that have left, after which an idle process returns what its heap kept of them
 
 
 @dataclass(eq=False)
@@ -50,7 +54,9 @@ class Slot:
     memory: int = 0  # bytes it is let in with
     on_deck: bool = False  # its canvas is being decided
     overtaken: int = 0  # how often another client's request was let in before this one, which did not fit
-    text: Sequence[int] = field(init=False)  # what is read before the canvas: the prompt, and an answer that goes on in a new slot
+    text: Sequence[int] = field(
+        init=False
+    )  # what is read before the canvas: the prompt, and an answer that goes on in a new slot
     ruler: Ruler | None = field(init=False)  # its rules at work
 
     def __post_init__(self) -> None:
@@ -106,7 +112,9 @@ class Slots:
         self.model, self.config = model, config
         self.taken: list[Slot] = []
         self.budget = config.memory if config.memory is not None else _free(model.device)
-        self.shared = config.memory is None and model.device.type == "cpu"  # others take from this memory after it was counted
+        self.shared = (
+            config.memory is None and model.device.type == "cpu"
+        )  # others take from this memory after it was counted
         self.given_back = 0
         share = self.budget // 8 if config.prefix_cache is None else config.prefix_cache
         self.prefixes = Prefixes(share)
@@ -177,15 +185,23 @@ class Slots:
         for slot in slots:
             counts[slot.client] += 1
             memory[slot.client] += slot.memory
-        return {name: max(counts[name] / self.config.max_slots, memory[name] / self.budget) for name in counts}
+        return {
+            name: max(counts[name] / self.config.max_slots, memory[name] / self.budget) for name in counts
+        }
 
     def _given_up_for(self, slot: Slot) -> list[Slot]:
         """The newest slots of clients that would still hold no less than this one's without them; enough for it to fit, or none."""
         stay, given_up = [*self.taken], []
-        while len(stay) >= self.config.max_slots or slot.memory > self.budget - sum(other.memory for other in stay):
+        while len(stay) >= self.config.max_slots or slot.memory > self.budget - sum(
+            other.memory for other in stay
+        ):
             held = self._shares(stay)
             richest = max(held, key=held.__getitem__, default=slot.client)
-            newest = max((other for other in stay if other.client == richest), key=lambda other: other.ticket, default=None)
+            newest = max(
+                (other for other in stay if other.client == richest),
+                key=lambda other: other.ticket,
+                default=None,
+            )
             if richest == slot.client or newest is None:
                 return []
             stay.remove(newest)

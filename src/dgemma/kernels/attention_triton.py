@@ -115,7 +115,9 @@ def _attend(
         v = tl.load(v_at + where[:, None] * width + depth[None, :], real[:, None], 0.0)
         if WIDEN:
             k, v = k.to(tl.float32), v.to(tl.float32)
-        seen = real[None, :] & ((clean == 0) | ((key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window)))
+        seen = real[None, :] & (
+            (clean == 0) | ((key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window))
+        )
         scores = tl.where(seen, tl.dot(a, k, input_precision="ieee"), -1e30)
         highest = tl.maximum(top, tl.max(scores, 1))
         weight = tl.where(seen, tl.exp(scores - highest[:, None]), 0.0)

@@ -32,15 +32,23 @@ def _packed(kind: str, *steps: str) -> tl.constexpr:
     Rounded once a step, as the reference rounds: a product is a step that adds -0, a sum one that multiplies with 1. `code` is
     the lowest four bits of each half of $2 as the mantissas of `base`: one instruction here, two if Triton writes it.
     """
-    one, base, middle = ("0x3F803F80", "0x43004300", "0xC308C308") if kind == "bf16" else ("0x3C003C00", "0x64006400", "0xE408E408")
+    one, base, middle = (
+        ("0x3F803F80", "0x43004300", "0xC308C308")
+        if kind == "bf16"
+        else ("0x3C003C00", "0x64006400", "0xE408E408")
+    )
     text = f".reg .b32 t, none, one, middle, code; mov.b32 none, 0x80008000; mov.b32 one, {one}; mov.b32 middle, {middle};"
     if "code" in steps[0]:
         text += f" lop3.b32 code, $2, 0x000F000F, {base}, 0xEA;"  # (a & b) | c
-    return tl.constexpr(f"{{ {text} {' '.join(f'fma.rn.{kind}x2 t, {step};' for step in steps)} mov.b32 {{$0, $1}}, t; }}")
+    return tl.constexpr(
+        f"{{ {text} {' '.join(f'fma.rn.{kind}x2 t, {step};' for step in steps)} mov.b32 {{$0, $1}}, t; }}"
+    )
 
 
 TIMES_BF16, TIMES_F16 = (_packed(kind, "$2, $3, none") for kind in ("bf16", "f16"))
-LESS_EIGHT_BF16, LESS_EIGHT_F16 = (_packed(kind, "code, one, middle", "t, $3, none") for kind in ("bf16", "f16"))
+LESS_EIGHT_BF16, LESS_EIGHT_F16 = (
+    _packed(kind, "code, one, middle", "t, $3, none") for kind in ("bf16", "f16")
+)
 LESS_ZERO_BF16, LESS_ZERO_F16 = (_packed(kind, "code, one, $4", "t, $3, none") for kind in ("bf16", "f16"))
 
 
@@ -50,7 +58,9 @@ def _times(bits, scale, zero, NAME: tl.constexpr, ZEROS: tl.constexpr, HALF: tl.
     F16: tl.constexpr = HALF == tl.float16
     if NAME != "int4":
         ptx: tl.constexpr = TIMES_F16 if F16 else TIMES_BF16
-        low, high = tl.inline_asm_elementwise(ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1)
+        low, high = tl.inline_asm_elementwise(
+            ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
+        )
     elif ZEROS:
         ptx: tl.constexpr = LESS_ZERO_F16 if F16 else LESS_ZERO_BF16
         low, high = tl.inline_asm_elementwise(
@@ -58,7 +68,9 @@ def _times(bits, scale, zero, NAME: tl.constexpr, ZEROS: tl.constexpr, HALF: tl.
         )
     else:  # a constant as a tensor would lead Triton to carry the weight through shared memory
         ptx: tl.constexpr = LESS_EIGHT_F16 if F16 else LESS_EIGHT_BF16
-        low, high = tl.inline_asm_elementwise(ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1)
+        low, high = tl.inline_asm_elementwise(
+            ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
+        )
     return tl.join(low, high).to(HALF, bitcast=True)
 
 
@@ -118,7 +130,9 @@ def _fourth(word, NUMBER: tl.constexpr, NAME: tl.constexpr, HALF: tl.constexpr):
 def _half(word, NUMBER: tl.constexpr, HALF: tl.constexpr):
     """Bytes NUMBER and NUMBER + 2 of a word, e4m3, in the places of a 16-bit number's bits: times 2^-120 (2^-8)."""
     top = word if NUMBER == 1 else word << 8
-    return (top & -0x7FFF8000) | (((top >> 1) & 0x3F803F80) if HALF == tl.float16 else ((top >> 4) & 0x07F007F0))
+    return (top & -0x7FFF8000) | (
+        ((top >> 1) & 0x3F803F80) if HALF == tl.float16 else ((top >> 4) & 0x07F007F0)
+    )
 
 
 @triton.jit
@@ -150,7 +164,11 @@ def _group(
     float32, or pairs of HALF where PACKED (the zeros negative). Without zeros the second is not to be used.
     """
     GROUPS: tl.constexpr = DEEP // SPAN
-    number = start // GROUP + tl.arange(0, GROUPS) if SPAN == GROUP else (start + SPAN * tl.arange(0, GROUPS)) // GROUP
+    number = (
+        start // GROUP + tl.arange(0, GROUPS)
+        if SPAN == GROUP
+        else (start + SPAN * tl.arange(0, GROUPS)) // GROUP
+    )
     inside = real[:, None] & (number < width // GROUP)[None, :]
     at = line[:, None] * (width // GROUP) + number[None, :]
     F16: tl.constexpr = HALF == tl.float16
@@ -169,7 +187,11 @@ def _group(
     zero = scale
     if zeros is not None:
         zero = tl.load(zeros + at, inside, 0).to(tl.int32)
-        zero = _twice(zero | (0xE400 if F16 else 0xC300)) if PACKED else (zero + (1024 if F16 else 128)).to(tl.float32)
+        zero = (
+            _twice(zero | (0xE400 if F16 else 0xC300))
+            if PACKED
+            else (zero + (1024 if F16 else 128)).to(tl.float32)
+        )
         zero = _per_word(zero, COLS, GROUPS, DEEP // 8)
     return scale, zero
 
@@ -192,18 +214,30 @@ def _decoded(
         numbers = found.to(tl.float32 if WIDEN else KIND)
     elif PER == 4:
         if PACKED:
-            scale = tl.full(found.shape, 0x5C005C00 if HALF == tl.float16 else 0x7B807B80, tl.int32)  # 2^8, 2^120
+            scale = tl.full(
+                found.shape, 0x5C005C00 if HALF == tl.float16 else 0x7B807B80, tl.int32
+            )  # 2^8, 2^120
         else:
             scale = 2.0**8 if HALF == tl.float16 else 2.0**120
         first = _numbers(_half(found, 0, HALF), scale, scale, NAME, False, KIND, HALF, PACKED, WIDEN)
         second = _numbers(_half(found, 1, HALF), scale, scale, NAME, False, KIND, HALF, PACKED, WIDEN)
         numbers = tl.reshape(tl.permute(tl.join(first, second), (0, 1, 3, 2)), (COLS, DEEP))
     else:
-        scale, zero = _group(scales, zeros, line, real, start, width, NAME, GROUP, HALF, PACKED, COLS, DEEP, SPAN)
-        a = _numbers(_fourth(found, 0, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN)
-        b = _numbers(_fourth(found, 1, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN)
-        c = _numbers(_fourth(found, 2, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN)
-        d = _numbers(_fourth(found, 3, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN)
+        scale, zero = _group(
+            scales, zeros, line, real, start, width, NAME, GROUP, HALF, PACKED, COLS, DEEP, SPAN
+        )
+        a = _numbers(
+            _fourth(found, 0, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN
+        )
+        b = _numbers(
+            _fourth(found, 1, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN
+        )
+        c = _numbers(
+            _fourth(found, 2, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN
+        )
+        d = _numbers(
+            _fourth(found, 3, NAME, HALF), scale, zero, NAME, zeros is not None, KIND, HALF, PACKED, WIDEN
+        )
         four = tl.join(tl.join(a, c), tl.join(b, d))  # [COLS, words, half, which of a pair, which pair]
         numbers = tl.reshape(tl.permute(four, (0, 1, 3, 4, 2)), (COLS, DEEP))
     return numbers
@@ -237,7 +271,9 @@ def _sums(
         inside = own[:, None] if width % DEEP == 0 else own[:, None] & (deep < width)[None, :]
         a = tl.load(x + row[:, None] * width + deep[None, :], inside, 0.0)
         a = _arranged(a.to(tl.float32) if WIDEN else a, NAME, ROWS, DEEP)
-        w = _decoded(codes, scales, zeros, line, real, start, width, NAME, GROUP, KIND, COLS, DEEP, SPAN, PACKED, WIDEN)
+        w = _decoded(
+            codes, scales, zeros, line, real, start, width, NAME, GROUP, KIND, COLS, DEEP, SPAN, PACKED, WIDEN
+        )
         if WIDEN:
             w = w.to(tl.float32)
         if TURN:
@@ -296,7 +332,10 @@ def _sums_of_nvfp4(
             a, w = _spelled(a, a_scale, ROWS, DEEP), _spelled(w, w_scale, COLS, DEEP)
             total = tl.dot(w, tl.trans(a), total, input_precision="ieee")
         else:
-            a_scale, w_scale = a_scale.to(tl.float8e4nv, bitcast=True), w_scale.to(tl.float8e4nv, bitcast=True)
+            a_scale, w_scale = (
+                a_scale.to(tl.float8e4nv, bitcast=True),
+                w_scale.to(tl.float8e4nv, bitcast=True),
+            )
             total = tl.dot_scaled(w, w_scale, "e2m1", tl.trans(a), a_scale, "e2m1", total)
     return tl.trans(total)
 
@@ -314,10 +353,29 @@ def products(
     if ROUNDED and NAME == "fp8":
         total = _sums_of_fp8(x, codes, row, own, line, real, width, ROWS, COLS, DEEP, WIDEN)
     elif ROUNDED:
-        total = _sums_of_nvfp4(x, x_scales, codes, scales, row, own, line, real, width, ROWS, COLS, DEEP, WIDEN)
+        total = _sums_of_nvfp4(
+            x, x_scales, codes, scales, row, own, line, real, width, ROWS, COLS, DEEP, WIDEN
+        )
     else:
         total = _sums(
-            x, codes, scales, zeros, row, own, line, real, width, NAME, GROUP, ROWS, COLS, DEEP, SPAN, PACKED, TURN, WIDEN
+            x,
+            codes,
+            scales,
+            zeros,
+            row,
+            own,
+            line,
+            real,
+            width,
+            NAME,
+            GROUP,
+            ROWS,
+            COLS,
+            DEEP,
+            SPAN,
+            PACKED,
+            TURN,
+            WIDEN,
         )
     if row_scale is not None:
         factor = tl.load(row_scale + line, real, 0.0)

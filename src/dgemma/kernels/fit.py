@@ -23,7 +23,10 @@ TRIED = {
     "nvfp4": (6.0, 7.0, 6.5, 5.5, 5.0, 4.5, 4.0, 3.5, 3.0),
     "fp8": (1.0, 2**0.25, 2**0.5, 2**0.75),
 }
-PIECE, PIECE_CUDA = 1 << 19, 1 << 24  # weights that are worked on at a time; on a CPU in half the time of four millions
+PIECE, PIECE_CUDA = (
+    1 << 19,
+    1 << 24,
+)  # weights that are worked on at a time; on a CPU in half the time of four millions
 
 
 def fitted(weight: Tensor, format: Format, importance: Tensor | None = None) -> QuantTensor:
@@ -34,26 +37,38 @@ def fitted(weight: Tensor, format: Format, importance: Tensor | None = None) -> 
     if format.name not in TRIED or not format.divides(weight.shape[-1]):
         return quantise(weight, format)
     if weight.dim() > 2:
-        each = [fitted(one, format, None if importance is None else importance[n]).parts for n, one in enumerate(weight)]
+        each = [
+            fitted(one, format, None if importance is None else importance[n]).parts
+            for n, one in enumerate(weight)
+        ]
         parts = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     else:
         row = nvfp4.power_scale(weight) if format.name == "nvfp4" else None
         run = max(1, (PIECE_CUDA if weight.is_cuda else PIECE) // weight.shape[-1])
         starts = range(0, max(1, len(weight)), run)
         each = [
-            _chosen(weight[start : start + run], format, importance, {} if row is None else {"row": row[start : start + run]})
+            _chosen(
+                weight[start : start + run],
+                format,
+                importance,
+                {} if row is None else {"row": row[start : start + run]},
+            )
             for start in starts
         ]
         parts = {name: torch.cat([one[name] for one in each]) for name in each[0]}
     return QuantTensor(format, tuple(weight.shape), parts)
 
 
-def _chosen(weight: Tensor, format: Format, importance: Tensor | None, given: dict[str, Tensor]) -> dict[str, Tensor]:
+def _chosen(
+    weight: Tensor, format: Format, importance: Tensor | None, given: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """The parts of some rows [O, I] with the best scales. given: what `encode` is told of the whole matrix."""
     exact, encode = weight.to(wide(weight.dtype)), codec(format).encode
     least = chosen = None
     for knob in TRIED[format.name]:
-        error = _errors(QuantTensor(format, tuple(exact.shape), encode(exact, format, knob, **given)), exact, importance)
+        error = _errors(
+            QuantTensor(format, tuple(exact.shape), encode(exact, format, knob, **given)), exact, importance
+        )
         if least is None:
             least, chosen = error, torch.full_like(error, knob)
         else:

@@ -99,7 +99,11 @@ def bytes_of(weight: Weight | list | tuple) -> int:
 
 def codec(format: Format) -> ModuleType:
     """The module of a format."""
-    return ggml if format.name in BLOCKS else {"fp8": fp8, "int8": int8, "nvfp4": nvfp4, "int4": int4}[format.name]
+    return (
+        ggml
+        if format.name in BLOCKS
+        else {"fp8": fp8, "int8": int8, "nvfp4": nvfp4, "int4": int4}[format.name]
+    )
 
 
 def quantise(weight: Tensor, format: Format) -> QuantTensor:
@@ -112,7 +116,8 @@ def quantise(weight: Tensor, format: Format) -> QuantTensor:
 def empty(format: Format, shape: tuple[int, ...], device: torch.device | str) -> QuantTensor:
     """Unfilled memory for a matrix; on "meta" it takes none."""
     parts = {
-        name: torch.empty(size, dtype=DTYPES[dtype], device=device) for name, (dtype, size) in format.parts(shape).items()
+        name: torch.empty(size, dtype=DTYPES[dtype], device=device)
+        for name, (dtype, size) in format.parts(shape).items()
     }
     return QuantTensor(format, tuple(shape), parts)
 

@@ -24,7 +24,10 @@ def encode(weight: Tensor, format: Format, stretch: float | Tensor = 1.0) -> dic
     """
     exact = weight.to(wide(weight.dtype))
     row = (scale_of(exact) * stretch).bfloat16().to(exact.dtype)
-    return {"codes": (exact / row[..., None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), "row": row.float()}
+    return {
+        "codes": (exact / row[..., None]).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn),
+        "row": row.float(),
+    }
 
 
 def scale_of(exact: Tensor) -> Tensor:
@@ -43,7 +46,9 @@ def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
     """e4m3 as numbers of `dtype`, on a CPU by moving bits."""
     if codes.device.type != "cpu" or dtype == torch.float16:
         return codes.to(dtype)
-    bits = codes.view(torch.int8).to(torch.int16).bitwise_left_shift_(4).bitwise_and_(-0x7810)  # s000eeeeemmm0000
+    bits = (
+        codes.view(torch.int8).to(torch.int16).bitwise_left_shift_(4).bitwise_and_(-0x7810)
+    )  # s000eeeeemmm0000
     return bits.view(torch.bfloat16).mul_(2.0**120).to(dtype)
 
 

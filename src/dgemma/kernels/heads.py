@@ -15,7 +15,14 @@ from .select import triton_form
 
 
 def heads(
-    q: Tensor, k: Tensor, v: Tensor | None, q_weight: Tensor, k_weight: Tensor, eps: float, cos: Tensor, sin: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q [B, T, H*K], k and v [B, T, G*K] (v None: the raw k) -> q [B, H, T, K], k and v [B, G, T, K].
 
@@ -28,9 +35,14 @@ def heads(
     keys = k.unflatten(-1, (-1, width))
     values = keys if v is None else v.unflatten(-1, (-1, width))
     if native.norms(q.unflatten(-1, (-1, width)), q_weight):
-        turned = (native.norm(x.unflatten(-1, (-1, width)), w, eps, turn=(cos, sin)) for x, w in ((q, q_weight), (k, k_weight)))
+        turned = (
+            native.norm(x.unflatten(-1, (-1, width)), w, eps, turn=(cos, sin))
+            for x, w in ((q, q_weight), (k, k_weight))
+        )
         q, keys = (x.transpose(1, 2) for x in turned)
         return q, keys, native.norm(values, None, eps).transpose(1, 2)
-    q = rms_norm(q.unflatten(-1, (-1, width)), q_weight, eps).transpose(1, 2)  # after the norm, whose rows lie together before it
+    q = rms_norm(q.unflatten(-1, (-1, width)), q_weight, eps).transpose(
+        1, 2
+    )  # after the norm, whose rows lie together before it
     keys, values = rms_norm(keys, k_weight, eps).transpose(1, 2), rms_norm(values, None, eps).transpose(1, 2)
     return rotate(q, cos, sin), rotate(keys, cos, sin), values

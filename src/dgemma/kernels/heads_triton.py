@@ -57,23 +57,86 @@ def _heads(
     row, head, batch = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1), tl.program_id(2)
     real = row < rows
     if head < heads:
-        _head(q, q_out, q_weight, cos, sin, row, real, batch, head, heads, rows, q_stride, eps, half, HALF, True, WIDEN)
+        _head(
+            q,
+            q_out,
+            q_weight,
+            cos,
+            sin,
+            row,
+            real,
+            batch,
+            head,
+            heads,
+            rows,
+            q_stride,
+            eps,
+            half,
+            HALF,
+            True,
+            WIDEN,
+        )
     elif head < heads + groups:
         head = head - heads
-        _head(k, k_out, k_weight, cos, sin, row, real, batch, head, groups, rows, k_stride, eps, half, HALF, True, WIDEN)
+        _head(
+            k,
+            k_out,
+            k_weight,
+            cos,
+            sin,
+            row,
+            real,
+            batch,
+            head,
+            groups,
+            rows,
+            k_stride,
+            eps,
+            half,
+            HALF,
+            True,
+            WIDEN,
+        )
     else:
         head = head - heads - groups
-        _head(v, v_out, k_weight, cos, sin, row, real, batch, head, groups, rows, v_stride, eps, half, HALF, False, WIDEN)
+        _head(
+            v,
+            v_out,
+            k_weight,
+            cos,
+            sin,
+            row,
+            real,
+            batch,
+            head,
+            groups,
+            rows,
+            v_stride,
+            eps,
+            half,
+            HALF,
+            False,
+            WIDEN,
+        )
 
 
 def heads(
-    q: Tensor, k: Tensor, v: Tensor | None, q_weight: Tensor, k_weight: Tensor, eps: float, cos: Tensor, sin: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See heads.heads."""
     (batch, rows, _), width = q.shape, q_weight.shape[0]
     count, groups = q.shape[2] // width, k.shape[2] // width
     q_out = torch.empty((batch, count, rows, width), dtype=q.dtype, device=q.device)
-    k_out, v_out = (torch.empty((batch, groups, rows, width), dtype=q.dtype, device=q.device) for _ in range(2))
+    k_out, v_out = (
+        torch.empty((batch, groups, rows, width), dtype=q.dtype, device=q.device) for _ in range(2)
+    )
     q, k, v = (_lines(x) for x in (q, k, k if v is None else v))
     cos, sin = (table.expand(batch, 1, rows, width // 2).contiguous() for table in (cos, sin))
     half = triton.next_power_of_2(width // 2)

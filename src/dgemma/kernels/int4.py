@@ -30,7 +30,9 @@ def encode(weight: Tensor, format: Format, shrink: float | Tensor = 1.0) -> dict
     else:
         scales = _usable(exact.abs().amax(-1) * shrink / 7.5, SCALES[format.scale])
         zeros = torch.full_like(exact[..., 0], MIDDLE)
-    codes = (exact / scales.to(exact.dtype)[..., None]).round().add(zeros[..., None]).clamp(0, 15).to(torch.uint8)
+    codes = (
+        (exact / scales.to(exact.dtype)[..., None]).round().add(zeros[..., None]).clamp(0, 15).to(torch.uint8)
+    )
     parts = {"codes": packed(codes.flatten(-2)), "scales": scales}
     return parts | ({"zeros": zeros.to(torch.uint8)} if format.zeros else {})
 
@@ -44,7 +46,9 @@ def _usable(scales: Tensor, dtype: torch.dtype) -> Tensor:
 def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tensor:
     """(code - zero point) * scale, rounded once."""
     both = parts["codes"].to(torch.int32)
-    both.bitwise_or_(both << 12).bitwise_and_(0x000F000F).bitwise_or_(0x43004300)  # codes as mantissas of 128: exact in bfloat16
+    both.bitwise_or_(both << 12).bitwise_and_(0x000F000F).bitwise_or_(
+        0x43004300
+    )  # codes as mantissas of 128: exact in bfloat16
     numbers = both.view(torch.bfloat16).unflatten(-1, (-1, format.group))
     if "zeros" in parts:
         numbers.sub_(spread(parts["zeros"].to(torch.bfloat16).add_(128), format.group))

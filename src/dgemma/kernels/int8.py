@@ -16,7 +16,10 @@ def encode(weight: Tensor, format: Format) -> dict[str, Tensor]:
     exact = weight.to(wide(weight.dtype))
     largest = exact.abs().amax(-1)
     row = torch.where(largest > 0, (largest / LARGEST).float().clamp_min(2.0**-126).to(exact.dtype), 1.0)
-    return {"codes": (exact / row[..., None]).round().clamp(-LARGEST, LARGEST).to(torch.int8), "row": row.float()}
+    return {
+        "codes": (exact / row[..., None]).round().clamp(-LARGEST, LARGEST).to(torch.int8),
+        "row": row.float(),
+    }
 
 
 def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tensor:

@@ -20,7 +20,9 @@ from .formats import QuantTensor, Weight, product
 from .select import fusable, lacks_avx512, triton_form, wants_triton
 
 PACKED = (torch.float32, torch.bfloat16)
-SMALL = 1 << 16  # elements of a float32 matrix that stays plain: for few rows a call costs more than laying it out (8 x 256 by 256 x 128: 12 us, packed 24)
+SMALL = (
+    1 << 16
+)  # elements of a float32 matrix that stays plain: for few rows a call costs more than laying it out (8 x 256 by 256 x 128: 12 us, packed 24)
 PART = 2048  # rows of a table that are packed together: what 256 rows make of them stays in the cache (65536 at once: 101 ms, so 88)
 Pair = tuple[Weight, Weight]  # gate and up, packed or decoded apart
 Table = Weight | list[Tensor]  # [V, D], or its parts, packed now or by `laid_out`
@@ -90,7 +92,9 @@ def activated(x: Tensor, weight: Tensor, activation: str, out: Tensor | None = N
     """The same with a packed weight and "none", "tanh" or "gelu" (in its tanh form) inside the product; out [rows, out]: where it goes."""
     if native.in_panels(weight):
         return native.product(x, weight, activation, out=out)
-    found = torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], "tanh" if activation == "gelu" else "")
+    found = torch.ops.mkldnn._linear_pointwise(
+        x, weight, None, activation, [], "tanh" if activation == "gelu" else ""
+    )
     return found if out is None else out.copy_(found)
 
 

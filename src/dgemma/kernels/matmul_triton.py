@@ -34,7 +34,11 @@ def _product(
         x, x_scales, token, codes, scales, zeros, row_scale, row, own, line, real, width, NAME, GROUP, SPAN, PACKED, ROUNDED,
         ROWS, COLS, DEEP, TURN, WIDEN,
     )  # fmt: skip
-    tl.store(out + row[:, None] * outs + line[None, :], total.to(out.dtype.element_ty), own[:, None] & real[None, :])
+    tl.store(
+        out + row[:, None] * outs + line[None, :],
+        total.to(out.dtype.element_ty),
+        own[:, None] & real[None, :],
+    )
 
 
 def product(x: Tensor, weight: QuantTensor) -> Tensor:
@@ -43,7 +47,9 @@ def product(x: Tensor, weight: QuantTensor) -> Tensor:
     rows = 16 if count <= 16 else 32 if count <= 32 or x.element_size() == 4 else 64 if count < 1024 else 128
     tensors, options = operands(x, weight, rows)
     blocks = triton.cdiv(count, rows)
-    if blocks * triton.cdiv(outs, options["COLS"]) < FULL and not (options["ROUNDED"] and options["NAME"] == "nvfp4"):
+    if blocks * triton.cdiv(outs, options["COLS"]) < FULL and not (
+        options["ROUNDED"] and options["NAME"] == "nvfp4"
+    ):
         options["COLS"] = 64  # FP4 on sm_100 wants 128
     out = torch.empty((count, outs), dtype=x.dtype, device=x.device)
     grid = blocks, triton.cdiv(outs, options["COLS"])

@@ -50,7 +50,11 @@ def choose_experts(
 
 
 def experts(
-    x: Tensor, gate_up: Weight | Sequence[Pair], down: Weight | Sequence[Weight], weights: Tensor, index: Tensor
+    x: Tensor,
+    gate_up: Weight | Sequence[Pair],
+    down: Weight | Sequence[Weight],
+    weights: Tensor,
+    index: Tensor,
 ) -> Tensor:
     """Sum over a row's chosen experts of weight * down_e @ (gelu_tanh(gate_e @ x) * (up_e @ x)).
 
@@ -69,7 +73,9 @@ def experts(
     grouped = x.index_select(0, source).split(sizes)  # indexing with [] takes 7 times as long on a CPU
     outputs = [linear(gated(rows, *_pair(gate_up, e)), down[e]) for rows, e in zip(grouped, hit, strict=True)]
     # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead of 0.5
-    return F.embedding_bag(place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum")
+    return F.embedding_bag(
+        place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum"
+    )
 
 
 def _pair(gate_up: QuantTensor | Sequence[Pair], expert: int) -> Pair:
@@ -85,7 +91,9 @@ def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, in
     hit = [expert for expert, count in enumerate(counts) if count]
     sizes = [counts[expert] for expert in hit]
     grouped = x[order // top_k].split(sizes)
-    gate, up = torch.cat([linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(2, dim=-1)
+    gate, up = torch.cat([linear(rows, gate_up[e]) for rows, e in zip(grouped, hit, strict=True)]).chunk(
+        2, dim=-1
+    )
     inner = gelu_times(gate, up).split(sizes)
     # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
@@ -102,6 +110,8 @@ def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:
     sizes = (counts + ROWS - 1) // ROWS * ROWS
     owner, order = flat.sort(stable=True)
     shift = (sizes - counts).cumsum(0) - (sizes - counts)  # rows that pad the groups before an expert's
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(len(flat), device=flat.device) + shift[owner])
+    place = torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(flat), device=flat.device) + shift[owner]
+    )
     hit = [(expert, size) for expert, size in enumerate(sizes.tolist()) if size]
     return [expert for expert, _ in hit], [size for _, size in hit], place

@@ -86,7 +86,9 @@ def runs(*tensors: Tensor) -> bool:
     """Whether something is computed from these tensors here: of one dtype, on a CPU, with nothing to learn."""
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     dtype = tensors[0].dtype
-    return not learns and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors) and available(dtype)
+    return (
+        not learns and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors) and available(dtype)
+    )
 
 
 def form(x: Tensor) -> str:
@@ -99,13 +101,22 @@ def _call(name: str, x: Tensor, *arguments: Any) -> None:
     found = _library(x.dtype)
     assert not isinstance(found, str)
     library, parallel = found
-    getattr(library, name)(parallel, torch.get_num_threads(), *(y.data_ptr() if isinstance(y, Tensor) else y for y in (x, *arguments)))
+    getattr(library, name)(
+        parallel,
+        torch.get_num_threads(),
+        *(y.data_ptr() if isinstance(y, Tensor) else y for y in (x, *arguments)),
+    )
 
 
 def takes(weight: Tensor) -> bool:
     """Whether a plain weight [..., N, K] can be laid out in panels: both multiples of 32, one of the two dense."""
     whole = weight.shape[-1] % WIDE == 0 and weight.shape[-2] % WIDE == 0
-    return whole and 1 in weight.stride()[-2:] and (weight.dim() == 2 or weight.is_contiguous()) and runs(weight.detach())
+    return (
+        whole
+        and 1 in weight.stride()[-2:]
+        and (weight.dim() == 2 or weight.is_contiguous())
+        and runs(weight.detach())
+    )
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -121,7 +132,9 @@ def in_panels(weight: Tensor) -> bool:
     return weight.dim() > 3
 
 
-def product(x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
     """x [..., K] times a weight in panels -> [..., N]; kind: "none", "tanh" of it, or "gated": gelu_tanh(it) * x times `other`.
 
     out [rows, N], with dense rows, of x's dtype: where it goes.
@@ -129,7 +142,18 @@ def product(x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None 
     x = x.contiguous()
     rows, columns = x.numel() // x.shape[-1], WIDE * len(weight)
     into = x.new_empty((*x.shape[:-1], columns)) if out is None else out
-    _call("product", x, weight, other, into, rows, x.shape[-1], len(weight), into.stride(-2) if into.dim() > 1 else columns, KINDS[kind])
+    _call(
+        "product",
+        x,
+        weight,
+        other,
+        into,
+        rows,
+        x.shape[-1],
+        len(weight),
+        into.stride(-2) if into.dim() > 1 else columns,
+        KINDS[kind],
+    )
     return into
 
 
@@ -139,15 +163,42 @@ def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Te
     out, inner = torch.empty_like(x), half * WIDE
     room = x.new_empty(index.numel() * (inner + x.shape[1]))
     sizes = (_long * 6)(*x.shape, inner, len(gate_up), index.shape[1], 2 * inner * x.shape[1])
-    _call("experts", x, gate_up, gate_up[:, half:], down, weights.float().contiguous(), index.contiguous(), out, room, sizes)
+    _call(
+        "experts",
+        x,
+        gate_up,
+        gate_up[:, half:],
+        down,
+        weights.float().contiguous(),
+        index.contiguous(),
+        out,
+        room,
+        sizes,
+    )
     return out
 
 
-def router(x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int) -> tuple[Tensor, Tensor]:
+def router(
+    x: Tensor, proj: Tensor, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int
+) -> tuple[Tensor, Tensor]:
     """moe.choose_experts of x [N, D], D a multiple of 32."""
     x, (rows, width) = x.contiguous(), x.shape
     weights, index = torch.empty((rows, top_k)), torch.empty((rows, top_k), dtype=torch.int64)
-    _call("router", x, proj.contiguous(), scale, per_expert_scale.float(), weights, index, rows, width, len(proj), top_k, eps, width**-0.5)
+    _call(
+        "router",
+        x,
+        proj.contiguous(),
+        scale,
+        per_expert_scale.float(),
+        weights,
+        index,
+        rows,
+        width,
+        len(proj),
+        top_k,
+        eps,
+        width**-0.5,
+    )
     return weights, index
 
 
@@ -160,7 +211,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor
     """attention.attention with visible [Q, S] or None."""
     batch, heads, rows, width = q.shape
     out = q.new_empty((batch, rows, heads, width))
-    sizes = (_long * 15)(batch, heads, *k.shape[1:2], rows, *k.shape[2:], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3])
+    sizes = (_long * 15)(
+        batch, heads, *k.shape[1:2], rows, *k.shape[2:], *q.stride()[:3], *k.stride()[:3], *v.stride()[:3]
+    )
     _call("attention", q, k, v, None if visible is None else visible.contiguous(), out, sizes)
     return out.transpose(1, 2)
 
@@ -169,7 +222,13 @@ def norms(x: Tensor, weight: Tensor | None) -> bool:
     return x.shape[-1] % WIDE == 0 and runs(x if weight is None else weight, x)
 
 
-def norm(x: Tensor, weight: Tensor | None, eps: float, residual: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def norm(
+    x: Tensor,
+    weight: Tensor | None,
+    eps: float,
+    residual: Tensor | None = None,
+    turn: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """norm.rms_norm of x [..., D], or residual + it; turn: x is [B, T, H, K], turned after its norm by cos and sin [B or 1, 1, T, K/2]."""
     x, width = x.contiguous(), x.shape[-1]
     residual = None if residual is None else residual.contiguous()
@@ -190,7 +249,11 @@ def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     -> argmax [R], entropy [R] in nats, sums of p by row [R] and by tile [R, tiles].
     """
     rows, vocab = p.shape
-    masses, row_sum, entropy = heat.new_empty((rows, -(-vocab // TILE))), heat.new_empty(rows), heat.new_empty(rows)
+    masses, row_sum, entropy = (
+        heat.new_empty((rows, -(-vocab // TILE))),
+        heat.new_empty(rows),
+        heat.new_empty(rows),
+    )
     argmax = torch.empty(rows, dtype=torch.int64)
     _call("settle", p, heat.contiguous(), masses, row_sum, entropy, argmax, rows, vocab)
     return argmax, entropy, row_sum, masses

@@ -18,7 +18,9 @@ MOST = 6.0  # the largest e2m1
 BETWEEN = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # halfway from each value to the next
 
 
-def encode(weight: Tensor, format: Format, most: float | Tensor = MOST, row: Tensor | None = None) -> dict[str, Tensor]:
+def encode(
+    weight: Tensor, format: Format, most: float | Tensor = MOST, row: Tensor | None = None
+) -> dict[str, Tensor]:
     """codes, scales and row of weight [..., O, I].
 
     most: what the largest of a group becomes, for all groups or each [..., O, I/16]: e2m1 has no 5, so 4 is often better than 6. A
@@ -38,7 +40,9 @@ def encode(weight: Tensor, format: Format, most: float | Tensor = MOST, row: Ten
 def matrix_scale(exact: Tensor) -> Tensor:
     """One scale, float32 or wider, for a matrix [..., O, I], at each of its rows [..., O]: its largest weight divided by 6 * 448."""
     largest = exact.abs().amax((-2, -1)).to(wide(exact.dtype))
-    scale = torch.where(largest > 0, (largest / (MOST * LARGEST)).float().clamp_min(2.0**-126).to(largest.dtype), 1.0)
+    scale = torch.where(
+        largest > 0, (largest / (MOST * LARGEST)).float().clamp_min(2.0**-126).to(largest.dtype), 1.0
+    )
     return scale[..., None].expand(exact.shape[:-1])
 
 

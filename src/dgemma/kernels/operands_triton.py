@@ -40,7 +40,9 @@ def takes(weight: Any) -> bool:
     if not isinstance(weight, QuantTensor):
         return isinstance(weight, Tensor)
     form = weight.format
-    return form.name in ("fp8", "int8", "nvfp4", "int4") and weight.shape[-1] % 16 == 0 and form.group % 16 == 0
+    return (
+        form.name in ("fp8", "int8", "nvfp4", "int4") and weight.shape[-1] % 16 == 0 and form.group % 16 == 0
+    )
 
 
 @functools.cache
@@ -93,7 +95,9 @@ def operands(x: Tensor, weight: Weight, rows: int) -> tuple[dict[str, Tensor | N
         own = "row_scale" if name == "row" else name
         tensors[own] = part.view(torch.uint8) if part.dtype == torch.float8_e4m3fn else part
     shape = shape_of(form.name, is_rounded, rows, x.element_size(), form.group)
-    fits = form.name != "int4" or parts["scales"].dtype == x.dtype  # else a weight is rounded once, from float32
+    fits = (
+        form.name != "int4" or parts["scales"].dtype == x.dtype
+    )  # else a weight is rounded once, from float32
     constants = {
         "NAME": form.name, "GROUP": form.group, "SPAN": math.gcd(form.group, shape["DEEP"]), "ROWS": rows, "ROUNDED": is_rounded,
         "PACKED": x.is_cuda and x.element_size() == 2 and fits,

@@ -24,7 +24,9 @@ def _to_e4m3(y):
     size = tl.abs(y)
     bits = size.to(tl.int32, bitcast=True)
     normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120 << 3)
-    small = (size + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # 16384's last bit is e4m3's smallest number, 2^-9
+    small = (size + 16384.0).to(
+        tl.int32, bitcast=True
+    ) - 0x46800000  # 16384's last bit is e4m3's smallest number, 2^-9
     code = tl.minimum(tl.where(size < 2.0**-6, small, normal), 0x7E)
     return code | ((y.to(tl.int32, bitcast=True) >> 24) & 0x80)
 

@@ -23,7 +23,9 @@ from torch import Tensor
 from .norm_triton import rounded
 
 BLOCK = 1024  # choices, or entries of the block table, that a program of _route works on at once
-FEW = 1024  # rows up to which _score works in small blocks: 256 rows must still make programs for all of a card
+FEW = (
+    1024  # rows up to which _score works in small blocks: 256 rows must still make programs for all of a card
+)
 
 
 class Routing(NamedTuple):
@@ -65,7 +67,9 @@ def _score(
             b = b.to(tl.float32)
         sums = tl.dot(a.to(b.dtype), b, sums, input_precision="ieee")
     sums = rounded(sums, kind, WIDEN).to(kind)
-    tl.store(scores + row[:, None].to(tl.int64) * experts + expert[None, :], sums, own[:, None] & real[None, :])
+    tl.store(
+        scores + row[:, None].to(tl.int64) * experts + expert[None, :], sums, own[:, None] & real[None, :]
+    )
 
 
 @triton.jit
@@ -74,7 +78,11 @@ def _choose(
     ROWS: tl.constexpr, EXPERTS: tl.constexpr, CHOICES: tl.constexpr,
 ):  # fmt: skip
     """weights, index [rows, top_k]. The most likely expert, then it is struck out, top_k times."""
-    row, expert, choice = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, EXPERTS), tl.arange(0, CHOICES)
+    row, expert, choice = (
+        tl.program_id(0) * ROWS + tl.arange(0, ROWS),
+        tl.arange(0, EXPERTS),
+        tl.arange(0, CHOICES),
+    )
     own, real = row < rows, expert < experts
     at = row[:, None].to(tl.int64) * experts + expert[None, :]
     x = tl.load(scores + at, own[:, None] & real[None, :], 0.0).to(tl.float32)
@@ -84,7 +92,9 @@ def _choose(
     chosen, shares = tl.zeros((ROWS, CHOICES), dtype=tl.int32), tl.zeros((ROWS, CHOICES), dtype=tl.float32)
     for k in tl.static_range(top_k):
         best = tl.max(p, 1)
-        where = tl.min(tl.where(p == best[:, None], expert[None, :], experts - 1), 1)  # a row of nan stays within the experts
+        where = tl.min(
+            tl.where(p == best[:, None], expert[None, :], experts - 1), 1
+        )  # a row of nan stays within the experts
         chosen = tl.where((choice == k)[None, :], where[:, None], chosen)
         shares = tl.where((choice == k)[None, :], best[:, None], shares)
         p = tl.where(expert[None, :] == where[:, None], -1.0, p)
@@ -108,11 +118,16 @@ def _route(
         place = step * BLOCK + tl.arange(0, BLOCK)
         choice = tl.load(index + place, place < total, 0).to(tl.int32)
         counts += tl.histogram(choice, EXPERTS, place < total)
-    below, own = tl.sum(tl.where(every < expert, counts, 0), 0), tl.sum(tl.where(every == expert, counts, 0), 0)
+    below, own = (
+        tl.sum(tl.where(every < expert, counts, 0), 0),
+        tl.sum(tl.where(every == expert, counts, 0), 0),
+    )
     needed = (counts + rows - 1) // rows
     base = tl.sum(tl.where(every < expert, needed, 0), 0)
     stop = base + (own + rows - 1) // rows
-    end = tl.where(expert == experts - 1, blocks, stop)  # the last program also marks the blocks that nobody needs
+    end = tl.where(
+        expert == experts - 1, blocks, stop
+    )  # the last program also marks the blocks that nobody needs
     for step in range(0, STEPS if STEPS > 0 else tl.cdiv(end - base, BLOCK)):
         number = base + step * BLOCK + tl.arange(0, BLOCK)
         at, used = below + (number - base) * rows, number < stop
@@ -142,7 +157,17 @@ def choose_experts(
     )  # fmt: skip
     every, choices = triton.next_power_of_2(max(16, experts)), triton.next_power_of_2(top_k)
     _choose[triton.cdiv(rows, 4),](
-        scores, per_expert_scale, weights, index, rows, experts, top_k, ROWS=4, EXPERTS=every, CHOICES=choices, num_warps=4
+        scores,
+        per_expert_scale,
+        weights,
+        index,
+        rows,
+        experts,
+        top_k,
+        ROWS=4,
+        EXPERTS=every,
+        CHOICES=choices,
+        num_warps=4,
     )
     return weights, index
 

@@ -68,7 +68,11 @@ def multiplies(name: str, capability: tuple[int, int]) -> bool:
 
     FP8 from sm_89 on, FP4 on sm_100 and sm_120: it has no FP4 product for sm_121.
     """
-    return capability >= (8, 9) if name == "fp8" else name == "nvfp4" and (capability[0] == 10 or capability == (12, 0))
+    return (
+        capability >= (8, 9)
+        if name == "fp8"
+        else name == "nvfp4" and (capability[0] == 10 or capability == (12, 0))
+    )
 
 
 def fuse(on: bool = True) -> None:
@@ -84,7 +88,9 @@ def fusable(function: Callable[..., Any]) -> Callable[..., Any]:
     def compiled() -> Callable[..., Any]:
         import torch
 
-        torch._dynamo.config.recompile_limit = 32  # one form per dtype and kind of argument; batches have many shapes
+        torch._dynamo.config.recompile_limit = (
+            32  # one form per dtype and kind of argument; batches have many shapes
+        )
         return torch.compile(function, dynamic=True)
 
     @functools.wraps(function)

@@ -40,7 +40,9 @@ class CanvasStats(NamedTuple):
 
     argmax: Tensor  # [B, C] int64
     sample: Tensor  # [B, C] int64
-    entropy: Tensor  # [B, C] float32 (float64), nats, of softmax(logits / T); NaN where the logits were not finite
+    entropy: (
+        Tensor  # [B, C] float32 (float64), nats, of softmax(logits / T); NaN where the logits were not finite
+    )
     p: Tensor  # [B, C, V] weight dtype, exp(logits / T - max); masked tokens 0
     row_sum: Tensor  # [B, C] float32 (float64), the sum of the rounded p
 
@@ -48,7 +50,11 @@ class CanvasStats(NamedTuple):
 def soft_capped_logits(hidden: Tensor, embedding: Table, softcap: float) -> Tensor:
     """softcap * tanh(hidden @ embedding^T / softcap), [..., V] float32 (float64 for float64 weights)."""
     packed = isinstance(embedding, list)
-    logits = torch.cat([linear(hidden, laid_out(part)) for part in embedding], dim=-1) if packed else linear(hidden, embedding)
+    logits = (
+        torch.cat([linear(hidden, laid_out(part)) for part in embedding], dim=-1)
+        if packed
+        else linear(hidden, embedding)
+    )
     return (logits.to(wide(logits.dtype)) / softcap).tanh_().mul_(softcap)
 
 
@@ -69,9 +75,13 @@ def head(
         vocab = sum(map(outputs, embedding)) if packed else len(embedding)
         p = torch.empty((*hidden.shape[:2], vocab), dtype=hidden.dtype, device=hidden.device)
     rows, vocab = p.shape[0] * p.shape[1], p.shape[2]
-    flat = p.view(rows, vocab)  # the logits at first; each block of rows turns into its probabilities in place
+    flat = p.view(
+        rows, vocab
+    )  # the logits at first; each block of rows turns into its probabilities in place
     _products(hidden.flatten(0, 1), embedding, softcap, flat)
-    heat = (softcap / math.log(2) * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])[:, None]
+    heat = (softcap / math.log(2) * inverse_temperature.to(wide(p.dtype))).repeat_interleave(p.shape[1])[
+        :, None
+    ]
     if packed and mask is None and native.settles(flat):
         return _stats(p, *native.settle(flat, heat[:, 0]), uniforms)
     allowed = None if mask is None else mask.expand(p.shape).reshape(rows, vocab)
@@ -87,7 +97,9 @@ def head(
     return _stats(p, *(torch.cat(parts) for parts in zip(*found, strict=True)), uniforms)
 
 
-def stats_of(processed: Tensor, uniforms: Tensor, dtype: torch.dtype, mask: Tensor | None = None) -> CanvasStats:
+def stats_of(
+    processed: Tensor, uniforms: Tensor, dtype: torch.dtype, mask: Tensor | None = None
+) -> CanvasStats:
     """CanvasStats of processed logits [B, C, V] (consumed: overwritten); uniforms and mask as for `head`."""
     p = torch.empty(processed.shape, dtype=dtype, device=processed.device)
     x, vocab = processed.reshape(-1, processed.shape[-1]).div_(math.log(2)), processed.shape[-1]
@@ -122,7 +134,9 @@ class _Scratch:
         self.exact = None if p.dtype == self.logits.dtype else torch.empty_like(self.logits)
 
 
-def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _settle(
+    x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Write 2^(x - max) to p [R, V], rounded. -> argmax [R], entropy [R], sums of p by row [R] and by tile [R, tiles]; x is consumed."""
     if allowed is not None:
         x.masked_fill_(~allowed, -torch.inf)
@@ -140,7 +154,9 @@ def _settle(x: Tensor, p: Tensor, scratch: _Scratch, allowed: Tensor | None) -> 
     return argmax, (row_sum.log2() - moment / row_sum) * math.log(2), row_sum, masses
 
 
-def _stats(p: Tensor, argmax: Tensor, entropy: Tensor, row_sum: Tensor, masses: Tensor, uniforms: Tensor) -> CanvasStats:
+def _stats(
+    p: Tensor, argmax: Tensor, entropy: Tensor, row_sum: Tensor, masses: Tensor, uniforms: Tensor
+) -> CanvasStats:
     flat, shape = p.view(len(argmax), -1), p.shape[:-1]
     sample = _inverse_cdf(flat, masses, uniforms.reshape(-1, 2).to(masses.dtype))
     return CanvasStats(argmax.view(shape), sample.view(shape), entropy.view(shape), p, row_sum.view(shape))
@@ -155,7 +171,11 @@ def weigh(shifted: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def soft_embedding(p: Tensor, row_sum: Tensor, columns: Tensor | QuantTensor, scale: float) -> Tensor:
     """scale * sum_v p_v / row_sum * embedding_v: [B, C, D] in p's dtype; columns [D, V] is the embedding turned (or packed), or the
     embedding itself [V, D] in few bits."""
-    mixed = mixture(p.flatten(0, 1), columns).view(*p.shape[:2], -1) if isinstance(columns, QuantTensor) else linear(p, columns)
+    mixed = (
+        mixture(p.flatten(0, 1), columns).view(*p.shape[:2], -1)
+        if isinstance(columns, QuantTensor)
+        else linear(p, columns)
+    )
     return (mixed.to(row_sum.dtype) * (scale / row_sum)[..., None]).to(p.dtype)
 
 

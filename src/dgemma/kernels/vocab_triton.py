@@ -20,7 +20,9 @@ from torch import Tensor
 
 TILE = 128  # tokens; as in vocab.py
 WARM: tl.constexpr = tl.constexpr(75.0)  # the largest cap / T that needs no maximum
-OFFSET: tl.constexpr = tl.constexpr(10.0)  # keeps the sum over 262,144 tokens finite at the top, and normal at the bottom
+OFFSET: tl.constexpr = tl.constexpr(
+    10.0
+)  # keeps the sum over 262,144 tokens finite at the top, and normal at the bottom
 
 
 @triton.jit
@@ -37,8 +39,14 @@ def _tiles(
     for start in range(0, width, DEPTH):
         depth = start + tl.arange(0, DEPTH)
         inside = depth < width
-        a = tl.load(hidden + row[:, None].to(tl.int64) * width + depth[None, :], own[:, None] & inside[None, :], 0.0)
-        b = tl.load(table + token[None, :].to(tl.int64) * width + depth[:, None], known[None, :] & inside[:, None], 0.0)
+        a = tl.load(
+            hidden + row[:, None].to(tl.int64) * width + depth[None, :], own[:, None] & inside[None, :], 0.0
+        )
+        b = tl.load(
+            table + token[None, :].to(tl.int64) * width + depth[:, None],
+            known[None, :] & inside[:, None],
+            0.0,
+        )
         if WIDEN:
             a, b = a.to(tl.float32), b.to(tl.float32)
         product = tl.dot(a, b, product, input_precision="ieee")
@@ -59,7 +67,9 @@ def _tiles(
 
 
 @triton.jit
-def _rescale(heat, p, sums, moments, tops, vocab, tiles, TOKENS: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr):
+def _rescale(
+    heat, p, sums, moments, tops, vocab, tiles, TOKENS: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr
+):
     """A part of the tiles of one cold row: from their own maxima to the row's, and their sums anew from what was rounded."""
     row = tl.program_id(0).to(tl.int64)
     if tl.load(heat + row) > WARM:
@@ -116,7 +126,11 @@ def _rows(
 
 
 def head(
-    hidden: Tensor, embedding: Tensor, softcap: float, inverse_temperature: Tensor, uniforms: Tensor,
+    hidden: Tensor,
+    embedding: Tensor,
+    softcap: float,
+    inverse_temperature: Tensor,
+    uniforms: Tensor,
     p: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(argmax, sample, entropy, p, row_sum) of hidden [B, C, D]; p [B, C, V]: memory for it. See vocab.head. No mask: such rows take the reference."""
@@ -136,8 +150,23 @@ def head(
         num_warps=8, num_stages=3,
     )  # fmt: skip
     parts = min(16, every)  # a block per tile would be half a million that leave at once
-    _rescale[rows, parts](heat, p, sums, moments, tops, vocab, tiles, TOKENS=TILE, TILES=every, PARTS=parts, num_warps=1)
+    _rescale[rows, parts](
+        heat, p, sums, moments, tops, vocab, tiles, TOKENS=TILE, TILES=every, PARTS=parts, num_warps=1
+    )
     _rows[rows,](
-        p, sums, moments, tops, places, uniforms, argmax, sample, entropy, row_sum, vocab, tiles, TOKENS=TILE, TILES=every
+        p,
+        sums,
+        moments,
+        tops,
+        places,
+        uniforms,
+        argmax,
+        sample,
+        entropy,
+        row_sum,
+        vocab,
+        tiles,
+        TOKENS=TILE,
+        TILES=every,
     )
     return argmax, sample, entropy, p, row_sum

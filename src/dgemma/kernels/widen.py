@@ -14,12 +14,18 @@ from torch import Tensor
 
 from .select import lacks_avx512
 
-PIECE = 1 << 18  # elements that are widened at a time: 1 MB (2^19: 8 % faster on average, for twice the memory)
+PIECE = (
+    1 << 18
+)  # elements that are widened at a time: 1 MB (2^19: 8 % faster on average, for twice the memory)
 
 
 def arithmetic(x: Tensor) -> torch.dtype:
     """What products with x [...] are computed in: its own dtype, or float32 where that is faster."""
-    return torch.float32 if x.element_size() == 2 and x.device.type == "cpu" and not x.requires_grad and lacks_avx512() else x.dtype
+    return (
+        torch.float32
+        if x.element_size() == 2 and x.device.type == "cpu" and not x.requires_grad and lacks_avx512()
+        else x.dtype
+    )
 
 
 def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
@@ -28,7 +34,9 @@ def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     if kind == x.dtype or weight.requires_grad:
         return F.linear(x, weight) if out is None else torch.mm(x, weight.T, out=out)
     if weight.is_contiguous():
-        return _by_outputs(x.to(kind), weight, x.new_empty((*x.shape[:-1], len(weight))) if out is None else out)
+        return _by_outputs(
+            x.to(kind), weight, x.new_empty((*x.shape[:-1], len(weight))) if out is None else out
+        )
     return _by_inputs(x, weight, kind)
 
 

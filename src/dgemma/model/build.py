@@ -23,7 +23,9 @@ from .dgemma import DiffusionGemma
 from .layers import Experts, Linear
 
 
-def build(config: ModelConfig, device: str | torch.device = "meta", dtype: torch.dtype = torch.float32) -> DiffusionGemma:
+def build(
+    config: ModelConfig, device: str | torch.device = "meta", dtype: torch.dtype = torch.float32
+) -> DiffusionGemma:
     """An unfilled model: on "meta" it takes no memory, elsewhere its weights are uninitialised or 1."""
     with torch.device(device):
         model = DiffusionGemma(config)
@@ -73,7 +75,9 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     if not should_pack(model.dtype):
         return model
     table = model.embed.weight
-    for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [model.self_conditioning]:
+    for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [
+        model.self_conditioning
+    ]:
         for module in place.modules():
             if isinstance(module, Linear | Experts):
                 module.pack()

@@ -57,7 +57,9 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         self.layers = Stack(config)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.packed: tuple[Table, Tensor | None] | None = None  # `table` and `columns` (None: packed when asked for), see build.pack
+        self.packed: tuple[Table, Tensor | None] | None = (
+            None  # `table` and `columns` (None: packed when asked for), see build.pack
+        )
 
     @property
     def table(self) -> Table:
@@ -95,10 +97,16 @@ class DiffusionGemma(nn.Module):
         real = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
         spans = [Span(row, count, True) for row, count in zip(kv, counts, strict=True) if count]
         hidden = self._pass(self.embedded(ids[real.to(ids.device)][None]), spans)
-        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).masked_scatter(real.to(ids.device)[..., None], hidden)
+        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).masked_scatter(
+            real.to(ids.device)[..., None], hidden
+        )
 
     def denoise(
-        self, canvas: Tensor, kv: Sequence[KVCache], previous: Previous | None = None, pins: Tensor | None = None
+        self,
+        canvas: Tensor,
+        kv: Sequence[KVCache],
+        previous: Previous | None = None,
+        pins: Tensor | None = None,
     ) -> Tensor:
         """One pass over a canvas that continues each row of `kv`, which keeps nothing of it.
 
@@ -127,7 +135,11 @@ class DiffusionGemma(nn.Module):
     def belief(self, previous: Previous, pins: Tensor | None = None) -> Tensor:
         """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum); pinned cells get their own token."""
         soft = soft_embedding(*previous, self.columns, self.config.embedding_scale)
-        return soft if pins is None else torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
+        return (
+            soft
+            if pins is None
+            else torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
+        )
 
     def _pass(self, x: Tensor, spans: list[Span]) -> Tensor:
         context = Pass(self.config, spans)
@@ -139,7 +151,9 @@ class DiffusionGemma(nn.Module):
         """The encode pass over any context (training runs whole sequences in one)."""
         return self.norm(self.layers.run(self.embedded(ids), positions, context))
 
-    def denoise_with(self, canvas: Tensor, soft: Tensor | None, positions: Tensor, context: Context) -> Tensor:
+    def denoise_with(
+        self, canvas: Tensor, soft: Tensor | None, positions: Tensor, context: Context
+    ) -> Tensor:
         """The denoise pass over any context; soft [B, T, D] is the self-conditioning embedding, or None for none."""
         return self.norm(self.layers.run(self.entering(canvas, soft), positions, context))
 
@@ -157,7 +171,9 @@ class DiffusionGemma(nn.Module):
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the embedding, [..., D]: for a head that asks for some tokens alone."""
         weight = self.embed.weight
-        return lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
+        return (
+            lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
+        )
 
 
 @functools.cache

@@ -30,14 +30,18 @@ class KVCache:
         self.number = next(_numbers)  # no other sequence ever has the same
         self.dtype, self.device = dtype, device
         self.window_start = 0  # the position in slot 0 of the sliding layers
-        rows = config.sliding_window - 1 + 2 * config.canvas_length  # a commit and the next canvas in one pass
+        rows = (
+            config.sliding_window - 1 + 2 * config.canvas_length
+        )  # a commit and the next canvas in one pass
         slots = [rows if layer.is_sliding else capacity for layer in config.layers]
         self.keys = [self._empty(i, count) for i, count in enumerate(slots)]
         self.values = [self._empty(i, count) for i, count in enumerate(slots)]
 
     def _empty(self, layer: int, slots: int) -> Tensor:
         shape = self.config.layers[layer]
-        return torch.zeros((shape.num_key_value_heads, slots, shape.head_dim), dtype=self.dtype, device=self.device)
+        return torch.zeros(
+            (shape.num_key_value_heads, slots, shape.head_dim), dtype=self.dtype, device=self.device
+        )
 
     def make_room(self, rows: int) -> None:
         """Before a pass of `rows` tokens behind `length`: every layer gets slots for them."""

@@ -77,7 +77,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         v = None if self.v_proj is None else self.v_proj(x)
-        q, k, v = heads(self.q_proj(x), self.k_proj(x), v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope)
+        q, k, v = heads(
+            self.q_proj(x), self.k_proj(x), v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope
+        )
         return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -107,7 +109,9 @@ class Router(nn.Module):
         self.top_k, self.eps = config.top_k_experts, config.rms_norm_eps
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        return choose_experts(residual, self.proj.weight, self.scale, self.per_expert_scale, self.eps, self.top_k)
+        return choose_experts(
+            residual, self.proj.weight, self.scale, self.per_expert_scale, self.eps, self.top_k
+        )
 
 
 class Experts(nn.Module):
@@ -149,11 +153,16 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = Norm(hidden, eps), Norm(hidden, eps)
         self.pre_feedforward_layernorm, self.post_feedforward_layernorm = Norm(hidden, eps), Norm(hidden, eps)
         self.post_feedforward_layernorm_1 = Norm(hidden, eps)
-        self.pre_feedforward_layernorm_2, self.post_feedforward_layernorm_2 = Norm(hidden, eps), Norm(hidden, eps)
+        self.pre_feedforward_layernorm_2, self.post_feedforward_layernorm_2 = (
+            Norm(hidden, eps),
+            Norm(hidden, eps),
+        )
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool | Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool | Tensor
+    ) -> Tensor:
         x = self.post_attention_layernorm.add_to(x, self.self_attn(self.input_layernorm(x), rope, attend))
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         flat = x.flatten(0, 1)

@@ -40,7 +40,15 @@ def load(
     away = _matrices(model, placement.streamed) if placement else {}
     names = [name for streamed in away.values() for name in streamed]
     with gives_back_memory() if away and device.type == "cpu" else nullcontext():
-        notes = load_into(model, layout, device, dtype, progress, rounds, [name for name in layout.text if name not in names])
+        notes = load_into(
+            model,
+            layout,
+            device,
+            dtype,
+            progress,
+            rounds,
+            [name for name in layout.text if name not in names],
+        )
         if not trainable:
             pack(model, away)
         if away:
@@ -52,7 +60,11 @@ def _matrices(model: DiffusionGemma, numbers: Collection[int]) -> dict[int, list
     """The model names of what passes through memory, by layer."""
     found: dict[int, list[str]] = {number: [] for number in numbers}
     for target in expected_tensors(model.config).values():
-        if target.group in STREAMED and len(target.shape) > 1 and (number := int(target.model_name.split(".")[1])) in found:
+        if (
+            target.group in STREAMED
+            and len(target.shape) > 1
+            and (number := int(target.model_name.split(".")[1])) in found
+        ):
             found[number].append(target.model_name)
     return found
 
@@ -69,7 +81,9 @@ def _stream(
         maps = Maps()
         map_into(model, layout, names, maps, progress)
         infos = {number: _infos(layout, streamed) for number, streamed in away.items()}
-        model.layers.arrivals = Mapped(model.layers, [*away], model.dtype, lambda number: maps.expect(infos[number]))
+        model.layers.arrivals = Mapped(
+            model.layers, [*away], model.dtype, lambda number: maps.expect(infos[number])
+        )
         return f"{share} are read from the checkpoint's files as they are needed: {moved}"
     load_into(model, layout, "cpu", model.dtype, progress, rounds, names)
     model.layers.arrivals = Carried(model.layers, [*away], device)

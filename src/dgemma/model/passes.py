@@ -57,12 +57,16 @@ class Pass:
             self.starts.append(place[id(span.kv)])
             place[id(span.kv)] += span.rows
         device = spans[0].kv.device
-        ranges = [torch.arange(start, start + span.rows) for start, span in zip(self.starts, spans, strict=True)]
+        ranges = [
+            torch.arange(start, start + span.rows) for start, span in zip(self.starts, spans, strict=True)
+        ]
         self.positions = torch.cat(ranges)[None].to(device)
         modes = {span.clean for span in spans}
         self.encoding: bool | Tensor = modes.pop()
         if modes:
-            clean = torch.tensor([span.clean for span in spans]).repeat_interleave(torch.tensor([s.rows for s in spans]))
+            clean = torch.tensor([span.clean for span in spans]).repeat_interleave(
+                torch.tensor([s.rows for s in spans])
+            )
             self.encoding = clean[None, :, None].to(device)
         self.masks: dict[tuple[int, bool], Tensor | None] = {}
         self.launches: dict[LayerConfig, Launch] = {}
@@ -98,9 +102,17 @@ class Pass:
         layouts = []
         for span, start in zip(self.spans, self.starts, strict=True):
             first, slot = (self._first(start), span.kv.window_start) if shape.is_sliding else (0, 0)
-            layouts.append(fast.Layout(span.rows, start, first, slot, span.kv.keys[alike[0]].shape[1], span.clean))
+            layouts.append(
+                fast.Layout(span.rows, start, first, slot, span.kv.keys[alike[0]].shape[1], span.clean)
+            )
         kvs = [span.kv for span in self.spans]
-        at = [[[buffers[i].data_ptr() for buffers in (getattr(kv, name) for kv in kvs)] for name in ("keys", "values")] for i in alike]
+        at = [
+            [
+                [buffers[i].data_ptr() for buffers in (getattr(kv, name) for kv in kvs)]
+                for name in ("keys", "values")
+            ]
+            for i in alike
+        ]
         places = torch.tensor(at, dtype=torch.int64).to(kvs[0].device)  # one transfer for all layers
         group = self.config.num_attention_heads // shape.num_key_value_heads
         spans = fast.Spans(layouts, shape.head_dim, group, kvs[0].device)
@@ -131,7 +143,9 @@ class Pass:
             query = torch.arange(start, start + span.rows, device=span.kv.device)[:, None]
             key = torch.arange(first, start + span.rows, device=span.kv.device)
             seen = key <= query
-            self.masks[number, sliding] = seen & (key > query - self.config.sliding_window) if sliding else seen
+            self.masks[number, sliding] = (
+                seen & (key > query - self.config.sliding_window) if sliding else seen
+            )
         return self.masks[number, sliding]
 
     def finish(self) -> None:

@@ -27,6 +27,7 @@ from ..kernels.matmul import should_pack
 from ..weights.placement import ALIGNED, BUFFERS
 from .layers import Experts, Linear
 
+
 def matrices(layer: nn.Module) -> list[tuple[nn.Module, str]]:
     """Where a layer's large weights stand: (module, attribute)."""
     found: list[tuple[nn.Module, str]] = []
@@ -74,7 +75,13 @@ class CudaLane:
 class Carried:
     """Layers on the host, and `BUFFERS` of them at a time on the device. Their number must be a multiple of BUFFERS."""
 
-    def __init__(self, layers: Sequence[nn.Module], streamed: Sequence[int], device: torch.device, lane: Lane | None = None):
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        streamed: Sequence[int],
+        device: torch.device,
+        lane: Lane | None = None,
+    ):
         if len(streamed) % BUFFERS:
             raise ValueError(f"{len(streamed)} layers cannot take turns in {BUFFERS} buffers")
         self.lane = lane or CudaLane(device)
@@ -84,7 +91,9 @@ class Carried:
         self.buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(BUFFERS)]
         for place, number in enumerate(streamed):
             _point(layers[number], self.buffers[place % BUFFERS])
-        self.copied: dict[int, Any] = {}  # place -> its copy, from its launch until the layer after it arrives
+        self.copied: dict[
+            int, Any
+        ] = {}  # place -> its copy, from its launch until the layer after it arrives
         self.last: int | None = None  # the place that is computed
 
     def arrive(self, number: int) -> None:
@@ -149,7 +158,13 @@ def _view(run: Tensor, start: int, like: Tensor) -> Tensor:
 class Mapped:
     """Layers whose matrices are views of files, on a CPU."""
 
-    def __init__(self, layers: Sequence[nn.Module], mapped: Sequence[int], dtype: torch.dtype, expect: Callable[[int], None]):
+    def __init__(
+        self,
+        layers: Sequence[nn.Module],
+        mapped: Sequence[int],
+        dtype: torch.dtype,
+        expect: Callable[[int], None],
+    ):
         """mapped: their numbers; dtype: what the model computes in; expect: told the number of the layer that will be read next."""
         self.layers, self.dtype, self.expect = layers, dtype, expect
         self.following = dict(zip(mapped, [*mapped[1:], *mapped[:1]], strict=True))
@@ -174,4 +189,3 @@ class Mapped:
             for module in layer.modules():
                 if isinstance(module, Linear | Experts):
                     module.pack()
-

@@ -18,7 +18,12 @@ from ..weights.placement import CONTEXT, Placement, bytes_in, placement
 from ..weights.plan import fit, machine
 from ..weights.reader import DTYPES
 
-_BY_NAME = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+_BY_NAME = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 _UNKNOWN = 2**62  # bytes of a memory that tells nothing about itself
 
 
@@ -37,7 +42,9 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def choose_dtype(dtype: str | torch.dtype | None, device: torch.device, layout: Layout, budget: int | None) -> torch.dtype:
+def choose_dtype(
+    dtype: str | torch.dtype | None, device: torch.device, layout: Layout, budget: int | None
+) -> torch.dtype:
     """The dtype that was asked for, or the one that suits the device and its memory. budget: bytes; None: what is free.
 
     Raises UsageError for a dtype that is not known, ResourceError where a CPU has no room for the weights.
@@ -88,7 +95,9 @@ def plan_memory(
     )  # fmt: skip
     if budget is None and not place.streamed:
         return place, EngineConfig()  # the engine takes of what is free once the weights are there
-    return place, EngineConfig(memory=place.memory - place.margin - place.device_bytes + place.plan.kv + place.plan.work)
+    return place, EngineConfig(
+        memory=place.memory - place.margin - place.device_bytes + place.plan.kv + place.plan.work
+    )
 
 
 def rounded_formats(activations: str | None, device: torch.device) -> tuple[str, ...]:

@@ -50,7 +50,9 @@ class Settings(NamedTuple):
             column("stability_threshold", torch.int64),
             column("confidence_threshold", torch.float64),
             torch.tensor(seeds, dtype=torch.int64, device=device),
-            torch.tensor([[*ids] + [-1] * (MOST_END_IDS - len(ids)) for ids in ends], dtype=torch.int64, device=device),
+            torch.tensor(
+                [[*ids] + [-1] * (MOST_END_IDS - len(ids)) for ids in ends], dtype=torch.int64, device=device
+            ),
             asked == 0,
         )
 
@@ -113,7 +115,11 @@ def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState
     mean = mean_entropy(entropy.where(tested, 0.0), free)
     taken = state.step + 1
     broken = ~entropy.isfinite().all(-1)  # nothing finite will come of it any more
-    done = stands(unchanged, mean, s.stability_threshold, s.confidence_threshold) | (taken >= s.max_steps) | broken
+    done = (
+        stands(unchanged, mean, s.stability_threshold, s.confidence_threshold)
+        | (taken >= s.max_steps)
+        | broken
+    )
     new = state._replace(
         canvas=canvas, argmax=argmax, accepted=accepted, entropy=entropy, step=taken,
         unchanged=unchanged, done=done,

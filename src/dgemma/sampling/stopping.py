@@ -31,6 +31,8 @@ def mean_entropy(entropy: Tensor, free: Tensor) -> Tensor:
     return (entropy * free).sum(-1) / free.sum(-1).clamp_min(1)
 
 
-def stands(unchanged: Tensor, mean: Tensor, stability_threshold: Tensor, confidence_threshold: Tensor) -> Tensor:
+def stands(
+    unchanged: Tensor, mean: Tensor, stability_threshold: Tensor, confidence_threshold: Tensor
+) -> Tensor:
     """Stable and confident, [B] bool."""
     return (unchanged >= stability_threshold) & (mean < confidence_threshold)

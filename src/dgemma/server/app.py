@@ -129,7 +129,9 @@ class Service:
         return None
 
     def running(self, job: Job, tenant: str, client: str) -> Running:
-        running = Running(self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens, client)
+        running = Running(
+            self.model, self.worker, self.threads, job, tenant, self.config.max_prompt_tokens, client
+        )
         self.at_work.add(running)
         return running
 
@@ -159,7 +161,9 @@ def all_absent() -> tuple[Absent, ...]:
     return ABSENT
 
 
-def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[Task | Page, ...] | None = None) -> Starlette:
+def create_app(
+    model: Any, config: ServerConfig = ServerConfig(), routes: tuple[Task | Page, ...] | None = None
+) -> Starlette:
     """The ASGI application of a model. `routes`: all there are, unless a test brings others."""
     if routes is None:
         routes = all_routes()
@@ -167,7 +171,9 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
     table, absent = [_route(service, route) for route in routes], all_absent()
 
     def is_route(path: str) -> bool:
-        return any(route.path_regex.match(path) for route in table) or any(one.matches(path) for one in absent)
+        return any(route.path_regex.match(path) for route in table) or any(
+            one.matches(path) for one in absent
+        )
 
     def found(scope: Scope) -> Task | Page | None:
         for route, declared in zip(table, routes, strict=True):
@@ -198,10 +204,18 @@ def create_app(model: Any, config: ServerConfig = ServerConfig(), routes: tuple[
         response.headers["allow"] = (getattr(error, "headers", None) or {}).get("Allow", "")
         return response
 
-    layers = [Middleware(CanonicalPath, is_route=is_route), Middleware(Guard, config=config, keys=service.keys, needs=needs, denied=denied)]
+    layers = [
+        Middleware(CanonicalPath, is_route=is_route),
+        Middleware(Guard, config=config, keys=service.keys, needs=needs, denied=denied),
+    ]
     if service.log is not None:
         layers.insert(1, Middleware(LogRequests, log=service.log, route_of=found))
-    app = Starlette(routes=table, middleware=layers, lifespan=service.lifespan, exception_handlers={404: not_found, 405: not_found})
+    app = Starlette(
+        routes=table,
+        middleware=layers,
+        lifespan=service.lifespan,
+        exception_handlers={404: not_found, 405: not_found},
+    )
     app.router.redirect_slashes = False  # a path is a route's or nobody's
     app.state.service = service
     return app
@@ -222,7 +236,9 @@ def _route(service: Service, route: Task | Page) -> Route:
     async def endpoint(request: Request) -> Response:
         start, response = time.monotonic(), None
         try:
-            response = await (_run(service, route, request) if isinstance(route, Task) else _answer(service, route, request))
+            response = await (
+                _run(service, route, request) if isinstance(route, Task) else _answer(service, route, request)
+            )
         except Refusal as refusal:
             response = _refuse(refusal, route.shape)
         except ENDINGS:
@@ -261,7 +277,9 @@ async def _run(service: Service, task: Task, request: Request) -> Response:
         return Streaming(service, running, task.shape, leave)
     work, gone = asyncio.ensure_future(_whole(service, running)), asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({work, gone}, timeout=service.config.request_timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {work, gone}, timeout=service.config.request_timeout, return_when=asyncio.FIRST_COMPLETED
+        )
         if work.done():
             return _json(work.result())
         if gone.done():
@@ -332,7 +350,11 @@ class Streaming(Response):
         except Refusal as refusal:
             await _refuse(refusal, self.shape)({"type": "http"}, _nothing, send)
             return
-        headers = [(b"content-type", answer.media.encode()), (b"cache-control", b"no-store"), (b"x-accel-buffering", b"no")]
+        headers = [
+            (b"content-type", answer.media.encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-accel-buffering", b"no"),
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             for chunk in (*answer.begin(), first):
@@ -372,6 +394,7 @@ class Streaming(Response):
         except BaseException as error:
             raise unexpected(error) from None
 
+
 async def _chunk(send: Send, chunk: bytes) -> None:
     await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
@@ -381,7 +404,9 @@ async def _nothing() -> Any:
 
 
 def _too_late(config: ServerConfig) -> Refusal:
-    return Refusal(503, f"the answer took longer than {config.request_timeout:g} seconds", "server_error", retry_after=10)
+    return Refusal(
+        503, f"the answer took longer than {config.request_timeout:g} seconds", "server_error", retry_after=10
+    )
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

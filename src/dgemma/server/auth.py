@@ -27,7 +27,14 @@ Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
 class Guard:
     """Lets a request through, or answers it with a refusal. `needs(scope)`: whose key its route asks for, if any."""
 
-    def __init__(self, app: ASGIApp, config: ServerConfig, keys: KeyRing, needs: Callable[[Scope], Needs], denied: Denied):
+    def __init__(
+        self,
+        app: ASGIApp,
+        config: ServerConfig,
+        keys: KeyRing,
+        needs: Callable[[Scope], Needs],
+        denied: Denied,
+    ):
         self.app, self.config, self.keys, self.needs, self.denied = app, config, keys, needs, denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +51,9 @@ class Guard:
             await self._let_through(scope, receive, sending)
         except ENDINGS:
             raise
-        except BaseException as error:  # here, because whoever else met it would log its message, which may hold somebody's text
+        except (
+            BaseException
+        ) as error:  # here, because whoever else met it would log its message, which may hold somebody's text
             refusal = unexpected(error)
             if not begun:
                 await self.denied(scope, receive, send, refusal)
@@ -66,7 +75,12 @@ class Guard:
                 return
         tenant, needs = self.tenant(headers), self.needs(scope)
         if tenant is None and needs != "open":
-            await self.denied(scope, receive, send, Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"))
+            await self.denied(
+                scope,
+                receive,
+                send,
+                Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"),
+            )
             return
         if needs == "operator" and not self.keys.is_operator(tenant):
             message = f"this tells of all keys, and needs the one that is named '{OPERATOR}' in the key file"
@@ -85,8 +99,12 @@ class Guard:
         given = headers.getlist("host")
         name = _host(given[0]) if len(given) == 1 else None
         listening = (scope.get("server") or ("",))[0]
-        if name is None or not (is_loopback(name) or name in self.config.allow_hosts or _same_address(name, listening)):
-            raise Refusal(421, "this service is not known by that name; dgemma serve --allow-host NAME lets it be")
+        if name is None or not (
+            is_loopback(name) or name in self.config.allow_hosts or _same_address(name, listening)
+        ):
+            raise Refusal(
+                421, "this service is not known by that name; dgemma serve --allow-host NAME lets it be"
+            )
 
     def _check_origin(self, headers: Headers) -> str | None:
         """The page that asks, where it is another's that may. Our own page is at the very host that was asked for."""
@@ -94,7 +112,9 @@ class Guard:
         if origin is None or origin in self.config.allow_origins:
             return origin
         if origin.partition("://")[2] != headers.get("host", ""):
-            raise Refusal(403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error")
+            raise Refusal(
+                403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error"
+            )
         return None
 
 
@@ -118,7 +138,11 @@ def _check_framing(scope: Scope, headers: Headers) -> None:
     if version not in ("1.0", "1.1"):
         raise Refusal(505, "this version of HTTP is not answered here; use 1.1", closes=True)
     if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
-        raise Refusal(400, "the length of the body is told in two ways; leave out Transfer-Encoding or Content-Length", closes=True)
+        raise Refusal(
+            400,
+            "the length of the body is told in two ways; leave out Transfer-Encoding or Content-Length",
+            closes=True,
+        )
     codings = {coding.strip().lower() for coding in ",".join(headers.getlist("content-encoding")).split(",")}
     if codings - {"", "identity"}:
         raise Refusal(415, "the body is compressed, which is not read here; send it without Content-Encoding")
@@ -129,14 +153,19 @@ def _check_sizes(scope: Scope, headers: Headers, config: ServerConfig) -> None:
         raise Refusal(414, f"the path has more than {config.max_target} bytes")
     if len(headers.raw) > config.max_headers:
         raise Refusal(431, f"there are {len(headers.raw)} headers; {config.max_headers} are allowed")
-    if sum(len(name) + len(value) for name, value in headers.raw) > config.max_header_bytes:  # the parser bounds parts only
+    if (
+        sum(len(name) + len(value) for name, value in headers.raw) > config.max_header_bytes
+    ):  # the parser bounds parts only
         raise Refusal(431, f"the head has more than {config.max_header_bytes} bytes")
 
 
 def _with_cors(send: Send, origin: str) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            more: Sequence[tuple[bytes, bytes]] = [(b"access-control-allow-origin", origin.encode()), (b"vary", b"Origin")]
+            more: Sequence[tuple[bytes, bytes]] = [
+                (b"access-control-allow-origin", origin.encode()),
+                (b"vary", b"Origin"),
+            ]
             message["headers"] = [*message.get("headers", []), *more]
         await send(message)
 

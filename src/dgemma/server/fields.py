@@ -67,7 +67,12 @@ def _whole(value: Any, kind: Any) -> Any:
     if isinstance(value, float) and int in options and float not in options:
         return whole_number(value)
     if isinstance(value, list):
-        members = [member for option in options if typing.get_origin(option) is list for member in typing.get_args(option)]
+        members = [
+            member
+            for option in options
+            if typing.get_origin(option) is list
+            for member in typing.get_args(option)
+        ]
         return [_whole(one, typing.Union[tuple(members)]) for one in value] if members else value  # noqa: UP007
     inner = _struct(kind)
     if inner is not None and isinstance(value, dict):
@@ -89,5 +94,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _struct(kind: Any) -> type[Any] | None:
     """The struct among a type's options."""
-    found = [option for option in _options(kind) if isinstance(option, type) and issubclass(option, msgspec.Struct)]
+    found = [
+        option for option in _options(kind) if isinstance(option, type) and issubclass(option, msgspec.Struct)
+    ]
     return found[0] if found else None

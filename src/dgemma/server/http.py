@@ -45,7 +45,9 @@ def listen(config: ServerConfig) -> socket.socket:
     if config.uds is not None:
         return _listen_at(Path(config.uds))
     try:
-        choices = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        choices = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         family, kind, protocol, _, address = choices[0]
     except (OSError, UnicodeError):
         raise UsageError(f"host '{config.host}' is no address of this machine; try 127.0.0.1") from None
@@ -57,7 +59,11 @@ def listen(config: ServerConfig) -> socket.socket:
         found.listen(2048)
     except OSError as error:
         found.close()
-        hint = "another program listens there; --port names another one" if error.errno == errno.EADDRINUSE else error.strerror
+        hint = (
+            "another program listens there; --port names another one"
+            if error.errno == errno.EADDRINUSE
+            else error.strerror
+        )
         raise UsageError(f"{config.url} cannot be listened at: {hint}") from None
     return found
 
@@ -98,7 +104,9 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         _send_at_once(transport)
         if not self._has_room():
-            transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            transport.write(
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
             self._close_for_sure()
             return
         self.idle.add(self, has_asked=False)
@@ -163,7 +171,11 @@ class Connection(H11Protocol):
         self._stuck = _cancelled(self._stuck)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head, self._stuck, self._end = _cancelled(self._head), _cancelled(self._stuck), _cancelled(self._end)
+        self._head, self._stuck, self._end = (
+            _cancelled(self._head),
+            _cancelled(self._stuck),
+            _cancelled(self._end),
+        )
         self.idle.remove(self)
         super().connection_lost(exc)
 
@@ -181,12 +193,19 @@ class Connection(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """What h11 could not read. It knows one status more than 400: 431, for too many bytes."""
         status = 431 if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431 else 400
-        text = f"the head has more than {self.limits.max_header_bytes} bytes" if status == 431 else "this is no HTTP request"
+        text = (
+            f"the head has more than {self.limits.max_header_bytes} bytes"
+            if status == 431
+            else "this is no HTTP request"
+        )
         self._say(status, text)
         self._close_for_sure()
 
     def _say(self, status: int, text: str) -> None:
-        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%d"}}' % (text.encode(), status)
+        body = b'{"error":{"message":"%s","type":"invalid_request_error","param":null,"code":"%d"}}' % (
+            text.encode(),
+            status,
+        )
         head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         self.transport.write(head.encode() + body)
 
@@ -256,7 +275,12 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
     service: Service = app.state.service
     limits = service.config
     shapes = {route.path: route.shape for route in service.routes if isinstance(route, Task)}
-    shed = Shed(service.admission, shapes, bool(limits.keys), lambda path, status: service.metrics.requests.labels(path, status).inc())
+    shed = Shed(
+        service.admission,
+        shapes,
+        bool(limits.keys),
+        lambda path, status: service.metrics.requests.labels(path, status).inc(),
+    )
     config = uvicorn.Config(
         app, http=functools.partial(Connection, limits=limits, shed=shed, idle=Idle()), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,

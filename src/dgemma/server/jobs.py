@@ -27,7 +27,12 @@ from .worker import Cancelled, Remote, Worker
 
 ANSWERS = ("stream", "stream_ids", "stream_chat")  # methods whose answer has a length
 MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
-ENDINGS = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)  # what is no fault of a request
+ENDINGS = (
+    asyncio.CancelledError,
+    GeneratorExit,
+    KeyboardInterrupt,
+    SystemExit,
+)  # what is no fault of a request
 log = logging.getLogger("dgemma.server")
 
 
@@ -149,7 +154,9 @@ class Running:
         result = getattr(event, "generation", event)
         if isinstance(event, Committed):
             self._tokens[index] += len(event.token_ids)
-        elif isinstance(result, Generation):  # knows it exactly: canvases that were settled anew do not count twice
+        elif isinstance(
+            result, Generation
+        ):  # knows it exactly: canvases that were settled anew do not count twice
             self._tokens[index] = len(result.token_ids)
 
     def close(self) -> None:
@@ -169,14 +176,20 @@ class Running:
             loop.call_soon_threadsafe(self._put, index, None)
         except Cancelled:
             pass
-        except BaseException as error:  # the edge of a thread: a panic of a library is no Exception, and somebody waits here
+        except (
+            BaseException
+        ) as error:  # the edge of a thread: a panic of a library is no Exception, and somebody waits here
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._put, index, unexpected(error))
 
     def _put(self, index: int, event: Any) -> None:
         self.begun = True
         if isinstance(event, Draft) and len(self._events) > MOST_EVENTS:
-            late = [(i, e) for i, e in self._events if not (i == index and isinstance(e, Draft) and e.row == event.row)]
+            late = [
+                (i, e)
+                for i, e in self._events
+                if not (i == index and isinstance(e, Draft) and e.row == event.row)
+            ]
             self._events = deque(late)
         self._events.append((index, event))
         self._fresh.set()

@@ -61,7 +61,9 @@ class KeyRing:
         """Whether a key may see figures of all keys: the only one there is, or one that is named so."""
         if tenant is None:
             return False
-        return len(self._names) < 2 or tenant in {tenant_of(key) for key, name in self._names.items() if name == OPERATOR}
+        return len(self._names) < 2 or tenant in {
+            tenant_of(key) for key, name in self._names.items() if name == OPERATOR
+        }
 
 
 def tenant_of(digest: bytes) -> str:
@@ -74,9 +76,13 @@ def check_strength(keys: Iterable[str]) -> None:
     for number, key in enumerate(keys, 1):
         which = f"the key '{key.name}'" if getattr(key, "name", "") else f"key {number}"
         if len(key) < SHORTEST:
-            raise UsageError(f"{which} is too short for a service that other machines reach: {len(key)} of {SHORTEST} characters; {MAKE}")
+            raise UsageError(
+                f"{which} is too short for a service that other machines reach: {len(key)} of {SHORTEST} characters; {MAKE}"
+            )
         if len(set(key)) < FEWEST:
-            raise UsageError(f"{which} can be guessed: it has {len(set(key))} different characters of {FEWEST}; {MAKE}")
+            raise UsageError(
+                f"{which} can be guessed: it has {len(set(key))} different characters of {FEWEST}; {MAKE}"
+            )
 
 
 def read_keys(path: Path | None) -> tuple[Key, ...]:
@@ -95,7 +101,9 @@ def _in_file(path: Path) -> list[Key]:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise UsageError(f"the key file '{path}' cannot be read: {reason}") from None
     if os.name == "posix" and mode & 0o007:
-        raise UsageError(f"every user of this machine may open the key file '{path}'; chmod 600 {shlex.quote(str(path))}")
+        raise UsageError(
+            f"every user of this machine may open the key file '{path}'; chmod 600 {shlex.quote(str(path))}"
+        )
     lines = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
     keys = [_key(line, f"the key file '{path}'") for line in lines if line]
     if not keys:
@@ -109,7 +117,9 @@ def _key(line: str, source: str) -> Key:
     if not secret.isascii() or not secret.isprintable():
         raise UsageError(f"{source}: a key is printable ASCII; another kind cannot stand in a header")
     if len(names) > 1 or not all(NAME.fullmatch(name) for name in names):
-        raise UsageError(f"{source}: a line is a key, or a name and a key; a key is printable ASCII without spaces")
+        raise UsageError(
+            f"{source}: a line is a key, or a name and a key; a key is printable ASCII without spaces"
+        )
     return Key(secret, *names)
 
 

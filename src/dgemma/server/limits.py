@@ -66,7 +66,12 @@ class Bodies:
             nonlocal mine
             fresh = max(0, length - LARGE) - mine
             if fresh and self._held[client] + fresh > self.most - self.held - fresh:
-                raise Refusal(503, "too many large bodies are being read; try again later", "server_error", retry_after=5)
+                raise Refusal(
+                    503,
+                    "too many large bodies are being read; try again later",
+                    "server_error",
+                    retry_after=5,
+                )
             self._held[client] += fresh
             mine += fresh
 
@@ -124,11 +129,17 @@ def decode(body: bytes, kind: type[Any], max_depth: int) -> Any:
         return as_struct(raw, kind)
     except msgspec.ValidationError as error:
         message = str(error)
-        parameter = message.rpartition("`")[0].rpartition("`")[2].removeprefix("$.") if "`" in message else None
+        parameter = (
+            message.rpartition("`")[0].rpartition("`")[2].removeprefix("$.") if "`" in message else None
+        )
         if message.startswith("Object contains unknown field"):
-            raise Refusal(400, f"'{parameter_of(message)}' is not supported here", parameter=parameter_of(message)) from None
+            raise Refusal(
+                400, f"'{parameter_of(message)}' is not supported here", parameter=parameter_of(message)
+            ) from None
         if message.startswith("Invalid enum value"):
-            message = "Invalid value" + message[message.rfind(" - at") :] if " - at" in message else "Invalid value"
+            message = (
+                "Invalid value" + message[message.rfind(" - at") :] if " - at" in message else "Invalid value"
+            )
         raise Refusal(400, message, parameter=parameter) from None
 
 
@@ -232,7 +243,9 @@ class Admission:
 
     def _full(self) -> Refusal:
         wait = max(1, min(60, round(self._seconds)))
-        return Refusal(429, "too many requests are open; try again later", "rate_limit_error", retry_after=wait)
+        return Refusal(
+            429, "too many requests are open; try again later", "rate_limit_error", retry_after=wait
+        )
 
     def _too_many(self, client: str, count: int) -> list[Place]:
         """Who is turned away so that `count` more of a client have a place, the newest of whoever has most again and again."""

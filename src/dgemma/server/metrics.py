@@ -20,20 +20,37 @@ class Metrics:
 
     def __init__(self, engine: Engine, admission: Admission):
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter("dgemma_requests", "Answers by route and status.", ["route", "status"], registry=registry)
+        self.requests = Counter(
+            "dgemma_requests", "Answers by route and status.", ["route", "status"], registry=registry
+        )
         self.steps = Counter("dgemma_steps", "Denoising steps, of all canvases.", registry=registry)
         self.canvases = Counter("dgemma_canvases", "Canvases that were committed.", registry=registry)
         self.tokens = Counter("dgemma_tokens", "Tokens that were committed.", registry=registry)
-        self.per_canvas = Histogram("dgemma_steps_per_canvas", "Steps that a canvas took.", buckets=STEPS, registry=registry)
-        self.first = Histogram("dgemma_first_event_seconds", "From the request to its first draft.", buckets=SECONDS, registry=registry)
-        self.total = Histogram("dgemma_request_seconds", "From the request to its end.", buckets=SECONDS, registry=registry)
+        self.per_canvas = Histogram(
+            "dgemma_steps_per_canvas", "Steps that a canvas took.", buckets=STEPS, registry=registry
+        )
+        self.first = Histogram(
+            "dgemma_first_event_seconds",
+            "From the request to its first draft.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.total = Histogram(
+            "dgemma_request_seconds", "From the request to its end.", buckets=SECONDS, registry=registry
+        )
         gauges = {
             "dgemma_requests_open": ("Requests at work or waiting.", lambda: admission.open),
             "dgemma_requests_running": ("Requests that have a slot.", lambda: len(engine.slots.taken)),
-            "dgemma_requests_waiting": ("Requests that wait for a slot.", lambda: max(0, admission.open - len(engine.slots.taken))),
+            "dgemma_requests_waiting": (
+                "Requests that wait for a slot.",
+                lambda: max(0, admission.open - len(engine.slots.taken)),
+            ),
             "dgemma_passes": ("Passes over the model that have ended.", lambda: engine.passes),
             "dgemma_prefix_bytes": ("Bytes of the prefix cache.", lambda: engine.slots.prefixes.counted),
-            "dgemma_kv_bytes": ("Bytes given to requests at work, K and V and buffers.", lambda: _given(engine)),
+            "dgemma_kv_bytes": (
+                "Bytes given to requests at work, K and V and buffers.",
+                lambda: _given(engine),
+            ),
         }
         for name, (text, value) in gauges.items():
             Gauge(name, text, registry=registry).set_function(value)

@@ -56,7 +56,9 @@ def _found(folder: Traversable, prefix: str) -> list[tuple[str, Asset]]:
         else:
             body = entry.read_bytes()
             kind = KINDS.get("." + entry.name.rpartition(".")[2], OTHER)
-            found.append((prefix + entry.name, Asset(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"')))
+            found.append(
+                (prefix + entry.name, Asset(body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"'))
+            )
     return found
 
 
@@ -82,4 +84,7 @@ def _answer(request: Request, found: Asset) -> Response:
     return Response(found.body, headers=headers | {"content-type": found.kind})
 
 
-ROUTES = (Page("/", index, shape, media="text/html", access="open"), Page("/web/{name:path}", asset, shape, media="*/*", access="open"))
+ROUTES = (
+    Page("/", index, shape, media="text/html", access="open"),
+    Page("/web/{name:path}", asset, shape, media="*/*", access="open"),
+)

@@ -47,12 +47,23 @@ class ServerConfig:
     keep_alive: float = 30.0
     request_timeout: float = 600.0  # for a whole answer, waiting included
     drain_timeout: float = 30.0  # that requests at work are given after SIGTERM
-    pass_timeout: float = 300.0  # for one pass over the model; a process whose pass takes longer ends. 0: it is not watched
+    pass_timeout: float = (
+        300.0  # for one pass over the model; a process whose pass takes longer ends. 0: it is not watched
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}; it must be a whole number from 0 to 65535")
-        for name in ("max_queue", "max_choices", "max_body", "max_bodies", "max_depth", "request_timeout", "drain_timeout", "pass_timeout"):
+        for name in (
+            "max_queue",
+            "max_choices",
+            "max_body",
+            "max_bodies",
+            "max_depth",
+            "request_timeout",
+            "drain_timeout",
+            "pass_timeout",
+        ):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.max_prompt_tokens is not None and self.max_prompt_tokens < 1:

@@ -22,7 +22,9 @@ from .keys import tenant_of
 from .limits import Admission, client_of
 
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*(?=\r|$)")
-KEY = re.compile(rb"\r\n(?:authorization:[ \t]*bearer[ \t]+|x-api-key:[ \t]*)([!-~]+)[ \t]*(?=\r|$)", re.IGNORECASE)
+KEY = re.compile(
+    rb"\r\n(?:authorization:[ \t]*bearer[ \t]+|x-api-key:[ \t]*)([!-~]+)[ \t]*(?=\r|$)", re.IGNORECASE
+)
 WHOLE_WAY = (b"\r\norigin:", b"\r\ntransfer-encoding:", b"\r\nexpect:", b"\r\n ", b"\r\n\t")
 
 

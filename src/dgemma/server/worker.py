@@ -54,8 +54,12 @@ class Batch:
     """Requests of one `Remote.run`, and where their thread waits."""
 
     requests: Sequence[Request]
-    box: SimpleQueue[Any] = field(default_factory=SimpleQueue)  # lists of records, or the exception that ends it
-    watched: bool = True  # False: of its steps only the first is told, so that no thread wakes for what nobody looks at
+    box: SimpleQueue[Any] = field(
+        default_factory=SimpleQueue
+    )  # lists of records, or the exception that ends it
+    watched: bool = (
+        True  # False: of its steps only the first is told, so that no thread wakes for what nobody looks at
+    )
     closed: bool = False
 
 
@@ -65,7 +69,9 @@ class _Entry:
 
     batch: Batch
     index: int
-    commits: list[list[int]] = field(default_factory=list)  # that its client was told of, in this attempt or in one before
+    commits: list[list[int]] = field(
+        default_factory=list
+    )  # that its client was told of, in this attempt or in one before
 
 
 class Worker:
@@ -99,7 +105,11 @@ class Worker:
         if threading.current_thread() is self._thread:
             return fn(*arguments)
         future: Future[T] = Future()
-        self._ask(lambda: self._calls.setdefault(client, deque()).append(lambda: self._fulfil(future, fn, arguments)))
+        self._ask(
+            lambda: self._calls.setdefault(client, deque()).append(
+                lambda: self._fulfil(future, fn, arguments)
+            )
+        )
         return future.result()
 
     def submit(self, batch: Batch) -> None:
@@ -120,7 +130,11 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Requests that are not at work yet."""
-        return max(0, len(self._entries) - len(self.engine.slots.taken)) + len(self._suspects) + len(self._parked)
+        return (
+            max(0, len(self._entries) - len(self.engine.slots.taken))
+            + len(self._suspects)
+            + len(self._parked)
+        )
 
     @property
     def at_work_for(self) -> float:
@@ -178,7 +192,9 @@ class Worker:
         except BaseException as error:
             self._recover(_told_to_its_client(error))
             self._began = None
-        if self.engine.passes != passes:  # not where `advance` found nobody to make a pass for: that may not go on either
+        if (
+            self.engine.passes != passes
+        ):  # not where `advance` found nobody to make a pass for: that may not go on either
             self._began = None
 
     def _obey(self) -> None:
@@ -266,7 +282,9 @@ class Worker:
                 return True
             return entry.batch.watched or (record.canvas, record.step) == (0, 1)
         if isinstance(record, CommitRecord) and record.token_ids != known[record.canvas]:
-            self._fail(entry.batch, WorkerError("this answer could not be continued after a failed pass; ask again"))
+            self._fail(
+                entry.batch, WorkerError("this answer could not be continued after a failed pass; ask again")
+            )
         return False
 
     def _recover(self, error: DgemmaError) -> None:
@@ -274,7 +292,9 @@ class Worker:
         self.failures += 1
         working = {slot.ticket for slot in self.engine.slots.taken}
         entries = [self._entries[ticket] for ticket in sorted(self._entries, reverse=True)]
-        suspects = [entry for ticket, entry in sorted(self._entries.items(), reverse=True) if ticket in working]
+        suspects = [
+            entry for ticket, entry in sorted(self._entries.items(), reverse=True) if ticket in working
+        ]
         if waiting := [entry for entry in entries if entry not in suspects]:
             suspects.insert(0, waiting.pop())  # the oldest of these: it may have broken while it was let in
         self._entries.clear()
@@ -334,7 +354,8 @@ class Remote:
     def run(self, requests: Sequence[Request]) -> Iterator[Record]:
         """Engine.run, by the worker. Raises Cancelled once nobody waits for it any more."""
         salted = [
-            dataclasses.replace(request, salt=self._salt + request.salt, client=self._client) for request in requests
+            dataclasses.replace(request, salt=self._salt + request.salt, client=self._client)
+            for request in requests
         ]
         batch = self._batch = Batch(salted, watched=self._watched)
         if self._closed:

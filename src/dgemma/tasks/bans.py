@@ -26,7 +26,9 @@ class TextBans:
             raise UsageError("bad_words must be texts of at least one character each")
         self.words = [word.encode("utf-8", "replace") for word in words]
         if len(words) > MOST_WORDS or max(map(len, self.words)) > MOST_BYTES:
-            raise UsageError(f"bad_words holds too much; at most {MOST_WORDS} texts of {MOST_BYTES} bytes are looked for")
+            raise UsageError(
+                f"bad_words holds too much; at most {MOST_WORDS} texts of {MOST_BYTES} bytes are looked for"
+            )
         control = tokenizer.control_ids
         self.pieces = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self.reach = max(map(len, self.words)) - 1

@@ -44,13 +44,26 @@ def prepare(
     offered, unread = offer(tools, tool_choice), Unread()
     is_open = bool(continue_final_message) or (isinstance(messages, Sequence) and goes_on(messages))
     if is_open and thinking:
-        raise UsageError("an answer that goes on from a message has begun, and cannot think first; leave thinking out", "thinking")
-    ids = render(messages, tokenizer, tools=offered.tools, thinking=thinking, continue_final_message=is_open, unread=unread)
+        raise UsageError(
+            "an answer that goes on from a message has begun, and cannot think first; leave thinking out",
+            "thinking",
+        )
+    ids = render(
+        messages,
+        tokenizer,
+        tools=offered.tools,
+        thinking=thinking,
+        continue_final_message=is_open,
+        unread=unread,
+    )
     return Prompt(ids, offered.tools, offered.choice, is_open, [*offered.notes, *note(unread)])
 
 
 def prompt_ids(
-    tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None, thinking: bool
+    tokenizer: Tokenizer,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None,
+    thinking: bool,
 ) -> list[int]:
     """The conversation as the model reads it, with the turn it is to write opened."""
     return render(messages, tokenizer, tools=tools, thinking=thinking)

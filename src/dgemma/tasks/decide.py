@@ -87,7 +87,9 @@ def prepare(
         labels[name] = _tokens(tokenizer, [*question.labels], "" if chat else " ", end, name)
     longest, canvas = max(len(found[0]) for found in labels.values()), engine.model.config.canvas_length
     if longest >= canvas:
-        raise UsageError(f"a label has {longest} tokens; a canvas of {canvas} holds labels of at most {canvas - 1}")
+        raise UsageError(
+            f"a label has {longest} tokens; a canvas of {canvas} holds labels of at most {canvas - 1}"
+        )
     width = min(canvas, -(-(longest + 1) // WIDTH) * WIDTH)
     for ids in prompts.values():
         engine.check(Request(ids, width, seed, DenoiseConfig(canvas_width=width)))
@@ -107,7 +109,9 @@ def _tokens(tokenizer: Tokenizer, labels: Sequence[str], before: str, end: int, 
     longest = max(map(len, found))
     if len(set(found)) < len(found):
         twice = next(label for label, tokens in zip(labels, found, strict=True) if found.count(tokens) > 1)
-        raise UsageError(f"questions[{name!r:.60}]: the label '{twice}' stands there twice; labels must differ")
+        raise UsageError(
+            f"questions[{name!r:.60}]: the label '{twice}' stands there twice; labels must differ"
+        )
     filler = (end, *[tokenizer.special.need("pad")] * longest)
     return [(*tokens, *filler)[:longest] for tokens in found]
 
@@ -130,7 +134,9 @@ def decide(engine: Engine, sheet: Sheet, steps: int, seed: int) -> Decisions:
     shared, branches, chances = sheet.shared, sheet.branches, {}
     for start in range(0, len(branches), ROWS):
         part = branches[start : start + ROWS]
-        for branch, found in zip(part, by_turns(engine, _run(engine, part, len(shared), steps, seed)), strict=True):
+        for branch, found in zip(
+            part, by_turns(engine, _run(engine, part, len(shared), steps, seed)), strict=True
+        ):
             chances[branch.question, branch.path] = found
     answers = {}
     for name, question in sheet.questions.items():
@@ -154,7 +160,9 @@ def _run(
 ) -> Generator[None, None, list[dict[int, float]]]:
     """The probability of every token that each branch may go on with."""
     net = engine.model
-    config = DenoiseConfig(max_denoising_steps=steps, stability_threshold=steps)  # all of the steps, for every canvas
+    config = DenoiseConfig(
+        max_denoising_steps=steps, stability_threshold=steps
+    )  # all of the steps, for every canvas
     settings = Settings.of([config] * len(branches), [seed] * len(branches), net.device)
     pins = torch.tensor([branch.pins for branch in branches], device=net.device)
     zero = torch.zeros(len(branches), dtype=torch.int64, device=net.device)
@@ -163,16 +171,28 @@ def _run(
     table = net.rows(ids)
     read = yield from engine.read(branches[0].prompt[:shared], keep=True)
     kv = [read.copy() for _ in branches]
-    words = [(own, torch.tensor(branch.prompt[shared:], device=net.device)) for own, branch in zip(kv, branches, strict=True)]
+    words = [
+        (own, torch.tensor(branch.prompt[shared:], device=net.device))
+        for own, branch in zip(kv, branches, strict=True)
+    ]
     soft = None
     for number in range(steps):
         hidden = net.both([] if number else words, [Canvases(state.canvas, kv, soft)])[0]
         logits = soft_capped_logits(hidden, table, net.config.final_logit_softcapping)
         if number + 1 < steps:
-            stats = stats_of(logits * inverse_temperature(state).to(logits.dtype)[:, None, None], draws(state), net.dtype, mask)
+            stats = stats_of(
+                logits * inverse_temperature(state).to(logits.dtype)[:, None, None],
+                draws(state),
+                net.dtype,
+                mask,
+            )
             soft = soft_embedding(stats.p, stats.row_sum, table.T, net.config.embedding_scale)
             soft = torch.where(pins[..., None] >= 0, net.embedded(pins.clamp_min(0)), soft)
-            state = step(stats._replace(argmax=ids[stats.argmax], sample=ids[stats.sample]), state, net.config.vocab_size)
+            state = step(
+                stats._replace(argmax=ids[stats.argmax], sample=ids[stats.sample]),
+                state,
+                net.config.vocab_size,
+            )
             yield
     return _chances(branches, ids, logits)
 

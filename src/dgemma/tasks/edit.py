@@ -80,7 +80,10 @@ def prepare(
         tokens = tokens if context is not None else model.max_position_embeddings
     elif instruction is not None:
         head += tokenizer.encode("".join(f"# {line}\n" for line in instruction.strip().splitlines()))
-    whole_text = (*head, *(tokenizer.encode(document)[:tokens] if spans is not None else tokenizer.encode(document)))
+    whole_text = (
+        *head,
+        *(tokenizer.encode(document)[:tokens] if spans is not None else tokenizer.encode(document)),
+    )
     engine.check(Request(whole_text, canvas, seed, config))  # no window's prompt is longer
     if spans is None:
         asked = by_turns(engine, unlikely_lines(engine, tokenizer, document, head))
@@ -106,7 +109,9 @@ def _in_order(spans: Sequence[Span], length: int) -> list[Span]:
     return found
 
 
-def unlikely_lines(engine: Engine, tokenizer: Tokenizer, document: str, head: Sequence[int]) -> Generator[None, None, list[Span]]:
+def unlikely_lines(
+    engine: Engine, tokenizer: Tokenizer, document: str, head: Sequence[int]
+) -> Generator[None, None, list[Span]]:
     """The lines that the model would not have written here, neighbours as one span, without the last one's end.
 
     A line's figure is the mean of -ln p, in nats, of the tokens that begin in it, read by the causal pass behind `head`. Opened is what
@@ -216,7 +221,9 @@ def _windows(tokenizer: Tokenizer, plan: Plan) -> Iterator[tuple[list[Span], lis
     used = 0
     for start, end in plan.spans:
         _, held = hold_back(plan.document[spans[-1][1] if spans else 0 : start])
-        own = widths_of(len(tokenizer.encode(held + plan.document[start:end])) if end > start else 0, plan.canvas)
+        own = widths_of(
+            len(tokenizer.encode(held + plan.document[start:end])) if end > start else 0, plan.canvas
+        )
         given = len(tokenizer.encode(plan.document[spans[-1][1] : start])) if spans else 0
         if spans and used + given + max(own) > room:
             yield spans, widths

@@ -35,9 +35,13 @@ class Committed:
     text: str
     token_ids: list[int]
     steps: int
-    parts: list[tuple[str, str]] = field(default_factory=list)  # the text by channel: ("thought" or "content", text)
+    parts: list[tuple[str, str]] = field(
+        default_factory=list
+    )  # the text by channel: ("thought" or "content", text)
     calls: list[ToolCall] = field(default_factory=list)  # tool calls that ended here and can be read
-    logprobs: list[TokenLogProbs] = field(default_factory=list)  # of the tokens that the content among the parts ends
+    logprobs: list[TokenLogProbs] = field(
+        default_factory=list
+    )  # of the tokens that the content among the parts ends
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,9 @@ class TokenLogProbs:
     text: str
     log_prob: float
     top: list[tuple[int, str, float]]  # (id, text, log-probability), likeliest first
-    start: int | None = None  # characters of the content before it; None: it is no part of the content, or a stop string cut it
+    start: int | None = (
+        None  # characters of the content before it; None: it is no part of the content, or a stop string cut it
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ class Generation:
     notes: list[str] = field(default_factory=list)
     stop: str | None = None  # the stop string that ended the text; it is not part of it
     logprobs: list[TokenLogProbs] | None = None  # one for each of token_ids, where they were asked for
-    autoregressive: bool = False  # written token by token: a step is one token, and each counts as a canvas of its own
+    autoregressive: bool = (
+        False  # written token by token: a step is one token, and each counts as a canvas of its own
+    )
 
     @property
     def canvases(self) -> int:
@@ -118,7 +126,9 @@ class Filling:
     closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
     mean_log_prob: float  # nats per token of the winner and of the suffix behind it, read by the causal pass
-    row_steps: list[int]  # steps of every width, all of its canvases together; generation.steps has the winner's
+    row_steps: list[
+        int
+    ]  # steps of every width, all of its canvases together; generation.steps has the winner's
     generation: Generation
     candidates: list[str] = field(default_factory=list)  # the text of every width
 

@@ -40,7 +40,12 @@ def stream(
     clock, redrawn, asked = Stopwatch(), [], request
     for attempt in range(2):
         asked = again(asked) if attempt else asked
-        voices, result, text, silent = Voices(tokenizer, terms.stop, channels, channels, terms.one_call), Result(), "", []
+        voices, result, text, silent = (
+            Voices(tokenizer, terms.stop, channels, channels, terms.one_call),
+            Result(),
+            "",
+            [],
+        )
         for event in _settled(engine, tokenizer, asked, voices, result, clock, token_by_token):
             if isinstance(event, Draft):
                 yield event
@@ -59,7 +64,11 @@ def stream(
         told.append(f"{RESETTLED}: {voices.resettled}")
     if default_length and result.finish_reason == "length":
         told.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
-    logprobs = told_logprobs(result, tokenizer, range(len(result.token_ids)), voices) if request.rules.logprobs else None
+    logprobs = (
+        told_logprobs(result, tokenizer, range(len(result.token_ids)), voices)
+        if request.rules.logprobs
+        else None
+    )
     generation = summary(text, result, asked, clock, told)
     yield dataclasses.replace(generation, stop=voices.stop, logprobs=logprobs, autoregressive=token_by_token)
 
@@ -77,7 +86,11 @@ def _settled(
         kept = result.token_ids[: voices.broken + 1]
         lead = kept[-1:]  # whoever splits the committed ids sees the call opened anew
         request = dataclasses.replace(
-            again(request), prompt_ids=(*first.prompt_ids, *kept), max_tokens=first.max_tokens - len(kept), canvas_ids=(), pins=None
+            again(request),
+            prompt_ids=(*first.prompt_ids, *kept),
+            max_tokens=first.max_tokens - len(kept),
+            canvas_ids=(),
+            pins=None,
         )
         last = attempt == MOST_ATTEMPTS - 1 or not _fits(engine, request)
         voices.again(last)
@@ -86,7 +99,9 @@ def _settled(
             parts = voices.feed(rest) + voices.finish()
             logprobs = told_logprobs(result, tokenizer, voices.told(), voices)
             text = "".join(text for _, text in parts)
-            yield Committed(len(result.steps) - 1, text, lead + rest, 0, parts, voices.calls[known:], logprobs)
+            yield Committed(
+                len(result.steps) - 1, text, lead + rest, 0, parts, voices.calls[known:], logprobs
+            )
             break
         voices.resettled += 1
         result.token_ids, result.logprobs = kept, result.logprobs[: len(kept)]
@@ -128,12 +143,16 @@ def _run(
             text, ids = "".join(part for _, part in parts), lead + record.token_ids[: told - taken]
             lead = []
             logprobs = told_logprobs(result, tokenizer, voices.told(), voices)
-            yield Committed(before + record.canvas, text, ids, record.steps, parts, voices.calls[known:], logprobs)
+            yield Committed(
+                before + record.canvas, text, ids, record.steps, parts, voices.calls[known:], logprobs
+            )
             if voices.ended or voices.broken is not None:
                 return
 
 
-def told_logprobs(result: Result, tokenizer: Tokenizer, places: Iterable[int], voices: Voices) -> list[TokenLogProbs]:
+def told_logprobs(
+    result: Result, tokenizer: Tokenizer, places: Iterable[int], voices: Voices
+) -> list[TokenLogProbs]:
     """The log-probabilities of a result's tokens at some places, with their texts; none where they were not asked for."""
 
     def text(token: int) -> str:
@@ -141,7 +160,9 @@ def told_logprobs(result: Result, tokenizer: Tokenizer, places: Iterable[int], v
 
     def told(place: int, one: LogProbs) -> TokenLogProbs:
         token, top = result.token_ids[place], zip(one.top_ids, one.top_log_probs, strict=True)
-        return TokenLogProbs(token, text(token), one.log_prob, [(i, text(i), x) for i, x in top], voices.starts.get(place))
+        return TokenLogProbs(
+            token, text(token), one.log_prob, [(i, text(i), x) for i, x in top], voices.starts.get(place)
+        )
 
     return [told(place, result.logprobs[place]) for place in places] if result.logprobs else []
 
@@ -168,7 +189,16 @@ def draft(record: StepRecord, tokenizer: Tokenizer, request: Request) -> Draft:
     pins = request.pins if record.canvas == 0 else None
     pinned = [pin >= 0 for pin in pins] if pins else [False] * len(record.argmax)
     pieces = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in record.argmax]
-    return Draft(record.canvas, record.step, pieces, record.accepted, pinned, record.entropy, record.argmax, record.request)
+    return Draft(
+        record.canvas,
+        record.step,
+        pieces,
+        record.accepted,
+        pinned,
+        record.entropy,
+        record.argmax,
+        record.request,
+    )
 
 
 def refuse_broken(record: CommitRecord) -> None:

@@ -65,7 +65,9 @@ def prepare(
         end=tokenizer.special.need("eos"), canvas=canvas, config=config, seed=seed, rules=rules,
     )  # fmt: skip
     if max(widths) > (most := max(canvas, net.config.max_position_embeddings - len(window.before) - canvas)):
-        raise UsageError(f"a gap of {max(widths)} tokens leaves the model's positions; at most {most} fit here")
+        raise UsageError(
+            f"a gap of {max(widths)} tokens leaves the model's positions; at most {most} fit here"
+        )
     return dataclasses.replace(window, line_end=ends)
 
 
@@ -80,7 +82,11 @@ def _files(tokenizer: Tokenizer, extra: Extra, context: int) -> list[int]:
     """Other files as one text, each under a comment that names it; of too much the end is kept."""
     parts = []
     for file in extra:
-        if not isinstance(file, list | tuple) or len(file) != 2 or not all(isinstance(part, str) for part in file):
+        if (
+            not isinstance(file, list | tuple)
+            or len(file) != 2
+            or not all(isinstance(part, str) for part in file)
+        ):
             raise UsageError(f"extra holds {file!r:.40}; each file is a pair of its name and its text")
         name, text = file
         parts.append(f"# {name}\n{plain(text).rstrip(chr(10))}\n\n")
@@ -100,5 +106,8 @@ def stream(engine: Engine, tokenizer: Tokenizer, window: Window) -> Iterator[Dra
         text, closed = with_line_end(event.texts[0], window.line_end), event.closed[0]
         result = Result(event.token_ids, event.steps, "stop" if closed else "length")
         generation = summary(text, result, event.request, clock, event.notes)
-        width, candidates = window.holes[0].widths[event.row], [with_line_end(texts[0], window.line_end) for texts in event.rows]
+        width, candidates = (
+            window.holes[0].widths[event.row],
+            [with_line_end(texts[0], window.line_end) for texts in event.rows],
+        )
         yield Filling(text, closed, width, event.score, event.row_steps, generation, candidates)

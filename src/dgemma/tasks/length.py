@@ -20,7 +20,9 @@ def default_length(own: int, chat_tuned: bool) -> int:
     return max(own, TURN) if chat_tuned else own
 
 
-def open_with_room(begin: Callable[[int | None], T], asked: int | None, default: int, canvas: int) -> tuple[T, int | None]:
+def open_with_room(
+    begin: Callable[[int | None], T], asked: int | None, default: int, canvas: int
+) -> tuple[T, int | None]:
     """begin(max_tokens), and the length that the answer was cut to, None where it was not.
 
     begin raises LengthError for more than the context leaves, and ResourceError for more than memory holds. Where nobody asked for a
@@ -44,4 +46,8 @@ def note_of_cut(asked: int | None, cut: int, finish_reason: str) -> str | None:
     """What an answer says of the length that it was cut to, if there is anything to say."""
     if asked is not None:
         return f"max_tokens {asked} was cut to {cut}, all that the context has room for"
-    return f"cut at {cut} tokens, all that there is room for behind this prompt" if finish_reason == "length" else None
+    return (
+        f"cut at {cut} tokens, all that there is room for behind this prompt"
+        if finish_reason == "length"
+        else None
+    )

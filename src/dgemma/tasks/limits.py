@@ -37,7 +37,9 @@ def rows(name: str, values: Any) -> list[Any]:
     """Any list, tuple, array or tensor as a list of its rows."""
     values = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(values, list | tuple | range):
-        raise UsageError(f"{name} is {type(values).__name__}; a list, array or tensor of token ids was expected")
+        raise UsageError(
+            f"{name} is {type(values).__name__}; a list, array or tensor of token ids was expected"
+        )
     return list(values)
 
 

@@ -93,13 +93,21 @@ def _functions(tools: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]:
     for n, tool in enumerate(tools):
         kind = tool.get("type") or "function" if isinstance(tool, Mapping) else None
         if not isinstance(kind, str):
-            raise UsageError(f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}", "tools")
+            raise UsageError(
+                f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}",
+                "tools",
+            )
         if kind != "function":
             skipped.append(kind[:40])
         elif isinstance(tool.get("function"), Mapping):
             functions.append({**tool, "type": "function"})
         elif "name" in tool:  # as responses have it
-            functions.append({"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}})
+            functions.append(
+                {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
+            )
         else:
-            raise UsageError(f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}", "tools")
+            raise UsageError(
+                f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}",
+                "tools",
+            )
     return functions, list(dict.fromkeys(skipped))[:8]

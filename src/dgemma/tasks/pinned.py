@@ -120,11 +120,27 @@ def lay_out(
     given = [before, *map(tokenizer.encode, kept[1:])]
     seams = [_word_begun(tokenizer, rules, *parts) for parts in zip(kept, held, given, strict=True)]
     between = [*given[1:], []]
-    holes = [Hole(*parts) for parts in zip([seam[0] for seam in seams], widths, [seam[1] for seam in seams], between, strict=True)]
+    holes = [
+        Hole(*parts)
+        for parts in zip(
+            [seam[0] for seam in seams], widths, [seam[1] for seam in seams], between, strict=True
+        )
+    ]
     tail = [*after, end, *[tokenizer.special.need("pad")] * canvas][: canvas + JUDGED]
     judged = min(JUDGED, len(after) + 1)  # not the padding behind the end
     free = config.replace(eos_token_id=None)
-    return Window([*head, *before], len(head), holes, tail, judged, canvas, free, seed, (*sorted(tokenizer.control_ids),), rules)
+    return Window(
+        [*head, *before],
+        len(head),
+        holes,
+        tail,
+        judged,
+        canvas,
+        free,
+        seed,
+        (*sorted(tokenizer.control_ids),),
+        rules,
+    )
 
 
 def hold_back(text: str) -> tuple[str, str]:
@@ -139,7 +155,9 @@ def hold_back(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _word_begun(tokenizer: Tokenizer, rules: Rules, kept: str, held: str, tokens: list[int]) -> tuple[str, tuple[int, ...]]:
+def _word_begun(
+    tokenizer: Tokenizer, rules: Rules, kept: str, held: str, tokens: list[int]
+) -> tuple[str, tuple[int, ...]]:
     """What is held back before a hole, and what may stand first in it: where a text ends in a word, its last token (taken off `tokens`)
     or one that begins with it. Where no other does, all stays as it is."""
     if held or not tokens or not (kept[-1].isalnum() or kept[-1] == "_"):
@@ -153,7 +171,9 @@ def _word_begun(tokenizer: Tokenizer, rules: Rules, kept: str, held: str, tokens
     return begun, only
 
 
-def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch) -> Iterator[Draft | Settled]:
+def settle(
+    engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch
+) -> Iterator[Draft | Settled]:
     """Run all rows in one batch: Drafts of every row, then the best one.
 
     Where every row comes back empty, they are drawn once more with the next seed, and a note says so. Raises NumericsError
@@ -172,14 +192,18 @@ def settle(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatc
     best = max(range(len(rows)), key=lambda at: (any(texts[at]), scores[at]))
     won = rows[best]
     if won.lost:
-        notes.append(f"{won.lost} tokens behind the end of a gap were left out: it was closed inside its text")
+        notes.append(
+            f"{won.lost} tokens behind the end of a gap were left out: it was closed inside its text"
+        )
     yield Settled(
         texts[best], texts, won.closed, best, scores[best], [token for tokens in won.tokens for token in tokens], won.steps,
         [sum(row.steps) for row in rows], window.first()[best], notes,
     )  # fmt: skip
 
 
-def _run(engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch) -> Generator[Draft, None, list[_Row]]:
+def _run(
+    engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch
+) -> Generator[Draft, None, list[_Row]]:
     """Every canvas of every row; rows of more canvases than others go on alone."""
     rows, number = _rows(window), 0
     control = tokenizer.control_ids
@@ -236,9 +260,13 @@ def _requests(window: Window, rows: Sequence[_Row]) -> list[Request]:
                     only.append((len(pins), hole.only))
                 pins += [-1] * width + hole.behind
             pins += window.after[: window.canvas - len(pins)]
-        config = window.config if len(pins) == window.canvas else window.config.replace(canvas_width=len(pins))
+        config = (
+            window.config if len(pins) == window.canvas else window.config.replace(canvas_width=len(pins))
+        )
         prompt = (*before[: len(before) - lead],)
-        requests.append(Request(prompt, len(pins), window.seed, config, pins=(*pins,), rules=rules, only=(*only,)))
+        requests.append(
+            Request(prompt, len(pins), window.seed, config, pins=(*pins,), rules=rules, only=(*only,))
+        )
     return requests
 
 
@@ -277,18 +305,24 @@ def _texts(tokenizer: Tokenizer, window: Window, row: _Row) -> list[str]:
     return texts
 
 
-def judge(engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]) -> Generator[None, None, list[float]]:
+def judge(
+    engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]
+) -> Generator[None, None, list[float]]:
     """Mean log-probability, in nats, of each row under the causal pass: its holes' tokens, what is given between and behind them."""
     texts = []
     for tokens in rows:
-        inside = [token for own, hole in zip(tokens, window.holes, strict=True) for token in (*own, *hole.behind)]
+        inside = [
+            token for own, hole in zip(tokens, window.holes, strict=True) for token in (*own, *hole.behind)
+        ]
         texts.append([*inside, *window.after[: window.judged]])
     found = yield from log_probs(engine, window.before, texts)
     return [nats.mean().item() for nats in found]
 
 
 @torch.inference_mode()
-def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]) -> Generator[None, None, list[Tensor]]:
+def log_probs(
+    engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]
+) -> Generator[None, None, list[Tensor]]:
     """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each.
 
     Uses the model by itself: called through `by_turns`.
@@ -307,7 +341,9 @@ def log_probs(engine: Engine, before: Sequence[int], texts: Sequence[Sequence[in
         for row, (text, count) in enumerate(zip(texts, counts, strict=True)):
             for first in range(0, count, ROWS_OF_LOGITS):
                 stop = min(count, first + ROWS_OF_LOGITS)
-                logits = soft_capped_logits(hidden[row, first:stop], net.table, net.config.final_logit_softcapping)
+                logits = soft_capped_logits(
+                    hidden[row, first:stop], net.table, net.config.final_logit_softcapping
+                )
                 own = torch.tensor(text[start + first : start + stop], device=net.device)
                 found[row].append(logits.log_softmax(-1).gather(-1, own[:, None])[:, 0])
         if start + chunk < ids.shape[1]:

@@ -47,7 +47,13 @@ class Question:
         if self.type == "choice":
             return Decision("choice", named, confidence, choice=max(named, key=named.__getitem__))
         score = sum(level * share for level, share in enumerate(probabilities))
-        return Decision("score", named, confidence, score=score, legend={label: meaning or "" for label, meaning in self.labels.items()})
+        return Decision(
+            "score",
+            named,
+            confidence,
+            score=score,
+            legend={label: meaning or "" for label, meaning in self.labels.items()},
+        )
 
 
 def read_questions(questions: Any) -> dict[str, Question]:
@@ -55,7 +61,9 @@ def read_questions(questions: Any) -> dict[str, Question]:
     if not isinstance(questions, Mapping) or not questions:
         raise UsageError("questions must be a dict of at least one question by its id")
     if len(questions) > MOST_QUESTIONS:
-        raise UsageError(f"there are {len(questions)} questions; at most {MOST_QUESTIONS} are answered at once")
+        raise UsageError(
+            f"there are {len(questions)} questions; at most {MOST_QUESTIONS} are answered at once"
+        )
     return {name: _question(raw, f"questions[{name!r:.60}]") for name, raw in questions.items()}
 
 
@@ -73,7 +81,9 @@ def _question(raw: Any, where: str) -> Question:
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where} must be a dict with a type, instructions and criteria")
     if unknown := [key for key in raw if key not in ("type", "instructions", "criteria")]:
-        raise UsageError(f"{where} has an unknown key {unknown[0]!r:.40}; known: type, instructions, criteria")
+        raise UsageError(
+            f"{where} has an unknown key {unknown[0]!r:.40}; known: type, instructions, criteria"
+        )
     kind, criteria = raw.get("type"), raw.get("criteria")
     if kind not in TYPES:
         raise UsageError(f"{where}: type {kind!r:.40} is not one of {', '.join(TYPES)}")
@@ -92,7 +102,9 @@ def _choices(criteria: Any, where: str) -> dict[str, str | None]:
     if isinstance(criteria, list | tuple):
         criteria = dict.fromkeys(criteria) if all(isinstance(label, str) for label in criteria) else None
     if not isinstance(criteria, Mapping) or not criteria:
-        raise UsageError(f"{where}: criteria of a choice are a dict of labels with what they mean (or None), or a list of labels")
+        raise UsageError(
+            f"{where}: criteria of a choice are a dict of labels with what they mean (or None), or a list of labels"
+        )
     for label in criteria:
         if not isinstance(label, str) or not label.strip():
             raise UsageError(f"{where}: the label {label!r:.40} is no text")
@@ -101,12 +113,16 @@ def _choices(criteria: Any, where: str) -> dict[str, str | None]:
 
 def _levels(criteria: Any, where: str) -> dict[str, str | None]:
     if not isinstance(criteria, list | tuple) or not criteria:
-        raise UsageError(f"{where}: criteria of a score are a list of its levels, from the lowest to the highest")
+        raise UsageError(
+            f"{where}: criteria of a score are a list of its levels, from the lowest to the highest"
+        )
     return {str(level): _meaning(value, where) for level, value in enumerate(criteria)}
 
 
 def _yes_no(criteria: Any, where: str) -> dict[str, str | None]:
     known = {} if criteria is None else criteria
     if not isinstance(known, Mapping) or any(key not in ("true", "false") for key in known):
-        raise UsageError(f"{where}: criteria of a yes or no are a dict with what 'true' and 'false' mean, or nothing")
+        raise UsageError(
+            f"{where}: criteria of a yes or no are a dict with what 'true' and 'false' mean, or nothing"
+        )
     return {YES: _meaning(known.get("true"), where), NO: _meaning(known.get("false"), where)}

@@ -56,7 +56,10 @@ class Terms:
         StopFinder(stops)  # refuses what is no text
         if len(stops) > MOST_STOPS:
             raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
-        ends = denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id or ()
+        ends = (
+            denoise.replace(eos_token_id=settings.get("eos_token_id", denoise.eos_token_id)).eos_token_id
+            or ()
+        )
         parallel = settings.pop("parallel_tool_calls", None)
         if not isinstance(parallel, bool | None):
             raise UsageError("parallel_tool_calls must be true or false", "parallel_tool_calls")
@@ -70,13 +73,17 @@ class Terms:
             grammar, notes = CallOr(call, grammar), (*notes, *call.notes)
         elif call := call_asked(choice, tools, tokenizer, ends, asker, turns):
             if grammar is not None and not is_form:
-                raise UsageError("a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out")
+                raise UsageError(
+                    "a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out"
+                )
             grammar, notes = call, call.notes
         if thinking and isinstance(grammar, Form | Called | CallOr):
             grammar = ThoughtFirst(grammar, tokenizer)
         terms = cls(rules, grammar, stops, notes, parallel is False)
         if rules.min_tokens and terms.form:
-            raise UsageError("min_tokens and a form of the answer contradict each other; let the form say how long it is")
+            raise UsageError(
+                "min_tokens and a form of the answer contradict each other; let the form say how long it is"
+            )
         return terms
 
 
@@ -87,7 +94,9 @@ def _grammar(
     words = settings.pop("bad_words", None)
     forms = {name: value for name in FORMS if (value := settings.pop(name, None)) is not None}
     if len(forms) + bool(words) > 1:
-        raise UsageError(f"{' and '.join([*forms, *['bad_words'] * bool(words)])} cannot be asked for together; choose one")
+        raise UsageError(
+            f"{' and '.join([*forms, *['bad_words'] * bool(words)])} cannot be asked for together; choose one"
+        )
     for name, value in forms.items():
         found = form(name, value, tokenizer, ends, asker, turns)
         return found, found.notes

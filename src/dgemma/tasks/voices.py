@@ -34,8 +34,12 @@ class Voices:
         self._settles, self._one_call = settles, one_call
         self._opener = 0  # where the last call begins
         self._read_characters = self._told = 0  # of the content: decoded, and given out
-        self._untold: list[tuple[int, int, int]] = []  # tokens of the content: place, and where their text starts and ends
-        self.starts: dict[int, int] = {}  # of the tokens whose text was given out, by place: the characters of content before
+        self._untold: list[
+            tuple[int, int, int]
+        ] = []  # tokens of the content: place, and where their text starts and ends
+        self.starts: dict[
+            int, int
+        ] = {}  # of the tokens whose text was given out, by place: the characters of content before
         self.taken = 0  # ids that belong to the answer so far
         self.calls: list[ToolCall] = []  # those that can be read, in the order written
         self.unread = 0  # those that cannot, where they are told
@@ -112,7 +116,9 @@ class Voices:
             else:
                 text = self._decoders[span.channel].feed(span.ids)
                 if span.channel == "content" and not self._tokenizer.control_ids.issuperset(span.ids):
-                    start = self._read_characters  # a token that brings no whole character waits for the next one
+                    start = (
+                        self._read_characters
+                    )  # a token that brings no whole character waits for the next one
                     self._untold.append((self.taken - 1, start, start + max(1, len(text))))
                 if text := self._passed(span.channel, text):
                     parts.append((span.channel, text))

@@ -18,7 +18,11 @@ Unread = Counter[str]  # kinds of parts that were replaced, and how many of each
 
 TEXTS = ("text", "input_text", "output_text", "summary_text", "reasoning_text")
 THOUGHTS = ("thinking", "reasoning")
-UNREADABLE_THOUGHTS = ("redacted_thinking", "reasoning.encrypted", "compaction")  # another model's; nobody here can read them
+UNREADABLE_THOUGHTS = (
+    "redacted_thinking",
+    "reasoning.encrypted",
+    "compaction",
+)  # another model's; nobody here can read them
 WHOLE = ("search_result", "mcp_tool_result")  # texts that were given to be read
 LONGEST = 2000  # characters of a line that stands for another part
 MOST_KINDS = 8  # that a note names
@@ -62,7 +66,11 @@ def substitute(part: Mapping[str, Any], kind: str, unread: Unread) -> str:
     found = " ".join(_readable(part, 0))
     if len(found) > LONGEST:
         found = found[:LONGEST] + " ..."
-    return f"[{kind[:40]}, of which only this can be read: {found}]" if found else f"[{kind[:40]}, which cannot be read]"
+    return (
+        f"[{kind[:40]}, of which only this can be read: {found}]"
+        if found
+        else f"[{kind[:40]}, which cannot be read]"
+    )
 
 
 def note(unread: Unread) -> list[str]:
@@ -109,7 +117,9 @@ def _text(text: Any, where: str) -> str:
 
 def _thought(part: Mapping[str, Any]) -> str:
     """Clients have it as a text, or as a list of text parts, under one of several names."""
-    found = next((part[name] for name in ("thinking", "reasoning", "text", "summary", "content") if part.get(name)), "")
+    found = next(
+        (part[name] for name in ("thinking", "reasoning", "text", "summary", "content") if part.get(name)), ""
+    )
     return "\n".join(_readable(found, 0))
 
 

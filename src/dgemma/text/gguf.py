@@ -17,7 +17,9 @@ from .vocabulary import PLAIN
 
 KIND = "gemma4"
 _PREFIX = "tokenizer.ggml."
-_NORMAL, _UNKNOWN, _CONTROL, _GIVEN, _UNUSED, _BYTE = range(1, 7)  # ggml's types of tokens; _GIVEN: "user defined"
+_NORMAL, _UNKNOWN, _CONTROL, _GIVEN, _UNUSED, _BYTE = range(
+    1, 7
+)  # ggml's types of tokens; _GIVEN: "user defined"
 
 
 def is_readable(metadata: Mapping[str, Any]) -> bool:
@@ -28,30 +30,46 @@ def is_readable(metadata: Mapping[str, Any]) -> bool:
 def tokenizer_json(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The `tokenizer.json` of a file's metadata. Raises ConfigError that names `source` where it holds none that is read."""
     if not is_readable(metadata):
-        raise ConfigError(f"{source}: its vocabulary is of the kind {shown(metadata.get(_PREFIX + 'model'))}; '{KIND}' is read")
+        raise ConfigError(
+            f"{source}: its vocabulary is of the kind {shown(metadata.get(_PREFIX + 'model'))}; '{KIND}' is read"
+        )
     tokens, merges = (_list(metadata, key, str, source) for key in ("tokens", "merges"))
     types = _list(metadata, "token_type", int, source)
     vocab = {text: number for number, text in enumerate(tokens)}
     if len(vocab) < len(tokens):
         raise ConfigError(f"{source}: {len(tokens) - len(vocab)} tokens stand twice in its vocabulary")
     if len(types) != len(tokens) or not all(_NORMAL <= one <= _BYTE for one in types):
-        raise ConfigError(f"{source}: '{_PREFIX}token_type' does not give each of {len(tokens)} tokens one of six types")
+        raise ConfigError(
+            f"{source}: '{_PREFIX}token_type' does not give each of {len(tokens)} tokens one of six types"
+        )
     pairs = [merge.split(" ") for merge in merges]
-    if odd := next((merge for merge, pair in zip(merges, pairs, strict=True) if not _is_merge(pair, vocab)), None):
+    if odd := next(
+        (merge for merge, pair in zip(merges, pairs, strict=True) if not _is_merge(pair, vocab)), None
+    ):
         raise ConfigError(f"{source}: the merge {shown(odd)} does not make a token out of two")
     if metadata.get(_PREFIX + "add_space_prefix", False):
-        raise ConfigError(f"{source}: '{_PREFIX}add_space_prefix' is set; text would not come back as it was given")
+        raise ConfigError(
+            f"{source}: '{_PREFIX}add_space_prefix' is set; text would not come back as it was given"
+        )
     built = {first + second for first, second in pairs}
     added = [
         {"id": number, "content": text, "special": one in (_UNKNOWN, _CONTROL), **_AS_IT_STANDS}
         for number, (text, one) in enumerate(zip(tokens, types, strict=True))
-        if one in (_UNKNOWN, _CONTROL, _GIVEN) or (len(text) > 1 and text not in built and PLAIN.fullmatch(text))
+        if one in (_UNKNOWN, _CONTROL, _GIVEN)
+        or (len(text) > 1 and text not in built and PLAIN.fullmatch(text))
     ]
     model = {
         "type": "BPE", "vocab": vocab, "merges": pairs, "byte_fallback": True, "fuse_unk": True,
         "unk_token": "<unk>" if "<unk>" in vocab else None,
     }  # fmt: skip
-    return {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "model": model, **_STEPS}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "model": model,
+        **_STEPS,
+    }
 
 
 _AS_IT_STANDS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -73,7 +91,9 @@ _STEPS = {
 def _list(metadata: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
     found = metadata.get(_PREFIX + key)
     if not isinstance(found, list) or not all(isinstance(one, kind) for one in found):
-        raise ConfigError(f"{source}: the metadata '{_PREFIX}{key}' is missing, or no list of {kind.__name__}")
+        raise ConfigError(
+            f"{source}: the metadata '{_PREFIX}{key}' is missing, or no list of {kind.__name__}"
+        )
     return found
 
 

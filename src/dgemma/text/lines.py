@@ -46,7 +46,9 @@ class PlainView:
         self.original, self.text = text, plain(text)
         self.line_end = line_end(text)
         self._pairs = [found.start() for found in re.finditer("\r\n", text)]
-        self._breaks = [start - number for number, start in enumerate(self._pairs)]  # the same in the plain text
+        self._breaks = [
+            start - number for number, start in enumerate(self._pairs)
+        ]  # the same in the plain text
 
     def to_plain(self, place: int) -> int:
         """A place of the original in the plain text; between "\\r" and "\\n" it is the one before both."""

@@ -41,8 +41,17 @@ class _Plain:
             return _merged([self._target(raw["$ref"], refs, depth + 1), self.read(rest, refs, depth + 1)])
         if isinstance(raw.get("allOf"), list):
             rest = {name: value for name, value in raw.items() if name != "allOf"}
-            return _merged([*(self.read(part, refs, depth + 1) for part in raw["allOf"]), self.read(rest, refs, depth + 1)])
-        found = {name: self._member(name, value, refs, depth + 1) for name, value in raw.items() if name not in DEFINITIONS}
+            return _merged(
+                [
+                    *(self.read(part, refs, depth + 1) for part in raw["allOf"]),
+                    self.read(rest, refs, depth + 1),
+                ]
+            )
+        found = {
+            name: self._member(name, value, refs, depth + 1)
+            for name, value in raw.items()
+            if name not in DEFINITIONS
+        }
         if isinstance(raw.get("items"), list):
             found["prefixItems"] = found.pop("items")
         return {name: value for name, value in found.items() if value is not None or raw.get(name) is None}

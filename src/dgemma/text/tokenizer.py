@@ -54,7 +54,9 @@ class ControlIds:
     def need(self, name: str) -> int:
         """The id of one control token, named as the field here. Raises UsageError where the checkpoint lacks it."""
         if (token_id := getattr(self, name)) is None:
-            raise UsageError(f"this checkpoint's tokenizer has no token '{CONTROL_TEXTS[name]}', which this needs")
+            raise UsageError(
+                f"this checkpoint's tokenizer has no token '{CONTROL_TEXTS[name]}', which this needs"
+            )
         return token_id
 
 
@@ -66,7 +68,9 @@ class Tokenizer:
         self._not_run = not_run  # parts of the file that the engine was built without
         self._bytes: dict[int, bytes] = {}  # filled as ids are met: 262,144 tokens at once would cost 0.3 s
         self._sorted: list[tuple[bytes, int]] | None = None  # all tokens by their bytes, once somebody asks
-        self.special = ControlIds(**{name: vocabulary.control.get(text) for name, text in CONTROL_TEXTS.items()})
+        self.special = ControlIds(
+            **{name: vocabulary.control.get(text) for name, text in CONTROL_TEXTS.items()}
+        )
         self.control_ids = frozenset(vocabulary.control.values())
         self.vocab_size = max(vocabulary.texts) + 1
         self.leading_spaces = vocabulary.leading_spaces
@@ -86,13 +90,17 @@ class Tokenizer:
         except BaseException as error:  # the library raises a bare Exception, or panics
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            raise ConfigError(f"{source}: not a tokenizer this build can read ({_first_line(error)})") from None
+            raise ConfigError(
+                f"{source}: not a tokenizer this build can read ({_first_line(error)})"
+            ) from None
         engine.no_truncation()
         engine.no_padding()
         engine.encode_special_tokens = True  # special tokens found in text are encoded as the text they are
         for text, token_id in vocabulary.control.items():
             if engine.token_to_id(text) != token_id:
-                raise ConfigError(f"{source}: token '{text}' is given the id {token_id}, which is not its place")
+                raise ConfigError(
+                    f"{source}: token '{text}' is given the id {token_id}, which is not its place"
+                )
         return cls(engine, vocabulary, not_run)
 
     def to_json(self) -> str:
@@ -111,11 +119,15 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             broken = ord(text[error.start])
-            raise UsageError(f"character {error.start} of the text (U+{broken:04X}) is half a character") from None
+            raise UsageError(
+                f"character {error.start} of the text (U+{broken:04X}) is half a character"
+            ) from None
         # of several, because that one lets other threads run meanwhile; "fast" leaves out places, which nobody asks for
         try:
             ids = self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
-        except BaseException as error:  # a pattern that backtracks too often ends in a panic, which is no Exception
+        except (
+            BaseException
+        ) as error:  # a pattern that backtracks too often ends in a panic, which is no Exception
             if not is_panic(error):
                 raise
             raise UsageError("this checkpoint's tokenizer fails on the text; ask with another text") from None
@@ -158,7 +170,9 @@ class Tokenizer:
     def beginning_with(self, piece: bytes) -> tuple[int, ...]:
         """The tokens of text whose bytes begin with these."""
         if self._sorted is None:
-            self._sorted = sorted((self.token_bytes(i), i) for i in range(self.vocab_size) if i not in self.control_ids)
+            self._sorted = sorted(
+                (self.token_bytes(i), i) for i in range(self.vocab_size) if i not in self.control_ids
+            )
         start, found = bisect_left(self._sorted, (piece,)), []
         while start < len(self._sorted) and self._sorted[start][0].startswith(piece):
             found.append(self._sorted[start][1])

@@ -29,7 +29,9 @@ def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
     """
     function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
     if not isinstance(function, Mapping):
-        raise UsageError(f"{where}: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}")
+        raise UsageError(
+            f"{where}: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}"
+        )
     name = checked_name(function.get("name"), where)
     writer = _Writer(special, where)
     fields = {"description": writer.string(function.get("description") or "")}
@@ -41,7 +43,12 @@ def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
 def call(name: str, arguments: Mapping[str, Any], special: ControlIds, where: str) -> list[Piece]:
     """Pieces of one call by the model. Raises UsageError for arguments that are not plain JSON values."""
     written = _Writer(special, where).value(arguments, 0)
-    return [special.need("tool_call"), f"call:{checked_name(name, where)}", *written, special.need("end_tool_call")]
+    return [
+        special.need("tool_call"),
+        f"call:{checked_name(name, where)}",
+        *written,
+        special.need("end_tool_call"),
+    ]
 
 
 def result(name: str, text: str, special: ControlIds, where: str) -> list[Piece]:
@@ -54,7 +61,9 @@ def result(name: str, text: str, special: ControlIds, where: str) -> list[Piece]
 def checked_name(name: Any, where: str) -> str:
     """A tool's name that can be written and read back, or UsageError."""
     if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
-        raise UsageError(f"{where}: a tool's name must be a word without spaces, quotes or brackets, not {name!r:.40}")
+        raise UsageError(
+            f"{where}: a tool's name must be a word without spaces, quotes or brackets, not {name!r:.40}"
+        )
     return name
 
 
@@ -135,7 +144,9 @@ class _Writer:
         if nullable and not top:
             fields["nullable"] = ["true"]
         if "ARRAY" in kinds and isinstance(schema.get("prefixItems"), list):
-            fields["prefixItems"] = self._list([self.schema(member, depth + 1) for member in schema["prefixItems"]])
+            fields["prefixItems"] = self._list(
+                [self.schema(member, depth + 1) for member in schema["prefixItems"]]
+            )
         if "OBJECT" in kinds and (schema.get("properties") or not (top or options)):
             fields["properties"] = self._properties(schema.get("properties") or {}, depth + 1)
         if "OBJECT" in kinds and schema.get("required"):
@@ -179,7 +190,9 @@ class _Writer:
         if not isinstance(raw, Mapping):
             raise self._fail(f"a schema must be an object, not {type(raw).__name__}")
         schema, nullable, options = raw, bool(raw.get("nullable")), _options(raw)
-        others = [option for option in options if not (isinstance(option, Mapping) and option.get("type") == "null")]
+        others = [
+            option for option in options if not (isinstance(option, Mapping) and option.get("type") == "null")
+        ]
         nullable = nullable or len(others) < len(options)
         if len(others) == 1 and isinstance(others[0], Mapping):
             schema, others = {**others[0], **raw}, _options(others[0])  # a union may be wrapped in another
@@ -190,11 +203,15 @@ class _Writer:
         nullable = nullable or (has_null and len(kinds) > 0)
         if has_null and not kinds:
             kinds = ["NULL"]
-        if others and all(isinstance(option, Mapping) and option.keys() <= {"type", "title"} for option in others):
+        if others and all(
+            isinstance(option, Mapping) and option.keys() <= {"type", "title"} for option in others
+        ):
             found = [kind for option in others for kind in self._kinds(option)[0]]
             kinds, others = found, []
         elif others and not kinds:
-            kinds = [kind for option in others if isinstance(option, Mapping) for kind in self._kinds(option)[0]]
+            kinds = [
+                kind for option in others if isinstance(option, Mapping) for kind in self._kinds(option)[0]
+            ]
         return schema, list(dict.fromkeys(kinds)), nullable, others
 
     def _kinds(self, schema: Mapping[str, Any]) -> tuple[list[str], bool]:

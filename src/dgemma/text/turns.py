@@ -96,10 +96,16 @@ def goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
 def _left_open(raw: Mapping[str, Any], message: _Message) -> _Message:
     """The last message as the beginning of the answer: what its text ends with, blanks included, is gone on from."""
     if message.role != "model":
-        raise UsageError(f"{message.where}: only a message of the assistant can be gone on from, not one of role {raw['role']!r:.40}")
+        raise UsageError(
+            f"{message.where}: only a message of the assistant can be gone on from, not one of role {raw['role']!r:.40}"
+        )
     if message.calls:
-        raise UsageError(f"{message.where}: a message with tool_calls cannot be gone on from; add their results")
-    texts = [part.text for part in read_parts(raw.get("content"), message.where, Counter()) if part.kind == "text"]
+        raise UsageError(
+            f"{message.where}: a message with tool_calls cannot be gone on from; add their results"
+        )
+    texts = [
+        part.text for part in read_parts(raw.get("content"), message.where, Counter()) if part.kind == "text"
+    ]
     return replace(message, text="".join(texts).lstrip(), is_open=True)
 
 
@@ -171,7 +177,11 @@ class _ModelTurn:
             self.body += syntax.result(self._answered(message), message.text, special, message.where)
             return
         if message.thought and keep_thought:
-            self.body += [special.need("channel"), f"thought\n{message.thought}\n", special.need("end_channel")]
+            self.body += [
+                special.need("channel"),
+                f"thought\n{message.thought}\n",
+                special.need("end_channel"),
+            ]
         # Text stands before the calls, in the order written, so that a history starts with the very ids generated.
         # (The published template puts it behind the results, glued to the next answer.)
         self.body.append(message.text)
@@ -186,7 +196,9 @@ class _ModelTurn:
         match = match or [call for call in self.waiting if name is not None and call.name == name]
         match = match or (self.waiting if key is None and name is None and len(self.waiting) == 1 else [])
         if not match:
-            raise UsageError(f"{message.where}: no tool call before it waits for this result (id {key!r:.40})")
+            raise UsageError(
+                f"{message.where}: no tool call before it waits for this result (id {key!r:.40})"
+            )
         found = match[0]
         self.waiting.remove(found)
         return found.name
@@ -198,7 +210,9 @@ class _ModelTurn:
         result: there is nothing to generate, so that is a UsageError when a generation is to follow.
         """
         if self.waiting and to_generate:
-            raise UsageError(f"the call of tool '{self.waiting[0].name}' has no result; add a message of role tool")
+            raise UsageError(
+                f"the call of tool '{self.waiting[0].name}' has no result; add a message of role tool"
+            )
         if self.last == "tool":
             return []
         return [self.special.need("tool_response")] if self.waiting else None
@@ -264,10 +278,14 @@ def _call(raw: Any, where: str) -> _Call:
     kind = raw.get("type") or "function" if isinstance(raw, Mapping) else None
     custom = raw.get("custom") if kind == "custom" else None
     if isinstance(custom, Mapping):  # a tool whose input is a text
-        return _Call(raw.get("id"), syntax.checked_name(custom.get("name"), where), {"input": custom.get("input")})
+        return _Call(
+            raw.get("id"), syntax.checked_name(custom.get("name"), where), {"input": custom.get("input")}
+        )
     function = raw.get("function") if kind == "function" else None
     if not isinstance(function, Mapping):
-        raise UsageError(f"{where} must look like {{'type': 'function', 'function': {{'name', 'arguments'}}}}")
+        raise UsageError(
+            f"{where} must look like {{'type': 'function', 'function': {{'name', 'arguments'}}}}"
+        )
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:

@@ -29,7 +29,9 @@ CONTROL_TEXTS = {
 LARGEST = 1 << 26  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 # Parts that are read, or not, and never run: nothing is added to texts, and decoding goes by `bytes_of`.
 NOT_RUN = ("decoder", "post_processor")
-UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()  # how an id without a token is shown: padding rows of the embedding
+UNKNOWN = (
+    "\N{REPLACEMENT CHARACTER}".encode()
+)  # how an id without a token is shown: padding rows of the embedding
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 PLAIN = re.compile(
@@ -58,7 +60,9 @@ class Vocabulary:
     added: frozenset[int]
     byte_level: bool
     replacements: tuple[tuple[str, str], ...]  # of the decoder, in order: ("▁", " ")
-    leading_spaces: int  # how many spaces at the very start of a text belong to the tokenizer, not to the text
+    leading_spaces: (
+        int  # how many spaces at the very start of a text belong to the tokenizer, not to the text
+    )
 
     def byte_token(self, byte: int) -> str:
         """The text of the token that stands for one byte; every vocabulary has all 256."""
@@ -89,7 +93,9 @@ def read_vocabulary(raw: dict[str, Any], source: str) -> Vocabulary:
     try:
         return _read(raw, source)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{source}: not a tokenizer this build can read ({type(error).__name__}: {error})") from None
+        raise ConfigError(
+            f"{source}: not a tokenizer this build can read ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _read(raw: dict[str, Any], source: str) -> Vocabulary:
@@ -98,7 +104,9 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
         raise ConfigError(f"{source}: model type '{kind}'; this build reads BPE tokenizers")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
-            raise ConfigError(f"{source}: model.{key} is {model[key]!r}; this build reads tokenizers without it")
+            raise ConfigError(
+                f"{source}: model.{key} is {model[key]!r}; this build reads tokenizers without it"
+            )
     vocab: dict[str, int] = model["vocab"]
     check_tokens(vocab, added, source)
     check_parts(raw, source)
@@ -117,7 +125,9 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
 def _is_control(token: dict[str, Any]) -> bool:
     if _BYTE_TOKEN.fullmatch(token["content"]):
         return False
-    swallows = token.get("lstrip") or token.get("rstrip")  # would eat the spaces beside it: never match it in text
+    swallows = token.get("lstrip") or token.get(
+        "rstrip"
+    )  # would eat the spaces beside it: never match it in text
     return bool(token.get("special") or swallows or not PLAIN.fullmatch(token["content"]))
 
 
@@ -137,7 +147,9 @@ def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, s
         elif kind == "Strip" and step["content"] == " " and not step["stop"]:
             leading = step["start"]
         elif kind not in ("ByteFallback", "Fuse"):
-            raise ConfigError(f"{source}: decoder step '{kind}'; this build reads ByteLevel or ByteFallback decoders")
+            raise ConfigError(
+                f"{source}: decoder step '{kind}'; this build reads ByteLevel or ByteFallback decoders"
+            )
     if "ByteFallback" not in kinds:
         raise ConfigError(f"{source}: the decoder has no ByteFallback, so not every text could be written")
     return False, tuple(replacements), leading
@@ -154,7 +166,9 @@ def _check_bytes(raw: dict[str, Any], byte_level: bool, source: str) -> None:
     model = raw["model"]
     names = _BYTES if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
     if missing := [name for name in names if name not in model["vocab"]]:
-        raise ConfigError(f"{source}: {len(missing)} of 256 byte tokens are missing, the first is {missing[0]!r}")
+        raise ConfigError(
+            f"{source}: {len(missing)} of 256 byte tokens are missing, the first is {missing[0]!r}"
+        )
     if not byte_level and not model.get("byte_fallback"):
         raise ConfigError(f"{source}: model.byte_fallback is off, so not every text could be encoded")
     before = raw.get("pre_tokenizer") or {}
@@ -168,7 +182,10 @@ def _shut(model: dict[str, Any], added: list[dict[str, Any]], control: dict[str,
     for token in added:
         if token["content"] in control or _BYTE_TOKEN.fullmatch(token["content"]):
             token["special"] = True
-    pairs = ((merge.split(" ", 1) if isinstance(merge, str) else merge, merge) for merge in model.get("merges") or [])
+    pairs = (
+        (merge.split(" ", 1) if isinstance(merge, str) else merge, merge)
+        for merge in model.get("merges") or []
+    )
     model["merges"] = [merge for pair, merge in pairs if "".join(pair) not in control]
     if single := [text for text in control if len(text) < 2]:
         raise ConfigError(f"{source}: the control token {single[0]!r} is too short to be told from text")

@@ -102,7 +102,9 @@ def score(
         context, next_nats = _read(model, clean, first, count)
         nats += next_nats
         starts = list(range(first, clean.shape[1], width))
-        for draws in _bounds(model, context, starts, clean[:, first:], samples, generator):  # [draws, canvases]
+        for draws in _bounds(
+            model, context, starts, clean[:, first:], samples, generator
+        ):  # [draws, canvases]
             bound += draws.mean(0).sum().item()
             variance += (draws.var(0) / len(draws)).sum().item()
         if progress is not None:

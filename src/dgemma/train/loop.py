@@ -121,7 +121,9 @@ class Trainer:
                 raise UsageError(f"{path}: this run was made with another model; choose another --run folder")
             for name, value in self._identity().items():
                 if header.get(name, value) != value:  # runs of before did not say all of it
-                    raise UsageError(f"{path}: this run was made with another {name}; choose another --run folder")
+                    raise UsageError(
+                        f"{path}: this run was made with another {name}; choose another --run folder"
+                    )
             for name, tensor in mine.items():
                 tensor.copy_(file.get_tensor(name))
         self.step = int(header["step"])
@@ -138,7 +140,12 @@ class Trainer:
     def save(self, name: str = "state") -> None:
         """Write weights, moments and the step as one file, whole or not at all."""
         self._count_time()
-        counts = {"step": self.step, "tokens": self.tokens, "cells": self.cells, "cpu_seconds": self.cpu_seconds}
+        counts = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "cells": self.cells,
+            "cpu_seconds": self.cpu_seconds,
+        }
         header = self._identity() | {name: str(value) for name, value in counts.items()}
         new = self.folder / f"{name}.tmp"
         with disk_errors(self.folder, "and give the same command again: the run goes on from its last save"):
@@ -179,7 +186,14 @@ class Trainer:
                 self._count_time()
                 rate = since / (now - last)
                 row = Report(
-                    self.step, now - started, self.cpu_seconds, self.tokens, self.cells, means[0], means[1], rate
+                    self.step,
+                    now - started,
+                    self.cpu_seconds,
+                    self.tokens,
+                    self.cells,
+                    means[0],
+                    means[1],
+                    rate,
                 )
                 self._record(row)
                 sums, since, counted, last = torch.zeros(2), 0, 0, now

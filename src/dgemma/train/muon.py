@@ -29,7 +29,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 class Optimizer:
     """Steps a model's parameters in place. `state` maps a parameter's name to its moments."""
 
-    def __init__(self, model: nn.Module, matrix_lr: float = 0.02, other_lr: float = 0.003, weight_decay: float = 0.01):
+    def __init__(
+        self, model: nn.Module, matrix_lr: float = 0.02, other_lr: float = 0.003, weight_decay: float = 0.01
+    ):
         self.matrix_lr, self.other_lr, self.weight_decay = matrix_lr, other_lr, weight_decay
         self.parameters = dict(model.named_parameters())
         self.state: dict[str, Tensor] = {}
@@ -66,4 +68,6 @@ class Optimizer:
         first = self.state[f"{name}.first"].lerp_(parameter.grad, 0.1)
         second = self.state[f"{name}.second"].lerp_(parameter.grad.square(), 0.02)
         unbiased = second / (1 - 0.98 ** (number + 1))
-        parameter.addcdiv_(first / (1 - 0.9 ** (number + 1)), unbiased.sqrt() + 1e-10, value=-factor * self.other_lr)
+        parameter.addcdiv_(
+            first / (1 - 0.9 ** (number + 1)), unbiased.sqrt() + 1e-10, value=-factor * self.other_lr
+        )

@@ -167,7 +167,9 @@ class HeadLoss(torch.autograd.Function):
     ROWS = 512
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float
+    ) -> Tensor:
         total = hidden.new_zeros(())
         grad_hidden, grad_embedding = torch.empty_like(hidden), torch.zeros_like(embedding)
         for start in range(0, hidden.shape[0], HeadLoss.ROWS):

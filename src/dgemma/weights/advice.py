@@ -18,7 +18,13 @@ from .names import GROUPS, expected_tensors
 from .placement import Placement, stream_plan
 from .plan import Formats, Plan, divides, fit, format_of, held_bytes, longest_context, margin
 
-PROPOSED = ("bf16", "fp8", "nvfp4", "int4", "int4+fp8")  # the least loss first; beside them numbers have 16 bits
+PROPOSED = (
+    "bf16",
+    "fp8",
+    "nvfp4",
+    "int4",
+    "int4+fp8",
+)  # the least loss first; beside them numbers have 16 bits
 AS_IT_IS = "as it is"
 
 
@@ -91,13 +97,18 @@ def _choice(
     return Choice(name, plan, fits, longest_context(config, plan, memory), streamed)
 
 
-def _hints(choices: list[Choice], config: ModelConfig, memory: int, context: int, device: str, host: int) -> tuple[str, ...]:
+def _hints(
+    choices: list[Choice], config: ModelConfig, memory: int, context: int, device: str, host: int
+) -> tuple[str, ...]:
     """Settings that help, in the words of the command line."""
     found, own = [], choices[0]
     if own.longest:
         found.append(f"--context {own.longest}: the longest context that fits with these weights")
     if device == "cuda" and not wants_triton():
-        fast = {choice.name: fit(config, choice.plan.dtype, context, formats=choice.plan.formats, triton=True) for choice in choices}
+        fast = {
+            choice.name: fit(config, choice.plan.dtype, context, formats=choice.plan.formats, triton=True)
+            for choice in choices
+        }
         fits = [choice.name for choice in choices if not choice.fits and fast[choice.name].fits(memory)]
         if fits:
             work = f"{disk_size(fast[fits[0]].work)} of work in place of {disk_size(own.plan.work)}"
@@ -105,5 +116,7 @@ def _hints(choices: list[Choice], config: ModelConfig, memory: int, context: int
     if device == "cuda" and host:
         slow = fit(config, own.plan.dtype, context, device="cpu", formats=own.plan.formats)
         if slow.fits(host):
-            found.append(f"--device cpu: {disk_size(slow.total)} of this machine's RAM, of which {disk_size(host)} are free; slower")
+            found.append(
+                f"--device cpu: {disk_size(slow.total)} of this machine's RAM, of which {disk_size(host)} are free; slower"
+            )
     return tuple(found)

@@ -114,7 +114,10 @@ def convert(
     check(layout.config, formats)
     check_copies(layout)
     shards = deal(plan(layout, formats), shard_bytes)
-    options = {"formats": {group: _spelled(format) for group, format in sorted(formats.items())}, "calibration": calibration}
+    options = {
+        "formats": {group: _spelled(format) for group, format in sorted(formats.items())},
+        "calibration": calibration,
+    }
     options["shard_bytes"] = shard_bytes
     with partial_folder(target, layout, options) as partial:
         reused = len(partial.whole)
@@ -166,7 +169,9 @@ def deal(jobs: list[Job], shard_bytes: int) -> dict[str, list[Job]]:
         size += nbytes
     if len(shards) == 1:
         return {"model.safetensors": shards[0]}
-    return {f"model-{number + 1:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards)}
+    return {
+        f"model-{number + 1:05}-of-{len(shards):05}.safetensors": shard for number, shard in enumerate(shards)
+    }
 
 
 def written(job: Job) -> int:
@@ -196,8 +201,14 @@ def fields(weight: QuantTensor) -> dict[str, Tensor]:
         row = parts["row"][:, None]
         return {"weight": parts["codes"], "weight_scale": row.bfloat16() if name == "fp8" else row}
     if name == "int4":
-        packed = parts["codes"].contiguous().view(torch.int32)  # eight codes in a word, the first in its lowest bits
-        return {"weight_packed": packed, "weight_scale": parts["scales"], "weight_shape": torch.tensor(weight.shape)}
+        packed = (
+            parts["codes"].contiguous().view(torch.int32)
+        )  # eight codes in a word, the first in its lowest bits
+        return {
+            "weight_packed": packed,
+            "weight_scale": parts["scales"],
+            "weight_shape": torch.tensor(weight.shape),
+        }
     return {  # the scale is a power of two, so its inverse is exact
         "weight_packed": parts["codes"], "weight_scale": parts["scales"], "weight_global_scale": parts["row"][:1].reciprocal(),
     }  # fmt: skip
@@ -215,7 +226,9 @@ def _convert(
                 done += sum(job.before for job in jobs)
                 continue
             errors: dict[str, list[float]] = {}
-            with ShardFile(partial.folder / name, {key: spec for job in jobs for key, spec in job.outputs.items()}) as file:
+            with ShardFile(
+                partial.folder / name, {key: spec for job in jobs for key, spec in job.outputs.items()}
+            ) as file:
                 for job in jobs:
                     if progress is not None:
                         progress(done, total, job.rows[0].name)
@@ -223,7 +236,9 @@ def _convert(
                         _copy(job, files, file)
                     else:
                         sums = errors.setdefault(job.tensor, [0.0, 0.0])
-                        for place, value in enumerate(_encode(job, files, file, importance.get(job.tensor), device)):
+                        for place, value in enumerate(
+                            _encode(job, files, file, importance.get(job.tensor), device)
+                        ):
                             sums[place] += value
                     done += job.before
             partial.add(name, errors)
@@ -236,7 +251,12 @@ def _copy(job: Job, files: Files, file: ShardFile) -> None:
     for info in job.rows:
         for start in range(0, info.nbytes, CHUNK):
             count = min(CHUNK, info.nbytes - start)
-            file.write(info.name, files.read(replace(info, dtype="U8", shape=(count,), offset=info.offset + start, nbytes=count)))
+            file.write(
+                info.name,
+                files.read(
+                    replace(info, dtype="U8", shape=(count,), offset=info.offset + start, nbytes=count)
+                ),
+            )
 
 
 def _encode(
@@ -272,17 +292,23 @@ def _pieces(job: Job, files: Files) -> Iterator[Tensor]:
         run = max(1, PIECE // info.shape[1])
         for start in range(0, info.shape[0], run):
             count = min(run, info.shape[0] - start)
-            part = replace(info, shape=(count, info.shape[1]), offset=info.offset + start * size, nbytes=count * size)
+            part = replace(
+                info, shape=(count, info.shape[1]), offset=info.offset + start * size, nbytes=count * size
+            )
             yield _checked(files.read(part), info)
 
 
 def _checked(tensor: Tensor, info: TensorInfo) -> Tensor:
     if not finite(tensor):
-        raise CheckpointError(f"{info.file}: tensor '{info.name}' holds NaN or infinite values; fetch it again")
+        raise CheckpointError(
+            f"{info.file}: tensor '{info.name}' holds NaN or infinite values; fetch it again"
+        )
     return tensor
 
 
-def _finish(partial: Partial, source: Path, shards: Mapping[str, list[Job]], formats: Mapping[str, Format]) -> None:
+def _finish(
+    partial: Partial, source: Path, shards: Mapping[str, list[Job]], formats: Mapping[str, Format]
+) -> None:
     """What stands beside the weights, and the hashes of all."""
     folder = partial.folder
     for pattern in CARRIED:
@@ -293,8 +319,13 @@ def _finish(partial: Partial, source: Path, shards: Mapping[str, list[Job]], for
     if len(shards) > 1:
         weight_map = {key: name for name, jobs in shards.items() for job in jobs for key in job.outputs}
         total = sum(written(job) for jobs in shards.values() for job in jobs)
-        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})
-    write_json(folder / "config.json", read_json(source / "config.json") | {"quantization_config": describe(formats)})
+        write_json(
+            folder / INDEX,
+            {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+        )
+    write_json(
+        folder / "config.json", read_json(source / "config.json") | {"quantization_config": describe(formats)}
+    )
     known = {name: entry["sha256"] for name, entry in partial.whole.items()}
     write_sums(folder, {path.name: known.get(path.name) or digest(path) for path in folder.iterdir()})
 
@@ -302,7 +333,10 @@ def _finish(partial: Partial, source: Path, shards: Mapping[str, list[Job]], for
 def _result(target: Path, partial: Partial, shards: Mapping[str, list[Job]], reused: int) -> Converted:
     jobs = [job for own in shards.values() for job in own]
     sizes = {
-        group: Sizes(sum(job.before for job in jobs if job.group == group), sum(written(job) for job in jobs if job.group == group))
+        group: Sizes(
+            sum(job.before for job in jobs if job.group == group),
+            sum(written(job) for job in jobs if job.group == group),
+        )
         for group in dict.fromkeys(job.group for job in jobs)
     }
     sums: dict[str, list[float]] = {}
@@ -310,7 +344,11 @@ def _result(target: Path, partial: Partial, shards: Mapping[str, list[Job]], reu
         for name, (lost, whole) in shard["errors"].items():
             before = sums.get(name, [0.0, 0.0])
             sums[name] = [before[0] + lost, before[1] + whole]
-    errors = {job.tensor: math.sqrt(sums[job.tensor][0] / (sums[job.tensor][1] or 1.0)) for job in jobs if job.tensor in sums}
+    errors = {
+        job.tensor: math.sqrt(sums[job.tensor][0] / (sums[job.tensor][1] or 1.0))
+        for job in jobs
+        if job.tensor in sums
+    }
     groups = {job.tensor: job.group for job in jobs if job.tensor in sums}
     return Converted(target, sizes, errors, groups, len(shards), reused)
 

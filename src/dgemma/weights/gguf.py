@@ -94,7 +94,9 @@ def read_floats(info: TensorInfo) -> tuple[float, ...]:
             file.seek(info.offset)
             data = file.read(info.nbytes)
     except OSError as error:
-        raise CheckpointError(f"{info.file}: tensor '{info.name}' is not readable ({error.strerror or error})") from None
+        raise CheckpointError(
+            f"{info.file}: tensor '{info.name}' is not readable ({error.strerror or error})"
+        ) from None
     if len(data) < info.nbytes:
         raise CheckpointError(f"{info.file}: truncated inside tensor '{info.name}'; fetch it again")
     return struct.unpack(f"<{info.nbytes // 4}f", data)
@@ -117,9 +119,13 @@ class _Cursor:
 
     def _fetch(self, end: int) -> None:
         if end > self.size:
-            raise CheckpointError(f"{self.path}: truncated: {self.size} bytes do not hold its header; fetch it again")
+            raise CheckpointError(
+                f"{self.path}: truncated: {self.size} bytes do not hold its header; fetch it again"
+            )
         if end > HEADER_LIMIT:
-            raise CheckpointError(f"{self.path}: its header claims more than {HEADER_LIMIT} bytes; so many are not read")
+            raise CheckpointError(
+                f"{self.path}: its header claims more than {HEADER_LIMIT} bytes; so many are not read"
+            )
         want = min(max(end, len(self.data) + _PIECE), self.size, HEADER_LIMIT)
         while len(self.data) < want:
             if not (piece := self.file.read(want - len(self.data))):
@@ -141,11 +147,15 @@ class _Cursor:
         try:
             return self.data[start : start + count].decode()
         except UnicodeDecodeError:
-            raise CheckpointError(f"{self.path}: a text in its header is not UTF-8; the file is damaged") from None
+            raise CheckpointError(
+                f"{self.path}: a text in its header is not UTF-8; the file is damaged"
+            ) from None
 
     def name(self, what: str) -> str:
         text = self.text()
-        if not text.isprintable() or not 0 < len(text) <= LONGEST_NAME:  # messages are one line, and go to terminals
+        if (
+            not text.isprintable() or not 0 < len(text) <= LONGEST_NAME
+        ):  # messages are one line, and go to terminals
             raise CheckpointError(f"{self.path}: the {what} {text[:80]!r} is no name")
         return text
 
@@ -155,7 +165,9 @@ class _Cursor:
         if kind == _ARRAY:
             return self._array(key)
         if kind not in _SCALARS:
-            raise CheckpointError(f"{self.path}: metadata '{key}' has a value of type {kind}, which is not known")
+            raise CheckpointError(
+                f"{self.path}: metadata '{key}' has a value of type {kind}, which is not known"
+            )
         found = self.number(_SCALARS[kind])
         return _short(found) if kind == _FLOAT32 else found
 
@@ -164,7 +176,9 @@ class _Cursor:
         if kind == _TEXT:
             return [self.text() for _ in range(count)]
         if kind not in _SCALARS:
-            raise CheckpointError(f"{self.path}: metadata '{key}' is an array of type {kind}, which is not known")
+            raise CheckpointError(
+                f"{self.path}: metadata '{key}' is an array of type {kind}, which is not known"
+            )
         layout = struct.Struct(f"<{count}{_SCALARS[kind]}")
         return list(layout.unpack_from(self.data, self.take(layout.size)))
 
@@ -174,7 +188,9 @@ def _short(number: float) -> float:
     if not math.isfinite(number):
         return number
     texts = (f"{number:.{digits}g}" for digits in range(6, 10))
-    return next((float(text) for text in texts if struct.pack("<f", float(text)) == struct.pack("<f", number)), number)
+    return next(
+        (float(text) for text in texts if struct.pack("<f", float(text)) == struct.pack("<f", number)), number
+    )
 
 
 def _read(cursor: _Cursor) -> Gguf:
@@ -188,15 +204,21 @@ def _read(cursor: _Cursor) -> Gguf:
         metadata[key] = cursor.value(cursor.number("I"), key)
     alignment = metadata.get("general.alignment", 32)
     if alignment not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
-        raise CheckpointError(f"{cursor.path}: general.alignment is {str(alignment)[:40]}; a power of two from 8 to 4096 is read")
+        raise CheckpointError(
+            f"{cursor.path}: general.alignment is {str(alignment)[:40]}; a power of two from 8 to 4096 is read"
+        )
     entries = [_entry(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment
     tensors: dict[str, TensorInfo] = {}
-    for name, dtype, shape, offset, nbytes in sorted(entries, key=lambda entry: (entry[3], entry[4], entry[0])):
+    for name, dtype, shape, offset, nbytes in sorted(
+        entries, key=lambda entry: (entry[3], entry[4], entry[0])
+    ):
         if name in tensors:
             raise CheckpointError(f"{cursor.path}: the tensor '{name}' stands twice in the header")
         tensors[name] = TensorInfo(name, cursor.path, dtype, shape, start + offset, nbytes)
-    return Gguf(cursor.path, metadata, tensors, tuple(_check_ranges(cursor, list(tensors.values()), start, alignment)))
+    return Gguf(
+        cursor.path, metadata, tensors, tuple(_check_ranges(cursor, list(tensors.values()), start, alignment))
+    )
 
 
 def _check_start(cursor: _Cursor) -> None:
@@ -237,15 +259,21 @@ def _check_ranges(cursor: _Cursor, tensors: list[TensorInfo], start: int, alignm
     for tensor in tensors:
         expected = -(-position // alignment) * alignment
         if tensor.offset % alignment:
-            problems.append(f"{path}: tensor '{tensor.name}' does not begin at a multiple of {alignment} bytes")
+            problems.append(
+                f"{path}: tensor '{tensor.name}' does not begin at a multiple of {alignment} bytes"
+            )
         elif tensor.offset < position:
             problems.append(f"{path}: tensor '{tensor.name}' overlaps the one before it; the file is damaged")
         elif tensor.offset > expected:
-            problems.append(f"{path}: {tensor.offset - expected} unclaimed bytes before tensor '{tensor.name}'")
+            problems.append(
+                f"{path}: {tensor.offset - expected} unclaimed bytes before tensor '{tensor.name}'"
+            )
         position = max(position, tensor.offset + tensor.nbytes)
     cut = next((tensor for tensor in tensors if tensor.offset + tensor.nbytes > size), None)
     if cut is not None:
-        problems.append(f"{path}: truncated inside tensor '{cut.name}': {size} of {position} bytes; fetch it again")
+        problems.append(
+            f"{path}: truncated inside tensor '{cut.name}': {size} of {position} bytes; fetch it again"
+        )
     elif size > -(-position // alignment) * alignment:
         problems.append(f"{path}: {size - position} unclaimed bytes after the last tensor")
     return problems

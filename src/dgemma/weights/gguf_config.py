@@ -38,9 +38,13 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 def check_kind(file: Gguf) -> None:
     """Raises CheckpointError for another model's file, a part of one, or one that holds no model."""
     if (found := file.architecture) != ARCHITECTURE:
-        raise CheckpointError(f"{file.path}: a model of the architecture {shown(found)}; this build runs '{ARCHITECTURE}'")
+        raise CheckpointError(
+            f"{file.path}: a model of the architecture {shown(found)}; this build runs '{ARCHITECTURE}'"
+        )
     if (found := file.metadata.get("general.type", "model")) != "model":
-        raise CheckpointError(f"{file.path}: its general.type is {shown(found)}; it holds no model of its own")
+        raise CheckpointError(
+            f"{file.path}: its general.type is {shown(found)}; it holds no model of its own"
+        )
     if file.metadata.get("split.count", 0) not in (0, 1):
         raise CheckpointError(f"{file.path}: one part of several; join them with `llama-gguf-split --merge`")
 
@@ -53,11 +57,15 @@ def model_config(file: Gguf) -> ModelConfig:
     keys = Reader(own, f"{file.path}: metadata of {ARCHITECTURE}")
     for key, allowed in _FIXED.items():
         if key in keys.raw and (value := keys.raw.pop(key)) not in allowed:
-            raise ConfigError(f"{keys.source}: '{key}' is {shown(value)}; this build computes only {allowed[-1]!r}")
+            raise ConfigError(
+                f"{keys.source}: '{key}' is {shown(value)}; this build computes only {allowed[-1]!r}"
+            )
     text = _layers(file, keys) | _sizes(file, keys)
     keys.done(strict=True)
     if (value := file.metadata.get("diffusion.shift_logits", False)) is not False:
-        raise ConfigError(f"{file.path}: 'diffusion.shift_logits' is {shown(value)}; this model's logits are not shifted")
+        raise ConfigError(
+            f"{file.path}: 'diffusion.shift_logits' is {shown(value)}; this model's logits are not shifted"
+        )
     raw = {
         "model_type": "diffusion_gemma",
         "canvas_length": file.metadata.get("diffusion.canvas_length"),
@@ -108,9 +116,13 @@ def _layers(file: Gguf, keys: Reader) -> dict[str, Any]:
     heads = [heads] * len(sliding) if isinstance(heads, int) else heads
     for key, values in (("sliding_window_pattern", sliding), ("head_count_kv", heads)):
         if len(values) != count:
-            raise ConfigError(f"{keys.source}: 'attention.{key}' has {len(values)} entries for {count} layers")
+            raise ConfigError(
+                f"{keys.source}: 'attention.{key}' has {len(values)} entries for {count} layers"
+            )
     if not all(isinstance(value, bool) for value in sliding):
-        raise ConfigError(f"{keys.source}: 'attention.sliding_window_pattern' is not a list of true and false")
+        raise ConfigError(
+            f"{keys.source}: 'attention.sliding_window_pattern' is not a list of true and false"
+        )
     dims = {SLIDING: _head_dim(keys, "_swa"), FULL: _head_dim(keys, "")}
     kinds = [SLIDING if local else FULL for local in sliding]
     ropes = {
@@ -145,7 +157,9 @@ def _part_that_rotates(file: Gguf, head_dim: int) -> float:
     """`rope_freqs` divides the frequency of each pair of dims: by 1 where it turns, and by 1e30 where it does not."""
     info = file.tensors.get(ROPE_FREQS)
     if info is None:
-        raise CheckpointError(f"{file.path}: tensor '{ROPE_FREQS}' is missing; it says how the full layers rotate")
+        raise CheckpointError(
+            f"{file.path}: tensor '{ROPE_FREQS}' is missing; it says how the full layers rotate"
+        )
     if info.dtype != "F32" or info.shape != (head_dim // 2,):
         raise CheckpointError(
             f"{file.path}: tensor '{ROPE_FREQS}' is {info.dtype} {list(info.shape)}; F32 [{head_dim // 2}] was expected"
@@ -153,7 +167,9 @@ def _part_that_rotates(file: Gguf, head_dim: int) -> float:
     divisors = read_floats(info)
     turning = next((n for n, divisor in enumerate(divisors) if divisor != 1), len(divisors))
     if not all(STILL <= divisor < math.inf for divisor in divisors[turning:]):
-        raise CheckpointError(f"{file.path}: tensor '{ROPE_FREQS}' scales frequencies; this model keeps them or stops them")
+        raise CheckpointError(
+            f"{file.path}: tensor '{ROPE_FREQS}' scales frequencies; this model keeps them or stops them"
+        )
     part = 2 * turning / head_dim
     return part if 2 * int(part * head_dim // 2) == 2 * turning else math.nextafter(part, 1)
 
@@ -174,7 +190,9 @@ def _vocabulary(file: Gguf, keys: Reader) -> int:
     if (said := keys.size("vocab_size", rows)) != rows:
         raise ConfigError(f"{keys.source}: 'vocab_size' is {said}, but '{EMBEDDING}' has {rows} rows")
     if isinstance(tokens, list) and len(tokens) > rows:
-        raise ConfigError(f"{file.path}: its vocabulary has {len(tokens)} tokens, but '{EMBEDDING}' has {rows} rows")
+        raise ConfigError(
+            f"{file.path}: its vocabulary has {len(tokens)} tokens, but '{EMBEDDING}' has {rows} rows"
+        )
     return rows
 
 

@@ -91,7 +91,9 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
     return Layout(file.path, config, (file.path,), tensors, text, (), tuple(found), said=said, copies=copies)
 
 
-def _copies(left: dict[str, TensorInfo], tensors: Mapping[str, TensorInfo]) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
+def _copies(
+    left: dict[str, TensorInfo], tensors: Mapping[str, TensorInfo]
+) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
     """The output head where it may be a copy of the embedding, taken out of `left`; copies.py compares them."""
     head, embedding = left.get(HEAD), tensors.get(EMBEDDING)
     if head is None or embedding is None or not may_be_equal(head, embedding):
@@ -128,7 +130,10 @@ def _experts(info: TensorInfo) -> Iterator[TensorInfo]:
     """Each expert's part of a tensor [E, O, I], as a tensor of its own."""
     info = _as_bytes(info)
     size = info.nbytes // info.shape[0]
-    return (replace(info, shape=info.shape[1:], offset=info.offset + n * size, nbytes=size) for n in range(info.shape[0]))
+    return (
+        replace(info, shape=info.shape[1:], offset=info.offset + n * size, nbytes=size)
+        for n in range(info.shape[0])
+    )
 
 
 def _fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:

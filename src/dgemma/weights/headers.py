@@ -50,11 +50,17 @@ def read_header(path: Path) -> tuple[list[TensorInfo], list[str]]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             if start == b"version ":  # no safetensors file: a header of 2.3e18 bytes
-                raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; `git lfs pull` fetches that")
+                raise CheckpointError(
+                    f"{path}: a Git LFS pointer, not the file itself; `git lfs pull` fetches that"
+                )
             if len(start) < 8 or length > status.st_size - 8:
-                raise CheckpointError(f"{path}: truncated: {status.st_size} bytes do not hold its header; fetch again")
+                raise CheckpointError(
+                    f"{path}: truncated: {status.st_size} bytes do not hold its header; fetch again"
+                )
             if length > HEADER_LIMIT:
-                raise CheckpointError(f"{path}: the header claims {length} bytes; at most {HEADER_LIMIT} are read")
+                raise CheckpointError(
+                    f"{path}: the header claims {length} bytes; at most {HEADER_LIMIT} are read"
+                )
             text = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path}: not readable ({error.strerror or error})") from None
@@ -91,7 +97,9 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorInfo:
         raise CheckpointError(f"{path}: the tensor name {name!r} holds control characters")
     where = f"{path}: tensor '{name}'"
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: the header entry must hold dtype, shape and data_offsets, and nothing else")
+        raise CheckpointError(
+            f"{where}: the header entry must hold dtype, shape and data_offsets, and nothing else"
+        )
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{where}: the dtype {dtype!r} is not known")
@@ -112,11 +120,15 @@ def _check_ranges(path: Path, tensors: list[TensorInfo], data_start: int, size: 
         if tensor.offset < position:
             problems.append(f"{path}: tensor '{tensor.name}' overlaps the one before it; the file is damaged")
         elif tensor.offset > position:
-            problems.append(f"{path}: {tensor.offset - position} unclaimed bytes before tensor '{tensor.name}'")
+            problems.append(
+                f"{path}: {tensor.offset - position} unclaimed bytes before tensor '{tensor.name}'"
+            )
         position = max(position, tensor.offset + tensor.nbytes)
     cut = next((tensor for tensor in tensors if tensor.offset + tensor.nbytes > size), None)
     if cut is not None:
-        problems.append(f"{path}: truncated inside tensor '{cut.name}': {size} of {position} bytes; fetch it again")
+        problems.append(
+            f"{path}: truncated inside tensor '{cut.name}': {size} of {position} bytes; fetch it again"
+        )
     elif size > position:
         problems.append(f"{path}: {size - position} unclaimed bytes after the last tensor")
     return problems

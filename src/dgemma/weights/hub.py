@@ -34,9 +34,13 @@ def hub_errors(
     except errors.GatedRepoError:
         raise HubError(f"'{name}' is gated: accept its licence on its hub page, then {login}") from None
     except errors.RevisionNotFoundError:
-        raise HubError(f"'{name}' has no revision '{revision}'; its hub page lists branches and tags") from None
+        raise HubError(
+            f"'{name}' has no revision '{revision}'; its hub page lists branches and tags"
+        ) from None
     except errors.RepositoryNotFoundError:
-        raise HubError(f"no model '{name}' on the hub, or no access: check its name; if private, {login}") from None
+        raise HubError(
+            f"no model '{name}' on the hub, or no access: check its name; if private, {login}"
+        ) from None
     except errors.OfflineModeIsEnabled:
         raise HubError(f"'{name}' cannot be fetched: HF_HUB_OFFLINE is set; unset it and try again") from None
     except errors.LocalTokenNotFoundError:
@@ -49,10 +53,14 @@ def hub_errors(
     except OSError as error:
         if place is not None and error.errno in FULL:
             free = disk_size(free_bytes(place))
-            raise ResourceError(f"{place}: the disk filled up while fetching '{name}', {free} are free; make room, then pull again") from None
+            raise ResourceError(
+                f"{place}: the disk filled up while fetching '{name}', {free} are free; make room, then pull again"
+            ) from None
         if place is not None and error.errno in UNWRITABLE:
             why = os.strerror(error.errno)
-            raise UsageError(f"{place}: cannot be written ({why}); set HF_HOME to a folder where there may be files") from None
+            raise UsageError(
+                f"{place}: cannot be written ({why}); set HF_HOME to a folder where there may be files"
+            ) from None
         raise HubError(f"'{name}' could not be fetched ({_first_line(error)}); {again}") from None
     except ValueError as error:  # no JSON in the answer, a port, a proxy or a token that cannot be
         hint = "are HF_ENDPOINT, HF_TOKEN and the proxy settings right?"
@@ -66,7 +74,12 @@ def hub_errors(
 @contextmanager
 def quiet() -> Iterator[None]:
     """The client's bars and retry warnings off: progress is the caller's, and errors are one line."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, logging
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+        logging,
+    )
 
     level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
     logging.set_verbosity(50)

@@ -35,7 +35,11 @@ def identify(place: Path) -> Identity:
     """The identity of the checkpoint at a place that `locate` returned. Raises CheckpointError, ConfigError, OSError."""
     found = source(place)
     layout = found.layout(found.config())
-    beside = () if isinstance(found, GgufSource) else ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
+    beside = (
+        ()
+        if isinstance(found, GgufSource)
+        else ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
+    )
     files = [*layout.files, *(path for name in beside if (path := place / name).is_file())]
     digest = hashlib.sha256()
     for path in files:

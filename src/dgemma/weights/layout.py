@@ -45,7 +45,9 @@ class Layout:
     problems: tuple[str, ...] = ()
     quantization: Quantization | None = None
     said: tuple[str, ...] = ()  # about files and quantisation: what is worth saying and no fault
-    copies: tuple[tuple[TensorInfo, TensorInfo], ...] = ()  # a second copy of a tied tensor, and the first; see copies.py
+    copies: tuple[
+        tuple[TensorInfo, TensorInfo], ...
+    ] = ()  # a second copy of a tied tensor, and the first; see copies.py
 
     @property
     def total_bytes(self) -> int:
@@ -82,7 +84,10 @@ class Layout:
         if not self.vision:
             return list(self.said)
         size = f"{self.vision_bytes / 1e9:.2f} GB"
-        return [f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only", *self.said]
+        return [
+            f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only",
+            *self.said,
+        ]
 
 
 def inspect(folder: Path, config: ModelConfig) -> Layout:
@@ -130,7 +135,9 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
     quantization, matched = None, Match()
     if config is not None and len(config.layers) > len(tensors) + _FEW_LAYERS:
-        found.append(f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them")
+        found.append(
+            f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them"
+        )
     elif config is not None and files:
         try:
             quantization = read_quantization(folder)
@@ -153,8 +160,13 @@ def _shards(folder: Path, found: list[str], said: list[str]) -> tuple[list[Path]
     shards = [path for path in on_disk if SHARD.fullmatch(path.name)]
     if folder / SINGLE in on_disk and shards and SINGLE not in (weight_map or {}).values():
         # a folder that was saved twice: every other reader takes the single file
-        said.append(f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not (a folder that was saved twice?)")
-        on_disk, weight_map = [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)], None
+        said.append(
+            f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not (a folder that was saved twice?)"
+        )
+        on_disk, weight_map = (
+            [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)],
+            None,
+        )
         found.clear()  # of what is wrong with an index that is not read
     files = []
     for path in on_disk:
@@ -187,12 +199,16 @@ def _read_index(folder: Path, found: list[str]) -> dict[str, str] | None:
         if strange := sorted(name for name in raw if not name.isprintable()):
             raise CheckpointError(f"{path}: the tensor name {strange[0]!r} holds control characters")
     except (CheckpointError, ValueError) as error:  # ValueError: a number of more digits than Python converts
-        found.append(str(error) if isinstance(error, CheckpointError) else f"{path}: not readable as JSON ({error})")
+        found.append(
+            str(error) if isinstance(error, CheckpointError) else f"{path}: not readable as JSON ({error})"
+        )
         return None
     for file in sorted(set(raw.values())):
         tensor = min(name for name, named in raw.items() if named == file)
         if not re.fullmatch(r"model[A-Za-z0-9._-]*\.safetensors", file):
-            found.append(f"{path}: tensor '{tensor}' is put into {file!r}, which is no file name of this folder")
+            found.append(
+                f"{path}: tensor '{tensor}' is put into {file!r}, which is no file name of this folder"
+            )
         elif not _exists(folder / file):
             found.append(f"{folder / file}: the shard is missing; {INDEX} puts tensor '{tensor}' there")
     return raw
@@ -229,7 +245,11 @@ def _check_numbering(folder: Path, files: list[Path], found: list[str]) -> None:
 
 
 def _check_index(
-    folder: Path, weight_map: dict[str, str] | None, tensors: dict[str, TensorInfo], files: list[Path], found: list[str]
+    folder: Path,
+    weight_map: dict[str, str] | None,
+    tensors: dict[str, TensorInfo],
+    files: list[Path],
+    found: list[str],
 ) -> set[str]:
     """Index against headers; returns the names it complained about, so that nobody complains twice."""
     if weight_map is None:
@@ -243,7 +263,9 @@ def _check_index(
             if file in readable:
                 found.append(f"{folder / file}: tensor '{name}' is missing; {INDEX} puts it there")
         elif tensor.file.name != file:
-            found.append(f"{path}: tensor '{name}' is said to stand in {file}, but stands in {tensor.file.name}")
+            found.append(
+                f"{path}: tensor '{name}' is said to stand in {file}, but stands in {tensor.file.name}"
+            )
     for name in sorted(set(tensors) - set(weight_map)):
         found.append(f"{tensors[name].file}: tensor '{name}' is not in {INDEX}")
     return told

@@ -100,7 +100,10 @@ def mapped(stored: Stored, maps: Maps) -> Mappable:
         if not finite(whole):
             raise CheckpointError(f"{info.file}: tensor '{info.name}' holds NaN or infinite values")
         return whole.view(stored.shape)
-    read = [matrix(stored, fields, {leaf: maps.view(info) for leaf, info in fields.items()}) for fields in stored.matrices]
+    read = [
+        matrix(stored, fields, {leaf: maps.view(info) for leaf, info in fields.items()})
+        for fields in stored.matrices
+    ]
     if len(read) == 1:
         parts = {name: part.unflatten(0, stored.shape[:-1]) for name, part in read[0].items()}
         return QuantTensor(stored.format, stored.shape, parts)

@@ -33,7 +33,10 @@ _PER_LAYER = {
     "layer_scalar": ("norms", "1"),
     "self_attn.q_proj.weight": ("attention", "Q D"),
     "self_attn.k_proj.weight": ("attention", "K D"),
-    "self_attn.v_proj.weight": ("attention", "K D"),  # sliding layers only: full layers reuse the k projection
+    "self_attn.v_proj.weight": (
+        "attention",
+        "K D",
+    ),  # sliding layers only: full layers reuse the k projection
     "self_attn.o_proj.weight": ("attention", "D Q"),
     "self_attn.q_norm.weight": ("attention", "H"),
     "self_attn.k_norm.weight": ("attention", "H"),
@@ -107,7 +110,11 @@ def modules(name: str, target: Target) -> list[tuple[str, tuple[int, int]]]:
     experts, rows, inputs = target.shape
     stem, _, leaf = name.rpartition(".")
     kinds = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else (leaf,)
-    return [(f"{stem}.{expert}.{kind}", (rows // len(kinds), inputs)) for expert in range(experts) for kind in kinds]
+    return [
+        (f"{stem}.{expert}.{kind}", (rows // len(kinds), inputs))
+        for expert in range(experts)
+        for kind in kinds
+    ]
 
 
 def classify(name: str) -> str:
@@ -123,7 +130,9 @@ def classify(name: str) -> str:
         return "text"
     if found := _LAYER_NAME.fullmatch(name):
         part, _, suffix = found.groups()
-        return "text" if (suffix in _PER_LAYER if part == "decoder" else suffix == "layer_scalar") else "unknown"
+        return (
+            "text" if (suffix in _PER_LAYER if part == "decoder" else suffix == "layer_scalar") else "unknown"
+        )
     return "unknown"
 
 
@@ -149,7 +158,9 @@ def why_unknown(name: str) -> str:
     return "no part of this model is called so"
 
 
-def _layer_targets(number: int, layer: LayerConfig, config: ModelConfig, sizes: dict[str, int]) -> dict[str, Target]:
+def _layer_targets(
+    number: int, layer: LayerConfig, config: ModelConfig, sizes: dict[str, int]
+) -> dict[str, Target]:
     heads = {
         "H": layer.head_dim,
         "Q": config.num_attention_heads * layer.head_dim,

@@ -44,7 +44,9 @@ class Placement:
     memory: int  # of the device, its margin included
     streamed: tuple[int, ...]
     device_bytes: int  # what stays, buffers, K/V and work
-    host_bytes: int = 0  # of the layers that stream: pinned memory of the host for a card, pages of files for a CPU
+    host_bytes: int = (
+        0  # of the layers that stream: pinned memory of the host for a card, pages of files for a CPU
+    )
     moved: int = 0  # in each pass
 
     @property
@@ -72,7 +74,9 @@ def spread(layers: int, streamed: int) -> tuple[int, ...]:
     return tuple((2 * place + 1) * layers // (2 * streamed) for place in range(streamed))
 
 
-def stream_plan(plan: Plan, config: ModelConfig, memory: int, stored: Mapping[str, int] | None = None) -> Placement:
+def stream_plan(
+    plan: Plan, config: ModelConfig, memory: int, stored: Mapping[str, int] | None = None
+) -> Placement:
     """The fewest layers that have to stream for `plan` to run in `memory` bytes; none where it fits whole. Where even all of them
     leave too much, that is what comes back, and its `missing` says how much.
 
@@ -100,13 +104,21 @@ def placement(
     """
     budget = memory if memory is not None else free_on(device, index) or 2**62
     plan = fit(config, dtype, min(context, config.max_position_embeddings), device=device, formats=formats)
-    found = stream_plan(plan, config, budget, stored) if may_stream else Placement(plan, budget, (), plan.total)
+    found = (
+        stream_plan(plan, config, budget, stored) if may_stream else Placement(plan, budget, (), plan.total)
+    )
     need = f"{disk_size(plan.weight_bytes + plan.packed)} of weights, {disk_size(plan.kv + plan.work)} for {plan.context_tokens} tokens"
     need += f" and a margin of {disk_size(found.margin)}"
     if found.missing:
         where = f"{'the card' if device == 'cuda' else 'this machine'} has {disk_size(budget)} for it"
-        streams = f"; {disk_size(found.missing)} are missing even where {len(found.streamed)} layers stream" if found.streamed else ""
-        raise ResourceError(f"the model needs {need}, and {where}{streams}; `dgemma doctor MODEL --memory SIZE` says what would fit")
+        streams = (
+            f"; {disk_size(found.missing)} are missing even where {len(found.streamed)} layers stream"
+            if found.streamed
+            else ""
+        )
+        raise ResourceError(
+            f"the model needs {need}, and {where}{streams}; `dgemma doctor MODEL --memory SIZE` says what would fit"
+        )
     if found.streamed and device == "cuda":
         free = free_on("cpu") if host is None else host
         if free and found.host_bytes + margin(free, "cpu") > free:
@@ -160,5 +172,7 @@ def _laid_out(layer: list[Target], size: int, formats: Formats, stored: Mapping[
     """What a CPU makes of the plain matrices of a layer while it is at work."""
     plain = [target for target in layer if format_of(target, formats) is None]
     bytes_of = [held_bytes(target, size, formats) for target in plain]
-    same = all(_in_file(target, formats, stored) == held for target, held in zip(plain, bytes_of, strict=True))
+    same = all(
+        _in_file(target, formats, stored) == held for target, held in zip(plain, bytes_of, strict=True)
+    )
     return sum(bytes_of) + (0 if same else max(bytes_of, default=0))

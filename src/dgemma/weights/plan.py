@@ -25,14 +25,24 @@ PACKED = ("float32", "bfloat16")  # what CPU weights are packed in (kernels/matm
 GIB = 2**30
 RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's kernels
 SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too,
-LEAST = 96 * 2**20  # and no less than this (a quarter of a tiny memory): objects of Python, holes in the heap and oneDNN's code took 65 MB
-BLOCKS = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
+LEAST = (
+    96 * 2**20
+)  # and no less than this (a quarter of a tiny memory): objects of Python, holes in the heap and oneDNN's code took 65 MB
+BLOCKS = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 24,
+}  # logits that the head works on at a time (kernels/vocab.py, compared by a test)
 TILE = 128  # of these, those whose sum is kept
 WIDENED = 1 << 18  # of a 16-bit matrix that are widened at a time on such CPUs (kernels/widen.py)
-PIECES = {"cpu": 1 << 19, "cuda": 1 << 23}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
+PIECES = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 23,
+}  # elements of a matrix in few bits that are decoded at a time (kernels/formats.py)
 SCORES = 1 << 25  # of attention on a card that exist at a time (kernels/attention.py)
 DECODING = 16  # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product): counted 2 to 16
-Formats = Mapping[str, Format]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
+Formats = Mapping[
+    str, Format
+]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,11 @@ class Memory:
 
 def margin(memory_bytes: int, device: str = "cuda") -> int:
     """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less, but 96 MiB or a quarter."""
-    return min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST))) if device == "cpu" else RESERVE
+    return (
+        min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST)))
+        if device == "cpu"
+        else RESERVE
+    )
 
 
 def fit(
@@ -87,9 +101,16 @@ def fit(
     if name not in BYTES:
         raise ValueError(f"no weights are kept as {name}; known: {', '.join(BYTES)}")
     formats = formats or {}
-    kv, work = _request(config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton)
+    kv, work = _request(
+        config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton
+    )
     weights, table = weight_bytes(config, BYTES[name], formats), config.vocab_size * config.hidden_size
-    plain = device == "cpu" and name in PACKED and not lacks_avx512() and not {"embedding", "embed.weight"} & set(formats)
+    plain = (
+        device == "cpu"
+        and name in PACKED
+        and not lacks_avx512()
+        and not {"embedding", "embed.weight"} & set(formats)
+    )
     packed = copies_of_table(config) * table * BYTES[name] if plain else 0
     return Plan(name, context_tokens, batch, weights, kv, work, packed, device, formats)
 
@@ -100,7 +121,9 @@ def longest_context(config: ModelConfig, plan: Plan, memory_bytes: int, triton: 
     fits, refused = 0, config.max_position_embeddings + 1
     while refused - fits > 1:
         middle = (fits + refused) // 2
-        need = sum(_request(config, BYTES[plan.dtype], middle, 1, None, 512, plan.device, plan.formats, triton))
+        need = sum(
+            _request(config, BYTES[plan.dtype], middle, 1, None, 512, plan.device, plan.formats, triton)
+        )
         fits, refused = (middle, refused) if need <= room else (fits, middle)
     return fits
 
@@ -116,7 +139,9 @@ def _request(
     kv = sum(_kv_elements(layer, config, context) for layer in config.layers) * batch * size
     previous = canvas * config.vocab_size * size  # p of the last step, kept for self-conditioning
     layers = _layer_bytes(config, clean, clean + canvas, context, size, cuda, fast)
-    work = batch * (previous + max(layers, previous + _head_bytes(config, canvas, size, cuda)))  # the step writes a p of its own
+    work = batch * (
+        previous + max(layers, previous + _head_bytes(config, canvas, size, cuda))
+    )  # the step writes a p of its own
     decoding = _decoding_bytes(config, batch * (clean + canvas), size, formats, cuda, fast) if formats else 0
     return kv, work + decoding
 
@@ -145,7 +170,9 @@ def copies_of_table(config: ModelConfig) -> int:
     return 2 if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()) else 1
 
 
-def weight_bytes(config: ModelConfig, bytes_per_element: int, formats: Formats | None = None) -> dict[str, int]:
+def weight_bytes(
+    config: ModelConfig, bytes_per_element: int, formats: Formats | None = None
+) -> dict[str, int]:
     """Bytes of the text weights by group; vision is not loaded, so not counted."""
     groups = dict.fromkeys(GROUPS, 0)
     for target in expected_tensors(config).values():
@@ -170,16 +197,22 @@ def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
 
-def _layer_bytes(config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool, fast: bool) -> int:
+def _layer_bytes(
+    config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool, fast: bool
+) -> int:
     """A pass of `rows`, of which `clean` are causal: the masks of both kinds of layers, what flows between operations, and the
     largest operation (on CUDA, where nobody counted, both kinds). Counted: at most 8 arrays [rows, hidden] are alive beside it."""
     masks = clean * (context + min(context, config.sliding_window - 1 + clean))
     widest = max(
-        _attention_bytes(layer, config, clean, rows, context, size, cuda and not (fast and _flows(layer.head_dim, size)))
+        _attention_bytes(
+            layer, config, clean, rows, context, size, cuda and not (fast and _flows(layer.head_dim, size))
+        )
         for layer in config.layers
     )
     if not cuda:
-        widest = max(widest, *(_widened_heads(layer, config, clean, rows, context, size) for layer in config.layers))
+        widest = max(
+            widest, *(_widened_heads(layer, config, clean, rows, context, size) for layer in config.layers)
+        )
     mlp = max(_mlp_bytes(config, rows, size), 0 if cuda else _widened_bytes(config, rows, size))
     return masks + 8 * rows * config.hidden_size * size + (widest + mlp if cuda else max(widest, mlp))
 
@@ -210,7 +243,9 @@ def _scratch(rows: int, seen: int, dim: int, size: int) -> int:
     """What each thread of torch's attention for CPUs keeps: scores of some queries with 512 keys, sums, and of 16 bits the scores again."""
     queries = 256 if rows >= 768 else 64 if rows >= 192 else 32
     again = size if size < 4 else 0
-    return (os.cpu_count() or 1) * queries * (min(seen, 512) * (max(size, 4) + again) + (2 + dim) * max(size, 4))
+    return (
+        (os.cpu_count() or 1) * queries * (min(seen, 512) * (max(size, 4) + again) + (2 + dim) * max(size, 4))
+    )
 
 
 def _widens(size: int) -> bool:
@@ -225,7 +260,9 @@ def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
     return max(routed, rows * 4 * config.intermediate_size) * size
 
 
-def _widened_heads(layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int) -> int:
+def _widened_heads(
+    layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int
+) -> int:
     """Queries, keys, values, mask and result of attention in float32, beside what they were."""
     seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
     heads = 2 * config.num_attention_heads * rows + 2 * layer.num_key_value_heads * seen
@@ -242,11 +279,15 @@ def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
     """Blocks of float32 beside the [canvas, vocabulary] tensor: logits, exact p, and both padded where a tile is not full."""
     rows = min(canvas, max(1, BLOCKS["cuda" if cuda else "cpu"] // config.vocab_size))
     ragged = config.vocab_size % TILE > 0
-    sums = canvas * -(-config.vocab_size // TILE) * 40  # of tiles: float32 four times and int64 three times, while one is drawn
+    sums = (
+        canvas * -(-config.vocab_size // TILE) * 40
+    )  # of tiles: float32 four times and int64 three times, while one is drawn
     return rows * config.vocab_size * max(size, 4) * (4 if ragged else 2) + sums
 
 
-def _decoding_bytes(config: ModelConfig, rows: int, size: int, formats: Formats, cuda: bool, fast: bool) -> int:
+def _decoding_bytes(
+    config: ModelConfig, rows: int, size: int, formats: Formats, cuda: bool, fast: bool
+) -> int:
     """The piece of a matrix in few bits that is decoded at a time, and what products round their rows to (fp8, nvfp4).
 
     The embedding is mixed in pieces four times as large, which are summed in float32. Triton decodes inside its products."""
@@ -256,7 +297,9 @@ def _decoding_bytes(config: ModelConfig, rows: int, size: int, formats: Formats,
         table = target.group == "embedding"
         if table or not fast:
             wider = 4 * rows * inputs if not cuda and _widens(size) else 0
-            most = max(most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost + wider)
+            most = max(
+                most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost + wider
+            )
         if target.group != "experts" and format.name in ("fp8", "nvfp4"):
             rounding = max(rounding, rows * inputs * cost)
     return most + rounding

@@ -38,8 +38,12 @@ def read_quantization(folder: Path) -> Quantization | None:
     found = None if raw is None else parse(raw, f"{config}: quantization_config")
     if beside.exists():
         other = _modelopt_file(Reader(read_json(beside), str(beside)))
-        if found is not None and {group.scheme for group in found.groups} != {group.scheme for group in other.groups}:
-            raise ConfigError(f"{beside}: describes other weights than quantization_config of config.json; remove what is wrong")
+        if found is not None and {group.scheme for group in found.groups} != {
+            group.scheme for group in other.groups
+        }:
+            raise ConfigError(
+                f"{beside}: describes other weights than quantization_config of config.json; remove what is wrong"
+            )
         return found or other
     return found
 
@@ -49,10 +53,14 @@ def parse(raw: Any, source: str = "quantization_config") -> Quantization:
     top = Reader(raw, source)
     method = top.take("quant_method", str)
     if method not in _METHODS:
-        raise ConfigError(f"{source}: quant_method {shown(method)} is not read; readable: {', '.join(sorted(_METHODS))}")
+        raise ConfigError(
+            f"{source}: quant_method {shown(method)} is not read; readable: {', '.join(sorted(_METHODS))}"
+        )
     found = _METHODS[method](top)
     _finish(top)
-    for pattern in (pattern for names in (found.ignore, *(group.targets for group in found.groups)) for pattern in names):
+    for pattern in (
+        pattern for names in (found.ignore, *(group.targets for group in found.groups)) for pattern in names
+    ):
         try:
             re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
         except (re.error, RecursionError, OverflowError):
@@ -65,7 +73,9 @@ def _compressed_tensors(top: Reader) -> Quantization:
     _only(top, "transform_config", None, {}, {"config_groups": {}})
     _only(top, "moe_sparsity_config", None, {})
     if (sparse := (top.take("sparsity_config", dict, None) or {}).get("format", "dense")) != "dense":
-        raise ConfigError(f"{top.source}: the format of sparsity_config is {shown(sparse)}; this build reads only 'dense'")
+        raise ConfigError(
+            f"{top.source}: the format of sparsity_config is {shown(sparse)}; this build reads only 'dense'"
+        )
     whole, notes, groups = top.take("format", str, None), _cache_notes(top), []
     for name, value in top.take("config_groups", dict).items():
         group = Reader(value, f"{top.source}: config_groups.{name}")
@@ -96,7 +106,10 @@ def _compressed_scheme(layout: str | None, weights: Reader) -> Scheme:
         layout = {"float": "float-quantized", "int": "int-quantized"}.get(kind)
     permuted = order in ("group", "dynamic")
     found = (layout, kind, bits, strategy)
-    if symmetric and found in (("float-quantized", "float", 8, "channel"), ("float-quantized", "float", 8, "tensor")):
+    if symmetric and found in (
+        ("float-quantized", "float", 8, "channel"),
+        ("float-quantized", "float", 8, "tensor"),
+    ):
         return Scheme("float-quantized", Format("fp8"), whole=strategy == "tensor")
     if symmetric and found in (("int-quantized", "int", 8, "channel"), ("int-quantized", "int", 8, "tensor")):
         return Scheme("int-quantized", Format("int8"), whole=strategy == "tensor")
@@ -125,7 +138,9 @@ def _activations(scheme: Scheme, group: Reader) -> tuple[Scheme, list[str]]:
     _finish(declared)
     if {"fp8": ("float", 8), "nvfp4": ("float", 4)}.get(scheme.format.name) == (kind, bits):
         return replace(scheme, rounded=True), []
-    return scheme, [f"activations in {shown(kind)} of {bits} bits are declared for {scheme}; they are not rounded here"]
+    return scheme, [
+        f"activations in {shown(kind)} of {bits} bits are declared for {scheme}; they are not rounded here"
+    ]
 
 
 def _modelopt(top: Reader) -> Quantization:
@@ -144,7 +159,9 @@ def _modelopt(top: Reader) -> Quantization:
         _finish(group)
     _only(top, "group_size", 16)
     ignore = _names(top, "ignore") + _names(top, "exclude_modules")
-    return Quantization(top.source, (Group(tuple(targets) or ("Linear",), scheme),), _globs(ignore), tuple(notes))
+    return Quantization(
+        top.source, (Group(tuple(targets) or ("Linear",), scheme),), _globs(ignore), tuple(notes)
+    )
 
 
 def _modelopt_file(top: Reader) -> Quantization:
@@ -169,13 +186,17 @@ def _gptq(top: Reader) -> Quantization:
     version = top.take("checkpoint_format", str, None) or top.take("format", str, None) or "gptq"
     top.raw.pop("format", None)
     if version not in ("gptq", "gptq_v2"):
-        raise ConfigError(f"{top.source}: checkpoint_format {shown(version)} is not read; readable: gptq, gptq_v2")
+        raise ConfigError(
+            f"{top.source}: checkpoint_format {shown(version)} is not read; readable: gptq, gptq_v2"
+        )
     _only(top, "bits", 4)
     _only(top, "is_marlin_format", False)
     _only(top, "pack_dtype", "int32")
     _only(top, "dynamic", None, {})  # settings of single modules
     permuted, symmetric = top.take("desc_act", bool, False), top.take("sym", bool, True)
-    scheme = Scheme(version, Format("int4", _group_size(top), zeros=not symmetric, scale="F16"), permuted=permuted)
+    scheme = Scheme(
+        version, Format("int4", _group_size(top), zeros=not symmetric, scale="F16"), permuted=permuted
+    )
     return Quantization(top.source, (Group(("Linear",), scheme),))
 
 
@@ -199,7 +220,9 @@ def _group_size(top: Reader) -> int:
     old = top.take("q_group_size", int, None)
     group = top.take("group_size", int, None) if old is None else old
     if group is None or group <= 0 or group % 2:
-        raise ConfigError(f"{top.source}: group_size {shown(group)} is not read; an even number of inputs was expected")
+        raise ConfigError(
+            f"{top.source}: group_size {shown(group)} is not read; an even number of inputs was expected"
+        )
     return group
 
 
@@ -211,7 +234,11 @@ _METHODS = {
 def _cache_notes(top: Reader) -> list[str]:
     """A K/V cache in few bits is proposed, not stored: ours keeps the model's own numbers, which is more exact."""
     told = [top.raw.pop(name, None) for name in ("kv_cache_scheme", "kv_cache_quant_algo")]
-    return ["the checkpoint proposes a K/V cache in few bits; K and V are kept at the model's own precision"] if any(told) else []
+    return (
+        ["the checkpoint proposes a K/V cache in few bits; K and V are kept at the model's own precision"]
+        if any(told)
+        else []
+    )
 
 
 def _only(reader: Reader, key: str, *wanted: Any) -> None:
@@ -219,7 +246,9 @@ def _only(reader: Reader, key: str, *wanted: Any) -> None:
     if key in reader.raw:
         value = reader.raw.pop(key)
         if not any(type(value) is type(want) and value == want for want in wanted):
-            raise ConfigError(f"{reader.source}: '{key}' is {shown(value)}; this build reads only {wanted[0]!r}")
+            raise ConfigError(
+                f"{reader.source}: '{key}' is {shown(value)}; this build reads only {wanted[0]!r}"
+            )
 
 
 def _finish(reader: Reader) -> None:

@@ -30,7 +30,10 @@ from .unpack import unpack
 __all__ = ["DTYPES", "Layout", "Progress", "inspect", "load_into", "problems", "read_layout", "stream"]
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name being worked on
-DTYPES = formats.DTYPES | {"I32": torch.int32, "I64": torch.int64}  # of safetensors' names, as far as they are read
+DTYPES = formats.DTYPES | {
+    "I32": torch.int32,
+    "I64": torch.int64,
+}  # of safetensors' names, as far as they are read
 
 
 def stream(
@@ -48,7 +51,11 @@ def stream(
     total, done = sum(stored.nbytes for stored in wanted.values()), 0
     with Files() as files:
         for name, stored in order:
-            weight = _unfilled(stored, dtype) if torch.device(device).type == "meta" else read(stored, files, device, dtype)
+            weight = (
+                _unfilled(stored, dtype)
+                if torch.device(device).type == "meta"
+                else read(stored, files, device, dtype)
+            )
             if isinstance(weight, QuantTensor):
                 declared = stored.scheme is not None and stored.scheme.rounded
                 weight = replace(weight, rounded=declared and stored.format.name in rounds)
@@ -91,10 +98,14 @@ def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.
     if len(stored.matrices) == 1 and stored.format is None:
         info = stored.matrices[0]["weight"]
         return _to_device(files.read(info).view(stored.shape), info, device, dtype)
-    weight = empty(stored.format, stored.shape, "cpu") if stored.format else torch.empty(stored.shape, dtype=dtype)
+    weight = (
+        empty(stored.format, stored.shape, "cpu") if stored.format else torch.empty(stored.shape, dtype=dtype)
+    )
     rows = math.prod(stored.shape[:-1]) // len(stored.matrices)
     parts = weight.parts if isinstance(weight, QuantTensor) else {"weight": weight}
-    flat = {name: part.flatten(0, len(stored.shape) - 2) for name, part in parts.items()}  # [all rows, ...]: views
+    flat = {
+        name: part.flatten(0, len(stored.shape) - 2) for name, part in parts.items()
+    }  # [all rows, ...]: views
     for number, fields in enumerate(stored.matrices):
         place = {name: part[number * rows : (number + 1) * rows] for name, part in flat.items()}
         raw = {leaf: files.read(info) for leaf, info in fields.items()}
@@ -162,7 +173,9 @@ def _read(file: FileIO, info: TensorInfo) -> Tensor:
                 raise CheckpointError(f"{info.file}: truncated inside tensor '{info.name}'; fetch it again")
             have += count
     except OSError as error:
-        raise CheckpointError(f"{info.file}: tensor '{info.name}' is not readable ({error.strerror})") from None
+        raise CheckpointError(
+            f"{info.file}: tensor '{info.name}' is not readable ({error.strerror})"
+        ) from None
     return raw.view(DTYPES[info.dtype]).view(info.shape)
 
 
@@ -193,7 +206,9 @@ def _compare(module: nn.Module, layout: Layout) -> None:
             )
     for name, stored in layout.text.items():
         if name not in wanted:
-            raise CheckpointError(f"{stored.file}: tensor '{stored.name}' would go unused: the model has no '{name}'")
+            raise CheckpointError(
+                f"{stored.file}: tensor '{stored.name}' would go unused: the model has no '{name}'"
+            )
 
 
 def assign(module: nn.Module, name: str, tensor: Weight) -> None:
@@ -217,4 +232,6 @@ def _scalar_notes(scalars: dict[str, Tensor]) -> list[str]:
                 differ.append(name.split(".")[1])
     if not differ:
         return []
-    return [f"layer_scalar differs between encoder and decoder in layers {', '.join(differ)}; each mode uses its own"]
+    return [
+        f"layer_scalar differs between encoder and decoder in layers {', '.join(differ)}; each mode uses its own"
+    ]

@@ -38,7 +38,12 @@ PATTERNS = {
 ALWAYS_IGNORED = ("lm_head", r"re:.*vision_tower\..*", r"re:.*embed_vision\..*")
 # Activations of these are multiplied in FP8 with FP8 weights; a router chooses, and an embedding is looked up
 ROUNDED = ("experts", "attention", "dense", "self_conditioning")
-LAYOUTS = {"fp8": "float-quantized", "int8": "int-quantized", "int4": "pack-quantized", "nvfp4": "nvfp4-pack-quantized"}
+LAYOUTS = {
+    "fp8": "float-quantized",
+    "int8": "int-quantized",
+    "int4": "pack-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+}
 
 
 def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None) -> dict[str, Format]:
@@ -47,7 +52,11 @@ def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None)
     if format not in MADE:
         raise UsageError(f"--format {format} is not written; formats: {', '.join(MADE)}")
     if group_size is not None and (format != "int4" or group_size not in GROUP_SIZES):
-        choice = f"choose {', '.join(map(str, GROUP_SIZES))}" if format == "int4" else "only int4 has one to choose; leave it out"
+        choice = (
+            f"choose {', '.join(map(str, GROUP_SIZES))}"
+            if format == "int4"
+            else "only int4 has one to choose; leave it out"
+        )
         raise UsageError(f"--group-size {group_size} is not written for {format}; {choice}")
     formats = {"experts": Format(format, group_size or 0)}
     if format == "fp8":
@@ -75,7 +84,9 @@ def _choices(words: str) -> list[tuple[str, str]]:
             found += [(name, precision) for name in names]
             names = []
     if names or not all(name and precision for name, precision in found):
-        raise UsageError(f"--keep {words!r} names no precision; write groups=precision, such as attention,dense=fp8")
+        raise UsageError(
+            f"--keep {words!r} names no precision; write groups=precision, such as attention,dense=fp8"
+        )
     return found
 
 
@@ -94,10 +105,14 @@ def _kept(word: str, precision: str) -> str:
 def readable(source: Path) -> Layout:
     """The layout of a folder that can be quantised. Raises UsageError or CheckpointError."""
     if not source.is_dir():
-        raise UsageError(f"{source}: not a folder of safetensors files; quantise the checkpoint that it was made from")
+        raise UsageError(
+            f"{source}: not a folder of safetensors files; quantise the checkpoint that it was made from"
+        )
     layout = inspect(source, ModelConfig.from_file(source / "config.json"))
     if any(stored.format is not None for stored in layout.text.values()) or layout.quantization is not None:
-        raise UsageError(f"{source}: is in few bits already; quantise the 16-bit checkpoint that it was made from")
+        raise UsageError(
+            f"{source}: is in few bits already; quantise the 16-bit checkpoint that it was made from"
+        )
     return layout
 
 
@@ -110,7 +125,9 @@ def check(config: ModelConfig, formats: Mapping[str, Format]) -> None:
         inputs = target.shape[-1]
         fits = [size for size in GROUP_SIZES if inputs % size == 0] if format.name == "int4" else []
         fix = f"--group-size {fits[-1]}" if fits else "--format fp8"
-        raise UsageError(f"'{name}' has {inputs} inputs, which are no whole groups of {format.group} ({format.name}); use {fix}")
+        raise UsageError(
+            f"'{name}' has {inputs} inputs, which are no whole groups of {format.group} ({format.name}); use {fix}"
+        )
 
 
 def describe(formats: Mapping[str, Format]) -> dict[str, Any]:
@@ -118,7 +135,9 @@ def describe(formats: Mapping[str, Format]) -> dict[str, Any]:
     groups: dict[tuple[Format, bool], list[str]] = {}
     for group in PATTERNS:  # in a fixed order
         if group in formats:
-            groups.setdefault((formats[group], formats[group].name == "fp8" and group in ROUNDED), []).append(PATTERNS[group])
+            groups.setdefault((formats[group], formats[group].name == "fp8" and group in ROUNDED), []).append(
+                PATTERNS[group]
+            )
     layouts = {LAYOUTS[format.name] for format, _ in groups}
     return {
         "quant_method": "compressed-tensors",
@@ -127,9 +146,13 @@ def describe(formats: Mapping[str, Format]) -> dict[str, Any]:
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
         "config_groups": {
-            f"group_{number}": _group(format, rounded, targets) for number, ((format, rounded), targets) in enumerate(groups.items())
+            f"group_{number}": _group(format, rounded, targets)
+            for number, ((format, rounded), targets) in enumerate(groups.items())
         },
-        "ignore": [*ALWAYS_IGNORED, *(pattern for group, pattern in PATTERNS.items() if group not in formats)],
+        "ignore": [
+            *ALWAYS_IGNORED,
+            *(pattern for group, pattern in PATTERNS.items() if group not in formats),
+        ],
     }
 
 
@@ -142,7 +165,14 @@ def _group(format: Format, rounded: bool, targets: list[str]) -> dict[str, Any]:
         "group_size": format.group or None,
         "dynamic": False,
     }
-    token = {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "token", "group_size": None, "dynamic": True}
+    token = {
+        "num_bits": 8,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "token",
+        "group_size": None,
+        "dynamic": True,
+    }
     return {
         "targets": targets, "weights": weights, "input_activations": token if rounded else None, "output_activations": None,
         "format": LAYOUTS[format.name],

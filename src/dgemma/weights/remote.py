@@ -22,7 +22,9 @@ from .pull import listing
 from .quantization import BESIDE
 
 SETTINGS = ("config.json", "generation_config.json", BESIDE, INDEX)  # fetched whole
-FIRST = 128 * 1024  # bytes of a weight file: the published headers of 16 bits have 15 KB, those with a matrix per expert up to 7 MB
+FIRST = (
+    128 * 1024
+)  # bytes of a weight file: the published headers of 16 bits have 15 KB, those with a matrix per expert up to 7 MB
 MOST = 256 * 2**20  # bytes of one model that are fetched in all
 TIMEOUT = 20  # seconds without an answer
 
@@ -35,7 +37,9 @@ class Headers:
 
 
 @contextmanager
-def headers(name: str, revision: str | None = None, token: str | None = None, endpoint: str | None = None) -> Iterator[Headers]:
+def headers(
+    name: str, revision: str | None = None, token: str | None = None, endpoint: str | None = None
+) -> Iterator[Headers]:
     """The headers of "org/name[@revision]" as a folder. Raises HubError (no such model, no access, no network, no ranges)."""
     wanted = parse_hub_name(name, revision)
     name = wanted.repo
@@ -44,7 +48,9 @@ def headers(name: str, revision: str | None = None, token: str | None = None, en
         with hub_errors(name, wanted.revision, again="try again"), quiet():
             commit, files = listing(wanted, token, endpoint)
             if gguf := next((file.name for file in files if file.name.lower().endswith(GGUF)), None):
-                raise HubError(f"'{wanted}' is the file {gguf}, which is examined where it is; `dgemma pull {wanted}` fetches it")
+                raise HubError(
+                    f"'{wanted}' is the file {gguf}, which is examined where it is; `dgemma pull {wanted}` fetches it"
+                )
             hub = _Ranges(name, commit, token, endpoint)
             for file in files:
                 if file.name in SETTINGS:
@@ -82,12 +88,19 @@ class _Ranges:
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
         if self.fetched + stop - start > MOST:
-            raise HubError(f"'{self.name}': its headers have more than {MOST} bytes, which is no checkpoint this build can read")
+            raise HubError(
+                f"'{self.name}': its headers have more than {MOST} bytes, which is no checkpoint this build can read"
+            )
         if stop <= start:
             return b""
-        asked = build_hf_headers(token=self.token) | {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        asked = build_hf_headers(token=self.token) | {
+            "Range": f"bytes={start}-{stop - 1}",
+            "Accept-Encoding": "identity",
+        }
         url = hf_hub_url(self.name, file, revision=self.commit, endpoint=self.endpoint)
-        with get_session().stream("GET", url, headers=asked, timeout=TIMEOUT, follow_redirects=True) as answer:
+        with get_session().stream(
+            "GET", url, headers=asked, timeout=TIMEOUT, follow_redirects=True
+        ) as answer:
             if answer.status_code >= 400:
                 answer.read()  # a small text, and the client's errors look into it
             hf_raise_for_status(answer)
@@ -104,5 +117,7 @@ class _Ranges:
                     raise HubError(f"'{self.name}': the hub sent more of {file} than was asked for")
         self.fetched += len(content)
         if len(content) < stop - start:
-            raise HubError(f"'{self.name}': the hub sent {len(content)} of {stop - start} bytes of {file}; try again")
+            raise HubError(
+                f"'{self.name}': the hub sent {len(content)} of {stop - start} bytes of {file}; try again"
+            )
         return content

@@ -18,6 +18,7 @@ FLOATS = ("BF16", "F16", "F32")
 ONE = ((1,), (), (1, 1))  # shapes of a scale of a whole matrix
 Test = Callable[[str, str], bool]  # of a module's name and kind
 
+
 @dataclass(frozen=True)
 class Field:
     """One tensor of a quantised matrix: the dtypes and shapes it may have, and whether it may be absent."""
@@ -61,7 +62,11 @@ class Scheme:
                 "input_scale": Field(FLOATS, ONE, needed=False),
             }
         if self.layout == "pack-quantized":
-            zeros = {"weight_zero_point": Field(("I32",), ((-(-rows // 8), groups),))} if self.format.zeros else {}
+            zeros = (
+                {"weight_zero_point": Field(("I32",), ((-(-rows // 8), groups),))}
+                if self.format.zeros
+                else {}
+            )
             return zeros | {
                 "weight_packed": Field(("I32",), ((rows, eights),)),
                 "weight_scale": Field(FLOATS, ((rows, groups),)),
@@ -70,7 +75,9 @@ class Scheme:
             }
         if self.layout in ("nvfp4-pack-quantized", "modelopt"):
             names = {"modelopt": ("weight", "weight_scale_2", "input_scale")}
-            codes, whole, activations = names.get(self.layout, ("weight_packed", "weight_global_scale", "input_global_scale"))
+            codes, whole, activations = names.get(
+                self.layout, ("weight_packed", "weight_global_scale", "input_global_scale")
+            )
             return {
                 codes: Field(("U8",), ((rows, inputs // 2),)),
                 "weight_scale": Field(("F8_E4M3",), ((rows, groups),)),

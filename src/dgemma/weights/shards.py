@@ -26,7 +26,9 @@ class ShardFile:
     def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]):
         self.path, self.part = path, path.with_name(path.name + ".part")
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        self._left: dict[str, tuple[int, int]] = {}  # where the next byte of a tensor goes, and how many are to come
+        self._left: dict[
+            str, tuple[int, int]
+        ] = {}  # where the next byte of a tensor goes, and how many are to come
         place = 0
         for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: -BITS[item[1][0]]):
             size = math.prod(shape) * BITS[dtype] // 8
@@ -52,7 +54,9 @@ class ShardFile:
     def __enter__(self) -> ShardFile:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._file as file:
             if error is not None:
                 return

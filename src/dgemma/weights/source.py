@@ -54,7 +54,9 @@ class Source:
     def has_settings(self) -> bool:
         """Whether the checkpoint brings sampler settings of its own."""
         path = self.place / "generation_config.json"
-        return path.exists() or path.is_symlink()  # a link to nothing is a fault, not a folder without settings
+        return (
+            path.exists() or path.is_symlink()
+        )  # a link to nothing is a fault, not a folder without settings
 
     def remarks(self) -> list[str]:
         """What its settings say and this build does not use, one line for each file; nothing where they cannot be read."""
@@ -118,7 +120,9 @@ class GgufSource(Source):
 
     def tokenizer_json(self) -> dict[str, Any]:
         path = self.vocabulary()
-        return read_json(path, LARGEST) if path != self.place else tokenizer_json(self.file.metadata, str(path))
+        return (
+            read_json(path, LARGEST) if path != self.place else tokenizer_json(self.file.metadata, str(path))
+        )
 
     def is_chat_tuned(self) -> bool:
         return isinstance(self.file.metadata.get("tokenizer.chat_template"), str)

@@ -61,7 +61,10 @@ class Stored:
         """Bytes in memory, where a number of a plain tensor takes `size`."""
         if self.format is not None:
             return self.format.nbytes(self.shape)
-        return sum(fields["weight"].nbytes // READABLE[fields["weight"].dtype] for fields in self.matrices) * size
+        return (
+            sum(fields["weight"].nbytes // READABLE[fields["weight"].dtype] for fields in self.matrices)
+            * size
+        )
 
 
 @dataclass
@@ -71,11 +74,17 @@ class Match:
     text: dict[str, Stored] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    copies: list[tuple[TensorInfo, TensorInfo]] = field(default_factory=list)  # a second copy of a tied tensor, and the first
+    copies: list[tuple[TensorInfo, TensorInfo]] = field(
+        default_factory=list
+    )  # a second copy of a tied tensor, and the first
 
 
 def match(
-    folder: Path, tensors: dict[str, TensorInfo], config: ModelConfig, quantization: Quantization | None, told: set[str] | None
+    folder: Path,
+    tensors: dict[str, TensorInfo],
+    config: ModelConfig,
+    quantization: Quantization | None,
+    told: set[str] | None,
 ) -> Match:
     """Tensors against the names and shapes of the config. told: missing names already complained of; None: complain of none."""
     matching = _Matching(folder, tensors, quantization, told)
@@ -89,7 +98,11 @@ class _Matching:
     """The work of `match`: `place` for each tensor of the model, then `finish`."""
 
     def __init__(
-        self, folder: Path, tensors: dict[str, TensorInfo], quantization: Quantization | None, told: set[str] | None
+        self,
+        folder: Path,
+        tensors: dict[str, TensorInfo],
+        quantization: Quantization | None,
+        told: set[str] | None,
     ):
         self.folder, self.tensors, self.quantization, self.told = folder, tensors, quantization, told
         self.result = Match()
@@ -155,10 +168,17 @@ class _Matching:
             self._tell([fault for fault in faults if fault])
             return
         fields = tuple(self.modules[module] for module in names)
-        formats = [scheme and scheme.stored(own[scheme.scales].dtype) for scheme, own in zip(schemes, fields, strict=True)]
-        if odd := next((n for n in range(len(names)) if (schemes[n], formats[n]) != (schemes[0], formats[0])), 0):
+        formats = [
+            scheme and scheme.stored(own[scheme.scales].dtype)
+            for scheme, own in zip(schemes, fields, strict=True)
+        ]
+        if odd := next(
+            (n for n in range(len(names)) if (schemes[n], formats[n]) != (schemes[0], formats[0])), 0
+        ):
             odd_one = f"{self.folder}: '{names[odd]}' is stored in another way than '{names[0]}'"
-            self.result.problems.append(f"{odd_one}; the experts of a layer must share one format and one dtype of scales")
+            self.result.problems.append(
+                f"{odd_one}; the experts of a layer must share one format and one dtype of scales"
+            )
             return
         self._note(names, kind, plain)
         self.result.text[target.model_name] = Stored(target.shape, fields, formats[0], schemes[0])
@@ -183,7 +203,9 @@ class _Matching:
             return f"{place}: '{module}' has {shape[1]} inputs, which are no whole groups of {scheme}"
         return self._field_fault(module, fields, scheme, shape, place)
 
-    def _field_fault(self, module: str, fields: Fields, scheme: Scheme, shape: tuple[int, int], place: Path) -> str | None:
+    def _field_fault(
+        self, module: str, fields: Fields, scheme: Scheme, shape: tuple[int, int], place: Path
+    ) -> str | None:
         wanted = scheme.fields(shape)
         says = f"quantization_config says {scheme}"
         for leaf, want in wanted.items():
@@ -198,10 +220,18 @@ class _Matching:
                 fault = f"has the shape {list(info.shape)}, but {says}, so {list(want.shapes[0])}"
                 return f"{info.file}: tensor '{info.name}' {fault}"
         extra = next((leaf for leaf in fields if leaf not in wanted), None)
-        return None if extra is None else f"{place}: unexpected tensor '{module}.{extra}': {says}, which has no such field"
+        return (
+            None
+            if extra is None
+            else f"{place}: unexpected tensor '{module}.{extra}': {says}, which has no such field"
+        )
 
     def _absent(self, name: str, why: str = "") -> str:
-        return "" if self.told is None or name in self.told else f"{self.folder}: tensor '{name}' is missing{why}"
+        return (
+            ""
+            if self.told is None or name in self.told
+            else f"{self.folder}: tensor '{name}' is missing{why}"
+        )
 
     def _tell(self, faults: list[str]) -> None:
         if faults:
@@ -210,7 +240,11 @@ class _Matching:
 
     def _targeted(self, module: str, kind: str) -> bool:
         found = self.quantization
-        return found is not None and found.scheme_of(module, kind) is not None and not found.ignores(module, kind)
+        return (
+            found is not None
+            and found.scheme_of(module, kind) is not None
+            and not found.ignores(module, kind)
+        )
 
     def _note(self, names: list[str], kind: str, plain: bool) -> None:
         for module in names:
@@ -223,7 +257,11 @@ class _Matching:
     def _is_copy(self, name: str) -> bool:
         """Whether a tensor may be a second copy of a tied one; then it is noted, to be compared (copies.py)."""
         original = self.tensors.get(tied_to(name) or "")
-        if original is None or original.name not in self.claimed or not may_be_equal(self.tensors[name], original):
+        if (
+            original is None
+            or original.name not in self.claimed
+            or not may_be_equal(self.tensors[name], original)
+        ):
             return False
         self.result.copies.append((self.tensors[name], original))
         return True
@@ -231,10 +269,16 @@ class _Matching:
     def finish(self) -> None:
         """Complaints about names, and the notes."""
         result = self.result
-        unclaimed = [name for name in sorted(self.tensors) if name not in self.claimed and self.kinds[name] in ("text", "unknown")]
+        unclaimed = [
+            name
+            for name in sorted(self.tensors)
+            if name not in self.claimed and self.kinds[name] in ("text", "unknown")
+        ]
         strange = [name for name in unclaimed if not self._is_copy(name)]
         untold = [] if self.told is None else [name for name in self.missing if name not in self.told]
-        result.problems += [f"{self.folder}: tensor '{name}' is missing{_hint(name, strange)}" for name in untold]
+        result.problems += [
+            f"{self.folder}: tensor '{name}' is missing{_hint(name, strange)}" for name in untold
+        ]
         for name in strange:
             reason = f"{why_unknown(name)}{_hint(name, self.missing)}"
             result.problems.append(f"{self.tensors[name].file}: unexpected tensor '{name}': {reason}")
@@ -247,11 +291,17 @@ class _Matching:
             (self.left, "named by the targets of the quantisation config but stored in 16 bits or more"),
         ):
             if found:
-                result.notes.append(f"{len(found)} matrices are {what} ('{found[0]}' ...): read as they are stored")
+                result.notes.append(
+                    f"{len(found)} matrices are {what} ('{found[0]}' ...): read as they are stored"
+                )
         if self.inputs:
-            result.notes.append(f"{self.inputs} stored scales of activations are not used: activations are scaled per token")
+            result.notes.append(
+                f"{self.inputs} stored scales of activations are not used: activations are scaled per token"
+            )
         if cache := sum(kind == "cache" for kind in self.kinds.values()):
-            result.notes.append(f"{cache} scales of a K/V cache in few bits are not used: K and V keep the model's precision")
+            result.notes.append(
+                f"{cache} scales of a K/V cache in few bits are not used: K and V keep the model's precision"
+            )
 
 
 def may_be_equal(copy: TensorInfo, original: TensorInfo) -> bool:
@@ -261,11 +311,15 @@ def may_be_equal(copy: TensorInfo, original: TensorInfo) -> bool:
 
 
 def copies_note(names: list[str]) -> str:
-    return f"second copies of tied tensors are compared, and not kept: '{names[0]}'" + (f" and {len(names) - 1} more" if names[1:] else "")
+    return f"second copies of tied tensors are compared, and not kept: '{names[0]}'" + (
+        f" and {len(names) - 1} more" if names[1:] else ""
+    )
 
 
 def _plain_fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
-    if info.shape != shape and not math.prod(info.shape) == math.prod(shape) == 1:  # one number, whatever its shape
+    if (
+        info.shape != shape and not math.prod(info.shape) == math.prod(shape) == 1
+    ):  # one number, whatever its shape
         return f"{info.file}: tensor '{info.name}' has the shape {list(info.shape)}, config.json asks for {list(shape)}"
     if info.dtype not in READABLE:
         return f"{info.file}: tensor '{info.name}' is stored as {info.dtype}; readable: {', '.join(READABLE)}"

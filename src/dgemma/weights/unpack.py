@@ -28,10 +28,16 @@ def unpack(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
         if field.is_floating_point() and field.numel() == 1 and not bool(field.float().isfinite().all()):
             raise ValueError(f"its {name} is NaN or infinite")
     if "weight_shape" in fields and fields["weight_shape"].tolist() != list(shape):
-        raise ValueError(f"its weight_shape is {fields['weight_shape'].tolist()}, the model asks for {list(shape)}")
+        raise ValueError(
+            f"its weight_shape is {fields['weight_shape'].tolist()}, the model asks for {list(shape)}"
+        )
     for name in ("g_idx", "weight_g_idx"):
-        if name in fields and not torch.equal(fields[name], torch.arange(shape[1], dtype=torch.int32) // scheme.format.group):
-            raise ValueError(f"its {name} sorts the inputs (desc_act), which this build does not read; quantise without it")
+        if name in fields and not torch.equal(
+            fields[name], torch.arange(shape[1], dtype=torch.int32) // scheme.format.group
+        ):
+            raise ValueError(
+                f"its {name} sorts the inputs (desc_act), which this build does not read; quantise without it"
+            )
     return _LAYOUTS[scheme.layout](scheme, shape, fields)
 
 
@@ -56,7 +62,11 @@ def _nvfp4(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
 
 
 def _modelopt(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
-    return {"codes": fields["weight"], "scales": fields["weight_scale"], "row": _rows(fields["weight_scale_2"], shape)}
+    return {
+        "codes": fields["weight"],
+        "scales": fields["weight_scale"],
+        "row": _rows(fields["weight_scale_2"], shape),
+    }
 
 
 def _rows(scale: Tensor, shape: Shape) -> Tensor:
@@ -73,7 +83,9 @@ def _gptq(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
     if scheme.format.zeros:
         return parts | {"zeros": zeros.T}
     if bool((zeros != MIDDLE).any()):
-        raise ValueError(f"its zero points are not {MIDDLE}, but the config says 'sym'; is its checkpoint_format right?")
+        raise ValueError(
+            f"its zero points are not {MIDDLE}, but the config says 'sym'; is its checkpoint_format right?"
+        )
     return parts
 
 

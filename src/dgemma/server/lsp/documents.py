@@ -26,7 +26,9 @@ class Document:
 
     def __init__(self, text: str):
         self.text = text
-        self._ends: list[tuple[int, int]] | None = None  # of each line: where its text ends, and where the next one begins
+        self._ends: list[tuple[int, int]] | None = (
+            None  # of each line: where its text ends, and where the next one begins
+        )
 
     def offset(self, position: Any) -> int:
         """The character that an LSP position stands before. Raises Wrong."""

@@ -44,7 +44,11 @@ def _length(stream: IO[bytes]) -> int | None:
                 return length
             continue
         seen = True
-        if name.strip().lower() == b"content-length" and (value := value.strip()).isdigit() and len(value) < 16:
+        if (
+            name.strip().lower() == b"content-length"
+            and (value := value.strip()).isdigit()
+            and len(value) < 16
+        ):
             length = int(value)
     raise EOFError
 
@@ -64,7 +68,9 @@ class Writer:
 
     def write(self, message: dict[str, Any]) -> None:
         """Send a message; a client that is gone is no error here, since what it sent ends as well."""
-        body = json.dumps({"jsonrpc": "2.0"} | message).encode()  # ASCII: half a surrogate pair goes through as it came
+        body = json.dumps(
+            {"jsonrpc": "2.0"} | message
+        ).encode()  # ASCII: half a surrogate pair goes through as it came
         left = memoryview(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
         try:
             with self._lock:

@@ -45,7 +45,11 @@ class Loaded:
             worker.start()
             self.ready.set_result((model, worker))
         except BaseException as error:  # the edge of a thread
-            small = ResourceError("out of memory; `dgemma doctor` says what fits where") if is_out_of_memory(error) else error
+            small = (
+                ResourceError("out of memory; `dgemma doctor` says what fits where")
+                if is_out_of_memory(error)
+                else error
+            )
             self.ready.set_exception(small)
 
 

@@ -27,12 +27,16 @@ class Service:
     def __init__(self, url: str, key: str = "", longest: int | None = None, seed: int = 0, **sampler: Any):
         self.url, self.parts = url.rstrip("/"), urlsplit(url)
         try:
-            valid = self.parts.scheme in ("http", "https") and bool(self.parts.hostname) and self.parts.port != 0
+            valid = (
+                self.parts.scheme in ("http", "https") and bool(self.parts.hostname) and self.parts.port != 0
+            )
         except ValueError:
             valid = False
         if not valid:
             raise UsageError(f"'{url}' is no address; it begins with http:// or https://")
-        self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+        self.headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {key}"} if key else {}
+        )
         self.settings = sampler | {"seed": seed} | ({} if longest is None else {"n_predict": longest})
 
     def __call__(self, prefix: str, suffix: str) -> ServiceGap:
@@ -71,14 +75,21 @@ class ServiceGap:
             self._socket = connection.sock
             if self._closed:
                 raise Cancelled
-            connection.request("POST", f"{service.parts.path.rstrip('/')}/infill", json.dumps(self._body).encode(), service.headers)
+            connection.request(
+                "POST",
+                f"{service.parts.path.rstrip('/')}/infill",
+                json.dumps(self._body).encode(),
+                service.headers,
+            )
             reply = connection.getresponse()
             status, data = reply.status, reply.read(MOST_REPLY)
         except (OSError, http.client.HTTPException) as error:
             if self._closed:
                 raise Cancelled from None
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise UsageError(f"{service.url} cannot be asked ({reason}); is `dgemma serve` running there?") from None
+            raise UsageError(
+                f"{service.url} cannot be asked ({reason}); is `dgemma serve` running there?"
+            ) from None
         finally:
             connection.close()
         return self._read(status, data)

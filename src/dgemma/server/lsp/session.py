@@ -22,7 +22,10 @@ from .frames import Malformed, Writer, read_message
 
 PARSE, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL = -32700, -32600, -32601, -32602, -32603
 NOT_INITIALIZED, CANCELLED, FAILED = -32002, -32800, -32803
-PREFIX, SUFFIX = 2**16, 2**14  # characters around a gap that may be read: more than any model here reads of them
+PREFIX, SUFFIX = (
+    2**16,
+    2**14,
+)  # characters around a gap that may be read: more than any model here reads of them
 ERROR = 1  # of window/showMessage
 CAPABILITIES = {
     "positionEncoding": "utf-16",
@@ -75,7 +78,10 @@ class Session:
         self._lock = threading.Lock()
         self._initialized = self._shut_down = False
         self._told = ""  # the last error that was shown
-        self._requests: dict[str, Callable[[Any], Any]] = {"initialize": self._initialize, "shutdown": self._shutdown}
+        self._requests: dict[str, Callable[[Any], Any]] = {
+            "initialize": self._initialize,
+            "shutdown": self._shutdown,
+        }
         self._notifications: dict[str, Callable[[Any], None]] = {
             "textDocument/didOpen": self._open, "textDocument/didChange": self._change, "textDocument/didClose": self._close,
             "$/cancelRequest": self._cancel,
@@ -102,7 +108,9 @@ class Session:
 
     def _take(self, message: Any) -> None:
         if not isinstance(message, dict) or not isinstance(method := message.get("method"), str):
-            if not (isinstance(message, dict) and "method" not in message and {"result", "error"} & message.keys()):
+            if not (
+                isinstance(message, dict) and "method" not in message and {"result", "error"} & message.keys()
+            ):
                 self._error(None, INVALID_REQUEST, "a message has no method")
             return  # an answer to what we never asked
         params = message.get("params")
@@ -159,7 +167,9 @@ class Session:
             return
         for found in get(params, "contentChanges", list):
             document.change(found)
-        self._documents[uri] = document  # one whose changes could not be followed is forgotten until it is opened again
+        self._documents[uri] = (
+            document  # one whose changes could not be followed is forgotten until it is opened again
+        )
 
     def _close(self, params: Any) -> None:
         uri = get(get(params, "textDocument", dict), "uri", str)
@@ -212,9 +222,14 @@ class Session:
         except DgemmaError as error:
             if self._settle(pending, error=(FAILED, str(error))) and self._told != str(error):
                 self._told = str(error)  # once, and not with every key
-                self._writer.write({"method": "window/showMessage", "params": {"type": ERROR, "message": f"dgemma: {error}"}})
+                self._writer.write(
+                    {"method": "window/showMessage", "params": {"type": ERROR, "message": f"dgemma: {error}"}}
+                )
         except BaseException as error:  # a fault of ours, or a library's panic: its words may hold somebody's text, and go nowhere
-            self._settle(pending, error=(INTERNAL, f"the gap could not be filled ({type(error).__name__}); this is a bug"))
+            self._settle(
+                pending,
+                error=(INTERNAL, f"the gap could not be filled ({type(error).__name__}); this is a bug"),
+            )
 
     # answers
 

@@ -6,7 +6,19 @@ and that are refused with a reason.
 
 from __future__ import annotations
 
-from . import anthropic, canvas, decisions, gaps, models, nextedit, ollama, ollama_models, openai, own, responses
+from . import (
+    anthropic,
+    canvas,
+    decisions,
+    gaps,
+    models,
+    nextedit,
+    ollama,
+    ollama_models,
+    openai,
+    own,
+    responses,
+)
 
 ROUTES = (
     *openai.ROUTES, *models.ROUTES, *responses.ROUTES, *anthropic.ROUTES, *ollama.ROUTES, *ollama_models.ROUTES,

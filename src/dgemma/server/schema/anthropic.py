@@ -78,7 +78,10 @@ class Count(msgspec.Struct):
 
 def shape(refusal: Refusal) -> dict[str, Any]:
     """An error's body."""
-    return {"type": "error", "error": {"type": KINDS.get(refusal.status, "invalid_request_error"), "message": refusal.message}}
+    return {
+        "type": "error",
+        "error": {"type": KINDS.get(refusal.status, "invalid_request_error"), "message": refusal.message},
+    }
 
 
 def _event(kind: str, **data: Any) -> bytes:
@@ -165,7 +168,12 @@ def messages(service: Service, body: MessagesRequest) -> Job:
     own, unread = body.dgemma or {}, Unread()
     if unknown := sorted(set(own) - set(OWN)):
         raise Refusal(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(OWN)}")
-    asked = _prompt(body, unread) | settings(body) | form_of(body.output_format or (body.output_config or {}).get("format")) | own
+    asked = (
+        _prompt(body, unread)
+        | settings(body)
+        | form_of(body.output_format or (body.output_config or {}).get("format"))
+        | own
+    )
     asked |= {"max_tokens": body.max_tokens, "seed": drawn(body.seed), "stop": body.stop_sequences or []}
     if isinstance(body.tool_choice, dict) and body.tool_choice.get("disable_parallel_tool_use"):
         asked["parallel_tool_calls"] = False
@@ -209,21 +217,34 @@ def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[di
             text = ("Error: " if block.get("is_error") else "") + joined(block.get("content"), where, unread)
             yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
         elif kind == "tool_use":
-            calls.append({"id": block.get("id"), "function": {"name": block.get("name"), "arguments": block.get("input")}})
+            calls.append(
+                {
+                    "id": block.get("id"),
+                    "function": {"name": block.get("name"), "arguments": block.get("input")},
+                }
+            )
         else:
             for part in read_parts(block, where, unread):
                 (thought if part.kind == "thought" else texts).append(part.text)
     thought = [text for text in thought if text]
     if thought or texts or calls or not blocks:
         told = {"role": role, "content": "\n".join(texts)}
-        yield told | ({"tool_calls": calls} if calls else {}) | ({"reasoning_content": "\n".join(thought)} if thought else {})
+        yield (
+            told
+            | ({"tool_calls": calls} if calls else {})
+            | ({"reasoning_content": "\n".join(thought)} if thought else {})
+        )
 
 
 def _tool(tool: Any) -> Any:
     """A declaration as a chat takes it. A tool of the provider's is left to the chat, which leaves it out."""
     if not isinstance(tool, dict) or (tool.get("type") or "custom") != "custom":
         return tool
-    function = {"name": tool.get("name"), "description": tool.get("description"), "parameters": tool.get("input_schema")}
+    function = {
+        "name": tool.get("name"),
+        "description": tool.get("description"),
+        "parameters": tool.get("input_schema"),
+    }
     return {"type": "function", "function": function}
 
 

@@ -57,7 +57,14 @@ FIELDS = {
     "infill": ("prefix", "suffix", "widths", "max_tokens"), "edit": ("document", "instruction", "spans"),
 }  # fmt: skip
 # what has no meaning in a text that settles in place; an edit has no rules of tokens either
-IN_ORDER = (*Formed.__struct_fields__[len(Sampling.__struct_fields__) :], "logprobs", "top_logprobs", "stop", "bad_words", "min_tokens")
+IN_ORDER = (
+    *Formed.__struct_fields__[len(Sampling.__struct_fields__) :],
+    "logprobs",
+    "top_logprobs",
+    "stop",
+    "bad_words",
+    "min_tokens",
+)
 UNRULED = {"infill": IN_ORDER, "edit": (*IN_ORDER, *(name for name in RULES if name != "temperature"))}
 METHODS = {"chat": "stream_chat", "complete": "stream", "infill": "stream_fill", "edit": "stream_edit"}
 
@@ -69,7 +76,9 @@ class CanvasAnswer:
 
     def __init__(self, service: Service, task: str):
         self.tokenizer, self.task = service.model.tokenizer, task
-        self.shown: dict[int, tuple[int, list[int]]] = {}  # by row: the canvas that was last told of, and its ids
+        self.shown: dict[
+            int, tuple[int, list[int]]
+        ] = {}  # by row: the canvas that was last told of, and its ids
         self.committed = 0  # tokens
 
     def begin(self) -> Iterable[bytes]:
@@ -133,7 +142,12 @@ class CanvasAnswer:
         if self.task == "chat":
             parts = reply(self.tokenizer, generation)
             calls = [{"name": call.name, "arguments": call.arguments} for call in parts.tool_calls]
-            told |= {"text": parts.content, "thought": parts.thought, "tool_calls": calls, "malformed": parts.malformed}
+            told |= {
+                "text": parts.content,
+                "thought": parts.thought,
+                "tool_calls": calls,
+                "malformed": parts.malformed,
+            }
         if self.task == "infill":
             told |= {"width": result.width, "closed": result.closed, "candidates": result.candidates}
         if self.task == "edit":
@@ -146,8 +160,16 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
     own = FIELDS[body.task]
     given = {name for names in FIELDS.values() for name in names if getattr(body, name) is not None}
     if stray := sorted(given - set(own)):
-        raise Refusal(400, f"'{stray[0]}' has no meaning in the task {body.task}; it takes {', '.join(own)}", parameter=stray[0])
-    asked = {name: getattr(body, name) for name in own if name in given} | settings(body) | {"seed": seeds(body.seed, 1)[0]}
+        raise Refusal(
+            400,
+            f"'{stray[0]}' has no meaning in the task {body.task}; it takes {', '.join(own)}",
+            parameter=stray[0],
+        )
+    asked = (
+        {name: getattr(body, name) for name in own if name in given}
+        | settings(body)
+        | {"seed": seeds(body.seed, 1)[0]}
+    )
     if body.task in ("chat", "complete"):
         asked |= form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
     elif stray := next((name for name in UNRULED[body.task] if getattr(body, name, None)), None):
@@ -156,7 +178,9 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
         asked = {"prefix": "", "suffix": ""} | asked
         longest = asked.pop("max_tokens", None)
         if longest is not None:
-            asked.setdefault("widths", default_widths(body.canvas_width or service.model.config.canvas_length, longest))
+            asked.setdefault(
+                "widths", default_widths(body.canvas_width or service.model.config.canvas_length, longest)
+            )
     elif body.task == "complete":
         asked["text"] = asked.pop("prompt", "")
     elif own[0] not in given:

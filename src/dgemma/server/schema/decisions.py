@@ -35,7 +35,9 @@ class DecisionUsage(msgspec.Struct):
 
 class DecisionReply(msgspec.Struct):
     model: str
-    answers: dict[str, dict[str, Any]]  # by id: type, choice | score, legend | noul, probabilities, confidence
+    answers: dict[
+        str, dict[str, Any]
+    ]  # by id: type, choice | score, legend | noul, probabilities, confidence
     usage: DecisionUsage
     seed: int
     seconds: float
@@ -73,5 +75,6 @@ def decide(service: Service, body: DecisionRequest) -> Job:
 QUESTION = {"type": "choice", "instructions": "What is it?", "criteria": ["code", "prose"]}
 EXAMPLE = {"state": "import os", "questions": {"kind": QUESTION}}
 ROUTES = tuple(
-    Task(path, DecisionRequest, decide, shape, DecisionReply, EXAMPLE, stream=None) for path in ("/v1/systemone", "/v1/decisions")
+    Task(path, DecisionRequest, decide, shape, DecisionReply, EXAMPLE, stream=None)
+    for path in ("/v1/systemone", "/v1/decisions")
 )

@@ -82,7 +82,14 @@ class InfillRequest(Sampling, kw_only=True):
 UNHEEDED = ("samplers", "t_max_prompt_ms", "t_max_predict_ms", "n_indent", "repeat_penalty")
 
 
-def gap(service: Service, body: Sampling, prefix: str, suffix: str, longest: int | None, files: Sequence[File] = ()) -> Call:
+def gap(
+    service: Service,
+    body: Sampling,
+    prefix: str,
+    suffix: str,
+    longest: int | None,
+    files: Sequence[File] = (),
+) -> Call:
     """The call that fills a gap, `files` read before it, of at most `longest` tokens, and never of more than half a canvas: what editors give is a bound, and
     each width that is tried costs them time."""
     asked = settings(SimpleNamespace(**{name: getattr(body, name) for name in OWN}))
@@ -139,8 +146,18 @@ class FimAnswer(_GapAnswer):
         self.id, self.created = new_id("fim-"), int(time.time())
 
     def chunk(self, text: str, reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "text": text, "delta": {"role": "assistant", "content": text}, "finish_reason": reason}
-        head = {"id": self.id, "object": "text_completion.chunk", "created": self.created, "model": self.model}
+        choice = {
+            "index": 0,
+            "text": text,
+            "delta": {"role": "assistant", "content": text},
+            "finish_reason": reason,
+        }
+        head = {
+            "id": self.id,
+            "object": "text_completion.chunk",
+            "created": self.created,
+            "model": self.model,
+        }
         return sse.data(head | {"choices": [choice]} | more)
 
     def end(self) -> Iterator[bytes]:
@@ -165,7 +182,9 @@ class InfillAnswer(_GapAnswer):
     def end(self) -> Iterator[bytes]:
         if self.text:
             yield sse.data({"index": 0, "content": self.text, "stop": False})
-        yield sse.data(self.whole() | ({"content": ""} if not self.fields or "content" in self.fields else {}))
+        yield sse.data(
+            self.whole() | ({"content": ""} if not self.fields or "content" in self.fields else {})
+        )
 
     def whole(self) -> dict[str, Any]:
         """llama-server's figures. `prompt_ms` is the time to the first draft, `predicted_ms` what followed."""
@@ -176,14 +195,23 @@ class InfillAnswer(_GapAnswer):
         if (found := self.result) is not None:
             new, first = len(found.token_ids), found.first_draft_seconds
             rest = max(found.seconds - first, 1e-9)
-            told |= {"tokens_predicted": new, "tokens_evaluated": found.prompt_tokens, "steps": sum(found.steps), "dgemma": self.told()}
+            told |= {
+                "tokens_predicted": new,
+                "tokens_evaluated": found.prompt_tokens,
+                "steps": sum(found.steps),
+                "dgemma": self.told(),
+            }
             told["candidates"] = self.candidates
             told["stop_type"] = "word" if self.stop else "eos" if self.reason == "stop" else "limit"
             told["timings"] = {
                 "prompt_n": found.prompt_tokens, "prompt_ms": 1e3 * first, "prompt_per_second": found.prompt_tokens / max(first, 1e-9),
                 "predicted_n": new, "predicted_ms": 1e3 * rest, "predicted_per_second": new / rest,
             }  # fmt: skip
-        return told if not self.fields else {name: value for name in self.fields if (value := _at(told, name)) is not None}
+        return (
+            told
+            if not self.fields
+            else {name: value for name in self.fields if (value := _at(told, name)) is not None}
+        )
 
 
 def _at(told: dict[str, Any], name: str) -> Any:
@@ -213,6 +241,20 @@ def infill(service: Service, body: InfillRequest) -> Job:
 
 
 ROUTES = (
-    Task("/infill", InfillRequest, infill, shape, None, {"input_prefix": "def area(r):\n", "input_suffix": "\n", "n_predict": 8}),
-    Task("/v1/fim/completions", FimRequest, fim, shape, FimReply, {"prompt": "def area(r):\n", "suffix": "\n", "max_tokens": 8}),
+    Task(
+        "/infill",
+        InfillRequest,
+        infill,
+        shape,
+        None,
+        {"input_prefix": "def area(r):\n", "input_suffix": "\n", "n_predict": 8},
+    ),
+    Task(
+        "/v1/fim/completions",
+        FimRequest,
+        fim,
+        shape,
+        FimReply,
+        {"prompt": "def area(r):\n", "suffix": "\n", "max_tokens": 8},
+    ),
 )

@@ -27,7 +27,9 @@ class ChatLogProbs(msgspec.Struct):
 class CompletionLogProbs(msgspec.Struct):
     tokens: list[str]
     token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None  # by the tokens' texts: of two with the same text the likelier one
+    top_logprobs: (
+        list[dict[str, float]] | None
+    )  # by the tokens' texts: of two with the same text the likelier one
     text_offset: list[int]  # characters from the start of the choice's text
 
 
@@ -46,7 +48,11 @@ def asked_of_completion(top: int | None, suffix: bool, echo: bool) -> dict[str, 
     if top is not None and suffix:
         raise unserved("logprobs")
     if top is not None and echo:
-        raise Refusal(400, "an echoed prompt has no log-probabilities here; leave out echo, or logprobs", parameter="echo")
+        raise Refusal(
+            400,
+            "an echoed prompt has no log-probabilities here; leave out echo, or logprobs",
+            parameter="echo",
+        )
     return {} if top is None else {"logprobs": True, "top_logprobs": top}
 
 
@@ -54,7 +60,12 @@ def of_chat(tokenizer: Tokenizer, found: Found) -> ChatLogProbs:
     def told(token: int, text: str, log_prob: float) -> dict[str, Any]:
         return {"token": text, "logprob": log_prob, "bytes": [*tokenizer.token_bytes(token)]}
 
-    return ChatLogProbs([told(one.token_id, one.text, one.log_prob) | {"top_logprobs": [told(*top) for top in one.top]} for one in found])
+    return ChatLogProbs(
+        [
+            told(one.token_id, one.text, one.log_prob) | {"top_logprobs": [told(*top) for top in one.top]}
+            for one in found
+        ]
+    )
 
 
 def of_completion(found: Found, top: int) -> CompletionLogProbs:

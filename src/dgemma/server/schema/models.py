@@ -35,4 +35,10 @@ ROUTES = (
     Page("/v1/models", models, shape),
     Page("/v1/models/{name:path}", one_model, shape),
 )
-ABSENT = (Absent("/v1/embeddings", "this model makes no embeddings; a service that serves an embedding model does", shape),)
+ABSENT = (
+    Absent(
+        "/v1/embeddings",
+        "this model makes no embeddings; a service that serves an embedding model does",
+        shape,
+    ),
+)

@@ -53,7 +53,11 @@ def read_place(text: str) -> Place:
         file = tail.partition("\n")[2]
     before, marked, after = _between(file, REGION)
     if marked is None:
-        raise Refusal(400, f"the message marks nothing to edit; put it between <|{REGION}|> and <|/{REGION}|>", parameter="messages")
+        raise Refusal(
+            400,
+            f"the message marks nothing to edit; put it between <|{REGION}|> and <|/{REGION}|>",
+            parameter="messages",
+        )
     before, region, after = (part.replace(CURSOR, "") for part in (before, marked, after))
     start, end = len(before), len(before) + len(region)
     free = start, end
@@ -88,7 +92,12 @@ class EditAnswer:
         self.edit: Edit | None = None
 
     def chunk(self, delta: dict[str, Any], reason: str | None, **more: Any) -> bytes:
-        head = {"id": self.id, "object": "chat.completion.chunk", "created": self.created, "model": self.model}
+        head = {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+        }
         return sse.data(head | {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]} | more)
 
     def begin(self) -> Iterator[bytes]:
@@ -126,8 +135,15 @@ class EditAnswer:
 def edit(service: Service, body: EditRequest) -> Job:
     users = [message for message in body.messages if message.get("role") == "user"]
     place = read_place(joined(users[-1].get("content") if users else "", "messages", Unread()))
-    instruction = f"These edits were made last; make the next one.\n{place.history}" if place.history else None
-    asked = settings(body) | {"document": place.document, "instruction": instruction, "spans": [place.free], "seed": drawn(body.seed)}
+    instruction = (
+        f"These edits were made last; make the next one.\n{place.history}" if place.history else None
+    )
+    asked = settings(body) | {
+        "document": place.document,
+        "instruction": instruction,
+        "spans": [place.free],
+        "seed": drawn(body.seed),
+    }
     notes = () if body.max_tokens is None else ("not heeded: max_tokens",)
     return Job((Call("stream_edit", asked, notes),), EditAnswer(service, place), bool(body.stream))
 

@@ -95,7 +95,9 @@ class OllamaAnswer:
         if self.chat:
             told = {"message": {"role": "assistant", "content": ""} | parts}
         else:
-            told = {"response": parts.get("content", "")} | {key: value for key, value in parts.items() if key == "thinking"}
+            told = {"response": parts.get("content", "")} | {
+                key: value for key, value in parts.items() if key == "thinking"
+            }
         return {"model": self.model, "created_at": now} | told | {"done": done} | more
 
     def begin(self) -> Iterator[bytes]:
@@ -165,8 +167,14 @@ def generate(service: Service, body: GenerateRequest) -> Job:
     asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed)}
     if body.raw or not service.model.chat_tuned:
         if body.think or body.system:
-            raise Refusal(400, "'system' and 'think' are a chat's; a text that is gone on from has neither", parameter="system")
-        return Job((Call("stream", asked | {"text": body.prompt}),), OllamaAnswer(service, False), body.stream)
+            raise Refusal(
+                400,
+                "'system' and 'think' are a chat's; a text that is gone on from has neither",
+                parameter="system",
+            )
+        return Job(
+            (Call("stream", asked | {"text": body.prompt}),), OllamaAnswer(service, False), body.stream
+        )
     told = [{"role": "system", "content": body.system}] if body.system else []
     asked |= {"messages": [*told, {"role": "user", "content": body.prompt}], "thinking": _thinks(body)}
     return Job((Call("stream_chat", asked),), OllamaAnswer(service, False), body.stream)
@@ -177,7 +185,11 @@ def chat(service: Service, body: OllamaChatRequest) -> Job:
     if not body.messages:
         return Job((), OllamaAnswer(service, True), body.stream)
     messages, notes = conversation(body.messages)
-    asked = settings(options) | _form(body.format) | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
+    asked = (
+        settings(options)
+        | _form(body.format)
+        | {"max_tokens": limit, "seed": drawn(options.seed), "thinking": _thinks(body)}
+    )
     is_last = messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls")
     begun = is_last and not asked["thinking"] and not body.format  # Ollama goes on from such a message
     asked |= {"tools": body.tools, "messages": messages, "continue_final_message": begun}
@@ -198,7 +210,13 @@ def _options(body: OllamaRequest) -> tuple[Options, int | None]:
 
 def _form(given: Any) -> dict[str, Any]:
     """`format`: "json", or a schema."""
-    return form_of({"type": "json_object"} if given == "json" else {"type": "json_schema", "schema": given} if given else None)
+    return form_of(
+        {"type": "json_object"}
+        if given == "json"
+        else {"type": "json_schema", "schema": given}
+        if given
+        else None
+    )
 
 
 def _thinks(body: OllamaRequest) -> bool:
@@ -228,7 +246,10 @@ def conversation(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], 
 
 def _content(message: dict[str, Any], where: str, unread: Unread) -> str:
     pictures = message.get("images")
-    parts = [message.get("content") or "", *[{"type": "image"}] * len(pictures if isinstance(pictures, list) else ())]
+    parts = [
+        message.get("content") or "",
+        *[{"type": "image"}] * len(pictures if isinstance(pictures, list) else ()),
+    ]
     return joined([part for part in parts if part], where, unread)
 
 

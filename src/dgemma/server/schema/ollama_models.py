@@ -95,7 +95,10 @@ def _model_info(service: Service, identity: Identity) -> dict[str, Any]:
 
 def _parameters(service: Service) -> str:
     """Settings that hold where a request names none, one a line, as a Modelfile has them."""
-    settings = {"num_ctx": service.model.config.max_position_embeddings, "num_predict": service.model.denoise.max_new_tokens}
+    settings = {
+        "num_ctx": service.model.config.max_position_embeddings,
+        "num_predict": service.model.denoise.max_new_tokens,
+    }
     return "\n".join(f"{name:<30} {value}" for name, value in settings.items())
 
 
@@ -111,7 +114,11 @@ def _card(service: Service, identity: Identity) -> dict[str, Any]:
 
 async def tags(service: Service, request: Any) -> dict[str, Any]:
     identity = await _identity(service)
-    more = {"modified_at": _time(identity.modified), "size": identity.size, "capabilities": capabilities(service)}
+    more = {
+        "modified_at": _time(identity.modified),
+        "size": identity.size,
+        "capabilities": capabilities(service),
+    }
     return {"models": [_card(service, identity) | more]}
 
 
@@ -134,7 +141,9 @@ async def show(service: Service, body: ShowRequest) -> dict[str, Any]:
     return {
         "modelfile": f"FROM {service.config.name}\n",
         "parameters": _parameters(service),
-        "template": "{{ .System }}{{ .Tools }}{{ .Prompt }}{{ .Suffix }}" if service.model.chat_tuned else "{{ .Prompt }}{{ .Suffix }}",
+        "template": "{{ .System }}{{ .Tools }}{{ .Prompt }}{{ .Suffix }}"
+        if service.model.chat_tuned
+        else "{{ .Prompt }}{{ .Suffix }}",
         "details": _details(identity),
         "model_info": _model_info(service, identity),
         "capabilities": capabilities(service),

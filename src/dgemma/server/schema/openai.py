@@ -24,7 +24,14 @@ from ...text.stream import cut_at_stop
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
-from .logprobs import ChatLogProbs, CompletionLogProbs, asked_of_chat, asked_of_completion, of_chat, of_completion
+from .logprobs import (
+    ChatLogProbs,
+    CompletionLogProbs,
+    asked_of_chat,
+    asked_of_completion,
+    of_chat,
+    of_completion,
+)
 from .sampling import Formed, form, seeds, settings, unserved
 from .sentinels import MarkedGap, marked_gap, without_marks
 
@@ -50,7 +57,9 @@ class ChatRequest(Request, kw_only=True):
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None  # False: the answer ends behind its first call
-    continue_final_message: bool | None = None  # the answer goes on from the last message, as with `prefix: true` in it
+    continue_final_message: bool | None = (
+        None  # the answer goes on from the last message, as with `prefix: true` in it
+    )
     add_generation_prompt: bool | None = None  # False goes with continue_final_message alone
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -147,7 +156,9 @@ class _Answer:
         self.drafts = [""] * count  # told last
         self.stops = [body.stop] if isinstance(body.stop, str) and body.stop else body.stop or []
         self.logprobs: list[list[TokenLogProbs]] = [[] for _ in range(count)]
-        self.wants_logprobs = body.logprobs is not None and body.logprobs is not False  # a completion's may be 0
+        self.wants_logprobs = (
+            body.logprobs is not None and body.logprobs is not False
+        )  # a completion's may be 0
         self.diffusing = self.watched = body.diffusing
         self.usage_wanted = body.stream_options is not None and body.stream_options.include_usage
 
@@ -225,7 +236,9 @@ class ChatAnswer(_Answer):
                 yield self.delta(index, {"reasoning_content": text})
                 continue
             self.committed[index] += text
-            yield self.delta(index, {"content": self.committed[index] if self.diffusing else text}, found=found)
+            yield self.delta(
+                index, {"content": self.committed[index] if self.diffusing else text}, found=found
+            )
             found = found if self.diffusing else None
         for place, call in enumerate(event.calls, self.called[index]):
             yield self.delta(index, {"tool_calls": [{"index": place} | _call(call)]})
@@ -240,7 +253,9 @@ class ChatAnswer(_Answer):
             parts = reply(self.tokenizer, result)
             result.notes.extend("a tool call could not be read and was left out" for _ in parts.malformed)
             calls = [_call(call) for call in parts.tool_calls] or None
-            message = Message("assistant", parts.content or (None if calls else ""), parts.thought or None, calls)
+            message = Message(
+                "assistant", parts.content or (None if calls else ""), parts.thought or None, calls
+            )
             found = of_chat(self.tokenizer, self.logprobs[index]) if self.wants_logprobs else None
             choices.append(ChatChoice(index, message, self.reason(index), found))
         return ChatReply(self.id, self.created, self.model, choices, self.usage(), self.told())
@@ -260,7 +275,9 @@ class CompletionAnswer(_Answer):
             if text:
                 yield self.piece(index, text)
 
-    def piece(self, index: int, text: str, reason: str | None = None, fresh: list[TokenLogProbs] | None = None) -> bytes:
+    def piece(
+        self, index: int, text: str, reason: str | None = None, fresh: list[TokenLogProbs] | None = None
+    ) -> bytes:
         found = self.found(index, fresh) if fresh else None
         return self.chunk([{"index": index, "text": text, "logprobs": found, "finish_reason": reason}])
 
@@ -269,7 +286,9 @@ class CompletionAnswer(_Answer):
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         if isinstance(event, Draft):
-            wanted = self.diffusing and not any(event.pinned)  # of a gap several candidates settle: none is the text yet
+            wanted = self.diffusing and not any(
+                event.pinned
+            )  # of a gap several candidates settle: none is the text yet
             text = self.draft(index, event) if wanted else None
             if text is not None:
                 yield self.piece(index, self.opening[index] + text)
@@ -281,7 +300,9 @@ class CompletionAnswer(_Answer):
             self.results[index] = event.generation if isinstance(event, Filling) else event
             if isinstance(event, Filling):
                 yield from self.add(index, cut_at_stop(event.text, self.stops)[0], [])
-            yield self.piece(index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason)
+            yield self.piece(
+                index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason
+            )
 
     def add(self, index: int, text: str, fresh: list[TokenLogProbs]) -> Iterator[bytes]:
         self.committed[index] += text
@@ -305,7 +326,9 @@ def chat(service: Service, body: ChatRequest) -> Job:
     length = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     asked = settings(body) | form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
     asked |= {"messages": body.messages, "max_tokens": length, "thinking": _thinks(body), "tools": body.tools}
-    asked |= {name: getattr(body, name) for name in ("tool_choice", "parallel_tool_calls", "continue_final_message")}
+    asked |= {
+        name: getattr(body, name) for name in ("tool_choice", "parallel_tool_calls", "continue_final_message")
+    }
     calls = tuple(Call("stream_chat", asked | {"seed": seed}) for seed in seeds(body.seed, count))
     return Job(calls, ChatAnswer(service, body, count), bool(body.stream))
 
@@ -320,7 +343,11 @@ def complete(service: Service, body: CompletionRequest) -> Job:
     if gaps:
         body = msgspec.structs.replace(body, stop=without_marks(body.stop))
     asked = settings(body) | form(body) | asked_of_completion(body.logprobs, gaps, bool(body.echo))
-    widths = default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens) if gaps else []
+    widths = (
+        default_widths(body.canvas_width or service.model.config.canvas_length, body.max_tokens)
+        if gaps
+        else []
+    )
     calls = tuple(
         Call(*_completion(prompt, body, asked | {"seed": seed}, widths))
         for prompt in prompts
@@ -362,14 +389,18 @@ def _prompts(body: CompletionRequest) -> list[Any]:
     if isinstance(prompt, str):
         return [prompt]
     if len({type(part) for part in prompt}) != 1:
-        raise Refusal(400, "prompt must be a text, a list of ids, or a list of one of these", parameter="prompt")
+        raise Refusal(
+            400, "prompt must be a text, a list of ids, or a list of one of these", parameter="prompt"
+        )
     return [prompt] if isinstance(prompt[0], int) else prompt
 
 
 def _count(service: Service, body: Request, prompts: int) -> int:
     count, most = 1 if body.n is None else body.n, service.config.max_choices
     if not 1 <= count or count * prompts > most:
-        raise Refusal(400, f"{count * prompts} answers were asked for; from 1 to {most} may be", parameter="n")
+        raise Refusal(
+            400, f"{count * prompts} answers were asked for; from 1 to {most} may be", parameter="n"
+        )
     return count
 
 
@@ -378,7 +409,13 @@ def _thinks(body: ChatRequest) -> bool:
     thinking, template, reasoning = body.thinking, body.chat_template_kwargs or {}, body.reasoning or {}
     if isinstance(thinking, dict):  # as messages have it
         thinking = thinking.get("type", "enabled") != "disabled"
-    for said in (thinking, body.enable_thinking, template.get("enable_thinking"), template.get("thinking"), reasoning.get("enabled")):
+    for said in (
+        thinking,
+        body.enable_thinking,
+        template.get("enable_thinking"),
+        template.get("thinking"),
+        reasoning.get("enabled"),
+    ):
         if said is not None:
             return bool(said)
     effort = body.reasoning_effort if body.reasoning_effort is not None else reasoning.get("effort")
@@ -391,6 +428,20 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 
 ROUTES = (
-    Task("/v1/chat/completions", ChatRequest, chat, shape, ChatReply, {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}),
-    Task("/v1/completions", CompletionRequest, complete, shape, CompletionReply, {"prompt": "def area(r):", "max_tokens": 8}),
+    Task(
+        "/v1/chat/completions",
+        ChatRequest,
+        chat,
+        shape,
+        ChatReply,
+        {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8},
+    ),
+    Task(
+        "/v1/completions",
+        CompletionRequest,
+        complete,
+        shape,
+        CompletionReply,
+        {"prompt": "def area(r):", "max_tokens": 8},
+    ),
 )

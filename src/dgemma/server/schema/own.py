@@ -96,16 +96,27 @@ def _operations(route: Task | Page, keys: bool) -> dict[str, Any]:
 
 def _operation(route: Task | Page, keys: bool) -> dict[str, Any]:
     answers = _answers(route)
-    answered = {"description": "the answer", "content": {media: {"schema": _schema(kind)} for media, kind in answers.items()}}
-    names = [part[1:].removesuffix("}").split(":")[0] for part in route.path.split("/") if part.startswith("{")]
+    answered = {
+        "description": "the answer",
+        "content": {media: {"schema": _schema(kind)} for media, kind in answers.items()},
+    }
+    names = [
+        part[1:].removesuffix("}").split(":")[0] for part in route.path.split("/") if part.startswith("{")
+    ]
     statuses = _statuses(route, bool(names), keys and route.access == "key")
-    operation: dict[str, Any] = {"responses": {"200": answered} | {str(status): _error(route, status) for status in statuses}}
+    operation: dict[str, Any] = {
+        "responses": {"200": answered} | {str(status): _error(route, status) for status in statuses}
+    }
     if route.body is not None:
-        body = {"schema": _schema(route.body)} | ({"example": route.example} if route.example is not None else {})
+        body = {"schema": _schema(route.body)} | (
+            {"example": route.example} if route.example is not None else {}
+        )
         operation["requestBody"] = {"required": True, "content": {"application/json": body}}
     if keys and route.access == "key":
         operation["security"] = [{"key": []}]
-    operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    operation["parameters"] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    ]
     return operation
 
 
@@ -123,7 +134,11 @@ def _schema(kind: type[Any] | None) -> dict[str, Any]:
 
 def _statuses(route: Task | Page, named: bool, asks: bool) -> list[int]:
     """The errors that a route may answer with."""
-    found = {400, 403, 408, 414, 421, 431, 500, 503, 505} | ({401} if asks else set()) | ({404} if named else set())
+    found = (
+        {400, 403, 408, 414, 421, 431, 500, 503, 505}
+        | ({401} if asks else set())
+        | ({404} if named else set())
+    )
     if route.body is not None:
         found |= {413, 415}
     if isinstance(route, Task):
@@ -133,7 +148,10 @@ def _statuses(route: Task | Page, named: bool, asks: bool) -> list[int]:
 
 def _error(route: Task | Page, status: int) -> dict[str, Any]:
     example = route.shape(Refusal(status, ERRORS[status]))
-    return {"description": ERRORS[status], "content": {"application/json": {"schema": {"type": "object"}, "example": example}}}
+    return {
+        "description": ERRORS[status],
+        "content": {"application/json": {"schema": {"type": "object"}, "example": example}},
+    }
 
 
 ERRORS = {

@@ -22,7 +22,10 @@ from .openai import shape
 from .sampling import Sampling, settings, unserved
 from .turn import Remarks, Turn, arguments_of, drawn, form_of, new_id
 
-CALLS = {"function_call": "arguments", "custom_tool_call": "input"}  # items that are calls, and what holds their input
+CALLS = {
+    "function_call": "arguments",
+    "custom_tool_call": "input",
+}  # items that are calls, and what holds their input
 RESULTS = ("function_call_output", "custom_tool_call_output")
 
 
@@ -85,7 +88,9 @@ class ResponsesAnswer:
 
     def event(self, kind: str, **data: Any) -> bytes:
         self.count += 1
-        return sse.data({"type": f"response.{kind}", "sequence_number": self.count - 1} | data, f"response.{kind}")
+        return sse.data(
+            {"type": f"response.{kind}", "sequence_number": self.count - 1} | data, f"response.{kind}"
+        )
 
     def begin(self) -> Iterator[bytes]:
         """The two events that `count` begins behind: they are asked for when the first of the others is there."""
@@ -115,7 +120,11 @@ class ResponsesAnswer:
             item = {"id": new_id("rs_"), "type": "reasoning", "summary": []} if thought else {
                 "id": new_id("msg_"), "type": "message", "role": "assistant", "status": "in_progress", "content": []}  # fmt: skip
             yield from self.add(item)
-            part = {"type": "summary_text", "text": ""} if thought else {"type": "output_text", "text": "", "annotations": []}
+            part = (
+                {"type": "summary_text", "text": ""}
+                if thought
+                else {"type": "output_text", "text": "", "annotations": []}
+            )
             item["summary" if thought else "content"].append(part)
             yield self.part("reasoning_summary_part.added" if thought else "content_part.added", part=part)
             self.open = channel
@@ -136,7 +145,13 @@ class ResponsesAnswer:
 
     def call(self, call: ToolCall) -> Iterator[bytes]:
         arguments, named = arguments_of(call), self.names.get(call.name, {"name": call.name})
-        item = {"id": new_id("fc_"), "type": "function_call", "call_id": new_id("call_"), "arguments": "", "status": "in_progress"}
+        item = {
+            "id": new_id("fc_"),
+            "type": "function_call",
+            "call_id": new_id("call_"),
+            "arguments": "",
+            "status": "in_progress",
+        }
         item |= named
         yield from self.add(item)
         item["arguments"], item["status"] = arguments, "completed"
@@ -148,7 +163,9 @@ class ResponsesAnswer:
         """End the item that text came to."""
         if self.open:
             thought, item = self.open == "thought", self.reply.output[-1]
-            yield self.part("reasoning_summary_text.done" if thought else "output_text.done", text=self.last["text"])
+            yield self.part(
+                "reasoning_summary_text.done" if thought else "output_text.done", text=self.last["text"]
+            )
             yield self.part("reasoning_summary_part.done" if thought else "content_part.done", part=self.last)
             if not thought:
                 item["status"] = "completed"
@@ -162,14 +179,19 @@ class ResponsesAnswer:
 
     def broken(self, error: Refusal) -> Iterator[bytes]:
         self.reply.status = "failed"
-        self.reply.error = {"code": "rate_limit_exceeded" if error.status == 429 else "server_error", "message": error.message}
+        self.reply.error = {
+            "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
+            "message": error.message,
+        }
         yield self.event("failed", response=self.reply)
 
     def finish(self) -> None:
         result, reply = self.turn.result, self.reply
         new = len(result.token_ids)
         thought = {"reasoning_tokens": self.turn.thought_tokens}
-        reply.usage = ResponsesUsage(result.prompt_tokens, new, result.prompt_tokens + new, thought, sum(result.steps), result.canvases)
+        reply.usage = ResponsesUsage(
+            result.prompt_tokens, new, result.prompt_tokens + new, thought, sum(result.steps), result.canvases
+        )
         reply.status, reply.dgemma = "completed", self.turn.notes()
         if result.finish_reason == "length":
             reply.status, reply.incomplete_details = "incomplete", {"reason": "max_output_tokens"}
@@ -184,7 +206,11 @@ class ResponsesAnswer:
 def respond(service: Service, body: ResponsesRequest) -> Job:
     for name in ("previous_response_id", "conversation", "background"):
         if getattr(body, name):
-            raise Refusal(400, f"'{name}' is not served: nothing is kept between requests; send the whole input", parameter=name)
+            raise Refusal(
+                400,
+                f"'{name}' is not served: nothing is kept between requests; send the whole input",
+                parameter=name,
+            )
     if body.truncation not in (None, "disabled"):
         raise unserved("truncation")
     if (body.text or {}).get("verbosity") not in (None, "medium"):
@@ -194,10 +220,22 @@ def respond(service: Service, body: ResponsesRequest) -> Job:
     tools, names = _tools(body.tools or [])
     unread = Unread()
     effort = (body.reasoning or {}).get("effort")
-    asked = settings(body) | form_of((body.text or {}).get("format")) | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
+    asked = (
+        settings(body)
+        | form_of((body.text or {}).get("format"))
+        | {"max_tokens": body.max_output_tokens, "seed": drawn(body.seed)}
+    )
     asked |= {"messages": _messages(body, unread), "thinking": effort not in (None, "none", "minimal")}
-    asked |= {"tools": tools, "tool_choice": _full_names(body.tool_choice), "parallel_tool_calls": body.parallel_tool_calls}
-    return Job((Call("stream_chat", asked, tuple(note(unread))),), ResponsesAnswer(service, body, names), bool(body.stream))
+    asked |= {
+        "tools": tools,
+        "tool_choice": _full_names(body.tool_choice),
+        "parallel_tool_calls": body.parallel_tool_calls,
+    }
+    return Job(
+        (Call("stream_chat", asked, tuple(note(unread))),),
+        ResponsesAnswer(service, body, names),
+        bool(body.stream),
+    )
 
 
 def _tools(given: list[Any]) -> tuple[list[Any], dict[str, dict[str, str]]]:
@@ -211,9 +249,15 @@ def _tools(given: list[Any]) -> tuple[list[Any], dict[str, dict[str, str]]]:
             if not isinstance(one, dict) or one.get("type") != "function":
                 tools.append(one)
                 continue
-            one = one["function"] if isinstance(one.get("function"), dict) else one  # as chat completions have it
+            one = (
+                one["function"] if isinstance(one.get("function"), dict) else one
+            )  # as chat completions have it
             name = _full(space.get("namespace"), one.get("name"))
-            function = {"name": name, "description": one.get("description"), "parameters": one.get("parameters")}
+            function = {
+                "name": name,
+                "description": one.get("description"),
+                "parameters": one.get("parameters"),
+            }
             tools.append({"type": "function", "function": function})
             names[name] = {"name": str(one.get("name"))} | space
     return tools, names
@@ -226,7 +270,11 @@ def _full_names(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return choice
     named = {"name": _full(choice.get("namespace"), choice["name"])} if "name" in choice else {}
-    return choice | named | {name: _full_names(choice[name]) for name in ("tools", "allowed_tools") if name in choice}
+    return (
+        choice
+        | named
+        | {name: _full_names(choice[name]) for name in ("tools", "allowed_tools") if name in choice}
+    )
 
 
 def _full(space: Any, name: Any) -> Any:
@@ -236,7 +284,9 @@ def _full(space: Any, name: Any) -> Any:
 def _messages(body: ResponsesRequest, unread: Unread) -> list[dict[str, Any]]:
     """The input in the chat's shape. What systems and developers say before anybody else is one system message."""
     items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
-    told: list[dict[str, Any]] = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    told: list[dict[str, Any]] = (
+        [{"role": "system", "content": body.instructions}] if body.instructions else []
+    )
     thought = ""
     for n, item in enumerate(items):
         where, kind = f"input[{n}]", item.get("type") or "message"
@@ -257,7 +307,11 @@ def _message(item: dict[str, Any], kind: Any, where: str, unread: Unread) -> dic
     if not isinstance(kind, str):
         raise Refusal(400, f"{where}: an item's type must be a text", parameter=where)
     if kind == "item_reference":
-        raise Refusal(400, f"{where}: an item_reference leads nowhere: nothing is kept here; set store to false, and items are sent", parameter=where)
+        raise Refusal(
+            400,
+            f"{where}: an item_reference leads nowhere: nothing is kept here; set store to false, and items are sent",
+            parameter=where,
+        )
     if kind == "message":
         message = {"role": item.get("role"), "content": joined(item.get("content"), where, unread)}
         return message | ({"prefix": True} if item.get("prefix") is True else {})
@@ -265,10 +319,27 @@ def _message(item: dict[str, Any], kind: Any, where: str, unread: Unread) -> dic
         given = item.get(CALLS[kind])
         arguments = given if kind == "function_call" else {"input": given}
         function = {"name": _full(item.get("namespace"), item.get("name")), "arguments": arguments}
-        return {"role": "assistant", "content": None, "tool_calls": [{"id": item.get("call_id"), "function": function}]}
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": item.get("call_id"), "function": function}],
+        }
     if kind in RESULTS:
-        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": joined(item.get("output"), where, unread)}
+        return {
+            "role": "tool",
+            "tool_call_id": item.get("call_id"),
+            "content": joined(item.get("output"), where, unread),
+        }
     return {"role": "assistant", "content": substitute(item, kind, unread)}
 
 
-ROUTES = (Task("/v1/responses", ResponsesRequest, respond, shape, ResponsesReply, {"input": "Hello", "max_output_tokens": 8}),)
+ROUTES = (
+    Task(
+        "/v1/responses",
+        ResponsesRequest,
+        respond,
+        shape,
+        ResponsesReply,
+        {"input": "Hello", "max_output_tokens": 8},
+    ),
+)

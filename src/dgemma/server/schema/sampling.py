@@ -75,7 +75,11 @@ def settings(body: Any) -> dict[str, Any]:
 def form(body: Formed) -> dict[str, Any]:
     """The same of the form that is asked for: none, or one of api.Model's `json_schema`, `regex` and `grammar`."""
     asked = {"response_format": form_asked(body.response_format)}
-    asked |= {name: {name: value} for name in ("json_schema", "regex", "grammar") if (value := getattr(body, name)) is not None}
+    asked |= {
+        name: {name: value}
+        for name in ("json_schema", "regex", "grammar")
+        if (value := getattr(body, name)) is not None
+    }
     guided = {name: value for name in GUIDED if (value := getattr(body, f"guided_{name}")) is not None}
     asked |= {f"guided_{name}": GUIDED[name](value) for name, value in guided.items()}
     for name, value in (body.structured_outputs or {}).items():
@@ -85,13 +89,19 @@ def form(body: Formed) -> dict[str, Any]:
             asked[f"structured_outputs.{name}"] = GUIDED[name](value)
     given = [name for name, value in asked.items() if value]
     if len(given) > 1:
-        raise Refusal(400, f"{' and '.join(given)} cannot be asked for together; choose one", parameter=given[1])
+        raise Refusal(
+            400, f"{' and '.join(given)} cannot be asked for together; choose one", parameter=given[1]
+        )
     return asked[given[0]] if given else {}
 
 
 def _choice(texts: Any) -> dict[str, Any]:
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise Refusal(400, "guided_choice must be a list of texts of at least one character each", parameter="guided_choice")
+        raise Refusal(
+            400,
+            "guided_choice must be a list of texts of at least one character each",
+            parameter="guided_choice",
+        )
     return {"regex": "|".join(map(re.escape, texts))}
 
 

@@ -45,7 +45,14 @@ FAMILIES = (
     Marks("<PRE>", "<SUF>", "<MID>", spaced=True),  # CodeLlama
     Marks("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Mistral
 )
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|endoftext|>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")  # of a text
+STARTS = (
+    "<s>",
+    "<bos>",
+    "<|begin_of_text|>",
+    "<|endoftext|>",
+    "<｜begin▁of▁sentence｜>",
+    "[gMASK]<sop>",
+)  # of a text
 # of Qwen, CodeGemma, StarCoder 2, and StarCoder and Mellum; the repository's name stands before the first file
 FILE = re.compile(r"<\|file_sep\|>|<\|file_separator\|>|<file_sep>|<filename>")
 REPOSITORY = re.compile(r"<\|repo_name\|>|<repo_name>|<reponame>")
@@ -140,7 +147,9 @@ def _sections(text: str) -> list[str] | None:
     first, *files = FILE.split(text)
     if REPOSITORY.match(first) or (files and not first):
         return files or [""]
-    if files and NAME.fullmatch(first.partition("\n")[0].rstrip("\r")):  # CodeGemma's mark stands between files alone
+    if files and NAME.fullmatch(
+        first.partition("\n")[0].rstrip("\r")
+    ):  # CodeGemma's mark stands between files alone
         return [first, *files]
     return None
 

@@ -76,4 +76,6 @@ def drawn(seed: int | None) -> int:
 
 def form_of(given: Any) -> dict[str, Any]:
     """The form of an answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}. Raises UsageError."""
-    return form_asked(given | {"json_schema": {"schema": given.get("schema")}} if isinstance(given, dict) else given or None)
+    return form_asked(
+        given | {"json_schema": {"schema": given.get("schema")}} if isinstance(given, dict) else given or None
+    )

@@ -45,7 +45,9 @@ def run(jobs: Sequence[Job], seconds: float = SECONDS) -> list[bool]:
     return [line == b"same" for line in lines]
 
 
-def results(source: str, name: str, inputs: Sequence[tuple[Any, ...]], seconds: float = SECONDS) -> list[str] | None:
+def results(
+    source: str, name: str, inputs: Sequence[tuple[Any, ...]], seconds: float = SECONDS
+) -> list[str] | None:
     """What `name` of a program returns for each of `inputs`, as Python writes it, or the name of the error it raises.
 
     Behind them, what the program printed. None where it does not compile, may not run, or did not end in time.
