@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 KERNELS := hatch_build.py $(wildcard src/dgemma/kernels/c/*.[ch])
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help install demo test test-all test-clients check-install lock sbom clean
+.PHONY: help install demo test test-all test-clients check check-install lock sbom clean
 
 help:
 	@sed -n '1p' Makefile | cut -c 3-
@@ -34,6 +34,11 @@ test-all:
 # Other people's clients against a running service, in environments of their own (.venv-clients); NAMES picks some.
 test-clients: $(VENV)/.installed-test
 	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh $(NAMES)
+
+# Lint and layout of the Python files; the tests hold the layers of the packages.
+check: $(VENV)/.installed-check
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --quiet --check .
 
 # Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
 check-install:
@@ -58,6 +63,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/pyth
 	@echo "installing dgemma and what its tests need into $(VENV)"
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-check: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/.*"\(ruff==[0-9.]*\)".*/\1/p' pyproject.toml)"
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dgemma
 from about import append, commit, machine
+
+import dgemma
 from dgemma.tasks.events import Decision
 from dgemma.train.world import judge, written_call
 from dgemma.train.world.checks import Check, Exact, SameCall, SameJson, SameResults, SameTable

@@ -28,8 +28,17 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import attention_triton, heads_triton, matmul_triton, moe_triton, norm_triton
-from dgemma.kernels import operands_triton, rounding_triton, router_triton, vocab_triton
+from dgemma.kernels import (
+    attention_triton,
+    heads_triton,
+    matmul_triton,
+    moe_triton,
+    norm_triton,
+    operands_triton,
+    rounding_triton,
+    router_triton,
+    vocab_triton,
+)
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"

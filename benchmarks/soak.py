@@ -21,7 +21,6 @@ import asyncio
 import contextlib
 import csv
 import json
-import os
 import random
 import re
 import signal
@@ -324,7 +323,7 @@ class Service:
     """The process that is asked."""
 
     def __init__(self, flags: list[str]):
-        self.keys = tempfile.NamedTemporaryFile("w", suffix=".keys")  # which only its owner may read
+        self.keys = tempfile.NamedTemporaryFile("w", suffix=".keys")  # noqa: SIM115  (as long as the service)
         self.keys.write("".join(f"{key}\n" for key in (f"operator {OPERATOR}", *KEYS)))
         self.keys.flush()
         command = [

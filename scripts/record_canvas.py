@@ -136,7 +136,7 @@ def _winner(events: list[Any], filling: Filling, model: Any) -> int:
     wanted = filling.generation.token_ids
 
     def holds(draft: Draft) -> bool:
-        free = [token for token, pinned in zip(draft.token_ids, draft.pinned) if not pinned]
+        free = [token for token, pinned in zip(draft.token_ids, draft.pinned, strict=True) if not pinned]
         return free[: len(wanted)] == wanted
 
     return min(last.values(), key=lambda draft: (not holds(draft), mean_entropy(draft))).row
@@ -172,7 +172,7 @@ def _palette() -> list[tuple[int, ...]]:
     """Each ink in four strengths over the paper: enough for smooth letters, few enough for a small file."""
     inks = list(dict.fromkeys(COLOURS.values()))
     mixes = [
-        tuple(round(p + (i - p) * part / 4) for p, i in zip(PAPER, ink))
+        tuple(round(p + (i - p) * part / 4) for p, i in zip(PAPER, ink, strict=True))
         for ink in inks
         for part in range(1, 5)
     ]
@@ -187,7 +187,7 @@ def _write(pen: Any, line: Text, font: Any, at: tuple[int, int], across: float) 
     for span in line.spans:
         for place in range(span.start, min(span.end, len(shades))):
             shades[place] = colours.get(str(span.style), INK)
-    for place, (character, shade) in enumerate(zip(line.plain, shades)):
+    for place, (character, shade) in enumerate(zip(line.plain, shades, strict=True)):
         if not character.isspace():
             pen.text((at[0] + place * across, at[1]), character, font=font, fill=shade)
 

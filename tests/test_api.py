@@ -13,8 +13,8 @@ import torch
 
 import dgemma
 from dgemma.errors import CheckpointError, NumericsError, UsageError
-from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
 from dgemma.tasks.events import Committed, Draft, Generation
+from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
 from tests.helpers import assert_close, tiny_checkpoint
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -446,7 +447,4 @@ class Model:
 
 
 def _last(events: Iterator[Any]) -> Any:
-    last = None
-    for last in events:
-        pass
-    return last
+    return deque(events, maxlen=1).pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -216,7 +217,7 @@ def test_voices_are_the_reply_however_it_was_cut(cuts: list[int]) -> None:
     ids = model.ids_of(REPLY)
     voices, parts = Voices(model.tokenizer), []
     edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
-    for start, end in zip(edges, edges[1:]):
+    for start, end in itertools.pairwise(edges):
         parts += voices.feed(ids[start:end])
     parts += voices.finish()
     heard: dict[str, Any] = {"thought": "", "content": ""}

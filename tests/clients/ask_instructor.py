@@ -6,7 +6,7 @@ from typing import Literal
 
 import instructor
 from openai import OpenAI
-from plain import ASKED, BOUNDS, URL
+from plain import ASKED, URL
 from pydantic import BaseModel, Field
 
 

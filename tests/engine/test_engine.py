@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,8 @@ ROOMY = EngineConfig(memory=2**40)
 def despite_errors(engine: Engine) -> Iterator[None]:
     """Passes until nobody is left, whoever finds no memory."""
     while not engine.idle:
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):
             engine.advance()
-        except torch.OutOfMemoryError:
-            pass
         yield
 
 

@@ -9,7 +9,6 @@ import functools
 import random
 
 import pytest
-import torch
 
 from dgemma.api import Model, load
 from dgemma.config import EngineConfig

@@ -15,10 +15,9 @@ import dgemma.engine.rules
 from dgemma.config import DenoiseConfig, EngineConfig, Rules
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
-from dgemma.engine.requests import CommitRecord, Request
+from dgemma.engine.requests import Request
 from dgemma.engine.rules import Ruler
 from dgemma.errors import UsageError
-from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.sampling.step import Settings, begin
 from tests.engine.test_denoise import (
     MODEL,

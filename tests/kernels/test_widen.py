@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dgemma.config.formats import Format
 from dgemma.kernels import widen
 from dgemma.kernels.attention import attention
 from dgemma.kernels.formats import mixture, product, quantise
-from dgemma.config.formats import Format
 
 
 @pytest.fixture(autouse=True)

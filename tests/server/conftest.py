@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 import dgemma
 from dgemma.engine.engine import Engine
 from dgemma.server.app import create_app
 from dgemma.server.settings import ServerConfig
-from starlette.testclient import TestClient
 from tests.helpers import tiny_checkpoint
 
 

@@ -405,8 +405,10 @@ def test_a_model_that_cannot_be_loaded_is_told(editor: Callable[[Filler], Editor
 
 
 def test_a_services_gaps(
-    editor: Callable[[Filler], Editor], live: Callable[..., Live], model: dgemma.Model
-) -> None:  # noqa: F811
+    editor: Callable[[Filler], Editor],
+    live: Callable[..., Live],  # noqa: F811
+    model: dgemma.Model,
+) -> None:
     service = live(keys=("one",))
     want = model.fill("def f():\n  re", "\nx = 1\n", 5, widths=[1, 3])
     found = editor(Service(service.url, "one", longest=3, seed=5)).begin("def f():\n  re\nx = 1\n")
@@ -418,8 +420,9 @@ def test_a_services_gaps(
 
 
 def test_a_service_learns_that_nobody_waits(
-    editor: Callable[[Filler], Editor], live: Callable[..., Live]
-) -> None:  # noqa: F811
+    editor: Callable[[Filler], Editor],
+    live: Callable[..., Live],  # noqa: F811
+) -> None:
     service = live()
     found = editor(Service(service.url, max_denoising_steps=1000, stability_threshold=999)).begin()
     first = found.complete(3, 4)

@@ -116,7 +116,7 @@ def test_a_second_attempt_that_differs_is_an_error(worker: Worker, monkeypatch: 
     worker.call(lambda: [entry.commits[0].reverse() for entry in worker._entries.values()])
     in_threads(worker, [request(POISON)])
     with pytest.raises(WorkerError, match="ask again"):
-        [*records]
+        list(records)
 
 
 def test_who_leaves_is_gone_before_the_next_pass(worker: Worker) -> None:
@@ -125,7 +125,7 @@ def test_who_leaves_is_gone_before_the_next_pass(worker: Worker) -> None:
     next(records)
     remote.close()
     with pytest.raises(Cancelled):
-        [*records]
+        list(records)
     worker.call(lambda: None)
     log = worker.engine.log
     cancelled = next(place for place, (what, _) in enumerate(log) if what == "cancel")
@@ -181,7 +181,7 @@ def test_a_lost_device_ends_the_thread_and_everybody_learns_of_it(worker: Worker
     )
     for answer in (waiting, Remote(worker).run([request(30)])):
         with pytest.raises(DgemmaError, match="RuntimeError") as caught:
-            [*answer]
+            list(answer)
         assert "secret" not in str(caught.value)
     worker._thread.join(60)
     assert not worker.running and isinstance(worker.fault, DeviceError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +13,9 @@ import dgemma
 from dgemma.config import DenoiseConfig, Rules
 from dgemma.engine.engine import by_turns
 from dgemma.errors import UsageError
-from dgemma.tasks.events import Draft, Filling
 from dgemma.kernels.vocab import soft_capped_logits
 from dgemma.tasks import pinned
+from dgemma.tasks.events import Draft, Filling
 from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
 from dgemma.tasks.infill import default_widths, prepare
 from dgemma.tasks.pinned import _front, _requests, _rows, _take, _texts, hold_back, judge, lay_out

@@ -9,14 +9,14 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf.quants import dequantize, quantize
-from tests.helpers import lively_model, tiny_config
-from tests.text.gemma_like import MERGES, gguf_tokens
 
 from dgemma.config import ModelConfig
 from dgemma.config.formats import BLOCKS
 from dgemma.kernels.ggml import HALVES
 from dgemma.weights.gguf_names import gguf_name
 from dgemma.weights.names import expected_tensors
+from tests.helpers import lively_model, tiny_config
+from tests.text.gemma_like import MERGES, gguf_tokens
 
 ARCH = "diffusion-gemma"
 Kinds = Callable[[str, tuple[int, ...]], str]  # (name in the file, shape) -> ggml's type

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.helpers import assert_close, tiny_config
 
 import dgemma
 from dgemma import api
@@ -27,6 +26,7 @@ from dgemma.weights.gguf import TYPES, read_gguf
 from dgemma.weights.gguf_config import denoise_config, model_config
 from dgemma.weights.mapped import Maps, mapped
 from dgemma.weights.source import source
+from tests.helpers import assert_close, tiny_config
 
 from . import gguf_files as files
 from .weights_helpers import PUBLISHED

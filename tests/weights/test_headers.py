@@ -5,10 +5,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from .weights_helpers import raw_file, tiny_state, write_folder
 
 from dgemma.errors import CheckpointError
 from dgemma.weights.headers import HEADER_LIMIT, read_header
+
+from .weights_helpers import raw_file, tiny_state, write_folder
 
 
 def entry(begin: int, end: int, shape: list[int] | None = None, dtype: str = "F32") -> dict:

@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
-from .weights_helpers import write_folder
 
 from dgemma.errors import CheckpointError, HubError, UsageError
 from dgemma.weights import locate as module
 from dgemma.weights.locate import EMBEDDED, is_chat_tuned, list_models, locate, remove
+
+from .weights_helpers import write_folder
 
 
 def test_a_folder_is_itself(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 import dataclasses
 
 import pytest
-from .weights_helpers import PUBLISHED, sparse_checkpoint, tiny_config
 
 from dgemma.config import ModelConfig
 from dgemma.weights.names import GROUPS, classify, expected_tensors, published_names, why_unknown
+
+from .weights_helpers import PUBLISHED, sparse_checkpoint, tiny_config
 
 
 @pytest.fixture(scope="module")

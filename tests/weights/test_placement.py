@@ -5,8 +5,6 @@ import dataclasses
 import pytest
 import torch
 from hypothesis import given, settings
-from .test_plan import GB, devices, memories, most_bytes, names, published, shapes
-from .weights_helpers import sparse_checkpoint
 
 from dgemma.config import ModelConfig
 from dgemma.config.formats import recipe
@@ -22,6 +20,9 @@ from dgemma.weights.placement import BUFFERS, Placement, bytes_in, formats_in, p
 from dgemma.weights.plan import divides, fit, format_of, margin
 from dgemma.weights.reader import assign
 from tests.helpers import tiny_config as shaped
+
+from .test_plan import GB, devices, memories, most_bytes, names, published, shapes
+from .weights_helpers import sparse_checkpoint
 
 
 def planned(memory: int, name: str = "int4", device: str = "cuda", context: int = 4096) -> Placement:

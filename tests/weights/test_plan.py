@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from .weights_helpers import PUBLISHED, tiny_config, tiny_state
 
 from dgemma.config import DenoiseConfig, EngineConfig, ModelConfig
 from dgemma.config.formats import Format, recipe
@@ -34,6 +33,8 @@ from dgemma.weights.plan import (
 )
 from dgemma.weights.reader import assign
 from tests.helpers import tiny_config as shaped
+
+from .weights_helpers import PUBLISHED, tiny_config, tiny_state
 
 GB = 10**9
 RECIPES = ("bf16", "fp8", "int8", "nvfp4", "int4", "int4+fp8", "fp8+int8")

@@ -5,7 +5,6 @@ import os
 
 import pytest
 import torch
-from .weights_helpers import sparse_checkpoint
 
 import dgemma
 from dgemma.config import ModelConfig
@@ -14,6 +13,8 @@ from dgemma.kernels.formats import QuantTensor
 from dgemma.weights.names import expected_tensors
 from dgemma.weights.plan import fit
 from dgemma.weights.reader import inspect, load_into, stream
+
+from .weights_helpers import sparse_checkpoint
 
 TOTAL = 51_647_562_456
 

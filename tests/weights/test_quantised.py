@@ -20,7 +20,6 @@ from dgemma.weights.layout import Layout, inspect, read_layout
 from dgemma.weights.locate import list_models
 from dgemma.weights.plan import fit
 from dgemma.weights.reader import load_into, stream
-
 from tests.helpers import assert_close
 
 from .layouts import (

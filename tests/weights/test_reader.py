@@ -4,11 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from .weights_helpers import StandIn, stand_in, tiny_config, tiny_state, write_folder
 
 from dgemma.errors import CheckpointError
 from dgemma.weights.names import expected_tensors
 from dgemma.weights.reader import inspect, load_into, stream
+
+from .weights_helpers import StandIn, stand_in, tiny_config, tiny_state, write_folder
 
 UP = "model.decoder.layers.0.mlp.up_proj.weight"
 

@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from .hub_server import COMMIT, Hub, serve
-from .weights_helpers import RAW, tiny_config, write_folder
 
 from dgemma.errors import CheckpointError, HubError
 from dgemma.weights import remote
 from dgemma.weights.layout import inspect, read_layout
 from dgemma.weights.remote import headers
+
+from .hub_server import COMMIT, Hub, serve
+from .weights_helpers import RAW, tiny_config, write_folder
 
 NAME = "org/tiny-diffusion"
 SHARD = "model-00002-of-00002.safetensors"

@@ -44,7 +44,7 @@ def forms(name: str) -> Iterator[None]:
 
 def why_not(net: DiffusionGemma) -> str | None:
     """Why there is nothing to compare."""
-    if not net.device.type == "cuda" and not wants_triton():
+    if net.device.type != "cuda" and not wants_triton():
         return f"Triton's forms run on a card, or where {CHOICE}=triton and TRITON_INTERPRET=1 are set"
     if net.packed is not None:
         return f"the weights are packed for a CPU; {CHOICE}=triton must be set from the beginning"

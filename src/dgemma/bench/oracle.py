@@ -100,7 +100,7 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
     strays = [*found.unexpected_keys, *(name for name in left if "vision" not in name)]
     if strays:
         raise CheckpointError(f"transformers knows other tensors than this model, the first is {strays[0]}")
-    for name, module in oracle.named_modules():
+    for module in oracle.modules():
         if any(
             tensor.is_meta for tensor in [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         ):

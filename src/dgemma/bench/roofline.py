@@ -95,10 +95,11 @@ OPERATIONS = (
 
 
 Weights = Mapping[str, float]  # bytes per weight, by group of weights/names.py
+NOTHING_STORED: Weights = {}  # every group takes its dtype's bytes
 
 
 def work_of(
-    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = {},
+    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = NOTHING_STORED,
 ) -> Work:  # fmt: skip
     """A pass over `clean` tokens and `canvas` positions, `believing` of which are conditioned on a step before.
 
@@ -133,7 +134,7 @@ def work_by_operation(
     believing: int,
     context: int,
     rows: int,
-    weights: Weights = {},
+    weights: Weights = NOTHING_STORED,
 ) -> Iterator[tuple[str, Work]]:
     """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
     tokens, hidden, vocab = clean + canvas, config.hidden_size, config.vocab_size

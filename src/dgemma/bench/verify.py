@@ -113,7 +113,7 @@ def _machine(section: Section, model: api.Model) -> None:
         "memory": ", ".join(f"{memory.name} {disk_size(memory.total)} ({disk_size(memory.free)} free)" for memory in memories),
     }  # fmt: skip
     if device.type == "cuda":
-        section.facts["capability"] = "%d.%d" % torch.cuda.get_device_capability(device)
+        section.facts["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
 
 
 def _version(package: str) -> str | None:

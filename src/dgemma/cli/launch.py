@@ -117,8 +117,8 @@ def command(
     ] = False,
 ) -> None:
     """Start a coding client against a running service; a key is taken from DGEMMA_API_KEY."""
-    from ..server.lsp.service import Service
     from ..server.keys import KEY_VARIABLE
+    from ..server.lsp.service import Service
 
     if client not in CLIENTS:
         raise UsageError(f"there are no settings for '{client}'; known clients: {', '.join(CLIENTS)}")

@@ -50,8 +50,8 @@ def command(
 
 
 def _service(url: str, settings: dict[str, Any]) -> Any:
-    from ..server.lsp.service import Service
     from ..server.keys import KEY_VARIABLE
+    from ..server.lsp.service import Service
 
     return Service(url, os.environ.get(KEY_VARIABLE, "").partition(",")[0].strip(), **settings)
 

@@ -41,7 +41,8 @@ def plain(text: str) -> str:
 def kinds(draft: Draft, control: Collection[int] = ()) -> list[str]:
     """What each position is, as a key of STYLES."""
     found = []
-    for token, accepted, pinned, entropy in zip(draft.token_ids, draft.accepted, draft.pinned, draft.entropy):
+    cells = zip(draft.token_ids, draft.accepted, draft.pinned, draft.entropy, strict=True)
+    for token, accepted, pinned, entropy in cells:
         if token in control:
             found.append("filler")
         elif pinned:
@@ -79,7 +80,7 @@ def _style_of(line: str) -> str:
 
 def mean_entropy(draft: Draft) -> float:
     """Nats per position that is not pinned; 0.0 where all are."""
-    free = [entropy for entropy, pinned in zip(draft.entropy, draft.pinned) if not pinned]
+    free = [entropy for entropy, pinned in zip(draft.entropy, draft.pinned, strict=True) if not pinned]
     return sum(free) / max(1, len(free))
 
 

@@ -39,7 +39,7 @@ def build_random(
     """A model with reproducible random weights: matrices normal / sqrt(fan-in) times `gain`, norm weights near 1."""
     model = build(config, "cpu", torch.float32)
     generator = torch.Generator().manual_seed(seed)
-    for name, tensor in list(model.named_parameters()) + list(model.named_buffers()):
+    for tensor in [*model.parameters(), *model.buffers()]:
         fill = torch.randn(tensor.shape, generator=generator)
         if tensor.dim() >= 2:
             tensor.copy_(fill * gain * tensor.shape[-1] ** -0.5)

@@ -28,8 +28,8 @@ from starlette.types import Receive, Scope, Send
 from ..weights.identity import Identity
 from .auth import Guard, Needs
 from .jobs import ENDINGS, Job, Refusal, Running, unexpected
-from .limits import Admission, Bodies, read
 from .keys import KeyRing, read_keys
+from .limits import Admission, Bodies, read
 from .metrics import Metrics
 from .paths import CanonicalPath
 from .request_log import LogRequests, RequestLog

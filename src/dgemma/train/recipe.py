@@ -28,7 +28,6 @@ from .sources import Files, SmallWorld, records, texts_of
 from .tokenizer import train as train_tokenizer
 from .world.vocabulary import vocabulary as world_vocabulary
 
-
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 

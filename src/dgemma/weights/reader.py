@@ -61,7 +61,7 @@ def stream(
                 weight = replace(weight, rounded=declared and stored.format.name in rounds)
             yield name, weight
             done += stored.nbytes
-            if progress is not None and not weight.device.type == "meta":
+            if progress is not None and weight.device.type != "meta":
                 progress(done, total, stored.name)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from ..errors import HubError
 from .headers import HEADER_LIMIT
 from .hub import hub_errors, quiet
-from .layout import INDEX
 from .hub_names import GGUF, parse_hub_name
+from .layout import INDEX
 from .pull import listing
 from .quantization import BESIDE
 

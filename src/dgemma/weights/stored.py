@@ -126,9 +126,13 @@ class _Matching:
             self._whole(name, target, kind)
             return
         matrices = modules(name, target)
-        if apart and any(module in self.modules for module, _ in matrices):
-            self._gather(target, matrices, kind)
-        elif len(matrices) == 1 and self.quantization is not None and not self._is_plain(matrices[0][0]):
+        if (
+            apart
+            and any(module in self.modules for module, _ in matrices)
+            or len(matrices) == 1
+            and self.quantization is not None
+            and not self._is_plain(matrices[0][0])
+        ):
             self._gather(target, matrices, kind)
         else:
             self._whole(name, target, kind)

@@ -22,8 +22,8 @@ from ...tasks.infill import default_widths
 from .. import sse
 from ..app import Service, Task
 from ..jobs import Call, Job, Refusal
-from .openai import shape
 from .logprobs import asked_of_chat, of_chat
+from .openai import shape
 from .sampling import RULES, Formed, Sampling, form, seeds, settings
 
 
