@@ -11,13 +11,13 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..tasks.events import Draft
 from ..text.lines import unified_diff
+from ..weights.locate import is_embedded
 from .flags import MEMORY, check_device, text_model
 from .picture import paint_diff, plain
 from .progress import loading
@@ -63,7 +63,7 @@ def command(
     stage = Stage(opened)
     stage.introduce()
     answer = stage.ask()
-    stage.execute(answer)
+    execute(answer)
     stage.fill()
     stage.edit()
     stage.decide()
@@ -80,7 +80,7 @@ class Stage:
     def introduce(self) -> None:
         size = sum(parameter.numel() for parameter in self.model.net.parameters())
         write("A diffusion model writes a whole canvas of text at once and refines it until it settles.\n")
-        if Path(self.model.folder).name == "embedded":
+        if is_embedded(self.model.folder):
             write(f"This one is tiny ({size / 1e6:.1f} M parameters) and knows a small made-up world.\n")
 
     def head(self, title: str, text: str = "") -> None:
@@ -110,15 +110,6 @@ class Stage:
         write(result.text.rstrip("\n") + "\n")
         self.settled(len(result.token_ids), sum(result.steps))
         return str(result.text)
-
-    def execute(self, source: str) -> None:
-        """Run a function that the model wrote, and show what it returns."""
-        from ..train.world import sandbox
-
-        name = source.partition("def ")[2].partition("(")[0].strip()
-        found = sandbox.results(source, name, [(NUMBERS,)]) if name else None
-        write(f">>> {name}({NUMBERS})\n", "dim")
-        write((found[0] if found else "it does not run") + "\n")
 
     def fill(self) -> None:
         """A gap between two pieces of code."""
@@ -163,6 +154,16 @@ class Stage:
 
     def settled(self, tokens: int, steps: int) -> None:
         write(f"{count(tokens, 'token')} settled in {count(steps, 'step')}\n", "dim")
+
+
+def execute(source: str) -> None:
+    """Run a function that the model wrote, and show what it returns."""
+    from ..train.world import sandbox
+
+    name = source.partition("def ")[2].partition("(")[0].strip()
+    found = sandbox.results(source, name, [(NUMBERS,)]) if name else None
+    write(f">>> {name}({NUMBERS})\n", "dim")
+    write((found[0] if found else "it does not run") + "\n")
 
 
 def _race(model: Model) -> Race:
