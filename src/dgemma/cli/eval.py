@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..api import Model
     from ..train.evaluate import Score
 
-WORLD_TEXTS = 100  # of each family, where no file is named
+WORLD_TEXTS = 50  # of each family, where no file is named
 
 
 def command(
