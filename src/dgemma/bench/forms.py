@@ -7,6 +7,7 @@ Trap: a form that cannot be loaded would leave torch to be compared with itself,
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -77,12 +78,13 @@ def check(section: Section, net: DiffusionGemma) -> None:
         net.encode(torch.randint(config.vocab_size, (1, length), generator=make, device=net.device), [kv])
         canvas = torch.randint(config.vocab_size, (1, width), generator=make, device=net.device)
         hidden, x = net.denoise(canvas, [kv]), draw(width, config.hidden_size)
-        weights, index = net.layers[0].router(x)
+        first = next(iter(net.layers))
+        weights, index = first.router(x)
     for temperature in (0.8, 0.1):
         _head(section, net, hidden, temperature, torch.rand((1, width, 2), generator=make, device=net.device))
-    parts = net.layers[0].experts
+    parts = first.experts
     both("experts", lambda: experts(x, parts.gate_up_proj, parts.down_proj, weights, index))
-    both("router", lambda: net.layers[0].router(x)[0])
+    both("router", lambda: first.router(x)[0])
     for name, layer in {
         ("sliding" if shape.is_sliding else "full"): i for i, shape in enumerate(config.layers)
     }.items():
@@ -90,10 +92,8 @@ def check(section: Section, net: DiffusionGemma) -> None:
         q = draw(1, config.num_attention_heads, width, shape.head_dim)
         k, v = (draw(1, shape.num_key_value_heads, width, shape.head_dim) for _ in range(2))
         for kind, clean in (("canvas", False), ("prompt", True)):
-            both(
-                f"attention, {name} layer, {kind}",
-                lambda k=k, v=v, q=q, layer=layer, clean=clean: _attend(net, kv, clean, layer, q, k, v),
-            )
+            attend = functools.partial(_attend, net, kv, clean, layer, q, k, v)
+            both(f"attention, {name} layer, {kind}", attend)
     both("a whole pass", lambda: logits(net, kv, canvas))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from ..engine.denoise import read_prompts
 from ..engine.requests import Request
 from ..errors import UsageError
 from ..kernels.matmul import gated
+from ..kernels.moe import gate_and_up
 from ..model.dgemma import DiffusionGemma, SelfConditioning
 from ..model.layers import Experts, GatedMLP, Linear
 
@@ -27,6 +29,8 @@ WINDOWS = 32  # of a text, evenly apart
 PROMPT = 256  # tokens of each
 CHUNK = 512
 ROWS = 32.0
+
+_Hook = Callable[[Any, tuple[Tensor, ...]], None]  # of a module, before its forward
 
 
 @torch.inference_mode()
@@ -118,10 +122,13 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
         for name in names:
             seen.setdefault(name, Sums(experts, x.shape[-1])).add(x.flatten(0, -2), expert, weights)
 
-    def linear(name: str) -> Callable:
-        return lambda _, given: add([f"{name}.weight"], given[0])
+    def linear(name: str) -> _Hook:
+        def look(_: Linear, given: tuple[Tensor, ...]) -> None:
+            add([f"{name}.weight"], given[0])
 
-    def mlp(name: str) -> Callable:
+        return look
+
+    def mlp(name: str) -> _Hook:
         def look(module: GatedMLP, given: tuple[Tensor, ...]) -> None:
             x = module.pre_norm(given[0]) if isinstance(module, SelfConditioning) else given[0]
             add([f"{name}.gate_proj.weight", f"{name}.up_proj.weight"], x)
@@ -129,7 +136,7 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
 
         return look
 
-    def experts(name: str) -> Callable:
+    def experts(name: str) -> _Hook:
         def look(module: Experts, given: tuple[Tensor, ...]) -> None:
             x, weights, index = given
             for expert in range(len(module.gate_up_proj)):
@@ -138,8 +145,7 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
                     # a row's error is multiplied by its weight, its square by the weight's
                     chosen, own = x[row], weights[row, place].square()
                     add([f"{name}.gate_up_proj"], chosen, len(module.gate_up_proj), expert, own)
-                    both = module.gate_up_proj[expert]
-                    inner = gated(chosen, *(both if isinstance(both, tuple) else both.chunk(2)))
+                    inner = gated(chosen, *gate_and_up(module.gate_up_proj, expert))
                     add([f"{name}.down_proj"], inner, len(module.gate_up_proj), expert, own)
 
         return look

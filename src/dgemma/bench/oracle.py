@@ -50,10 +50,11 @@ def read(folder: Path, dtype: torch.dtype, device: torch.device, vision: bool) -
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = DiffusionGemmaConfig(**raw | ({} if vision else {"vision_config": SMALL_VISION}))
     with _quiet():
-        model, info = DiffusionGemmaForBlockDiffusion.from_pretrained(
+        loaded: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(  # its type leaves `info` out
             folder, config=config, dtype=dtype, attn_implementation="sdpa", experts_implementation="eager",
             output_loading_info=True,
         )  # fmt: skip
+    model, info = loaded
     strays = [
         str(name) for name in (*info["missing_keys"], *info["unexpected_keys"]) if "vision" not in str(name)
     ]

@@ -98,7 +98,7 @@ def legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> list[str]:
 def draw(rows: Sequence[dict[str, Any]], title: str) -> str:
     """Rows as bars, their parts where they have some, and the recipe `load` as a line of tokens/s."""
     parts, y = [text(12, 22, title)], 30.0
-    operations = next((row["profile"] for row in rows if row.get("profile")), [])
+    operations: list[dict[str, Any]] = next((row["profile"] for row in rows if row.get("profile")), [])
     colours = {part["operation"]: f"f{i}" for i, part in enumerate(operations[:-1])}
     key = [(name, kind) for name, kind in colours.items()] or [("ms per step", "f0")]
     for start in range(0, len(key), 5):

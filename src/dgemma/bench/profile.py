@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def profile(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: Eng
     steps = [one for one in passes if one[0].is_step] or passes
     whole = statistics.mean(seconds for _, seconds, _ in steps)
     spent: Counter[str] = Counter()
-    least: Counter[str] = Counter()
+    least: dict[str, float] = defaultdict(float)
     for load, _, found in steps:
         spent.update({name: seconds / len(steps) for name, seconds in found.items()})
         works = dict(work_by_operation(model.config, model.dtype.itemsize, *load, bytes_per_weight(model)))

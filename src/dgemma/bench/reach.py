@@ -47,9 +47,11 @@ def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> No
         _cache(section, net, canvas, kv, places)
         del kv
         asked = places if length == lengths[0] else [1]
-        _tokens(
-            section, net, want, asked, lambda ids, size=size: logits(net, _read(net, ids, size), canvas), ids
-        )
+
+        def answer(ids: Sequence[int], size: int = size) -> Tensor:
+            return logits(net, _read(net, ids, size), canvas)
+
+        _tokens(section, net, want, asked, answer, ids)
 
 
 def edges(length: int, chunk: int) -> list[int]:

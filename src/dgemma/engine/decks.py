@@ -24,7 +24,7 @@ class Deck:
     def __init__(self, model: DiffusionGemma):
         self.model = model
         self.slots: list[Slot] = []
-        self.state: CanvasState | None = None
+        self._state: CanvasState | None = None  # of no canvas
         self.previous: Previous | None = None  # the last step's (p, row_sum)
         self.known: list[int | None] = []  # the row of `previous` that is each slot's, None: none is
 
@@ -36,6 +36,13 @@ class Deck:
         """A slot whose request has ended or was cancelled; nothing where it is not here."""
         if slot.on_deck:
             self._change([row for row, other in enumerate(self.slots) if other is not slot], [])
+
+    @property
+    def state(self) -> CanvasState:
+        """Of all its canvases; there is none while nobody is here."""
+        if self._state is None:
+            raise RuntimeError("a deck without slots has no state")
+        return self._state
 
     @property
     def believing(self) -> int:
@@ -52,6 +59,8 @@ class Deck:
         if not known:
             return None
         rows, places = ([*part] for part in zip(*known, strict=True))
+        if self.previous is None:
+            raise RuntimeError("rows are known of a step that was not kept")
         p, row_sum = self.previous
         if places != list(range(len(p))):
             p, row_sum = p[self._index(places)], row_sum[self._index(places)]
@@ -71,7 +80,8 @@ class Deck:
 
     def goes_on(self, state: CanvasState, previous: Previous) -> None:
         """After a step of all rows, whoever took it."""
-        self.state, self.previous, self.known = state, previous, list(range(len(self.slots)))
+        self._state, self.previous = state, previous
+        self.known = list(range(len(self.slots)))
 
     def tell(self, told: Tensor) -> Iterator[tuple[Slot, Record]]:
         """The records of a step; a canvas that stands is committed and the next one begins."""
@@ -102,7 +112,7 @@ class Deck:
         if fresh:
             requests, numbers = [slot.request for slot in fresh], [slot.canvas for slot in fresh]
             states.append(begin_canvases(self.model, requests, numbers))
-        self.state = together(states) if states else None
+        self._state = together(states) if states else None
         for slot in self.slots:
             slot.on_deck = False
         self.slots = [self.slots[row] for row in stay] + fresh

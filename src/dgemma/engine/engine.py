@@ -245,14 +245,14 @@ class Engine:
 
     def _count(self, readers: list[Slot]) -> None:
         """What the pass read is encoded, and may be shared."""
-        prompts = [(slot, len(slot.encoded.tokens)) for slot in readers if slot.pending is None]
+        prompts = [(slot, len(slot.held.tokens)) for slot in readers if slot.pending is None]
         for slot in readers:
             slot.has_read()
         for (
             slot,
             known,
         ) in prompts:  # a mark is new memory: whatever fails from here on, what was read is counted
-            self.slots.prefixes.mark(slot.encoded, known)
+            self.slots.prefixes.mark(slot.held, known)
 
     def _load(self, readers: list[Slot], decks: list[Deck]) -> Load:
         taking_part = {*readers, *(slot for deck in decks for slot in deck.slots)}

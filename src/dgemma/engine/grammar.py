@@ -57,7 +57,8 @@ def project(walk: Walk, processed: Tensor, left: int, ends: Sequence[int], pad: 
     """
     start, walk = walk, walk.copy()
     draft = processed.argmax(-1).tolist()
-    room, taken = min(left, len(draft)), []
+    room = min(left, len(draft))
+    taken: list[int] = []
     while len(taken) < room and not walk.ended:
         if ids := walk.forced()[: room - len(taken)]:
             _pin(processed, len(taken), ids)

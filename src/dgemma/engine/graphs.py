@@ -20,7 +20,7 @@ from torch import Tensor
 from ..kernels.select import triton_form
 from ..model.dgemma import DiffusionGemma
 from ..model.passes import Pass, Span
-from ..sampling.step import CanvasState
+from ..sampling.step import CanvasState, cloned
 from .canvases import advance
 from .decks import Deck
 
@@ -85,9 +85,7 @@ class Step:
     def __init__(self, model: DiffusionGemma, deck: Deck, p: Tensor):
         rows, width = deck.state.canvas.shape
         self.model = model
-        self.state: CanvasState = type(deck.state)(
-            *(field.clone() for field in deck.state[:-1]), _cloned(deck.state.settings)
-        )
+        self.state = cloned(deck.state)
         row_sum = p.new_ones((rows, width), dtype=torch.float32)
         self.previous = p, row_sum  # what the last step believed, and what this one does
         self.known = torch.zeros(
@@ -117,7 +115,7 @@ class Step:
         if deck.previous is self.previous and deck.known == [*range(len(deck.known))]:
             return
         known = [(row, at) for row, at in enumerate(deck.known) if at is not None]
-        if known:
+        if known and deck.previous is not None:
             rows, places = (torch.tensor(part, device=self.known.device) for part in zip(*known, strict=True))
             for mine, theirs in zip(self.previous, deck.previous, strict=True):
                 mine[rows] = theirs[places].to(mine.dtype)
@@ -130,8 +128,11 @@ class Step:
         width = self.state.canvas.shape[1]
         fresh = Pass(self.model.config, [Span(slot.kv, width, False) for slot in deck.slots])
         if self.context is None:
+            attention = triton_form("attention", self.model.norm.weight)
+            if attention is None:
+                raise RuntimeError("a step can only be captured with the Triton form of attention")
             self.context = fresh
-            fresh.prepare(triton_form("attention", self.model.norm.weight))
+            fresh.prepare(attention)
         else:
             self.context.becomes(fresh)
         self.context.spans, self.sequences = [], sequences  # a span would keep its sequence's memory
@@ -139,6 +140,8 @@ class Step:
     def _body(self) -> None:
         """The step: buffers in, buffers out."""
         model, state, context = self.model, self.state, self.context
+        if context is None:
+            raise RuntimeError("the tables of a captured step are loaded before it runs")
         rows, width = state.canvas.shape
         soft = torch.where(self.known, model.belief(self.previous, state.pins), 0.0)
         hidden = model.denoise_with(
@@ -156,7 +159,3 @@ class Step:
 def _fields(state: CanvasState) -> Iterator[Tensor]:
     yield from state[:-1]
     yield from state.settings
-
-
-def _cloned(settings: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return type(settings)(*(field.clone() for field in settings))

@@ -77,7 +77,7 @@ class Ruler:
         processed = (logits * inverse_temperature(state).to(logits.dtype)).clamp_min_(MASKED)
         self._restrict(processed)
         if self.walk is not None:
-            self._project(processed)
+            self._project(self.walk, processed)
         stats = stats_of(processed[None], draws(state), hidden.dtype)
         if plain is not None and not state.done[0]:  # a row that stands may wait for others
             self._tell(plain, hold(stats.argmax, state.pins)[0])
@@ -85,10 +85,10 @@ class Ruler:
             stats = stats._replace(entropy=stats.entropy.fill_(torch.nan))
         return stats
 
-    def _project(self, processed: Tensor) -> None:
+    def _project(self, walk: Walk, processed: Tensor) -> None:
         left = self.request.max_tokens - len(self.answer)
         try:
-            project(self.walk, processed, left, self.request.ends, self.request.config.pad_token_id)
+            project(walk, processed, left, self.request.ends, self.request.config.pad_token_id)
         except UsageError as error:
             self.failed = str(error)
 

@@ -68,12 +68,19 @@ class Slot:
         return self.request.client
 
     @property
+    def held(self) -> Encoded:
+        """What was read, of a slot that is in."""
+        if self.encoded is None:
+            raise RuntimeError("a slot that is not in holds nothing")
+        return self.encoded
+
+    @property
     def kv(self) -> KVCache:
-        return self.encoded.kv
+        return self.held.kv
 
     @property
     def unread(self) -> int:
-        return max(0, len(self.text) - len(self.encoded.tokens))
+        return max(0, len(self.text) - len(self.held.tokens))
 
     @property
     def between_canvases(self) -> bool:
@@ -84,12 +91,12 @@ class Slot:
         """The clean tokens that the coming pass reads: a canvas that stood, or a chunk of the prompt."""
         if self.pending is not None:
             return self.pending
-        done = len(self.encoded.tokens)
+        done = len(self.held.tokens)
         return list(self.text[done : done + self.reading])
 
     def has_read(self) -> None:
         """After a pass: what it read is encoded."""
-        self.encoded.tokens += self.fresh()
+        self.held.tokens += self.fresh()
         self.reading, self.pending = 0, None
 
     def commit(self, canvas: list[int]) -> None:
@@ -98,7 +105,7 @@ class Slot:
 
     def close(self) -> Encoded:
         """Between two canvases: make ready to go on in another slot. -> what was read."""
-        encoded = self.encoded
+        encoded = self.held
         if self.pending is not None:
             self.text = [*encoded.tokens, *self.pending]
         self.encoded, self.pending, self.reading = None, None, 0

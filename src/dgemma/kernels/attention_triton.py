@@ -48,6 +48,13 @@ def shape_of(width: int) -> Shape | None:
     return Shape(64, 32, 8, 2) if width == 256 else Shape(32, 16, 8, 2)
 
 
+def _known_shape(width: int) -> Shape:
+    shape = shape_of(width)
+    if shape is None:
+        raise ValueError(f"heads of {width} numbers have no Triton form")
+    return shape
+
+
 def takes(width: int, like: Tensor) -> bool:
     """Whether heads of this dim are worked on here in the dtype and on the device of a tensor.
 
@@ -61,7 +68,7 @@ class Spans:
     """The blocks of a pass on one kind of layer, on the device."""
 
     def __init__(self, layouts: Sequence[Layout], width: int, group: int, device: torch.device):
-        block = max(1, shape_of(width).rows // group)
+        block = max(1, _known_shape(width).rows // group)
         table, blocks, row = [], [], 0
         for number, span in enumerate(layouts):
             table.append((row, span.rows, span.start, span.first, span.slot, span.slots, int(span.clean), 0))
@@ -162,7 +169,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, spans: Spans, groups: int
     _, heads, total, width = q.shape
     q, group = q.contiguous(), heads // groups
     out = torch.empty_like(q)
-    shape = shape_of(width)
+    shape = _known_shape(width)
     _attend[len(spans.blocks), groups](
         q, out, keys, values, spans.table, spans.blocks, total, window, kind=_KINDS[q.dtype], width=width, group=group,
         ROWS=triton.next_power_of_2(max(16, spans.block * group)), KEYS=shape.keys,

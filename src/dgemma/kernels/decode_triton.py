@@ -57,19 +57,19 @@ def _times(bits, scale, zero, NAME: tl.constexpr, ZEROS: tl.constexpr, HALF: tl.
     """Two codes' bits, plus two zeros (int4), times two scales, all of them pairs in an int32 -> [..., 2] of HALF."""
     F16: tl.constexpr = HALF == tl.float16
     if NAME != "int4":
-        ptx: tl.constexpr = TIMES_F16 if F16 else TIMES_BF16
+        times: tl.constexpr = TIMES_F16 if F16 else TIMES_BF16
         low, high = tl.inline_asm_elementwise(
-            ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
+            times, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
         )
     elif ZEROS:
-        ptx: tl.constexpr = LESS_ZERO_F16 if F16 else LESS_ZERO_BF16
+        less_zero: tl.constexpr = LESS_ZERO_F16 if F16 else LESS_ZERO_BF16
         low, high = tl.inline_asm_elementwise(
-            ptx, "=h,=h,r,r,r", [bits, scale, zero], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
+            less_zero, "=h,=h,r,r,r", [bits, scale, zero], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
         )
     else:  # a constant as a tensor would lead Triton to carry the weight through shared memory
-        ptx: tl.constexpr = LESS_EIGHT_F16 if F16 else LESS_EIGHT_BF16
+        less_eight: tl.constexpr = LESS_EIGHT_F16 if F16 else LESS_EIGHT_BF16
         low, high = tl.inline_asm_elementwise(
-            ptx, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
+            less_eight, "=h,=h,r,r", [bits, scale], dtype=(tl.int16, tl.int16), is_pure=True, pack=1
         )
     return tl.join(low, high).to(HALF, bitcast=True)
 

@@ -64,18 +64,21 @@ def _chosen(
 ) -> dict[str, Tensor]:
     """The parts of some rows [O, I] with the best scales. given: what `encode` is told of the whole matrix."""
     exact, encode = weight.to(wide(weight.dtype)), codec(format).encode
-    least = chosen = None
-    for knob in TRIED[format.name]:
-        error = _errors(
-            QuantTensor(format, tuple(exact.shape), encode(exact, format, knob, **given)), exact, importance
-        )
-        if least is None:
-            least, chosen = error, torch.full_like(error, knob)
-        else:
-            better = error < least
-            chosen.masked_fill_(better, knob)
-            least = torch.where(better, error, least)
-    return encode(exact, format, chosen, **given)
+
+    def error_of(knob: float) -> Tensor:
+        quantised = QuantTensor(format, tuple(exact.shape), encode(exact, format, knob, **given))
+        return _errors(quantised, exact, importance)
+
+    first, *others = TRIED[format.name]
+    least = error_of(first)
+    chosen = torch.full_like(least, first)
+    for knob in others:
+        error = error_of(knob)
+        better = error < least
+        chosen.masked_fill_(better, knob)
+        least = torch.where(better, error, least)
+    parts: dict[str, Tensor] = encode(exact, format, chosen, **given)
+    return parts
 
 
 def _errors(quantised: QuantTensor, weight: Tensor, importance: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ group scales are exact in bfloat16, their product with a float32 is not. `dequan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -76,7 +76,8 @@ class QuantTensor:
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """[..., O, I] without the scale of its rows."""
-        return codec(self.format).decode(self.parts, self.format, dtype)
+        numbers: Tensor = codec(self.format).decode(self.parts, self.format, dtype)
+        return numbers
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix as numbers, [..., O, I] in `dtype`; rounded once, from float32 or wider."""
@@ -90,11 +91,13 @@ class QuantTensor:
 Weight = Tensor | QuantTensor
 
 
-def bytes_of(weight: Weight | list | tuple) -> int:
+def bytes_of(weight: Weight | Sequence[Weight] | Sequence[tuple[Weight, Weight]]) -> int:
     """What a weight takes: plain, packed, in few bits, or a list of such."""
-    if isinstance(weight, list | tuple):
-        return sum(map(bytes_of, weight))
-    return weight.nbytes if isinstance(weight, QuantTensor) else weight.numel() * weight.element_size()
+    if isinstance(weight, QuantTensor):
+        return weight.nbytes
+    if isinstance(weight, Tensor):
+        return weight.numel() * weight.element_size()
+    return sum(bytes_of(part) for part in weight)
 
 
 def codec(format: Format) -> ModuleType:

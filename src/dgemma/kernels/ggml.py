@@ -100,4 +100,5 @@ def _q6_k(blocks: Tensor) -> Tensor:
     pairs = torch.stack([(high >> shift) & 3 for shift in (0, 2, 4, 6)], dim=-2)
     numbers = (codes | (pairs << 4)).to(torch.int8).float() - 32
     scales = blocks[..., 192:208].contiguous().view(torch.int8).float() * _half(blocks, 208, 210)
-    return numbers.flatten(-3).unflatten(-1, (16, 16)).mul(scales[..., None]).flatten(-2)
+    groups: Tensor = numbers.flatten(-3).unflatten(-1, (16, 16))
+    return groups.mul(scales[..., None]).flatten(-2)

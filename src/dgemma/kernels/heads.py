@@ -30,7 +30,8 @@ def heads(
     A head is rounded to that dtype after its norm, then turned.
     """
     if fast := triton_form("heads", q):
-        return fast.heads(q, k, v, q_weight, k_weight, eps, cos, sin)
+        split: tuple[Tensor, Tensor, Tensor] = fast.heads(q, k, v, q_weight, k_weight, eps, cos, sin)
+        return split
     width = q_weight.shape[0]
     keys = k.unflatten(-1, (-1, width))
     values = keys if v is None else v.unflatten(-1, (-1, width))

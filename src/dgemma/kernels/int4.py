@@ -49,7 +49,7 @@ def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tens
     both.bitwise_or_(both << 12).bitwise_and_(0x000F000F).bitwise_or_(
         0x43004300
     )  # codes as mantissas of 128: exact in bfloat16
-    numbers = both.view(torch.bfloat16).unflatten(-1, (-1, format.group))
+    numbers: Tensor = both.view(torch.bfloat16).unflatten(-1, (-1, format.group))
     if "zeros" in parts:
         numbers.sub_(spread(parts["zeros"].to(torch.bfloat16).add_(128), format.group))
     else:

@@ -57,7 +57,8 @@ def pack(weight: Tensor) -> Tensor:
     """weight [out, in], float32 or bfloat16 on a CPU, in the layout that products are fastest with; a copy."""
     if native.takes(weight):
         return native.panels(weight)
-    return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    blocked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+    return blocked
 
 
 def pack_table(weight: Tensor) -> list[Tensor]:
@@ -85,14 +86,16 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
         return activated(x, weight, "none") if is_packed(weight) else widen.product(x, weight)
     rows = x.flatten(0, -2)
     fast = triton_form("matmul", x)
-    return (fast.product if fast and fast.takes(weight) else product)(rows, weight).unflatten(0, x.shape[:-1])
+    multiply = fast.product if fast and fast.takes(weight) else product
+    out: Tensor = multiply(rows, weight).unflatten(0, x.shape[:-1])
+    return out
 
 
 def activated(x: Tensor, weight: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
     """The same with a packed weight and "none", "tanh" or "gelu" (in its tanh form) inside the product; out [rows, out]: where it goes."""
     if native.in_panels(weight):
         return native.product(x, weight, activation, out=out)
-    found = torch.ops.mkldnn._linear_pointwise(
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(
         x, weight, None, activation, [], "tanh" if activation == "gelu" else ""
     )
     return found if out is None else out.copy_(found)
@@ -109,7 +112,10 @@ def gated(x: Tensor, gate: Weight, up: Weight) -> Tensor:
     if isinstance(gate, Tensor) and isinstance(up, Tensor) and native.in_panels(gate):
         return native.product(x, gate, "gated", up)
     if isinstance(gate, Tensor) and gate.is_mkldnn:
-        return torch.ops.mkldnn._linear_pointwise.binary(x, activated(x, gate, "gelu"), up, None, "mul")
+        inner: Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, activated(x, gate, "gelu"), up, None, "mul"
+        )
+        return inner
     return gelu_times(linear(x, gate), linear(x, up))
 
 

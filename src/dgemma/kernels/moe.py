@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import native
-from .formats import QuantTensor, Weight
+from .formats import Weight
 from .matmul import Pair, gated, gelu_times, linear
 from .norm import rms_norm, wide
 from .select import triton_form
@@ -43,7 +43,8 @@ def choose_experts(
 ) -> tuple[Tensor, Tensor]:
     """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x [N, D]."""
     if isinstance(proj, Tensor) and (fast := triton_form("router", x)):
-        return fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
+        choice: tuple[Tensor, Tensor] = fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
+        return choice
     if isinstance(proj, Tensor) and native.norms(x, proj) and native.runs(scale, per_expert_scale):
         return native.router(x, proj, scale, per_expert_scale, eps, top_k)
     return choose(router_probabilities(x, proj, scale, eps), per_expert_scale, top_k)
@@ -62,7 +63,8 @@ def experts(
     packed (matmul.py) or in few bits; weights, index [N, k] -> [N, D] in x's dtype.
     """
     if (fast := triton_form("moe", x)) and fast.takes(gate_up) and fast.takes(down):
-        return fast.experts(x, gate_up, down, weights, index)
+        mixed: Tensor = fast.experts(x, gate_up, down, weights, index)
+        return mixed
     if isinstance(gate_up, Tensor) and isinstance(down, Tensor):
         if native.in_panels(down):
             return native.experts(x, gate_up, down, weights, index)
@@ -71,15 +73,17 @@ def experts(
     numbers = torch.arange(index.numel(), device=x.device) // index.shape[1]
     source = torch.zeros(sum(sizes), dtype=torch.int64, device=x.device).scatter_(0, place, numbers)
     grouped = x.index_select(0, source).split(sizes)  # indexing with [] takes 7 times as long on a CPU
-    outputs = [linear(gated(rows, *_pair(gate_up, e)), down[e]) for rows, e in zip(grouped, hit, strict=True)]
+    outputs = [
+        linear(gated(rows, *gate_and_up(gate_up, e)), down[e]) for rows, e in zip(grouped, hit, strict=True)
+    ]
     # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead of 0.5
     return F.embedding_bag(
         place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum"
     )
 
 
-def _pair(gate_up: QuantTensor | Sequence[Pair], expert: int) -> Pair:
-    """Gate and up of an expert."""
+def gate_and_up(gate_up: Weight | Sequence[Pair], expert: int) -> Pair:
+    """The two matrices of an expert, whichever way its weights are held."""
     both = gate_up[expert]
     return both if isinstance(both, tuple) else (both[: len(both) // 2], both[len(both) // 2 :])
 
@@ -98,7 +102,8 @@ def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, in
     # back to the order of the rows, then a sum over k: an index_add on CUDA would add in any order
     place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
     chosen = torch.cat([linear(rows, down[e]) for rows, e in zip(inner, hit, strict=True)])[place]
-    return (chosen.unflatten(0, (-1, top_k)) * weights[..., None].to(x.dtype)).sum(1)
+    by_row: Tensor = chosen.unflatten(0, (-1, top_k))
+    return (by_row * weights[..., None].to(x.dtype)).sum(1)
 
 
 def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:

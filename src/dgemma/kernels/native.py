@@ -125,7 +125,8 @@ def panels(weight: Tensor) -> Tensor:
     (rows, inputs), word = flat.shape, 4 // flat.element_size()
     out = torch.empty((rows // WIDE, inputs // word, WIDE, word), dtype=flat.dtype)
     _call("lay_out", flat, out, rows, inputs, *flat.stride())
-    return out.unflatten(0, (*weight.shape[:-2], -1))
+    shaped: Tensor = out.unflatten(0, (*weight.shape[:-2], -1))
+    return shaped
 
 
 def in_panels(weight: Tensor) -> bool:

@@ -22,7 +22,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     before rounding back, as the reference does: in bf16 the other order flips the last bit.
     """
     if fast := triton_form("norm", x):
-        return fast.rms_norm(x, weight, eps)
+        normed: Tensor = fast.rms_norm(x, weight, eps)
+        return normed
     if native.norms(x, weight):
         return native.norm(x, weight, eps)
     return _rms_norm(x, weight, eps)
@@ -31,7 +32,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 def add_norm(residual: Tensor, x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """residual + rms_norm(x): the way every branch of a layer returns to the residual stream."""
     if fast := triton_form("norm", x):
-        return fast.add_norm(residual, x, weight, eps)
+        added: Tensor = fast.add_norm(residual, x, weight, eps)
+        return added
     if native.norms(x, weight) and native.runs(residual):
         return native.norm(x, weight, eps, residual)
     return _add_norm(residual, x, weight, eps)

@@ -63,13 +63,13 @@ def nearest(x: Tensor) -> Tensor:
 
 def packed(codes: Tensor) -> Tensor:
     """Two codes [..., I] in a byte [..., I/2], the first in its low half."""
-    pairs = codes.unflatten(-1, (-1, 2))
+    pairs: Tensor = codes.unflatten(-1, (-1, 2))
     return pairs[..., 0] | (pairs[..., 1] << 4)
 
 
 def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tensor:
     """Codes times the scales of their groups."""
-    numbers = unpacked(parts["codes"]).unflatten(-1, (-1, format.group))
+    numbers: Tensor = unpacked(parts["codes"]).unflatten(-1, (-1, format.group))
     return numbers.mul_(spread(widened(parts["scales"], torch.bfloat16), format.group)).flatten(-2).to(dtype)
 
 
@@ -95,7 +95,8 @@ def rounded(x: Tensor) -> Tensor:
     scales = (grouped.abs().amax(-1) / MOST).to(torch.float8_e4m3fn)
     step = widened(scales, grouped.dtype)[..., None]
     numbers = unpacked(packed(nearest(torch.where(step > 0, grouped / step, 0.0)).flatten(-2)))
-    return (numbers.to(exact.dtype).unflatten(-1, (-1, 16)) * step * token[..., None]).flatten(-2).to(x.dtype)
+    groups: Tensor = numbers.to(exact.dtype).unflatten(-1, (-1, 16))
+    return (groups * step * token[..., None]).flatten(-2).to(x.dtype)
 
 
 def check(parts: dict[str, Tensor]) -> str | None:

@@ -80,7 +80,8 @@ def _nvfp4(x, codes, scales, token, width: tl.constexpr, BLOCK: tl.constexpr):
 
 
 def _block(width: int) -> int:
-    return min(BLOCK, max(16, triton.next_power_of_2(width)))
+    power: int = triton.next_power_of_2(width)
+    return min(BLOCK, max(16, power))
 
 
 def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:

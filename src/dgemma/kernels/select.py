@@ -17,10 +17,12 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 CHOICE = "DGEMMA_KERNELS"  # the environment variable: "triton", "torch" (nothing but torch's own operations), or nothing
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 _fused = False
 
 
@@ -81,11 +83,11 @@ def fuse(on: bool = True) -> None:
     _fused = on
 
 
-def fusable(function: Callable[..., Any]) -> Callable[..., Any]:
+def fusable(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """Mark a function of tensors, made of elementwise and row-wise operations only, as one that may be compiled."""
 
     @functools.cache
-    def compiled() -> Callable[..., Any]:
+    def compiled() -> Callable[_Arguments, _Result]:
         import torch
 
         torch._dynamo.config.recompile_limit = (
@@ -94,7 +96,7 @@ def fusable(function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(function, dynamic=True)
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
-        return compiled()(*arguments) if _fused else function(*arguments)
+    def call(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        return compiled()(*arguments, **named) if _fused else function(*arguments, **named)
 
     return call

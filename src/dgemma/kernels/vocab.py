@@ -49,12 +49,10 @@ class CanvasStats(NamedTuple):
 
 def soft_capped_logits(hidden: Tensor, embedding: Table, softcap: float) -> Tensor:
     """softcap * tanh(hidden @ embedding^T / softcap), [..., V] float32 (float64 for float64 weights)."""
-    packed = isinstance(embedding, list)
-    logits = (
-        torch.cat([linear(hidden, laid_out(part)) for part in embedding], dim=-1)
-        if packed
-        else linear(hidden, embedding)
-    )
+    if isinstance(embedding, list):  # packed
+        logits = torch.cat([linear(hidden, laid_out(part)) for part in embedding], dim=-1)
+    else:
+        logits = linear(hidden, embedding)
     return (logits.to(wide(logits.dtype)) / softcap).tanh_().mul_(softcap)
 
 
@@ -72,7 +70,7 @@ def head(
         return CanvasStats(*fast.head(hidden, embedding, softcap, inverse_temperature, uniforms, p))
     packed = isinstance(embedding, list)
     if p is None:
-        vocab = sum(map(outputs, embedding)) if packed else len(embedding)
+        vocab = sum(map(outputs, embedding)) if isinstance(embedding, list) else len(embedding)
         p = torch.empty((*hidden.shape[:2], vocab), dtype=hidden.dtype, device=hidden.device)
     rows, vocab = p.shape[0] * p.shape[1], p.shape[2]
     flat = p.view(
@@ -94,7 +92,8 @@ def head(
             x.div_(softcap).tanh_()
         x.mul_(heat[own])
         found.append(_settle(x, flat[own], scratch, None if allowed is None else allowed[own]))
-    return _stats(p, *(torch.cat(parts) for parts in zip(*found, strict=True)), uniforms)
+    argmax, entropy, row_sum, masses = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return _stats(p, argmax, entropy, row_sum, masses, uniforms)
 
 
 def stats_of(
@@ -182,7 +181,9 @@ def soft_embedding(p: Tensor, row_sum: Tensor, columns: Tensor | QuantTensor, sc
 def _tiles(x: Tensor, empty: float) -> Tensor:
     """x [R, V] as [R, tiles, TILE]; what the last tile lacks is `empty`."""
     pad = -x.shape[-1] % TILE
-    return (F.pad(x, (0, pad), value=empty) if pad else x).unflatten(-1, (-1, TILE))
+    whole = F.pad(x, (0, pad), value=empty) if pad else x
+    tiles: Tensor = whole.unflatten(-1, (-1, TILE))
+    return tiles
 
 
 def _inverse_cdf(p: Tensor, masses: Tensor, uniforms: Tensor) -> Tensor:

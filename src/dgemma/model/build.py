@@ -75,9 +75,8 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
     if not should_pack(model.dtype):
         return model
     table = model.embed.weight
-    for place in [layer for number, layer in enumerate(model.layers) if number not in away] + [
-        model.self_conditioning
-    ]:
+    places: list[nn.Module] = [layer for number, layer in enumerate(model.layers) if number not in away]
+    for place in [*places, model.self_conditioning]:
         for module in place.modules():
             if isinstance(module, Linear | Experts):
                 module.pack()

@@ -143,19 +143,21 @@ class DiffusionGemma(nn.Module):
 
     def _pass(self, x: Tensor, spans: list[Span]) -> Tensor:
         context = Pass(self.config, spans)
-        hidden = self.norm(self.layers.run(x, context.positions, context))
+        hidden: Tensor = self.norm(self.layers.run(x, context.positions, context))
         context.finish()
         return hidden
 
     def encode_with(self, ids: Tensor, positions: Tensor, context: Context) -> Tensor:
         """The encode pass over any context (training runs whole sequences in one)."""
-        return self.norm(self.layers.run(self.embedded(ids), positions, context))
+        hidden: Tensor = self.norm(self.layers.run(self.embedded(ids), positions, context))
+        return hidden
 
     def denoise_with(
         self, canvas: Tensor, soft: Tensor | None, positions: Tensor, context: Context
     ) -> Tensor:
         """The denoise pass over any context; soft [B, T, D] is the self-conditioning embedding, or None for none."""
-        return self.norm(self.layers.run(self.entering(canvas, soft), positions, context))
+        hidden: Tensor = self.norm(self.layers.run(self.entering(canvas, soft), positions, context))
+        return hidden
 
     def entering(self, canvas: Tensor, soft: Tensor | None) -> Tensor:
         """What a canvas [B, C] enters the stack as, [B, C, D]."""

@@ -6,15 +6,15 @@ queries, keys and values and returns the mixed heads, and the scalar of its mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig, ModelConfig
-from ..kernels.formats import QuantTensor
+from ..kernels.formats import QuantTensor, Weight
 from ..kernels.heads import heads
-from ..kernels.matmul import gated_mlp, linear, pack, pays_packed
+from ..kernels.matmul import Pair, gated_mlp, linear, pack, pays_packed
 from ..kernels.moe import choose_experts, experts
 from ..kernels.native import takes
 from ..kernels.norm import add_norm, rms_norm
@@ -80,7 +80,8 @@ class Attention(nn.Module):
         q, k, v = heads(
             self.q_proj(x), self.k_proj(x), v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope
         )
-        return self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        mixed: Tensor = self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        return mixed
 
 
 class GatedMLP(nn.Module):
@@ -115,6 +116,9 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
+    gate_up_proj: Weight | Sequence[Pair]  # by expert where they are packed, or lie apart in a file
+    down_proj: Weight | Sequence[Weight]
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         count, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
@@ -134,7 +138,10 @@ class Experts(nn.Module):
             self.gate_up_proj = nn.Parameter(pack(self.gate_up_proj), requires_grad=False)
             self.down_proj = nn.Parameter(pack(self.down_proj), requires_grad=False)
             return
-        pairs = [tuple(pack(half) for half in both.chunk(2)) for both in self.gate_up_proj]
+        pairs: list[Pair] = []
+        for both in self.gate_up_proj:
+            gate, up = both.chunk(2)
+            pairs.append((pack(gate), pack(up)))
         del self.gate_up_proj
         down = [pack(weight) for weight in self.down_proj]
         del self.down_proj
@@ -143,6 +150,9 @@ class Experts(nn.Module):
 
 class Layer(nn.Module):
     """x + attention, then x + (dense MLP + experts), times the scalar of the mode (encode or denoise)."""
+
+    layer_scalar: Tensor
+    encoder_layer_scalar: Tensor
 
     def __init__(self, config: ModelConfig, layer: LayerConfig):
         super().__init__()

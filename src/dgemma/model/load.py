@@ -22,6 +22,7 @@ from ..weights.reader import load_into
 from .build import build, gives_back_memory, pack
 from .dgemma import DiffusionGemma
 from .streaming import Carried, Mapped
+from .target import config_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -36,7 +37,7 @@ def load(
     """
     if device.type != "meta":
         check_copies(layout)
-    model = build(layout.config, "meta", dtype)
+    model = build(config_of(layout), "meta", dtype)
     away = _matrices(model, placement.streamed) if placement else {}
     names = [name for streamed in away.values() for name in streamed]
     with gives_back_memory() if away and device.type == "cpu" else nullcontext():
@@ -51,7 +52,7 @@ def load(
         )
         if not trainable:
             pack(model, away)
-        if away:
+        if placement is not None and away:
             notes.append(_stream(model, layout, away, device, placement, progress, rounds))
     return model, notes
 

@@ -95,7 +95,8 @@ class Pass:
         keys, values = places[row[layer]]
         fast.store(k, v, keys, values, spans, shape.num_key_value_heads)
         window = self.config.sliding_window if shape.is_sliding else 2**30
-        return fast.attention(q, keys, values, spans, shape.num_key_value_heads, window)
+        mixed: Tensor = fast.attention(q, keys, values, spans, shape.num_key_value_heads, window)
+        return mixed
 
     def _prepare(self, fast: ModuleType, shape: LayerConfig) -> Launch:
         alike = [i for i, layer in enumerate(self.config.layers) if layer == shape]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ from .layers import Layer
 class Context(Protocol):
     """What a pass may see. Decides masks, and whether keys and values are kept."""
 
-    encoding: bool | Tensor  # for all rows, or for each [1, T, 1]
+    @property
+    def encoding(self) -> bool | Tensor:
+        """For all rows, or for each [1, T, 1]."""
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
 
@@ -34,6 +37,10 @@ class Stack(nn.ModuleList):
         super().__init__(Layer(config, layer) for layer in config.layers)
         self.config = config
         self.arrivals: Arrivals | None = None
+
+    if TYPE_CHECKING:
+
+        def __iter__(self) -> Iterator[Layer]: ...
 
     def run(self, x: Tensor, positions: Tensor, context: Context) -> Tensor:
         """x [B, T, D] at positions [B or 1, T] -> [B, T, D], before the final norm."""

@@ -77,7 +77,7 @@ class Carried:
 
     def __init__(
         self,
-        layers: Sequence[nn.Module],
+        layers: Sequence[nn.Module] | nn.ModuleList,
         streamed: Sequence[int],
         device: torch.device,
         lane: Lane | None = None,
@@ -160,7 +160,7 @@ class Mapped:
 
     def __init__(
         self,
-        layers: Sequence[nn.Module],
+        layers: Sequence[nn.Module] | nn.ModuleList,
         mapped: Sequence[int],
         dtype: torch.dtype,
         expect: Callable[[int], None],

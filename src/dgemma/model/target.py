@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from ..config import EngineConfig
+from ..config import EngineConfig, ModelConfig
 from ..config.sizes import disk_size
-from ..errors import ResourceError, UsageError
+from ..errors import CheckpointError, ResourceError, UsageError
 from ..kernels.select import multiplies, wants_triton
 from ..weights.headers import READABLE
 from ..weights.layout import Layout
@@ -25,6 +25,13 @@ _BY_NAME = {
     "float64": torch.float64,
 }
 _UNKNOWN = 2**62  # bytes of a memory that tells nothing about itself
+
+
+def config_of(layout: Layout) -> ModelConfig:
+    """The architecture that a layout was checked against. Raises CheckpointError where it was read without one."""
+    if layout.config is None:
+        raise CheckpointError(f"{layout.folder}: its config.json was not read, so nothing can be loaded")
+    return layout.config
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -57,9 +64,10 @@ def choose_dtype(
         return asked or stored
     # 16-bit products are 5-10x slower than float32 on CPUs without bf16 units, so memory alone decides
     memory = (machine()[0].free or _UNKNOWN) if budget is None else budget
-    context = min(CONTEXT, layout.config.max_position_embeddings)
+    config = config_of(layout)
+    context = min(CONTEXT, config.max_position_embeddings)
     for candidate in (torch.float32, stored) if asked is None else (asked,):
-        plan = fit(layout.config, candidate, context, device="cpu", formats=layout.formats)
+        plan = fit(config, candidate, context, device="cpu", formats=layout.formats)
         if plan.fits(memory):
             return candidate
     if budget is not None:  # layers stream, or the placement says what is missing
@@ -90,7 +98,7 @@ def plan_memory(
     if budget is None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # what torch keeps of models that are gone is free for this one
     place = placement(
-        layout.config, dtype, device.type, budget, index=device.index, formats=layout.formats, stored=bytes_in(layout),
+        config_of(layout), dtype, device.type, budget, index=device.index, formats=layout.formats, stored=bytes_in(layout),
         may_stream=may_stream,
     )  # fmt: skip
     if budget is None and not place.streamed:

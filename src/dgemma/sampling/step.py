@@ -45,7 +45,8 @@ class Settings(NamedTuple):
         ends = [(*(config.eos_token_id or ()),) if config.ignore_after_end else () for config in configs]
         return cls(
             column("max_denoising_steps", torch.int64),
-            *(column(name, torch.float64) * heat for name in ("t_min", "t_max")),
+            column("t_min", torch.float64) * heat,
+            column("t_max", torch.float64) * heat,
             column("entropy_bound", torch.float64),
             column("stability_threshold", torch.int64),
             column("confidence_threshold", torch.float64),
@@ -133,8 +134,15 @@ def _keep_done(old: CanvasState, new: CanvasState) -> CanvasState:
     def pick(before: Tensor, after: Tensor) -> Tensor:
         return torch.where(old.done.view(-1, *[1] * (before.dim() - 1)), before, after)
 
-    changed = ("canvas", "argmax", "accepted", "entropy", "step", "unchanged", "done")
-    return new._replace(**{name: pick(getattr(old, name), getattr(new, name)) for name in changed})
+    return new._replace(
+        canvas=pick(old.canvas, new.canvas),
+        argmax=pick(old.argmax, new.argmax),
+        accepted=pick(old.accepted, new.accepted),
+        entropy=pick(old.entropy, new.entropy),
+        step=pick(old.step, new.step),
+        unchanged=pick(old.unchanged, new.unchanged),
+        done=pick(old.done, new.done),
+    )
 
 
 def take(state: CanvasState, rows: Tensor) -> CanvasState:
@@ -147,7 +155,12 @@ def together(states: Sequence[CanvasState]) -> CanvasState:
     return states[0] if len(states) == 1 else _each(lambda *fields: torch.cat(fields), *states)
 
 
+def cloned(state: CanvasState) -> CanvasState:
+    """A state of its own memory."""
+    return _each(lambda field: field.clone(), state)
+
+
 def _each(act: Callable[..., Tensor], *states: CanvasState) -> CanvasState:
     settings = Settings(*map(act, *(state.settings for state in states)))
     fields = zip(*(state[:-1] for state in states), strict=True)
-    return CanvasState(*(act(*parts) for parts in fields), settings)
+    return CanvasState._make((*(act(*parts) for parts in fields), settings))

@@ -151,6 +151,7 @@ class _Reader:
             self._at += 1
             return next(self._strings)
         try:
+            text: str
             text, self._at = json.JSONDecoder().raw_decode(self._text, self._at)
         except ValueError:
             raise _Malformed from None

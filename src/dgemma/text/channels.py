@@ -97,12 +97,12 @@ class ChannelSplitter:
             self._leave(spans)
         elif token_id in self._dropped:
             return
-        elif self._channel == "tool_call":
+        elif self._channel == "tool_call" and self._held is not None:
             self._held.append(token_id)
         elif token_id in self._tokenizer.control_ids:
             return
         elif self._held is not None:
-            self._name(token_id, spans)
+            self._name([*self._held, token_id], spans)
         else:
             self._emit(spans, [token_id])
 
@@ -120,9 +120,8 @@ class ChannelSplitter:
                 self._emit(spans, held)
         self._channel, self._held = "content", None
 
-    def _name(self, token_id: int, spans: list[Span]) -> None:
+    def _name(self, held: list[int], spans: list[Span]) -> None:
         """Hold the first line of a channel; drop it if it is a name, give it out if it is something else."""
-        held = [*self._held, token_id]
         name, newline, rest = self._tokenizer.decode(held).partition("\n")
         is_name = _CHANNEL_NAME.fullmatch(name.strip())
         if is_name and not newline:

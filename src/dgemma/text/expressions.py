@@ -100,7 +100,7 @@ class _Parser:
         kind = self.quantifier()
         if kind is None:
             return item
-        if kind == _OPTIONAL:
+        if isinstance(kind, str):  # _OPTIONAL
             return _Item(False, False, item.choices + 1, item.retries, item.unbounded, item.size)
         least, most = kind
         if not item.fixed:

@@ -53,7 +53,8 @@ class ControlIds:
 
     def need(self, name: str) -> int:
         """The id of one control token, named as the field here. Raises UsageError where the checkpoint lacks it."""
-        if (token_id := getattr(self, name)) is None:
+        token_id: int | None = getattr(self, name)
+        if token_id is None:
             raise UsageError(
                 f"this checkpoint's tokenizer has no token '{CONTROL_TEXTS[name]}', which this needs"
             )
@@ -143,9 +144,14 @@ class Tokenizer:
             if token not in self.control_ids:
                 spelled.append(token)
                 continue
-            names = map(self._vocabulary.byte_token, self._vocabulary.texts[token].encode())
-            spelled += [self._engine.token_to_id(name) for name in names]
+            spelled += map(self._byte_id, self._vocabulary.texts[token].encode())
         return spelled
+
+    def _byte_id(self, byte: int) -> int:
+        token_id = self._engine.token_to_id(self._vocabulary.byte_token(byte))
+        if token_id is None:
+            raise UsageError(f"this checkpoint's tokenizer has no token for the byte 0x{byte:02X}")
+        return token_id
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of some ids. Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.

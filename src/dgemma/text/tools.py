@@ -54,7 +54,7 @@ def call(name: str, arguments: Mapping[str, Any], special: ControlIds, where: st
 def result(name: str, text: str, special: ControlIds, where: str) -> list[Piece]:
     """Pieces of what one tool answered: always a text, as the OpenAI shape has it."""
     written = _Writer(special, where).value({"value": text}, 0)
-    opening = [special.need("tool_response"), f"response:{checked_name(name, where)}"]
+    opening: list[Piece] = [special.need("tool_response"), f"response:{checked_name(name, where)}"]
     return [*opening, *written, special.need("end_tool_response")]
 
 

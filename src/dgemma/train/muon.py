@@ -19,7 +19,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest matrix with singular values near 1; [..., out, in], any leading batch."""
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    size: Tensor = x.norm(dim=(-2, -1), keepdim=True)
+    x = x / (size + 1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
@@ -48,25 +49,26 @@ class Optimizer:
     def step(self, number: int, factor: float) -> None:
         """One update with all learning rates times `factor`; `number` counts from 0. Gradients are dropped."""
         for name, parameter in self.parameters.items():
-            if parameter.grad is None:  # the self-conditioning MLP, in steps without a first pass
+            gradient = parameter.grad
+            if gradient is None:  # the self-conditioning MLP, in steps without a first pass
                 continue
             if self._is_matrix(name, parameter):
-                self._muon(name, parameter, factor)
+                self._muon(name, parameter, gradient, factor)
             else:
-                self._adam(name, parameter, number, factor)
+                self._adam(name, parameter, gradient, number, factor)
             parameter.grad = None
 
-    def _muon(self, name: str, parameter: Tensor, factor: float) -> None:
-        momentum = self.state[f"{name}.first"].lerp_(parameter.grad, 0.05)
-        update = orthogonalise(parameter.grad.lerp(momentum, 0.95))
+    def _muon(self, name: str, parameter: Tensor, gradient: Tensor, factor: float) -> None:
+        momentum = self.state[f"{name}.first"].lerp_(gradient, 0.05)
+        update = orthogonalise(gradient.lerp(momentum, 0.95))
         # a matrix of shape [out, in] maps unit vectors to unit vectors at any shape with this factor
         scale = max(1.0, parameter.shape[-2] / parameter.shape[-1]) ** 0.5
         parameter.mul_(1 - factor * self.matrix_lr * self.weight_decay)
         parameter.add_(update, alpha=-factor * self.matrix_lr * scale)
 
-    def _adam(self, name: str, parameter: Tensor, number: int, factor: float) -> None:
-        first = self.state[f"{name}.first"].lerp_(parameter.grad, 0.1)
-        second = self.state[f"{name}.second"].lerp_(parameter.grad.square(), 0.02)
+    def _adam(self, name: str, parameter: Tensor, gradient: Tensor, number: int, factor: float) -> None:
+        first = self.state[f"{name}.first"].lerp_(gradient, 0.1)
+        second = self.state[f"{name}.second"].lerp_(gradient.square(), 0.02)
         unbiased = second / (1 - 0.98 ** (number + 1))
         parameter.addcdiv_(
             first / (1 - 0.9 ** (number + 1)), unbiased.sqrt() + 1e-10, value=-factor * self.other_lr

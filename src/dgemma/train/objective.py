@@ -15,11 +15,14 @@ Refuses to know where batches come from (data.py) and how steps are taken (loop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ..config import ModelConfig
 from ..kernels.attention import attention
@@ -39,7 +42,8 @@ class CleanContext:
     encoding = True
 
     def __init__(self, config: ModelConfig, width: int):
-        self.config, self.kept = config, {}
+        self.config = config
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}  # by layer
         self.block = 128  # sliding layers run in bands, so that the work is T x window and not T x T
         self.width = width
 
@@ -154,7 +158,8 @@ def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor, weight
     scale = weight[counted] / weight.sum()
     rows = hidden.flatten(0, 1)[counted]
     softcap = model.config.final_logit_softcapping
-    return HeadLoss.apply(rows, model.embed.weight, targets.flatten()[counted], scale, softcap)
+    apply: Callable[..., Tensor] = HeadLoss.apply  # torch leaves it without a type
+    return apply(rows, model.embed.weight, targets.flatten()[counted], scale, softcap)
 
 
 class HeadLoss(torch.autograd.Function):
@@ -168,7 +173,7 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float
+        ctx: FunctionCtx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float
     ) -> Tensor:
         total = hidden.new_zeros(())
         grad_hidden, grad_embedding = torch.empty_like(hidden), torch.zeros_like(embedding)
@@ -187,7 +192,7 @@ class HeadLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, upstream: Tensor):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_embedding = ctx.saved_tensors
         return grad_hidden * upstream, grad_embedding * upstream, None, None, None
 

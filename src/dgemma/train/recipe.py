@@ -122,7 +122,7 @@ def trainer(
 
     start: a checkpoint whose shape, vocabulary and weights a new run begins with; else the recipe's shape.
     """
-    tokenizer = vocabulary(recipe, files, run, start and start.tokenizer)
+    tokenizer = vocabulary(recipe, files, run, None if start is None else start.tokenizer)
     source: Source = SmallWorld(recipe.seed, tokenizer)
     if files:
         source = Files.read(files, tokenizer, BatchConfig.longest)

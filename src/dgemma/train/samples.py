@@ -35,7 +35,9 @@ class Sample:
 class Source(Protocol):
     """Unlimited examples. The same (seed, number) gives the same example, so that a run can go on anywhere."""
 
-    fingerprint: str  # tells one source from another
+    @property
+    def fingerprint(self) -> str:
+        """Tells one source from another."""
 
     @property
     def converses(self) -> bool:
