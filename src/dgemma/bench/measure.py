@@ -25,7 +25,7 @@ from .roofline import Machine, bytes_per_weight, synchronise, work_of
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a name for a module cannot be typed otherwise
 
 
 @dataclass

@@ -49,16 +49,17 @@ def look_by_rules(
     model: DiffusionGemma, hidden: Tensor, state: CanvasState, rulers: Sequence[Ruler | None]
 ) -> CanvasStats:
     """`look` where some rows have rules: these one by one, the others together through the fused head. Rows that are done wait."""
-    parts: list[CanvasStats] = [None] * len(rulers)  # type: ignore[list-item]
+    by_row: dict[int, CanvasStats] = {}
     for row, ruler in enumerate(rulers):
         if ruler is not None:
             own = torch.tensor([row], device=hidden.device)
-            parts[row] = ruler.stats(model, hidden[own], take(state, own))
+            by_row[row] = ruler.stats(model, hidden[own], take(state, own))
     if free := [row for row, ruler in enumerate(rulers) if ruler is None]:
         rows = torch.tensor(free, device=hidden.device)
         stats = look(model, hidden[rows], take(state, rows))
         for place, row in enumerate(free):
-            parts[row] = CanvasStats(*(field[place : place + 1] for field in stats))
+            by_row[row] = CanvasStats(*(field[place : place + 1] for field in stats))
+    parts = [by_row[row] for row in range(len(rulers))]
     return parts[0] if len(parts) == 1 else CanvasStats(*map(torch.cat, zip(*parts, strict=True)))
 
 

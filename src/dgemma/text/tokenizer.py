@@ -149,7 +149,7 @@ class Tokenizer:
 
     def _byte_id(self, byte: int) -> int:
         token_id = self._engine.token_to_id(self._vocabulary.byte_token(byte))
-        if token_id is None:
+        if token_id is None:  # reading a vocabulary makes sure of all 256
             raise UsageError(f"this checkpoint's tokenizer has no token for the byte 0x{byte:02X}")
         return token_id
 

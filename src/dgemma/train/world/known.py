@@ -354,7 +354,10 @@ with open(path) as file:
 def _read(block: str) -> Classic:
     """One block of the table."""
     head, *lines = block.split("\n")
-    name, arguments, inputs = re.fullmatch(r"(\w+)\((.*)\) (\w+)", head).groups()  # type: ignore[union-attr]
+    match = re.fullmatch(r"(\w+)\((.*)\) (\w+)", head)
+    if match is None:
+        raise ValueError(f"the table's block begins with {head!r}; it must read: name(arguments) inputs")
+    name, arguments, inputs = match.groups()
     does = " ".join(line[2:] for line in lines if line.startswith("# "))
     body = tuple(line for line in lines if not line.startswith("# "))
     return Classic(name, arguments, does, body, INPUTS[inputs], FILES if inputs == "files" else {})

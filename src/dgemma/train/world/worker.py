@@ -17,7 +17,7 @@ from typing import Any
 try:
     import resource
 except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a name for a module cannot be typed otherwise
 
 MEMORY = 512 << 20  # bytes of address space
 MOST_OUTPUT = 10_000  # characters that a program may print
