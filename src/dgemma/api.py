@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from .text.tokenizer import Tokenizer
 from .weights.locate import locate
 from .weights.source import source
 
+T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
 MEANT_NONE = (
     "eos_token_id",
@@ -146,7 +147,7 @@ class Model:
         `autoregressive=True`, here and in all that answer, lets the causal pass write token by token: the same weights
         without canvases, to compare with.
         """
-        return _last(self.stream(text, max_tokens, seed, **sampler))
+        return _last(self.stream(text, max_tokens, seed, **sampler), Generation)
 
     def stream(
         self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any
@@ -183,7 +184,7 @@ class Model:
             continue_final_message=continue_final_message,
             **sampler,
         )
-        return chat_task.reply(self.tokenizer, _last(events))
+        return chat_task.reply(self.tokenizer, _last(events, Generation))
 
     def stream_chat(
         self, messages: Sequence[dict[str, Any]], max_tokens: int | None = None, seed: int = 0, *,
@@ -212,9 +213,10 @@ class Model:
         A gap is closed by its filler, so eos_token_id, ignore_after_end, min_tokens are no settings here; `context`: tokens read before the canvas,
         of which `extra`, other files as (name, text), take what the prefix leaves and up to half in any case.
         """
-        return _last(
-            self.stream_fill(prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler)
+        events = self.stream_fill(
+            prefix, suffix, seed, widths=widths, context=context, extra=extra, **sampler
         )
+        return _last(events, Filling)
 
     def stream_fill(
         self, prefix: str, suffix: str, seed: int = 0, *, widths: Sequence[int] | None = None, context: int | None = None,
@@ -243,7 +245,8 @@ class Model:
         Without spans the lines that the model finds least likely behind the instruction are opened. A model that is not chat-tuned
         reads the instruction as a comment above the document, and does not follow it. eos_token_id and ignore_after_end are no settings here.
         """
-        return _last(self.stream_edit(document, instruction, seed, spans=spans, context=context, **sampler))
+        events = self.stream_edit(document, instruction, seed, spans=spans, context=context, **sampler)
+        return _last(events, Edit)
 
     def stream_edit(
         self, document: str, instruction: str | None = None, seed: int = 0, *, spans: Sequence[tuple[int, int]] | None = None,
@@ -446,5 +449,7 @@ class Model:
         )
 
 
-def _last(events: Iterator[Any]) -> Any:
-    return deque(events, maxlen=1).pop()
+def _last(events: Iterator[Any], kind: type[T]) -> T:
+    """What a stream ends with, which is of that kind."""
+    last: T = deque(events, maxlen=1).pop()
+    return last

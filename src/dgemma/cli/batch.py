@@ -160,7 +160,7 @@ def only_writer(target: Path) -> Iterator[None]:
             f"'{target}' is being written by another `dgemma batch`; wait for it, or name another file"
         ) from None
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) in FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise write_fault(target, error) from None
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"'{target}' cannot be written: no lock can be put beside it ({reason})") from None
@@ -224,7 +224,8 @@ def finished(path: Path) -> set[str]:
 
 def answers(model: Any, lines: list[Line], sampler: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The answers, in the order in which they are done; AT_ONCE streams are pulled in turn."""
-    waiting, open_ = iter(lines), {}
+    waiting = iter(lines)
+    open_: dict[str, tuple[Line, Iterator[Any], Callable[[Any], dict[str, Any]]]] = {}
     while True:
         while len(open_) < AT_ONCE and (line := next(waiting, None)) is not None:
             try:

@@ -150,15 +150,16 @@ def _open(subject: Subject, say: bool) -> Opened:
     from .. import api
     from ..bench import shapes
     from ..config import DenoiseConfig, EngineConfig
+    from ..model.target import choose_device, rounded_formats
     from ..text.turns import render
 
     if subject.threads:
         torch.set_num_threads(subject.threads)
     if subject.shape:
         config = shapes.shape(subject.shape)
-        target = api.choose_device(subject.device)
+        target = choose_device(subject.device)
         kind = getattr(torch, subject.dtype or ("bfloat16" if target.type == "cuda" else "float32"))
-        rounds = api.rounded_formats(None, target)  # as a published checkpoint of the format would run
+        rounds = rounded_formats(None, target)  # as a published checkpoint of the format would run
         net = shapes.random_model(config, target, kind, formats=subject.formats, rounds=rounds)
         return Opened(net, DenoiseConfig(), EngineConfig(), [])
     model = api.load(subject.model, subject.device, subject.dtype, memory=subject.memory)

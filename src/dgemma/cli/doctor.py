@@ -182,11 +182,12 @@ def _generation_facts(report: Report, found: Source, config: ModelConfig | None)
     settings = _attempt(report, lambda: found.denoise(config))
     if settings is None:
         return None
-    for token in settings.eos_token_id or () if config else ():
-        if token >= config.vocab_size:
-            report.problems.append(
-                f"{found.place}: eos_token_id {token} is beyond the vocabulary of {config.vocab_size}"
-            )
+    if config is not None:
+        size = config.vocab_size
+        beyond = [token for token in settings.eos_token_id or () if token >= size]
+        report.problems += [
+            f"{found.place}: eos_token_id {token} is beyond the vocabulary of {size}" for token in beyond
+        ]
     return dataclasses.asdict(settings)
 
 

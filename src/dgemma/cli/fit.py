@@ -124,11 +124,11 @@ def fit_table(
     contexts = [n for n in CONTEXTS if n <= config.max_position_embeddings] or [
         config.max_position_embeddings
     ]
-    known = {name: ("bfloat16", recipe(name)) for name in FORMATS if divides(config, recipe(name))} | {
-        FLOAT32: (FLOAT32, {})
-    }
+    known: dict[str, tuple[str, Formats]] = {}
     if formats:
-        known = {AS_IT_IS: ("bfloat16", formats)} | known
+        known[AS_IT_IS] = ("bfloat16", formats)
+    known |= {name: ("bfloat16", recipe(name)) for name in FORMATS if divides(config, recipe(name))}
+    known[FLOAT32] = (FLOAT32, {})
     rows = []
     for name, (dtype, own) in known.items():
         first = {

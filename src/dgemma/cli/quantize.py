@@ -74,41 +74,41 @@ def command(
     check_device(device)
     source = locate(None if src == EMBEDDED_NAME else src)
     layout = readable(source)
-    check(layout.config, formats)
+    check(layout.known_config, formats)
     check_target(dst)
     text = _text(calibrate) if calibrate else ""
     if text or not no_compare:
         text_model(str(source))  # needs its tokenizer
-    from .. import api
+    from ..model.target import choose_device
     from ..weights.convert import convert
 
     importance, about = _importance(source, text, device) if text else (None, "")
     with progress("quantising") as report:
         try:
             done = convert(
-                source, dst, formats, importance, calibration=about, device=api.choose_device(device),
+                source, dst, formats, importance, calibration=about, device=choose_device(device),
                 progress=lambda now, total, _: report(now, total),
             )  # fmt: skip
         except KeyboardInterrupt:
             note("stopped: the same command goes on after the last whole shard")
             raise typer.Exit(INTERRUPTED) from None
-    report = _report(
+    numbers = _report(
         done,
         layout,
         {group: str(made.name) for group, made in formats.items()},
         formats["experts"].group,
         about,
     )
-    _keep(done, report)
+    _keep(done, numbers)
     if not as_json:
-        write_out(_sizes_and_errors(done, report))
+        write_out(_sizes_and_errors(done, numbers))
     reason = "not asked for (--no-compare)" if no_compare else None
     found = None
     if reason is None:
         found, reason = _comparison(source, layout, done, device)
-    report["comparison"], report["not_compared"] = _numbers(found), reason
-    _keep(done, report)
-    write_out(json.dumps(report, indent=1) + "\n" if as_json else _compared(found, reason))
+    numbers["comparison"], numbers["not_compared"] = _numbers(found), reason
+    _keep(done, numbers)
+    write_out(json.dumps(numbers, indent=1) + "\n" if as_json else _compared(found, reason))
 
 
 def _text(path: Path) -> str:
@@ -137,10 +137,11 @@ def _comparison(
     """The two models on the same states, or why not."""
     from .. import api
     from ..bench.quantised import PROMPTS, compare
+    from ..model.target import choose_device
     from ..tasks.chat import prompt_ids
 
-    target = api.choose_device(device)
-    made = inspect(done.folder, layout.config)
+    target = choose_device(device)
+    made = inspect(done.folder, layout.known_config)
     dtype, reason = _room(layout, made, target.type, target.index)
     if dtype is None:
         return None, reason
@@ -171,7 +172,7 @@ def _room(before: Layout, after: Layout, device: str, index: int | None) -> tupl
         if dtype == "float32" and device != "cpu" and stored != dtype:
             continue  # products of 16 bits are only slow on a CPU
         need = sum(
-            fit(before.config, dtype, CONTEXT, device=device, formats=layout.formats).total
+            fit(before.known_config, dtype, CONTEXT, device=device, formats=layout.formats).total
             for layout in (before, after)
         )
         if need + margin(free, device) <= free:

@@ -68,13 +68,14 @@ def command(
     import torch
 
     from .. import api
+    from ..model.target import choose_device
     from ..train.loop import LoopConfig
     from ..train.recipe import Recipe, trainer
     from ..train.recipe import export as write
 
     if threads:
         torch.set_num_threads(threads)
-    device = str(api.choose_device(device))
+    device = str(choose_device(device))
     source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
     first = Recipe.causal_steps if start is None else 0
     recipe = Recipe(causal_steps=first if causal is None else causal, seed=seed)

@@ -10,7 +10,7 @@ import json
 import math
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..errors import ConfigError
 from .remarks import has_no_effect, is_empty
@@ -98,16 +98,34 @@ class Reader:
             raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is not of the expected type")
         return value
 
-    def size(self, key: str, *default: int | None) -> Any:
+    @overload
+    def size(self, key: str) -> int: ...
+
+    @overload
+    def size(self, key: str, default: int, /) -> int: ...
+
+    @overload
+    def size(self, key: str, default: int | None, /) -> int | None: ...
+
+    def size(self, key: str, *default: int | None) -> int | None:
         """A whole number of at least 1."""
-        value = self.take(key, int, *default)
+        value: int | None = self.take(key, int, *default)
         if value is not None and not 1 <= value < 2**63:
             raise ConfigError(
                 f"{self.source}: '{key}' is {shown(value)}; it must be at least 1, and below 2^63"
             )
         return value
 
-    def number(self, key: str, *default: float | None) -> Any:
+    @overload
+    def number(self, key: str) -> float: ...
+
+    @overload
+    def number(self, key: str, default: float, /) -> float: ...
+
+    @overload
+    def number(self, key: str, default: float | None, /) -> float | None: ...
+
+    def number(self, key: str, *default: float | None) -> float | None:
         """A finite number as a float."""
         value = self.take(key, (int, float), *default)
         if value is None:
@@ -120,9 +138,15 @@ class Reader:
             raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is not a finite number")
         return number
 
+    @overload
+    def token(self, key: str, default: int) -> int: ...
+
+    @overload
+    def token(self, key: str, default: None) -> int | None: ...
+
     def token(self, key: str, default: int | None) -> int | None:
         """A token id; null means the default, as it does in the files of other tools."""
-        value = self.take(key, int, None)
+        value: int | None = self.take(key, int, None)
         if value is None:
             return default
         if not 0 <= value < 2**63:

@@ -25,7 +25,9 @@ MASKED = -1e37  # a logit that no token is chosen with; the coldest schedule sta
 class Walk(Protocol):
     """A place in a grammar. The end token is part of the answer: an answer has ended once it was taken."""
 
-    ended: bool
+    @property
+    def ended(self) -> bool:
+        """Whether the end token was taken."""
 
     def copy(self) -> Walk:
         """The same place, walked on by itself."""

@@ -304,11 +304,13 @@ async def _whole(service: Service, running: Running) -> Any:
 
 def _first(service: Service) -> Callable[[], None]:
     """What is called with every event, and measures the time until the first."""
-    start, told = time.monotonic(), []
+    start = time.monotonic()
+    is_first = True
 
     def tell() -> None:
-        if not told:
-            told.append(True)
+        nonlocal is_first
+        if is_first:
+            is_first = False
             service.metrics.first.observe(time.monotonic() - start)
 
     return tell

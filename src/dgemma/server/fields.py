@@ -50,7 +50,7 @@ def as_struct(raw: dict[str, Any], kind: type[Any]) -> Any:
         return msgspec.convert(_whole(fields, kind), kind)
 
 
-def _effective(raw: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+def _effective(raw: dict[str, Any], kind: type[msgspec.Struct]) -> dict[str, Any]:
     """Without fields that change nothing, also of structs inside."""
     served = _types(kind)
     fields = effective(raw, served)
@@ -82,7 +82,7 @@ def _whole(value: Any, kind: Any) -> Any:
 
 
 @functools.cache
-def _types(kind: type[Any]) -> dict[str, Any]:
+def _types(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The types of a struct's fields, by name."""
     return {field.name: field.type for field in msgspec.structs.fields(kind)}
 
@@ -92,7 +92,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 
-def _struct(kind: Any) -> type[Any] | None:
+def _struct(kind: Any) -> type[msgspec.Struct] | None:
     """The struct among a type's options."""
     found = [
         option for option in _options(kind) if isinstance(option, type) and issubclass(option, msgspec.Struct)

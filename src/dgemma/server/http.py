@@ -125,10 +125,16 @@ class Connection(H11Protocol):
 
     def _has_room(self) -> bool:
         """Whether this connection may stay; one that waits without a request is cut for it."""
-        same = [one for one in self.connections if one.address == self.address] if self.address else []
-        if len(same) > self.limits.max_per_address:
+        if self._same_address() > self.limits.max_per_address:
             return self.idle.cut_longest(self.address)
         return len(self.connections) <= self.limits.max_connections or self.idle.cut_longest()
+
+    def _same_address(self) -> int:
+        """How many connections come from this one's address; none count where it is this machine's."""
+        address = self.address
+        if not address:
+            return 0
+        return sum(isinstance(one, Connection) and one.address == address for one in self.connections)
 
     def data_received(self, data: bytes) -> None:
         if not self._is_answering and not self.conn.trailing_data[0]:
@@ -141,7 +147,8 @@ class Connection(H11Protocol):
             self._await_head()
         super().data_received(data)
         if self._is_answering:
-            self._head = _cancelled(self._head)
+            _cancel(self._head)
+            self._head = None
             self._has_asked = True
             self.idle.remove(self)
 
@@ -168,14 +175,13 @@ class Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._stuck = _cancelled(self._stuck)
+        _cancel(self._stuck)
+        self._stuck = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head, self._stuck, self._end = (
-            _cancelled(self._head),
-            _cancelled(self._stuck),
-            _cancelled(self._end),
-        )
+        for timer in (self._head, self._stuck, self._end):
+            _cancel(timer)
+        self._head = self._stuck = self._end = None
         self.idle.remove(self)
         super().connection_lost(exc)
 
@@ -220,7 +226,7 @@ def _send_at_once(transport: asyncio.Transport) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()
 

@@ -203,7 +203,7 @@ def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
     events, cut = _opened(served, call)
     for event in [events] if isinstance(events, Decisions) else events:
         generation = getattr(event, "generation", event)
-        if hasattr(generation, "finish_reason"):
+        if isinstance(generation, Generation):
             generation.notes.extend(call.notes)
             if cut and (note := note_of_cut(asked, cut, generation.finish_reason)):
                 generation.notes.append(note)

@@ -74,7 +74,8 @@ def tenant_of(digest: bytes) -> str:
 def check_strength(keys: Iterable[str]) -> None:
     """Raises UsageError for a key that could be guessed from another machine."""
     for number, key in enumerate(keys, 1):
-        which = f"the key '{key.name}'" if getattr(key, "name", "") else f"key {number}"
+        name = key.name if isinstance(key, Key) else ""
+        which = f"the key '{name}'" if name else f"key {number}"
         if len(key) < SHORTEST:
             raise UsageError(
                 f"{which} is too short for a service that other machines reach: {len(key)} of {SHORTEST} characters; {MAKE}"

@@ -266,7 +266,8 @@ class Worker:
         for ticket, entry in [*self._entries.items()]:
             records = self.engine.poll(ticket)
             fresh = [record.of(entry.index) for record in records if self._is_news(entry, record)]
-            if records and _is_last(records[-1]) and self._entries.pop(ticket, None):
+            if records and _is_last(records[-1]) and ticket in self._entries:
+                del self._entries[ticket]
                 self.engine.cancel(ticket)
             if fresh and not entry.batch.closed:
                 entry.batch.box.put(fresh)
@@ -381,7 +382,8 @@ class Remote:
         """Engine.do, by the worker. Raises Cancelled once nobody waits for it any more."""
         if self._closed:
             raise Cancelled
-        return self._worker.call(self._worker.engine.do, fn, *arguments, client=self._client)
+        result: T = self._worker.call(self._worker.engine.do, fn, *arguments, client=self._client)
+        return result
 
     @property
     def owner(self) -> str:

@@ -99,7 +99,7 @@ def prepare(
         for name, found in labels.items() for path, allowed in _branches(found)
     ]  # fmt: skip
     # to the state's end and no further, so that another question about it finds it in the cache
-    shared = os.path.commonprefix([prompt(), *(ids[:-1] for ids in prompts.values())])
+    shared = tuple(os.path.commonprefix([prompt(), *(ids[:-1] for ids in prompts.values())]))
     return Sheet(asked, labels, branches, [*prompts.values()], shared)
 
 

@@ -132,7 +132,8 @@ def unlikely_lines(
         judged = torch.tensor([bool(line.strip()) for line in lines])
     limit = mean[judged].mean() + mean[judged].std(correction=0)
     opened = judged & ((mean > limit) | (mean == mean[judged].max()))
-    starts, found = [0, *accumulate(map(len, lines))], []
+    starts = [0, *accumulate(map(len, lines))]
+    found: list[tuple[int, int]] = []
     for number in opened.nonzero()[:, 0].tolist():
         start, end = starts[number], starts[number] + len(lines[number].removesuffix("\n"))
         if found and start == found[-1][1] + 1:

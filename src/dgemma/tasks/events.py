@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..text.calls import ToolCall
 from ..text.lines import unified_diff
@@ -92,11 +93,11 @@ class Generation:
     def tokens_per_second(self) -> float:
         return len(self.token_ids) / self.seconds if self.seconds else 0.0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Everything, for --json."""
         names = ("text", "token_ids", "finish_reason", "prompt_tokens", "canvases", "steps", "steps_per_canvas",
                  "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes", "stop")  # fmt: skip
-        more: dict = {"autoregressive": True} if self.autoregressive else {}
+        more: dict[str, Any] = {"autoregressive": True} if self.autoregressive else {}
         if self.logprobs is not None:
             more["logprobs"] = [dataclasses.asdict(one) for one in self.logprobs]
         return {name: getattr(self, name) for name in names} | more
@@ -112,7 +113,7 @@ class Reply:
     malformed: list[str]  # tool calls that could not be read, as written
     generation: Generation
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls]
         return {"content": self.content, "thought": self.thought, "tool_calls": calls, "malformed": self.malformed,
                 **self.generation.to_dict()}  # fmt: skip
@@ -126,13 +127,12 @@ class Filling:
     closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
     mean_log_prob: float  # nats per token of the winner and of the suffix behind it, read by the causal pass
-    row_steps: list[
-        int
-    ]  # steps of every width, all of its canvases together; generation.steps has the winner's
+    # steps of every width, all of its canvases together; generation.steps has the winner's
+    row_steps: list[int]
     generation: Generation
     candidates: list[str] = field(default_factory=list)  # the text of every width
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
                 "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, "candidates": self.candidates,
                 **self.generation.to_dict()}  # fmt: skip
@@ -149,7 +149,7 @@ class Change:
     closed: bool  # as of Filling
     row: int = 0  # the candidate that it is of
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
@@ -166,7 +166,7 @@ class Edit:
         """The change as a unified diff of a file called `name`; empty where nothing changed."""
         return unified_diff(self.document, self.text, name)
 
-    def to_dict(self, name: str = "document") -> dict:
+    def to_dict(self, name: str = "document") -> dict[str, Any]:
         changes = [change.to_dict() for change in self.changes]
         return {**self.generation.to_dict(), "text": self.text, "diff": self.diff(name), "changes": changes}
 
@@ -183,7 +183,7 @@ class Decision:
     noul: float | None = None  # the probability of yes
     legend: dict[str, str] | None = None  # a score's levels
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         names = ("type", self.type, "legend", "probabilities", "confidence")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -198,7 +198,7 @@ class Decisions:
     seed: int
     seconds: float
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         usage = {"input_tokens": self.prompt_tokens, "output_tokens": 0, "steps": self.steps}
         answers = {name: answer.to_dict() for name, answer in self.answers.items()}
         return {"answers": answers, "usage": usage, "seed": self.seed, "seconds": self.seconds}

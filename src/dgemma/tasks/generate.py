@@ -78,7 +78,8 @@ def _settled(
     token_by_token: bool,
 ) -> Iterator[Draft | Committed]:  # fmt: skip
     """One request to its end. A tool call that cannot be read is settled anew from its opening on, with the next seeds, at most twice."""
-    first, lead = request, []
+    first = request
+    lead: list[int] = []
     for attempt in range(MOST_ATTEMPTS):
         yield from _run(engine, tokenizer, request, voices, result, clock, lead, token_by_token)
         if voices.broken is None:
@@ -176,7 +177,8 @@ class Stopwatch:
     """Seconds since the request came in, and until its first draft stood on the screen."""
 
     def __init__(self) -> None:
-        self.start, self.first = time.perf_counter(), None
+        self.start = time.perf_counter()
+        self.first: float | None = None
 
     def drafted(self) -> None:
         self.first = self.first if self.first is not None else self.seconds()

@@ -190,7 +190,7 @@ class FormWalk:
         known = next((place for place, token in enumerate(ids) if token >= size), len(ids))
         if self.matcher.is_stopped():
             return 0
-        count = self.matcher.try_consume_tokens(ids[:known])
+        count: int = self.matcher.try_consume_tokens(ids[:known])
         self._check()
         return count
 
@@ -201,7 +201,8 @@ class FormWalk:
     def forced(self) -> list[int]:
         if self.matcher.is_stopped():
             return [self.form.end]
-        return self.matcher.compute_ff_tokens()
+        ids: list[int] = self.matcher.compute_ff_tokens()
+        return ids
 
     def allowed(self) -> Tensor:
         """[V] bool; end tokens where the form may be left."""

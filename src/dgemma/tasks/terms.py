@@ -66,13 +66,14 @@ class Terms:
         asker = ALONE if engine is None else Asker(engine.owner, engine.still_wanted)
         turns = at_once if engine is None else engine.do
         grammar, notes = _grammar(settings, tokenizer, ends, asker, turns)
-        is_form = isinstance(grammar, Form)
+        asked_form = grammar if isinstance(grammar, Form) else None
         choice = settings.pop("tool_choice", None)
-        if is_form and tools and choice in (None, "auto"):
-            call = call_asked("required", tools, tokenizer, ends, asker, turns)
-            grammar, notes = CallOr(call, grammar), (*notes, *call.notes)
-        elif call := call_asked(choice, tools, tokenizer, ends, asker, turns):
-            if grammar is not None and not is_form:
+        either = asked_form is not None and bool(tools) and choice in (None, "auto")
+        call = call_asked("required" if either else choice, tools, tokenizer, ends, asker, turns)
+        if call is not None and asked_form is not None and either:
+            grammar, notes = CallOr(call, asked_form), (*notes, *call.notes)
+        elif call is not None:
+            if grammar is not None and asked_form is None:
                 raise UsageError(
                     "a call that is asked for by tool_choice cannot keep bad_words; leave one of the two out"
                 )

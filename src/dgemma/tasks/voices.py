@@ -87,7 +87,7 @@ class Voices:
 
     def finish(self) -> list[Part]:
         """What was held back until now."""
-        parts = self._read(self._splitter.finish()) if self._splitter is not None else []
+        parts: list[Part] = self._read(self._splitter.finish()) if self._splitter is not None else []
         if self.broken is not None:
             return parts
         for channel, decoder in self._decoders.items():
@@ -103,7 +103,7 @@ class Voices:
         return [place for place, _, _ in told]
 
     def _read(self, spans: Sequence[Span]) -> list[Part]:
-        parts = []
+        parts: list[Part] = []
         for span in spans:
             if span.channel == "tool_call":
                 if call := parse_call(span.ids, self._tokenizer):
@@ -116,9 +116,8 @@ class Voices:
             else:
                 text = self._decoders[span.channel].feed(span.ids)
                 if span.channel == "content" and not self._tokenizer.control_ids.issuperset(span.ids):
-                    start = (
-                        self._read_characters
-                    )  # a token that brings no whole character waits for the next one
+                    # a token that brings no whole character waits for the next one
+                    start = self._read_characters
                     self._untold.append((self.taken - 1, start, start + max(1, len(text))))
                 if text := self._passed(span.channel, text):
                     parts.append((span.channel, text))

@@ -34,8 +34,13 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 class Start(Protocol):
     """A loaded checkpoint, as a run begins with it."""
 
-    net: DiffusionGemma
-    tokenizer: Tokenizer
+    @property
+    def net(self) -> DiffusionGemma:
+        """The weights, as plain parameters."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The vocabulary that they were trained with."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import HubError
 
@@ -125,7 +126,8 @@ def delete_file(path: Path, cache_dir: Path | None = None) -> int:
     home = path.parents[2]
     kept = {_blob(other) for one in _of_home(home) for other in _files(one.folder) if other != path}
     before, blob = _disk_bytes(home), _blob(path)
-    _delete(cache_dir, blobs={blob} - kept - {None}, snapshots={path})
+    blobs = {blob} if blob is not None and blob not in kept else set()
+    _delete(cache_dir, blobs=blobs, snapshots={path})
     if os.path.lexists(path):
         raise HubError(f"{path}: could not be deleted; its folder may not be changed by you")
     return before - _disk_bytes(home)
@@ -136,11 +138,12 @@ def _delete(cache_dir: Path | None, **what: set[Path]) -> None:
     from huggingface_hub.utils import DeleteCacheStrategy
 
     known = {field.name for field in dataclasses.fields(DeleteCacheStrategy)}
-    sets = {name: frozenset(what.get(name, ())) for name in ("blobs", "refs", "repos", "snapshots")}
-    own = {"files": frozenset(), "cache_dir": cache_root(cache_dir)}  # of newer clients
-    DeleteCacheStrategy(
-        expected_freed_size=0, **sets, **{name: value for name, value in own.items() if name in known}
-    ).execute()
+    arguments: dict[str, Any] = {"expected_freed_size": 0}
+    for name in ("blobs", "refs", "repos", "snapshots"):
+        arguments[name] = frozenset(what.get(name, ()))
+    newer = {"files": frozenset(), "cache_dir": cache_root(cache_dir)}  # of newer clients
+    arguments |= {name: value for name, value in newer.items() if name in known}
+    DeleteCacheStrategy(**arguments).execute()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -111,14 +111,14 @@ def convert(
     source, target = Path(source), Path(os.path.abspath(target))
     check_target(target)
     layout = readable(source)
-    check(layout.config, formats)
+    check(layout.known_config, formats)
     check_copies(layout)
     shards = deal(plan(layout, formats), shard_bytes)
     options = {
         "formats": {group: _spelled(format) for group, format in sorted(formats.items())},
         "calibration": calibration,
+        "shard_bytes": shard_bytes,
     }
-    options["shard_bytes"] = shard_bytes
     with partial_folder(target, layout, options) as partial:
         reused = len(partial.whole)
         partial.check_room({name: sum(map(written, jobs)) for name, jobs in shards.items()})
@@ -132,7 +132,7 @@ def convert(
 def plan(layout: Layout, formats: Mapping[str, Format]) -> list[Job]:
     """Every tensor of a plain folder once, in the order of the files."""
     jobs = [Job("", "vision", (info,)) for info in layout.vision]
-    for name, target in expected_tensors(layout.config).items():
+    for name, target in expected_tensors(layout.known_config).items():
         infos = [fields["weight"] for fields in layout.text[target.model_name].matrices]
         matrices, format = [module for module, _ in modules(name, target)], formats.get(target.group)
         if format is None or not matrices:
@@ -237,7 +237,7 @@ def _convert(
                     else:
                         sums = errors.setdefault(job.tensor, [0.0, 0.0])
                         for place, value in enumerate(
-                            _encode(job, files, file, importance.get(job.tensor), device)
+                            _encode(job, job.format, files, file, importance.get(job.tensor), device)
                         ):
                             sums[place] += value
                     done += job.before
@@ -260,14 +260,24 @@ def _copy(job: Job, files: Files, file: ShardFile) -> None:
 
 
 def _encode(
-    job: Job, files: Files, file: ShardFile, importance: Tensor | None, device: str | torch.device
+    job: Job,
+    format: Format,
+    files: Files,
+    file: ShardFile,
+    importance: Tensor | None,
+    device: str | torch.device,
 ) -> tuple[float, float]:
-    """Quantise a matrix and write its fields. -> sums of the squared differences and of the squares."""
-    weight, lost, whole, place = empty(job.format, job.shape, "cpu"), 0.0, 0.0, 0
+    """Quantise a matrix to its job's format and write its fields.
+
+    -> sums of the squared differences and of the squares.
+    """
+    weight = empty(format, job.shape, "cpu")
+    lost, whole = 0.0, 0.0
+    place = 0
     if importance is not None:
         importance = (importance if job.expert is None else importance[job.expert]).to(device)
-    for piece in _pieces(job, files):
-        found = fitted(piece.to(device), job.format, importance)
+    for piece in _pieces(job, format, files):
+        found = fitted(piece.to(device), format, importance)
         for name, part in found.parts.items():
             weight.parts[name][place : place + len(piece)] = part.to("cpu")
         place += len(piece)
@@ -282,9 +292,9 @@ def _encode(
     return lost, whole
 
 
-def _pieces(job: Job, files: Files) -> Iterator[Tensor]:
+def _pieces(job: Job, format: Format, files: Files) -> Iterator[Tensor]:
     """The rows of a matrix as they stand: in runs where each row is encoded by itself, else at once."""
-    if job.format.name == "nvfp4":
+    if format.name == "nvfp4":
         yield torch.cat([_checked(files.read(info), info) for info in job.rows])
         return
     for info in job.rows:

@@ -137,7 +137,8 @@ class _Cursor:
         return layout.unpack_from(self.data, self.take(layout.size))[0]
 
     def count(self, what: str, most: int) -> int:
-        if (count := self.number("Q")) > most:
+        count: int = self.number("Q")
+        if count > most:
             raise CheckpointError(f"{self.path}: its header claims {count} {what}; at most {most} are read")
         return count
 

@@ -98,7 +98,7 @@ def _sizes(file: Gguf, keys: Reader) -> dict[str, Any]:
         "moe_intermediate_size": "expert_feed_forward_length", "num_attention_heads": "attention.head_count",
         "sliding_window": "attention.sliding_window", "max_position_embeddings": "context_length",
     }  # fmt: skip
-    sizes = {name: keys.size(key) for name, key in renamed.items()}
+    sizes: dict[str, Any] = {name: keys.size(key) for name, key in renamed.items()}
     sizes["intermediate_size"] = _same(keys, "feed_forward_length")
     sizes["rms_norm_eps"] = keys.number("attention.layer_norm_rms_epsilon")
     sizes["final_logit_softcapping"] = keys.number("final_logit_softcapping")

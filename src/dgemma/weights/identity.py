@@ -74,5 +74,6 @@ def _add(digest: hashlib._Hash, path: Path) -> None:
 def _quantization(found: Source, most: str) -> str:
     """The name of the file's own mix of formats, where it has one; else the format of most bytes."""
     if isinstance(found, GgufSource):
-        return FILE_TYPES.get(found.file.metadata.get("general.file_type"), most.upper())
+        file_type = found.file.metadata.get("general.file_type")
+        return FILE_TYPES.get(file_type, most.upper()) if isinstance(file_type, int) else most.upper()
     return most.upper()

@@ -50,6 +50,13 @@ class Layout:
     ] = ()  # a second copy of a tied tensor, and the first; see copies.py
 
     @property
+    def known_config(self) -> ModelConfig:
+        """What the tensors were checked against. Raises ValueError where that was nothing."""
+        if self.config is None:
+            raise ValueError(f"{self.folder}: its tensors were not checked against a model's config")
+        return self.config
+
+    @property
     def total_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
@@ -111,7 +118,8 @@ def problems(folder: Path, config: ModelConfig) -> list[str]:
 
 def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     """Headers of all shards of `folder`, checked against its index and, where given, against `config`."""
-    folder, found = Path(folder), []
+    folder = Path(folder)
+    found: list[str] = []
     if not folder.is_dir():
         return Layout(folder, config, (), {}, {}, (), (f"{folder}: no such folder",))
     said: list[str] = []

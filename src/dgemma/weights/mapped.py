@@ -17,13 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, ResourceError
-from ..kernels.formats import QuantTensor, Weight
+from ..kernels.formats import QuantTensor
 from .headers import TensorInfo
 from .layout import Layout, Stored
-from .reader import DTYPES, Progress, assign, finite, matrix
+from .reader import DTYPES, Mappable, Progress, assign, finite, matrix
 
 COPIED = ("gptq", "gptq_v2", "awq")  # layouts that are turned over: they would be copies, not views
-Mappable = Weight | list[tuple[QuantTensor, QuantTensor]] | list[QuantTensor]
 
 
 class Maps:
@@ -105,7 +104,7 @@ def mapped(stored: Stored, maps: Maps) -> Mappable:
         for fields in stored.matrices
     ]
     if len(read) == 1:
-        parts = {name: part.unflatten(0, stored.shape[:-1]) for name, part in read[0].items()}
+        parts = {name: torch.unflatten(part, 0, stored.shape[:-1]) for name, part in read[0].items()}
         return QuantTensor(stored.format, stored.shape, parts)
     found = [QuantTensor(stored.format, (len(parts["codes"]), stored.shape[-1]), parts) for parts in read]
     return list(zip(found[::2], found[1::2], strict=True)) if len(found) == 2 * stored.shape[0] else found

@@ -218,7 +218,7 @@ def _awq(top: Reader) -> Quantization:
 
 def _group_size(top: Reader) -> int:
     old = top.take("q_group_size", int, None)
-    group = top.take("group_size", int, None) if old is None else old
+    group: int | None = top.take("group_size", int, None) if old is None else old
     if group is None or group <= 0 or group % 2:
         raise ConfigError(
             f"{top.source}: group_size {shown(group)} is not read; an even number of inputs was expected"

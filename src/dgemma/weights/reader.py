@@ -29,6 +29,7 @@ from .unpack import unpack
 
 __all__ = ["DTYPES", "Layout", "Progress", "inspect", "load_into", "problems", "read_layout", "stream"]
 
+Mappable = Weight | list[tuple[QuantTensor, QuantTensor]] | list[QuantTensor]  # see mapped.mapped
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name being worked on
 DTYPES = formats.DTYPES | {
     "I32": torch.int32,
@@ -58,7 +59,7 @@ def stream(
             )
             if isinstance(weight, QuantTensor):
                 declared = stored.scheme is not None and stored.scheme.rounded
-                weight = replace(weight, rounded=declared and stored.format.name in rounds)
+                weight = replace(weight, rounded=declared and weight.format.name in rounds)
             yield name, weight
             done += stored.nbytes
             if progress is not None and weight.device.type != "meta":
@@ -120,9 +121,10 @@ def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.
 def matrix(stored: Stored, fields: dict[str, TensorInfo], raw: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts of one of a tensor's matrices in few bits, their values checked; raw: its fields as they stand in the file."""
     shape = (math.prod(stored.shape[:-1]) // len(stored.matrices), stored.shape[-1])
+    scheme, format = stored.encoding
     try:
-        parts = unpack(stored.scheme, shape, raw)
-        fault = codec(stored.format).check(parts)
+        parts = unpack(scheme, shape, raw)
+        fault = codec(format).check(parts)
     except ValueError as error:
         fault = str(error)
     if fault is not None:
@@ -165,7 +167,8 @@ def _open(info: TensorInfo) -> FileIO:
 def _read(file: FileIO, info: TensorInfo) -> Tensor:
     """One tensor's bytes as they stand in the file, on the host."""
     raw = torch.empty(info.nbytes, dtype=torch.uint8)
-    view, have = memoryview(raw.numpy()), 0
+    view: memoryview = raw.numpy().data
+    have = 0
     try:
         file.seek(info.offset)
         while have < info.nbytes:  # one read returns at most 2 GiB on Linux
@@ -211,14 +214,14 @@ def _compare(module: nn.Module, layout: Layout) -> None:
             )
 
 
-def assign(module: nn.Module, name: str, tensor: Weight) -> None:
+def assign(module: nn.Module, name: str, tensor: Mappable) -> None:
     """Put a tensor in the place of the module's parameter or buffer `name`; a QuantTensor is no parameter any more."""
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if isinstance(tensor, QuantTensor | list):  # a list: experts that stand apart in a file (mapped.py)
         owner._parameters.pop(leaf, None)
-    elif leaf in owner._parameters:
-        tensor = nn.Parameter(tensor, requires_grad=owner._parameters[leaf].requires_grad)
+    elif (parameter := owner._parameters.get(leaf)) is not None:
+        tensor = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
     setattr(owner, leaf, tensor)
 
 

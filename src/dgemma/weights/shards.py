@@ -48,7 +48,7 @@ class ShardFile:
         if len(raw) > left:
             raise ValueError(f"{self.path}: {len(raw)} bytes for tensor '{name}', which has {left} to come")
         self._file.seek(self._start + place)
-        self._file.write(raw.numpy())
+        self._file.write(raw.numpy().data)
         self._left[name] = (place + len(raw), left - len(raw))
 
     def __enter__(self) -> ShardFile:

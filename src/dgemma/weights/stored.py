@@ -36,6 +36,13 @@ class Stored:
     scheme: Scheme | None = None
 
     @property
+    def encoding(self) -> tuple[Scheme, Format]:
+        """How a tensor in few bits stands in its file, and its format here. ValueError for a plain one."""
+        if self.scheme is None or self.format is None:
+            raise ValueError(f"{self.file}: '{self.name}' is not in few bits")
+        return self.scheme, self.format
+
+    @property
     def first(self) -> TensorInfo:
         """The tensor that is named where one name must do, and decides the order of reading."""
         return min(self.matrices[0].values(), key=lambda info: (info.file, info.offset))
@@ -162,8 +169,10 @@ class _Matching:
         for module in names:
             self.claimed |= {f"{module}.{leaf}" for leaf in self.modules.get(module, ())}
         plain = all(self._is_plain(module) for module in names)
-        known = self.quantization is not None and not plain
-        schemes = [self.quantization.scheme_of(module, kind) if known else None for module in names]
+        quantization = None if plain else self.quantization
+        schemes = [
+            quantization.scheme_of(module, kind) if quantization is not None else None for module in names
+        ]
         faults = [
             self._plain_matrix(module, shape) if plain else self._matrix_fault(module, scheme, shape)
             for (module, shape), scheme in zip(matrices, schemes, strict=True)
@@ -173,7 +182,7 @@ class _Matching:
             return
         fields = tuple(self.modules[module] for module in names)
         formats = [
-            scheme and scheme.stored(own[scheme.scales].dtype)
+            scheme.stored(own[scheme.scales].dtype) if scheme is not None else None
             for scheme, own in zip(schemes, fields, strict=True)
         ]
         if odd := next(

@@ -105,7 +105,7 @@ def _turned(words: Tensor) -> Tensor:
 
 def _dealt(words: Tensor) -> Tensor:
     """The codes [N, O] uint8 of AWQ's words [N, O/8] int32, in the order of the columns."""
-    eights = _halves(words.view(torch.uint8)).unflatten(1, (-1, 8))
+    eights = torch.unflatten(_halves(words.view(torch.uint8)), 1, (-1, 8))
     return torch.empty_like(eights).index_copy_(2, torch.tensor(AWQ_ORDER), eights).flatten(1)
 
 

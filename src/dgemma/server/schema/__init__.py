@@ -6,6 +6,7 @@ and that are refused with a reason.
 
 from __future__ import annotations
 
+from ..app import Page, Task
 from . import (
     anthropic,
     canvas,
@@ -20,7 +21,7 @@ from . import (
     responses,
 )
 
-ROUTES = (
+ROUTES: tuple[Task | Page, ...] = (
     *openai.ROUTES, *models.ROUTES, *responses.ROUTES, *anthropic.ROUTES, *ollama.ROUTES, *ollama_models.ROUTES,
     *gaps.ROUTES, *nextedit.ROUTES, *decisions.ROUTES, *canvas.ROUTES, *own.ROUTES,
 )  # fmt: skip

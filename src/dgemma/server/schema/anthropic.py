@@ -210,7 +210,9 @@ def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[di
         blocks = []
     if not isinstance(blocks, list) or not all(isinstance(block, dict | str) for block in blocks):
         raise Refusal(400, f"{where}: content must be a text or a list of blocks", parameter=where)
-    texts, calls, thought = [], [], []
+    texts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    thought: list[str] = []
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else "text"
         if kind == "tool_result":

@@ -172,8 +172,10 @@ def canvas(service: Service, body: CanvasRequest) -> Job:
     )
     if body.task in ("chat", "complete"):
         asked |= form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
-    elif stray := next((name for name in UNRULED[body.task] if getattr(body, name, None)), None):
-        raise Refusal(400, f"'{stray}' has no meaning in the task {body.task}; leave it out", parameter=stray)
+    elif unruled := next((name for name in UNRULED[body.task] if getattr(body, name, None)), None):
+        raise Refusal(
+            400, f"'{unruled}' has no meaning in the task {body.task}; leave it out", parameter=unruled
+        )
     if body.task == "infill":
         asked = {"prefix": "", "suffix": ""} | asked
         longest = asked.pop("max_tokens", None)

@@ -48,7 +48,7 @@ class DecisionAnswer:
 
     def __init__(self, service: Service):
         self.model = service.config.name
-        self.found: Decisions | None = None
+        self.found: Decisions  # there once `take` has seen them
 
     def take(self, index: int, event: Decisions) -> Iterable[bytes]:
         self.found = event

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ...tasks.events import Filling
+from ...tasks.events import Filling, Generation
 from ...tasks.infill import default_widths
 from ...text.stream import cut_at_stop
 from .. import sse
@@ -116,7 +116,9 @@ class _GapAnswer:
 
     def __init__(self, service: Service, stops: str | list[str] | None):
         self.model, self.stops = service.config.name, stops
-        self.text, self.stop, self.result = "", "", None
+        self.text, self.stop = "", ""
+        self.is_filled = False
+        self.result: Generation  # there once the gap is filled
         self.candidates: list[str] = []
 
     def begin(self) -> Iterable[bytes]:
@@ -124,7 +126,7 @@ class _GapAnswer:
 
     def take(self, index: int, event: Any) -> Iterable[bytes]:
         if isinstance(event, Filling):
-            self.result = event.generation
+            self.is_filled, self.result = True, event.generation
             self.text, self.stop = cut_at_stop(event.text, self.stops)
             self.candidates = [cut_at_stop(text, self.stops)[0] for text in event.candidates]
         return ()
@@ -192,7 +194,8 @@ class InfillAnswer(_GapAnswer):
             "index": 0, "content": self.text, "stop": True, "model": self.model, "tokens_predicted": 0, "tokens_evaluated": 0,
             "stop_type": "limit", "stopping_word": self.stop, "truncated": False, "generation_settings": {"n_ctx": self.context},
         }  # fmt: skip
-        if (found := self.result) is not None:
+        if self.is_filled:
+            found = self.result
             new, first = len(found.token_ids), found.first_draft_seconds
             rest = max(found.seconds - first, 1e-9)
             told |= {

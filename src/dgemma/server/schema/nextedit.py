@@ -89,7 +89,7 @@ class EditAnswer:
     def __init__(self, service: Service, place: Place):
         self.model, self.place = service.config.name, place
         self.id, self.created = new_id("edit-"), int(time.time())
-        self.edit: Edit | None = None
+        self.edit: Edit  # there once `take` has seen it
 
     def chunk(self, delta: dict[str, Any], reason: str | None, **more: Any) -> bytes:
         head = {

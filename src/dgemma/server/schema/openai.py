@@ -147,10 +147,11 @@ class _Answer:
     media = sse.MEDIA
     kind, prefix, channels = "", "", True
 
-    def __init__(self, service: Service, body: Request, count: int):
+    def __init__(self, service: Service, body: ChatRequest | CompletionRequest, count: int):
         self.model, self.tokenizer = service.config.name, service.model.tokenizer
         self.id, self.created = f"{self.prefix}{uuid.uuid4().hex}", int(time.time())
-        self.results: list[Generation | None] = [None] * count
+        self.count = count  # of the choices
+        self.endings: dict[int, Generation] = {}  # by choice, in the order in which they end
         self.ids: list[list[int]] = [[] for _ in range(count)]  # committed
         self.committed = [""] * count  # the content so far
         self.drafts = [""] * count  # told last
@@ -161,6 +162,11 @@ class _Answer:
         )  # a completion's may be 0
         self.diffusing = self.watched = body.diffusing
         self.usage_wanted = body.stream_options is not None and body.stream_options.include_usage
+
+    @property
+    def results(self) -> list[Generation]:
+        """Every choice's, in the order of the choices; asked for once all have ended."""
+        return [self.endings[index] for index in range(self.count)]
 
     def chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         head = {"id": self.id, "object": self.kind, "created": self.created, "model": self.model}
@@ -208,7 +214,7 @@ class ChatAnswer(_Answer):
         self.called = [0] * count  # calls that were told
 
     def begin(self) -> Iterator[bytes]:
-        for index in range(len(self.results)):
+        for index in range(self.count):
             yield self.delta(index, {"role": "assistant", "content": ""})
 
     def delta(self, index: int, delta: dict[str, Any], reason: str | None = None, found: Any = None) -> bytes:
@@ -224,7 +230,7 @@ class ChatAnswer(_Answer):
             self.logprobs[index] += event.logprobs
             yield from self.parts(index, event)
         else:
-            self.results[index] = event
+            self.endings[index] = event
             last = {"content": self.committed[index]} if self.diffusing and self.committed[index] else {}
             yield self.delta(index, last, self.reason(index))
 
@@ -245,7 +251,7 @@ class ChatAnswer(_Answer):
         self.called[index] += len(event.calls)
 
     def reason(self, index: int) -> str:
-        return "tool_calls" if self.called[index] else self.results[index].finish_reason
+        return "tool_calls" if self.called[index] else self.endings[index].finish_reason
 
     def whole(self) -> ChatReply:
         choices = []
@@ -297,11 +303,11 @@ class CompletionAnswer(_Answer):
             self.logprobs[index] += event.logprobs
             yield from self.add(index, event.text, event.logprobs)
         else:
-            self.results[index] = event.generation if isinstance(event, Filling) else event
+            self.endings[index] = event.generation if isinstance(event, Filling) else event
             if isinstance(event, Filling):
                 yield from self.add(index, cut_at_stop(event.text, self.stops)[0], [])
             yield self.piece(
-                index, self.committed[index] if self.diffusing else "", self.results[index].finish_reason
+                index, self.committed[index] if self.diffusing else "", self.endings[index].finish_reason
             )
 
     def add(self, index: int, text: str, fresh: list[TokenLogProbs]) -> Iterator[bytes]:
@@ -315,7 +321,7 @@ class CompletionAnswer(_Answer):
         choices = []
         for index, text in enumerate(self.committed):
             found = self.found(index, self.logprobs[index]) if self.wants_logprobs else None
-            choices.append(CompletionChoice(index, text, self.results[index].finish_reason, found))
+            choices.append(CompletionChoice(index, text, self.endings[index].finish_reason, found))
         return CompletionReply(self.id, self.created, self.model, choices, self.usage(), self.told())
 
 

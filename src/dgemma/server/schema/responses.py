@@ -117,7 +117,7 @@ class ResponsesAnswer:
     def text(self, channel: str, text: str) -> Iterator[bytes]:
         thought = channel == "thought"
         if self.open != channel:
-            item = {"id": new_id("rs_"), "type": "reasoning", "summary": []} if thought else {
+            item: dict[str, Any] = {"id": new_id("rs_"), "type": "reasoning", "summary": []} if thought else {
                 "id": new_id("msg_"), "type": "message", "role": "assistant", "status": "in_progress", "content": []}  # fmt: skip
             yield from self.add(item)
             part = (
@@ -135,7 +135,8 @@ class ResponsesAnswer:
     def last(self) -> dict[str, Any]:
         """The part of the last item that holds its text."""
         item = self.reply.output[-1]
-        return item["summary" if item["type"] == "reasoning" else "content"][0]
+        part: dict[str, Any] = item["summary" if item["type"] == "reasoning" else "content"][0]
+        return part
 
     def part(self, kind: str, **data: Any) -> bytes:
         """An event of the last item's only part."""

@@ -36,7 +36,7 @@ class Turn:
     def __init__(self, service: Service):
         self.tokenizer = service.model.tokenizer
         self.voices, self.told = Voices(self.tokenizer), 0
-        self.result: Generation | None = None
+        self.result: Generation  # the answer's end, there once `take` has seen it
 
     def take(self, event: Any) -> Iterator[Part]:
         """The parts that an event makes certain."""

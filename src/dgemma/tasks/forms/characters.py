@@ -111,7 +111,7 @@ def quoted(language: Language, ranges: Ranges) -> Expression:
         parts.append(language.sequence(language.text(b"\\"), language.bytes_of(letters)))
     for code in [*range(0x20), 0x7F]:
         if _has(ranges, code):
-            high, low = f"{code:02x}"
+            high, low = tuple(f"{code:02x}")
             digit = language.bytes_of(1 << ord(low) | 1 << ord(low.upper()))
             parts.append(language.sequence(language.text(b"\\u00" + high.encode()), digit))
     return language.choice(*parts)

@@ -16,7 +16,7 @@ import os
 import struct
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 try:
     import resource
@@ -26,7 +26,7 @@ except ImportError:  # Windows
 MOST_MEMORY = 1 << 30  # bytes beyond what the vocabulary takes
 
 
-def read_message(stream: BinaryIO) -> Any:
+def read_message(stream: IO[bytes]) -> Any:
     """The next message; None at the end."""
     head = stream.read(4)
     if len(head) < 4:
@@ -34,7 +34,7 @@ def read_message(stream: BinaryIO) -> Any:
     return json.loads(stream.read(struct.unpack("<I", head)[0]))
 
 
-def write_message(stream: BinaryIO, message: Any) -> None:
+def write_message(stream: IO[bytes], message: Any) -> None:
     data = json.dumps(message).encode()
     stream.write(struct.pack("<I", len(data)) + data)
     stream.flush()
@@ -98,14 +98,14 @@ def compiled(library: Any, vocabulary: Any, asked: dict[str, Any]) -> dict[str, 
             return {"error": str(error), "warnings": [], "source": source, "seconds": seconds_used() - before}
     limits = library._lib.LLParserLimits(**asked["limits"])
     broken, said = library.LLMatcher.validate_grammar_with_warnings(source, limits=limits)
-    error = said[0] if broken and said else ""
+    fault = said[0] if broken and said else ""
     if not broken:
         matcher = library.LLMatcher(vocabulary, source, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()
-        error = matcher.get_error()
+        fault = matcher.get_error()
     warnings = [] if broken else list(said)
-    return {"error": error, "warnings": warnings, "source": source, "seconds": seconds_used() - before}
+    return {"error": fault, "warnings": warnings, "source": source, "seconds": seconds_used() - before}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ...errors import ResourceError, UsageError
 from .child import MOST_MEMORY, read_message, write_message
@@ -165,6 +165,7 @@ class _Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        self._stdin, self._stdout = _pipes(self._process)
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="dgemma forms", daemon=True).start()
         self._send(first)
@@ -194,22 +195,28 @@ class _Child:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        for pipe in (self._stdin, self._stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
     def _send(self, message: Any) -> None:
         with contextlib.suppress(OSError, ValueError):  # where it is gone, its reader says so
-            write_message(self._process.stdin, message)
+            write_message(self._stdin, message)
 
     def _read(self) -> None:
         try:
-            while (message := read_message(self._process.stdout)) is not None:
+            while (message := read_message(self._stdout)) is not None:
                 self._answers.put(message)
         except (OSError, ValueError):
             pass
         self._answers.put(None)
+
+
+def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
+    """What a process reads and what it writes, of one that was started with pipes."""
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process was started without pipes")
+    return process.stdin, process.stdout
 
 
 class _Turns:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from .bytesets import ALL, RANK, liked, meet, split
 
@@ -30,7 +30,9 @@ class Exhausted(Exception):
 class Leaf(Protocol):
     """A language with arithmetic of its own, as a range of numbers has. Equal leaves compare equal."""
 
-    nullable: bool
+    @property
+    def nullable(self) -> bool:
+        """Whether the empty text belongs to it."""
 
     def after(self, byte: int) -> Leaf | None:
         """What may follow that byte; None: nothing."""
@@ -44,7 +46,7 @@ class Expression:
 
     __slots__ = ("kind", "parts", "nullable", "_cost", "__weakref__")
 
-    def __init__(self, kind: str, parts: tuple, nullable: bool):
+    def __init__(self, kind: str, parts: tuple[Any, ...], nullable: bool):
         self.kind, self.parts, self.nullable = kind, parts, nullable
         self._cost: float | None = None  # the length of its shortest text, where it is known
 
@@ -63,7 +65,7 @@ class Language:
 
     def __init__(self, budget: int):
         self.budget, self.work = budget, 0
-        self._known: dict[tuple, Expression] = {}
+        self._known: dict[tuple[str, tuple[Any, ...]], Expression] = {}
         self._after: dict[tuple[Expression, int], Expression] = {}
         self._ways: dict[Expression, bytes | None] = {}  # of intersections
         self._open: dict[Expression, _Search] = {}  # searches that the budget ended
@@ -72,7 +74,7 @@ class Language:
 
     # making expressions
 
-    def _make(self, kind: str, parts: tuple, nullable: bool) -> Expression:
+    def _make(self, kind: str, parts: tuple[Any, ...], nullable: bool) -> Expression:
         key = kind, parts
         made = self._known.get(key)
         if made is None:
@@ -268,7 +270,8 @@ class Language:
         if kind == "choice":
             return min(map(self.length, parts))
         if kind == "repeat":
-            return self.length(parts[0]) * parts[1]
+            count: int = parts[1]
+            return self.length(parts[0]) * count
         if kind == "rule":
             return self.length(parts[0])
         if kind == "leaf":
@@ -303,7 +306,9 @@ class Language:
                 yield parts[0].shortest()
                 return
             else:
-                yield self._search(one)
+                way = self._search(one)
+                if way is not None:  # as it is: who asks for pieces knows that there is a text
+                    yield way
                 return
 
     def _taste(self, part: Expression) -> int:

@@ -268,7 +268,8 @@ class _Grammar:
 
 def _string(token: Token) -> str:
     try:
-        return json.loads(token.text)
+        text: str = json.loads(token.text)
+        return text
     except ValueError:
         raise Unread("a text with an escape that is not read") from None
 

@@ -44,8 +44,9 @@ class Names:
         """A text that follows here, with letters put behind its names that stand already."""
         at, made = self.copy(), bytearray()
         for byte in text:
-            if byte == QUOTE and at._is_name and not at._escaped and at._stands(at._string):
-                ending = next(one for one in _endings() if not at._stands(at._string + one))
+            name = at._string if at._is_name and not at._escaped else None
+            if byte == QUOTE and name is not None and at._stands(name):
+                ending = next(one for one in _endings() if not at._stands(name + one))
                 made += ending
                 at.take(ending)
             made.append(byte)
@@ -94,7 +95,8 @@ def _meaning(string: bytes) -> bytes:
     if ESCAPE not in string:
         return string
     try:
-        return json.loads(b'"' + string + b'"').encode("utf-8", "surrogatepass")
+        name: str = json.loads(b'"' + string + b'"')
+        return name.encode("utf-8", "surrogatepass")
     except ValueError:
         return string
 

@@ -127,8 +127,9 @@ class Ways:
         return ids if walked.is_accepting() else None
 
     def _search(self, search: _Search) -> list[int] | None:
-        if (way := self._dive(search)) is not None:
-            return way
+        straight = self._dive(search)
+        if straight is not None:
+            return straight
         while search.queue:
             self.language.spend(EXPANDED)  # before a place is taken from the queue, so that none is lost
             _, _, _, way, at, rest = heapq.heappop(search.queue)
@@ -192,7 +193,7 @@ class Ways:
 
 
 def _mask(at: Any) -> bytes:
-    mask = at.compute_bitmask()
+    mask: bytes = at.compute_bitmask()
     if at.is_error():
         raise too_much(at)
     return mask
