@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from .engine import autoregressive
 from .engine.denoise import read_prompts
 from .engine.engine import Engine
 from .engine.requests import Request, Result, results, whole
+from .engine.runner import Runner
 from .errors import NumericsError, UsageError
 from .kernels.vocab import soft_capped_logits, weigh
 from .model.dgemma import DiffusionGemma
@@ -117,6 +119,7 @@ class Model:
     ):  # fmt: skip
         self.net, self.denoise, self.folder = net, denoise, folder
         self.engine = Engine(net, engine)
+        self._stand_in: Runner | None = None
         self.chat_tuned, self.notes = chat_tuned, list(notes)
         self._tokenizer, self._why_no_text = (
             tokenizer,
@@ -125,6 +128,17 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<dgemma.Model {self.info.line}{', chat-tuned' if self.chat_tuned else ''}>"
+
+    @property
+    def _runner(self) -> Runner:
+        """What runs this model's requests."""
+        return self.engine if self._stand_in is None else self._stand_in
+
+    def run_by(self, runner: Runner) -> Model:
+        """This model, its requests run by a stand-in for its engine; all else is shared."""
+        served = copy.copy(self)
+        served._stand_in = runner
+        return served
 
     @property
     def config(self) -> ModelConfig:
@@ -233,8 +247,8 @@ class Model:
             config=self._settings(sampler, "eos_token_id", "ignore_after_end"),
         )  # fmt: skip
         for request in gap.first():  # now, not at the first event
-            self.engine.check(request)
-        return infill_task.stream(self.engine, self.tokenizer, gap)
+            self._runner.check(request)
+        return infill_task.stream(self._runner, self.tokenizer, gap)
 
     def edit(
         self, document: str, instruction: str | None = None, seed: int = 0, *, spans: Sequence[tuple[int, int]] | None = None,
@@ -257,10 +271,10 @@ class Model:
         if instruction is not None:
             check_text("the instruction", instruction)
         plan = edit_task.prepare(
-            self.engine, self.tokenizer, document, instruction, spans, chat=self.chat_tuned, seed=seed, context=context,
+            self._runner, self.tokenizer, document, instruction, spans, chat=self.chat_tuned, seed=seed, context=context,
             config=self._settings(sampler, "eos_token_id", "ignore_after_end"),
         )  # fmt: skip
-        return edit_task.stream(self.engine, self.tokenizer, plan)
+        return edit_task.stream(self._runner, self.tokenizer, plan)
 
     def decide(
         self,
@@ -280,7 +294,7 @@ class Model:
             "the state, its questions and instructions", characters([state, questions, instructions])
         )
         sheet = decide_task.prepare(
-            self.engine,
+            self._runner,
             self.tokenizer,
             state,
             questions,
@@ -289,7 +303,7 @@ class Model:
             steps=steps,
             seed=seed,
         )
-        return decide_task.decide(self.engine, sheet, steps, seed)
+        return decide_task.decide(self._runner, sheet, steps, seed)
 
     def generate_ids(
         self, prompt_ids: Sequence[int], max_tokens: int | None = None, seed: int = 0,
@@ -312,7 +326,7 @@ class Model:
             Terms(Rules.take(sampler)),
             canvases,
         )
-        result = results(self.engine.run([request]), 1)[0]
+        result = results(self._runner.run([request]), 1)[0]
         if result.finish_reason == "error":
             raise NumericsError("the model's logits are not finite; no text was made from them")
         return result
@@ -406,18 +420,18 @@ class Model:
         """prompt: the chat that the ids are of, whose answer has channels."""
         token_by_token = bool(sampler.pop("autoregressive", False))
         tools, goes_on = (prompt.tools, prompt.goes_on) if prompt else (None, False)
-        terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self.engine)
+        terms = Terms.take(sampler, self.tokenizer, self.denoise, thinking, tools, self._runner)
         if goes_on and terms.form:
             raise UsageError(
                 "a form or a call is asked of a whole answer, and this one goes on from a message; leave one of the two out"
             )
         request = self._request(ids, max_tokens, seed, sampler, terms, narrow=True, marks=marks)
-        self.engine.check(request)  # now, not at the first event
+        self._runner.check(request)  # now, not at the first event
         if token_by_token:
             autoregressive.check(request)
         notes = prompt.notes if prompt else ()
         return generate_task.stream(
-            self.engine,
+            self._runner,
             self.tokenizer,
             request,
             max_tokens is None,

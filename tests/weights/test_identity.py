@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dgemma.weights import identity
 from dgemma.weights.identity import identify
 from tests.helpers import tiny_checkpoint
+from tests.weights.gguf_files import write_model
 
 
 def test_a_copy_has_the_same_digest_and_other_weights_another(
@@ -36,3 +38,13 @@ def test_a_copy_has_the_same_digest_and_other_weights_another(
         weights.write_bytes(changed)
         assert identify(tmp_path / "two").digest != found.digest
         weights.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("file_type", "name"), [(15, "Q4_K_M"), (9999, "Q4_K"), ([15], "Q4_K"), ("fifteen", "Q4_K")]
+)
+def test_a_file_type_that_is_not_known_leaves_the_name_to_the_largest_share(
+    tmp_path: Path, file_type: Any, name: str
+) -> None:
+    place = write_model(tmp_path / "model.gguf", **{"general.file_type": file_type})
+    assert identify(place).quantization == name

@@ -9,7 +9,7 @@ answer in this way says what the weights know, not what the model would say.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor
@@ -20,11 +20,11 @@ from ..kernels.vocab import head
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .denoise import read_prompts
-from .engine import Engine
 from .requests import CommitRecord, Request
+from .runner import Runner
 
 
-def run(engine: Engine, request: Request) -> Iterator[CommitRecord]:
+def run(engine: Runner, request: Request) -> Generator[CommitRecord, None, None]:
     """One request, a commit of one token after each pass; `steps` of a commit is 1.
 
     The token is the likeliest where the request's temperature is 0, else a sample at that temperature from the
@@ -44,7 +44,7 @@ def run(engine: Engine, request: Request) -> Iterator[CommitRecord]:
 
 
 @torch.inference_mode()
-def _read_context(engine: Engine, request: Request) -> KVCache:
+def _read_context(engine: Runner, request: Request) -> KVCache:
     """K and V of the prompt but for its last token, with room for the answer."""
     context = request.prompt_ids[:-1]
     if not context:

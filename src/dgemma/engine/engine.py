@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -31,6 +31,7 @@ from ..model.kv import KVCache
 from .decks import Deck
 from .graphs import Graphs, can_capture
 from .requests import CommitRecord, Record, Request
+from .runner import Runner
 from .shares import Waiting, divide
 from .slots import Slot, Slots
 
@@ -102,7 +103,7 @@ class Engine:
                 self._told[ticket] = []
             return told
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Record]:
+    def run(self, requests: Sequence[Request]) -> Generator[Record, None, None]:
         """Run requests together to their ends; records carry a request's index. Leaving early cancels them."""
         open_ = {}
         try:
@@ -269,7 +270,7 @@ class Engine:
         self.slots.release(slot, keep)
 
 
-def by_turns(engine: Engine, work: Generator[None, None, T]) -> T:
+def by_turns(engine: Runner, work: Generator[None, None, T]) -> T:
     """Do what makes passes by itself, one at a time: others have theirs wherever `work` yields, and who has left is not worked for.
     -> what it returns."""
 

@@ -11,19 +11,21 @@ up the model, so events wait here without bound but for drafts, of which then on
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import traceback
 from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DeviceError, DgemmaError, ResourceError, is_out_of_memory
 from ..tasks.events import Committed, Decisions, Draft, Generation
 from ..tasks.length import note_of_cut, open_with_room
 from .worker import Cancelled, Remote, Worker
+
+if TYPE_CHECKING:
+    from ..api import Model
 
 ANSWERS = ("stream", "stream_ids", "stream_chat")  # methods whose answer has a length
 MOST_EVENTS = 64  # that may wait for a reader before drafts are thinned out
@@ -102,7 +104,7 @@ def refusal_of(error: DgemmaError) -> Refusal:
 class Running:
     """A job at work: `start` it, ask for each `event`; `close` ends what is left of it, its slots are free before the next pass."""
 
-    model: Any  # api.Model
+    model: Model
     worker: Worker
     threads: Executor
     job: Job
@@ -195,10 +197,9 @@ class Running:
         self._fresh.set()
 
 
-def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
+def _begin(model: Model, remote: Remote, call: Call) -> Iterable[Any]:
     """The events of a call. An answer longer than there is room for is cut to what has, and a note says so."""
-    served = copy.copy(model)
-    served.engine = remote
+    served = model.run_by(remote)
     asked = call.arguments.get("max_tokens")
     events, cut = _opened(served, call)
     for event in [events] if isinstance(events, Decisions) else events:
@@ -210,7 +211,7 @@ def _begin(model: Any, remote: Remote, call: Call) -> Iterable[Any]:
         yield event
 
 
-def _opened(served: Any, call: Call) -> tuple[Any, int | None]:
+def _opened(served: Model, call: Call) -> tuple[Any, int | None]:
     """What a call gives, and the length that its answer was cut to (tasks/length.py)."""
     method = getattr(served, call.method)
     if call.method not in ANSWERS:

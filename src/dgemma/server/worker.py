@@ -26,7 +26,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -36,6 +36,7 @@ from ..config import DenoiseConfig
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Record, Request
 from ..errors import DeviceError, DgemmaError, ResourceError, is_out_of_memory
+from ..model.kv import KVCache
 
 T = TypeVar("T")
 log = logging.getLogger("dgemma.server")
@@ -336,7 +337,7 @@ class Worker:
 
 
 class Remote:
-    """The engine, as a request's thread sees it: tasks get this in place of `Model.engine`."""
+    """The engine, as a request's thread sees it: the Runner that tasks get in place of the engine."""
 
     def __init__(
         self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None, watched: bool = True, client: str = ""
@@ -352,7 +353,7 @@ class Remote:
         request.check(self.model.config, self._most)
         self._worker.engine.check(request)
 
-    def run(self, requests: Sequence[Request]) -> Iterator[Record]:
+    def run(self, requests: Sequence[Request]) -> Generator[Record, None, None]:
         """Engine.run, by the worker. Raises Cancelled once nobody waits for it any more."""
         salted = [
             dataclasses.replace(request, salt=self._salt + request.salt, client=self._client)
@@ -375,7 +376,7 @@ class Remote:
             if left:
                 self._worker.cancel(batch)
 
-    def read(self, ids: Sequence[int], keep: bool = False) -> Any:
+    def read(self, ids: Sequence[int], keep: bool = False) -> Generator[None, None, KVCache]:
         return self._worker.engine.read(ids, self._salt, keep, self._client)
 
     def do(self, fn: Callable[..., T], *arguments: Any) -> T:

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from ..config import DenoiseConfig
-from ..engine.engine import Engine, by_turns
+from ..engine.engine import by_turns
 from ..engine.requests import Request, whole
+from ..engine.runner import Runner
 from ..errors import NumericsError, UsageError
 from ..kernels.vocab import soft_capped_logits, soft_embedding, stats_of
 from ..model.dgemma import Canvases
@@ -64,7 +65,7 @@ class Sheet:
 
 
 def prepare(
-    engine: Engine, tokenizer: Tokenizer, state: Any, questions: Any, instructions: Any, *, chat: bool, steps: int, seed: int,
+    engine: Runner, tokenizer: Tokenizer, state: Any, questions: Any, instructions: Any, *, chat: bool, steps: int, seed: int,
 ) -> Sheet:  # fmt: skip
     """Check and lay out a request. chat: the model is chat-tuned. Raises UsageError, ResourceError."""
     if not whole(steps) or not 1 <= steps <= 1000:
@@ -128,7 +129,7 @@ def _branches(labels: Sequence[Path]) -> list[tuple[Path, list[list[int]]]]:
     return found
 
 
-def decide(engine: Engine, sheet: Sheet, steps: int, seed: int) -> Decisions:
+def decide(engine: Runner, sheet: Sheet, steps: int, seed: int) -> Decisions:
     """Answer all questions. Raises NumericsError."""
     clock = Stopwatch()
     shared, branches, chances = sheet.shared, sheet.branches, {}
@@ -156,7 +157,7 @@ def _along(label: Path, chances: dict[tuple[str, Path], dict[int, float]], name:
 
 @torch.inference_mode()
 def _run(
-    engine: Engine, branches: Sequence[Branch], shared: int, steps: int, seed: int
+    engine: Runner, branches: Sequence[Branch], shared: int, steps: int, seed: int
 ) -> Generator[None, None, list[dict[int, float]]]:
     """The probability of every token that each branch may go on with."""
     net = engine.model

@@ -23,8 +23,9 @@ from itertools import accumulate, pairwise
 import torch
 
 from ..config import DenoiseConfig
-from ..engine.engine import Engine, by_turns
+from ..engine.engine import by_turns
 from ..engine.requests import Request, Result, whole
+from ..engine.runner import Runner
 from ..errors import UsageError
 from ..text.lines import PlainView, split_lines
 from ..text.tokenizer import Tokenizer
@@ -57,7 +58,7 @@ class Plan:
 
 
 def prepare(
-    engine: Engine, tokenizer: Tokenizer, document: str, instruction: str | None, spans: Sequence[Span] | None, *,
+    engine: Runner, tokenizer: Tokenizer, document: str, instruction: str | None, spans: Sequence[Span] | None, *,
     chat: bool, config: DenoiseConfig, seed: int, context: int | None,
 ) -> Plan:  # fmt: skip
     """Check an edit, and find its spans where none are given. chat: the model is chat-tuned. Raises UsageError, ResourceError."""
@@ -110,7 +111,7 @@ def _in_order(spans: Sequence[Span], length: int) -> list[Span]:
 
 
 def unlikely_lines(
-    engine: Engine, tokenizer: Tokenizer, document: str, head: Sequence[int]
+    engine: Runner, tokenizer: Tokenizer, document: str, head: Sequence[int]
 ) -> Generator[None, None, list[Span]]:
     """The lines that the model would not have written here, neighbours as one span, without the last one's end.
 
@@ -150,7 +151,7 @@ def widths_of(tokens: int, canvas: int) -> list[int]:
     return [(tokens + 1) // 2, tokens + 1, tokens + max(4, tokens // 2)]
 
 
-def stream(engine: Engine, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
+def stream(engine: Runner, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
     """Window by window: Drafts of every row, a Change for each span of a window that has settled, the Edit last."""
     for event in _settle_windows(engine, tokenizer, plan):
         if isinstance(event, Change):
@@ -181,7 +182,7 @@ def _edit_as_written(view: PlainView, edit: Edit) -> Edit:
     return Edit(view.original, text, changes, dataclasses.replace(edit.generation, text=text))
 
 
-def _settle_windows(engine: Engine, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
+def _settle_windows(engine: Runner, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft | Change | Edit]:
     """`stream` of the plain text."""
     clock, result, notes = Stopwatch(), Result(finish_reason="stop"), []
     changes: list[Change] = []

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from ..engine import autoregressive
-from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, LogProbs, Request, Result, StepRecord
+from ..engine.runner import Runner
 from ..errors import DgemmaError, NumericsError, UsageError
 from ..text.tokenizer import Tokenizer
 from .events import Committed, Draft, Generation, TokenLogProbs
@@ -24,7 +24,7 @@ EMPTY_TWICE = "the answer is empty, with the next seed too; try another one"
 
 
 def stream(
-    engine: Engine, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False,
+    engine: Runner, tokenizer: Tokenizer, request: Request, default_length: bool = False, terms: Terms = Terms(), channels: bool = False,
     goes_on: bool = False, notes: Sequence[str] = (), token_by_token: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
     """Run one request: a Draft per step, a Committed per canvas, and the Generation last.
@@ -74,7 +74,7 @@ def stream(
 
 
 def _settled(
-    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
+    engine: Runner, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
     token_by_token: bool,
 ) -> Iterator[Draft | Committed]:  # fmt: skip
     """One request to its end. A tool call that cannot be read is settled anew from its opening on, with the next seeds, at most twice."""
@@ -111,7 +111,7 @@ def _settled(
     del result.token_ids[voices.taken :], result.logprobs[voices.taken :]
 
 
-def _fits(engine: Engine, request: Request) -> bool:
+def _fits(engine: Runner, request: Request) -> bool:
     try:
         engine.check(request)
     except DgemmaError:
@@ -120,7 +120,7 @@ def _fits(engine: Engine, request: Request) -> bool:
 
 
 def _run(
-    engine: Engine, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
+    engine: Runner, tokenizer: Tokenizer, request: Request, voices: Voices, result: Result, clock: Stopwatch,
     lead: list[int], token_by_token: bool,
 ) -> Iterator[Draft | Committed]:  # fmt: skip
     """The events of one request, until it ends or nothing behind is wanted of it: that cancels it."""

@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from ..config import DenoiseConfig, Rules
-from ..engine.engine import Engine
 from ..engine.requests import Result, check_width, whole
+from ..engine.runner import Runner
 from ..errors import UsageError
 from ..model.dgemma import DiffusionGemma
 from ..text.lines import line_end, plain, with_line_end
@@ -93,7 +93,7 @@ def _files(tokenizer: Tokenizer, extra: Extra, context: int) -> list[int]:
     return tokenizer.encode("".join(parts)[-12 * context :])[-context:] if parts and context else []
 
 
-def stream(engine: Engine, tokenizer: Tokenizer, window: Window) -> Iterator[Draft | Filling]:
+def stream(engine: Runner, tokenizer: Tokenizer, window: Window) -> Iterator[Draft | Filling]:
     """Run all widths in one batch: Drafts of every row, then the best Filling, whose lines end as those around it.
 
     Empty ones are drawn once more.

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from ..config import DenoiseConfig, Rules
-from ..engine.engine import Engine, by_turns
+from ..engine.engine import by_turns
 from ..engine.requests import CommitRecord, Request, StepRecord
+from ..engine.runner import Runner
 from ..kernels.vocab import soft_capped_logits
 from ..text.tokenizer import Tokenizer
 from .events import Draft
@@ -172,7 +173,7 @@ def _word_begun(
 
 
 def settle(
-    engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch
+    engine: Runner, tokenizer: Tokenizer, window: Window, clock: Stopwatch
 ) -> Iterator[Draft | Settled]:
     """Run all rows in one batch: Drafts of every row, then the best one.
 
@@ -202,7 +203,7 @@ def settle(
 
 
 def _run(
-    engine: Engine, tokenizer: Tokenizer, window: Window, clock: Stopwatch
+    engine: Runner, tokenizer: Tokenizer, window: Window, clock: Stopwatch
 ) -> Generator[Draft, None, list[_Row]]:
     """Every canvas of every row; rows of more canvases than others go on alone."""
     rows, number = _rows(window), 0
@@ -306,7 +307,7 @@ def _texts(tokenizer: Tokenizer, window: Window, row: _Row) -> list[str]:
 
 
 def judge(
-    engine: Engine, window: Window, rows: Sequence[Sequence[Sequence[int]]]
+    engine: Runner, window: Window, rows: Sequence[Sequence[Sequence[int]]]
 ) -> Generator[None, None, list[float]]:
     """Mean log-probability, in nats, of each row under the causal pass: its holes' tokens, what is given between and behind them."""
     texts = []
@@ -321,7 +322,7 @@ def judge(
 
 @torch.inference_mode()
 def log_probs(
-    engine: Engine, before: Sequence[int], texts: Sequence[Sequence[int]]
+    engine: Runner, before: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> Generator[None, None, list[Tensor]]:
     """Log-probabilities, in nats, of every token of some texts that go on from `before` (one token at least): [T] each.
 

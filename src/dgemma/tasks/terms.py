@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import DenoiseConfig, Rules
-from ..engine.engine import Engine
 from ..engine.grammar import Grammar
+from ..engine.runner import Runner
 from ..errors import UsageError
 from ..text.stream import StopFinder
 from ..text.tokenizer import Tokenizer
@@ -44,7 +44,7 @@ class Terms:
     @classmethod
     def take(
         cls, settings: dict[str, Any], tokenizer: Tokenizer, denoise: DenoiseConfig, thinking: bool = False,
-        tools: Sequence[dict[str, Any]] | None = None, engine: Engine | None = None,
+        tools: Sequence[dict[str, Any]] | None = None, engine: Runner | None = None,
     ) -> Terms:  # fmt: skip
         """The terms among a request's settings, which are taken out. denoise: what holds where nothing is given.
 

@@ -6,7 +6,6 @@ pass. Trap: torch comes with the model, on its thread; an editor that waits for 
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -70,8 +69,8 @@ class LoadedGap:
         remote = self._remote = Remote(worker, watched=False)
         if self._closed:
             raise Cancelled
-        served, settings, longest = copy.copy(model), self._filler.settings, self._filler.longest
-        served.engine = remote
+        served = model.run_by(remote)
+        settings, longest = self._filler.settings, self._filler.longest
         canvas = settings.get("canvas_width") or model.config.canvas_length
         widths = default_widths(canvas, None if longest is None else min(longest, max(1, canvas // 2)))
         try:
