@@ -178,7 +178,7 @@ def asking(
         more = [inspect.Parameter(name, kind, default=defaults.get(name), annotation=option)
                 for name, option in (shared | options).items()]  # fmt: skip
         parameters = [p.replace(kind=kind) for p in own] + more
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         del command.__wrapped__  # or the signature of `verb` would be found behind it
         return command

@@ -100,7 +100,7 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of TCP, as h11_impl
         super().connection_made(transport)
         _send_at_once(transport)
         if not self._has_room():
@@ -288,9 +288,9 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
         lambda path, status: service.metrics.requests.labels(path, status).inc(),
     )
     config = uvicorn.Config(
-        app, http=functools.partial(Connection, limits=limits, shed=shed, idle=Idle()), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]
+        app, http=functools.partial(Connection, limits=limits, shed=shed, idle=Idle()), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]  # a partial of a class
         access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
-        timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]
+        timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]  # seconds as floats
     )  # fmt: skip
     return Server(config, service, ready)
 

@@ -11,7 +11,7 @@ import sys
 try:
     import resource
 except ModuleNotFoundError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # Windows has none
 
 PR_SET_DUMPABLE = 4
 

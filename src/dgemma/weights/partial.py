@@ -26,7 +26,7 @@ from .sums import digest
 try:
     import fcntl
 except ImportError:  # no such locks on Windows: two runs at once are then the user's own business
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module else
 
 MANIFEST, FOLDER = "manifest.json", "folder"
 

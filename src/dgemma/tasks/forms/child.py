@@ -21,7 +21,7 @@ from typing import IO, Any
 try:
     import resource
 except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module else
 
 MOST_MEMORY = 1 << 30  # bytes beyond what the vocabulary takes
 
