@@ -1,6 +1,6 @@
 """Two turns of a conversation: python examples/chat.py [MODEL]
 
-The shipped checkpoint knows the chat format and little of the world (README.md).
+The second question is understood from the first: a conversation is sent whole each time.
 """
 
 import sys
@@ -10,7 +10,7 @@ import dgemma
 model = dgemma.load(sys.argv[1] if len(sys.argv) > 1 else None)
 messages = []
 
-for question in ("What does os.path.join do?", "Show a line that uses it."):
+for question in ("What is the opposite of day?", "And of hot?"):
     messages.append({"role": "user", "content": question})
     reply = model.chat(messages, max_tokens=64)
     messages.append({"role": "assistant", "content": reply.content})

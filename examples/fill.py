@@ -4,8 +4,8 @@ import sys
 
 import dgemma
 
-PREFIX = "def mean(values):\n    total = 0\n    for value in values:\n        "
-SUFFIX = "\n    return total / len(values)\n"
+PREFIX = 'def even_numbers(numbers):\n    """Return the even numbers in numbers."""\n'
+SUFFIX = "\n\n\nprint(even_numbers([1, 2, 3, 4]))\n"
 
 model = dgemma.load(sys.argv[1] if len(sys.argv) > 1 else None)
 filling = model.fill(PREFIX, SUFFIX, seed=0)

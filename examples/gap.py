@@ -1,8 +1,6 @@
-"""A file with a gap: `dgemma fill examples/gap.py` writes what belongs at the marker."""
+def even_numbers(numbers):
+    """Return the even numbers in numbers."""
+<fill>
 
 
-def mean(values):
-    total = 0
-    for value in values:
-        <fill>
-    return total / len(values)
+print(even_numbers([1, 2, 3, 4]))

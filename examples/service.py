@@ -8,7 +8,7 @@ URL = "http://127.0.0.1:8256/v1/canvas"
 
 
 def main() -> None:
-    prompt = sys.argv[1] if len(sys.argv) > 1 else "def read_lines(path):"
+    prompt = sys.argv[1] if len(sys.argv) > 1 else "def double(n):"
     body = json.dumps({"task": "complete", "prompt": prompt, "max_tokens": 64}).encode()
     tokens: list[str] = []
     with urllib.request.urlopen(urllib.request.Request(URL, body)) as stream:

@@ -7,7 +7,7 @@ from dgemma.tasks.events import Committed, Draft
 
 model = dgemma.load(sys.argv[1] if len(sys.argv) > 1 else None)
 
-for event in model.stream("class Stack:\n", max_tokens=64):
+for event in model.stream("def double(n):\n", max_tokens=64):
     if isinstance(event, Draft):
         mean = sum(event.entropy) / len(event.entropy)
         start = "".join(event.pieces)[:50]

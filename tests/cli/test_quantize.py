@@ -173,4 +173,4 @@ def test_the_shipped_model_by_the_name_that_ls_gives_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["quantize", "(embedded)", str(tmp_path / "made"), "--format", "nvfp4", "--no-compare"]) == 0
-    assert "16.50 MB" in capsys.readouterr().out
+    assert " 8.79 MB " in capsys.readouterr().out

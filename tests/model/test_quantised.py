@@ -37,10 +37,10 @@ SHIPPED = {
     "fp8": MIXES["fp8"] | {"self_conditioning": Format("fp8")},
     "nvfp4": MIXES["nvfp4"],
     "int4": MIXES["int4"],
-    "int4 in 128, fp8 table": {"experts": Format("int4", 128), "embedding": Format("fp8")},
+    "int4 in 96, fp8 table": {"experts": Format("int4", 96), "embedding": Format("fp8")},
     "fp8, int8 table": MIXES["fp8"] | {"embedding": Format("int8")},
 }
-PROMPT = [2, *range(300, 4000, 150)]  # for the shipped model, whose numbers need no sense
+PROMPT = [2, *range(300, 2000, 70)]  # for the shipped model, whose numbers need no sense
 
 
 def config():

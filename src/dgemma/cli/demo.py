@@ -31,18 +31,19 @@ if TYPE_CHECKING:
 
 HOLD = 0.15  # seconds that a step stays on the screen; it takes a tenth of that
 BAR = 40  # cells of the longest bar
-QUESTION = "Write a function that returns the squares of the even numbers in a list. Use a loop."
+QUESTION = "Write a function that returns the sum of the even numbers in a list."
 NUMBERS = [1, 2, 3, 4, 10]
-BEFORE = 'def long_words(words):\n    """Return the words longer than 4 letters in words."""\n'
-AFTER = "\n\n\nprint(long_words(names))\n"
-DOCUMENT = "Shopping:\n- 19 peaches\n- 20 pears\n- 17 plums\n- 2 cherries\n"
-INSTRUCTION = "Change the pears to 25."
+BEFORE = 'def even_numbers(numbers):\n    """Return the even numbers in numbers."""\n'
+AFTER = "\n\n\nprint(even_numbers([1, 2, 3, 4]))\n"
+DOCUMENT = "Mia likes the brown kite in the shop.\n"
+INSTRUCTION = "Replace brown with pink."
 STATE = "I enjoyed this cheese."
 MOOD = {"mood": {"type": "choice", "instructions": "Which mood?", "criteria": ["positive", "negative"]}}
 RACE = (
-    "Write a function that returns the squares of the even numbers in a list. Use a loop.",
-    "Write a function that returns the words longer than 4 letters in a list. Use a loop.",
-    "Write a function that returns the doubles of the positive numbers in a list. Use a loop.",
+    QUESTION,
+    "Write a function that returns the squares of the numbers in a list.",
+    "Write a function that returns the words that start with 'h' in a list.",
+    "Write a function that returns the number of even numbers in a list.",
 )
 
 
@@ -124,7 +125,7 @@ class Stage:
         """A document changed by an instruction."""
         self.head("Edit", INSTRUCTION)
         edit = self.watch(self.model.stream_edit(DOCUMENT, INSTRUCTION))
-        diff = unified_diff(DOCUMENT, edit.text, "shopping.txt")
+        diff = unified_diff(DOCUMENT, edit.text, "letter.txt")
         write_text(paint_diff(diff or "nothing changed"))
         self.settled(len(edit.generation.token_ids), sum(edit.generation.steps))
 

@@ -22,7 +22,7 @@ from ..config import ModelConfig
 from ..config.sizes import short_count
 from ..errors import CheckpointError, DgemmaError, HubError
 from ..weights.layout import INDEX, Layout
-from ..weights.locate import EMBEDDED, GGUF, disk_size, locate
+from ..weights.locate import EMBEDDED, EMBEDDED_ABOUT, GGUF, disk_size, is_embedded, locate
 from ..weights.names import GROUPS, expected_tensors
 from ..weights.placement import formats_in
 from ..weights.plan import Memory, fit, machine
@@ -116,6 +116,8 @@ def _examine(report: Report, found: Source, label: str | None) -> tuple[ModelCon
         "generation": _generation_facts(report, found, config),
         "tokenizer": None if label else _tokenizer_facts(report, found, config),
     }
+    if is_embedded(found.place):
+        report.notes.append(EMBEDDED_ABOUT)
     if not label and _attempt(report, found.is_chat_tuned):
         report.notes.append("a chat template is there and never run: turns are written by dgemma's own code")
     return config, layout

@@ -39,8 +39,8 @@ class LoopConfig:
     decay: int = 0  # the last steps, over which the learning rate falls to zero
     warmup: int = 20
     seed: int = 0
-    matrix_lr: float = 0.02
-    other_lr: float = 0.006
+    matrix_lr: float = 0.01
+    other_lr: float = 0.003
     self_conditioning: float = 0.5  # share of steps that are conditioned on a first guess
     save_seconds: float = 120.0
     fused: bool = True

@@ -27,6 +27,10 @@ __all__ = ["GGUF", "cache_root", "disk_size", "storage"]
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
 EMBEDDED_NAME = "(embedded)"
+EMBEDDED_ABOUT = (
+    "the shipped checkpoint knows a small synthetic world and exists to show and to test the machinery; "
+    "asked about anything else, it is meant to say that it does not know"
+)
 PICTURES = "mmproj"  # llama.cpp keeps the part of a model that sees pictures in a file of its own, called so
 
 

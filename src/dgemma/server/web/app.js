@@ -82,8 +82,8 @@ function KeyForm({ done }) {
 
 /** What the model is, where it is one to play with. */
 function Demo() {
-  return html`<p class="demo" role="note">This is the small demo model that ships with dgemma: it shows how a canvas settles; do not
-    rely on what it writes. For another one: <code>dgemma serve -m NAME</code></p>`;
+  return html`<p class="demo" role="note">This is the small demo model that ships with dgemma: it knows a small made-up world and shows how a canvas settles;
+    do not rely on what it writes. For another one: <code>dgemma serve -m NAME</code></p>`;
 }
 
 function Chat({ messages, run, running, tuned }) {
