@@ -75,7 +75,7 @@ def test_the_module_runs_as_the_command_does() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["sing"], "there is no verb 'sing'; verbs: run, chat, fill"),
+        (["sing"], "there is no verb 'sing'; verbs: demo, run, chat"),
         (["--sing"], "No such option: --sing"),
         (["run", "--sing", "x"], "run: No such option: --sing"),
         (["run", "a", "b"], "run: Got unexpected extra argument"),

