@@ -124,7 +124,12 @@ def noise_of_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @oracle.needed
 @pytest.mark.parametrize(
     "break_it",
-    [hotter, counts_itself, keeps_what_it_had, noise_of_the_first_step],
+    [
+        hotter,
+        counts_itself,
+        pytest.param(keeps_what_it_had, marks=pytest.mark.slow),
+        pytest.param(noise_of_the_first_step, marks=pytest.mark.slow),
+    ],
     ids=lambda twin: twin.__name__,
 )
 def test_a_biased_twin_is_rejected(break_it, monkeypatch: pytest.MonkeyPatch) -> None:
