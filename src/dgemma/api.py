@@ -465,5 +465,7 @@ class Model:
 
 def _last(events: Iterator[Any], kind: type[T]) -> T:
     """What a stream ends with, which is of that kind."""
-    last: T = deque(events, maxlen=1).pop()
+    last = deque(events, maxlen=1).pop()
+    if not isinstance(last, kind):
+        raise RuntimeError(f"a stream ended with {type(last).__name__}, not with {kind.__name__}")
     return last

@@ -93,14 +93,17 @@ class Stage:
 
     def watch(self, events: Iterable[Any]) -> Any:
         """The last of the events; its drafts are shown as they come, slowed down where somebody sees them."""
-        last = None
+        last: Any = None
+        shown: tuple[int, int] | None = None  # canvas and step
         steps = self.model.denoise.max_denoising_steps
         control = self.model.tokenizer.control_ids
         with Screen(live=can_animate(), flows=False, max_steps=steps, control=control) as screen:
             for event in events:
                 if isinstance(event, Draft):
                     screen.draft(event)
-                    time.sleep(HOLD if can_animate() else 0)
+                    if can_animate() and (event.canvas, event.step) != shown:  # once for all candidates
+                        time.sleep(HOLD)
+                    shown = event.canvas, event.step
                 last = event
         return last
 
@@ -142,7 +145,7 @@ class Stage:
         """The same questions answered both ways."""
         self.head(
             "Race",
-            f"{len(RACE)} such questions, with the same weights, one word at a time and a canvas at a time",
+            f"{len(RACE)} such questions, with the same weights, one token at a time and a canvas at a time",
         )
         result = _race(self.model)
         sides = {"token by token": result.autoregressive, "by canvas": result.canvas}
