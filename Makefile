@@ -35,10 +35,12 @@ test-all:
 test-clients: $(VENV)/.installed-test
 	DGEMMA=$(BIN)/dgemma PYTHON=$(BIN)/python scripts/clients.sh $(NAMES)
 
-# Lint and layout of the Python files; the tests hold the layers of the packages.
+# Lint, layout, types and the figures of style; the tests hold the layers of the packages.
 check: $(VENV)/.installed-check
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+	$(BIN)/python scripts/style.py
+	$(BIN)/mypy --no-error-summary
 
 # Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
 check-install:
@@ -64,8 +66,8 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/pyth
 	$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-check: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/.*"\(ruff==[0-9.]*\)".*/\1/p' pyproject.toml)"
+$(VENV)/.installed-check: $(VENV)/.installed-test
+	$(PIP) -e '.[check]'
 	@touch $@
 
 $(BIN)/python:

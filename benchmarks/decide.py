@@ -58,7 +58,7 @@ def main() -> None:
         )
         print(f"{count} questions: {first:.0f} ms, {again:.0f} ms again")
     print(
-        f"generated: {milliseconds(lambda number: model.generate(text, 16, number), options.rounds):.0f} ms"
+        f"generated: {milliseconds(lambda number: model.generate(text, 16, seed=number), options.rounds):.0f} ms"
     )
 
 

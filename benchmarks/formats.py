@@ -27,9 +27,9 @@ from world_prompts import Answer, by_canvas, prompts, same, summary
 
 import dgemma
 from dgemma.cli.eval import scores
+from dgemma.hub.locate import EMBEDDED_NAME
 from dgemma.train.evaluate import Score, held_out_texts
 from dgemma.train.world import World
-from dgemma.weights.locate import EMBEDDED_NAME
 
 RESULTS = Path(__file__).parent / "results" / "formats.csv"
 BASE = "bf16"

@@ -30,8 +30,9 @@ import dgemma
 from dgemma.engine import rules
 from dgemma.engine.grammar import project
 from dgemma.errors import UsageError
-from dgemma.server.worker import Remote, Worker
-from dgemma.tasks.structured import Form, form
+from dgemma.server.engine_proxy import EngineProxy
+from dgemma.server.worker import Worker
+from dgemma.tasks.structured import OutputConstraint, output_constraint
 
 CANVAS, STEPS, CANVASES = 64, 4, 3
 FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
@@ -228,7 +229,7 @@ def property_run(
         name, value = next(iter(asked.items()))
         start = time.process_time()
         try:
-            made = form(name, value, model.tokenizer, ends)
+            made = output_constraint(name, value, model.tokenizer, ends)
         except UsageError as error:
             text = str(error)
             verdict = (
@@ -297,8 +298,8 @@ def beside(model: dgemma.Model, asked: dict[str, Any]) -> tuple[float, float, fl
     """
     worker, searched, stepped = Worker(model.engine), Held(), Held()
     worker.start()
-    search, step = Form._search_on, rules.project
-    Form._search_on, rules.project = searched.timed(search), stepped.timed(step)
+    search, step = OutputConstraint._search_on, rules.project
+    OutputConstraint._search_on, rules.project = searched.timed(search), stepped.timed(step)
     one = threading.Thread(
         target=lambda: _served(model, worker).generate("Answer:", 96, seed=3, eos_token_id=(1,), **asked)
     )
@@ -309,7 +310,7 @@ def beside(model: dgemma.Model, asked: dict[str, Any]) -> tuple[float, float, fl
         one.join()
         seconds = worker.call(time.thread_time) - start
     finally:
-        Form._search_on, rules.project = search, step
+        OutputConstraint._search_on, rules.project = search, step
         worker.stop()
     others = seconds - searched.seconds - stepped.seconds
     return searched.seconds, stepped.seconds, others, model.engine.passes - before
@@ -319,7 +320,7 @@ def _served(model: dgemma.Model, worker: Worker) -> dgemma.Model:
     import copy
 
     served = copy.copy(model)
-    served.engine = Remote(worker)
+    served.engine = EngineProxy(worker)
     return served
 
 

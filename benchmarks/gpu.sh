@@ -29,7 +29,7 @@ export DGEMMA_COMMIT
 unset TRITON_INTERPRET DGEMMA_KERNELS
 
 DEVICE=cuda
-TESTS=(tests/kernels/test_*_triton.py)
+TESTS=(tests/kernels/triton/test_*.py)
 CHECK=()
 SHAPE=(--shape diffusiongemma-26b)
 LONG=(--longest 16384)

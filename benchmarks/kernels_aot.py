@@ -28,17 +28,15 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dgemma.kernels import (
-    attention_triton,
-    heads_triton,
-    matmul_triton,
-    moe_triton,
-    norm_triton,
-    operands_triton,
-    rounding_triton,
-    router_triton,
-    vocab_triton,
-)
+from dgemma.kernels.triton import attention as attention_triton
+from dgemma.kernels.triton import heads as heads_triton
+from dgemma.kernels.triton import matmul as matmul_triton
+from dgemma.kernels.triton import moe as moe_triton
+from dgemma.kernels.triton import norm as norm_triton
+from dgemma.kernels.triton import operands as operands_triton
+from dgemma.kernels.triton import rounding as rounding_triton
+from dgemma.kernels.triton import router as router_triton
+from dgemma.kernels.triton import vocab as vocab_triton
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120, 121)
 RESULTS = Path(__file__).parent / "results" / "kernels_aot.csv"

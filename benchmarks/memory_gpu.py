@@ -30,7 +30,7 @@ from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.config.sizes import parse_bytes
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, StepRecord
-from dgemma.weights.placement import bytes_in, formats_in, placement
+from dgemma.memory.placement import bytes_in, formats_in, placement
 from dgemma.weights.source import source
 
 
@@ -68,7 +68,7 @@ def measured(
     model = dgemma.load(folder, device, "bfloat16", memory=memory)
     synchronise(device)
     loaded, times = time.perf_counter() - began, []
-    engine = Engine(model.net, EngineConfig(memory=model.engine.slots.budget, prefix_cache=0))
+    engine = Engine(model.net, EngineConfig(memory=model.engine.scheduler.budget, prefix_cache=0))
     ids = torch.randint(
         0, model.config.vocab_size, (prompt,), generator=torch.Generator().manual_seed(1)
     ).tolist()

@@ -41,11 +41,11 @@ from triton.backends.compiler import GPUTarget
 from dgemma.bench.roofline import Weights, work_by_operation
 from dgemma.bench.shapes import shape
 from dgemma.config import DenoiseConfig, EngineConfig, LayerConfig, ModelConfig
-from dgemma.config.formats import PLAIN, recipe
+from dgemma.config.formats import PLAIN, quant_config
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request
-from dgemma.kernels import matmul_triton
-from dgemma.kernels.operands_triton import rows_of
+from dgemma.kernels.triton import matmul as matmul_triton
+from dgemma.kernels.triton.operands import rows_of
 from dgemma.model.build import build_random
 from dgemma.weights.names import expected_tensors
 
@@ -143,7 +143,7 @@ def uses(config: ModelConfig, kernels: Mapping[str, kernels_aot.Kernel], form: s
     ]
     found += of_experts(config, kernels, form, card)
     for operation in ("attention", "dense"):
-        if operation in recipe(form):
+        if operation in quant_config(form):
             found += of_products(config, kernels, operation, form, card)
     every = sum(cached(config, layer) for layer in config.layers)
     for layer, count in Counter(config.layers).items():
@@ -325,7 +325,7 @@ def predict(
     own = uses(config, kernels, form, card)
     memory, tensor = card.gb_per_second * 1e9, card.tflops * 1e12
     few = (
-        {"experts", *(OPERATION[group] for group in recipe(form) if group in OPERATION)}
+        {"experts", *(OPERATION[group] for group in quant_config(form) if group in OPERATION)}
         if form != PLAIN
         else set()
     )
@@ -368,7 +368,7 @@ def predict(
 
 def weights_of(config: ModelConfig, form: str) -> Weights:
     """Bytes per weight, scales included, of the groups that a format's recipe names."""
-    formats, held, elements = recipe(form), Counter(), Counter()
+    formats, held, elements = quant_config(form), Counter(), Counter()
     for target in expected_tensors(config).values():
         if target.group in formats and len(target.shape) > 1:
             held[target.group] += formats[target.group].nbytes(target.shape)
@@ -379,7 +379,8 @@ def weights_of(config: ModelConfig, form: str) -> Weights:
 def rounded_products(config: ModelConfig, form: str) -> int:
     """Products of a step with weights in few bits; those of all experts of a layer are two. As many as the plain model's have."""
     return sum(
-        target.group in recipe(form) and len(target.shape) > 1 for target in expected_tensors(config).values()
+        target.group in quant_config(form) and len(target.shape) > 1
+        for target in expected_tensors(config).values()
     )
 
 

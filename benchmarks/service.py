@@ -99,7 +99,7 @@ def latency(count: int) -> None:
 def in_python(model: dgemma.Model, prompt: str) -> tuple[float, float]:
     """(seconds to the first committed text, to the end), on the thread that the service uses too."""
     start, first = time.perf_counter(), 0.0
-    for event in model.stream(prompt, TOKENS, 1):
+    for event in model.stream(prompt, TOKENS, seed=1):
         if isinstance(event, Committed) and not first:
             first = time.perf_counter() - start
     return first, time.perf_counter() - start

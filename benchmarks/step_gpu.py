@@ -3,7 +3,7 @@
     python benchmarks/step_gpu.py [--shape diffusiongemma-26b] [--rounds 2] [--steps 16] [--prompt 1024] [--tokens 1024]
                                   [--experts NAME] [--no-compiled] [--device cuda] [--dtype bfloat16] [--results FILE.csv]
 
-The weights are random, made on the device; the oracle is built without any and gets ours, so 51.6 GB serve both. Recipe fixed16:
+The weights are random, made on the device; the oracle is built without any and gets ours, so 51.6 GB serve both. Workload fixed16:
 random prompt tokens, sixteen steps for every canvas, no end token. Both run the way their users run them: our engine, its `generate`
 with the dynamic cache, and then once more with its static cache, which is what it compiles for. A step lasts from one draft to the
 next; a canvas's first step, which reads what came before it, is left out. Medians and 95th percentiles are over all other steps of
@@ -30,7 +30,7 @@ from about import ROOT, append, commit
 from reference import generate
 
 from dgemma.bench import oracle, roofline, shapes
-from dgemma.bench.recipes import recipes
+from dgemma.bench.workloads import workloads
 from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import CommitRecord, Request, StepRecord
@@ -124,8 +124,8 @@ def requests_of(model: DiffusionGemma, options: argparse.Namespace) -> tuple[Req
     config = model.config
 
     def one(tokens: int) -> Request:
-        (recipe,) = recipes("fixed16", config, DenoiseConfig(), tokens=tokens, prompt=options.prompt)
-        asked = recipe.requests[0]
+        (workload,) = workloads("fixed16", config, DenoiseConfig(), tokens=tokens, prompt=options.prompt)
+        asked = workload.requests[0]
         return Request(asked.prompt_ids, tokens, 0, asked.config.replace(max_denoising_steps=options.steps))
 
     return one(options.tokens), one(config.canvas_length)

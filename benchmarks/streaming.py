@@ -5,7 +5,7 @@
 Writes a random checkpoint of the shape (once, into --folder), puts it into each format with `dgemma quantize`, and runs the same
 request in processes of their own: once in memory, twice with `memory=` half of the weights' bytes: with the files in the system's cache,
 and with their pages dropped before every step. The limit is the kernel's (RLIMIT_DATA): private writable memory above what
-the process had with torch and dgemma imported and one product done may be half of the weights' bytes, or an allocation fails. Mapped pages
+the process had with torch and dgemma imported and one product done may be half of the weights' bytes, or an allocation fails. MmapOffload pages
 are read-only and shared with the system's cache: they are not in that number, and RssFile, printed beside it, says how many were
 there at the end. Rows go to benchmarks/results/streaming.csv.
 """
@@ -65,7 +65,7 @@ def child(folder: Path, memory: int, steps: int, canvas: int, cold: bool) -> dic
     prompt = torch.randint(
         0, model.config.vocab_size, (canvas,), generator=torch.Generator().manual_seed(1)
     ).tolist()
-    engine = Engine(model.net, EngineConfig(memory=model.engine.slots.budget))
+    engine = Engine(model.net, EngineConfig(memory=model.engine.scheduler.budget))
     ticket, times, most, tokens = engine.submit(Request(tuple(prompt), canvas, 0, config)), [], 0, []
     while not engine.idle:
         if cold:
@@ -81,7 +81,7 @@ def child(folder: Path, memory: int, steps: int, canvas: int, cold: bool) -> dic
                 tokens += record.token_ids
     return {
         "tokens": tokens, "step_ms": 1e3 * sorted(times)[len(times) // 2], "load_s": loaded, "anonymous": most - anonymous,
-        "mapped": status("RssFile"), "layers": len(getattr(model.net.layers.arrivals, "following", ())), "notes": model.notes,
+        "mapped": status("RssFile"), "layers": len(getattr(model.net.layers.offload, "following", ())), "notes": model.notes,
     }  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def fill(
     answers = []
     for seed, example in enumerate(examples):
         start, end = example.gap
-        filled = model.fill(example.text[:start], example.text[end:], seed, widths=widths)
+        filled = model.fill(example.text[:start], example.text[end:], seed=seed, widths=widths)
         answers.append(Answer(example, filled.text, filled.generation.token_ids, filled.row_steps))
     return judged(answers)
 

@@ -88,7 +88,7 @@ def settle(asked: argparse.Namespace) -> list[list[Text]]:
     if asked.fill is not None:
         return _settle_gap(model, asked)
     prompt = seen(asked.prompt.encode("utf-8", "surrogateescape"))
-    events = list(model.stream(prompt, asked.max_tokens, asked.seed))
+    events = list(model.stream(prompt, asked.max_tokens, seed=asked.seed))
     before, frames = Text().append(prompt, STYLES["noise"]), []
     spent, tokens, steps, passes = 0.0, 0, [], 0
     end = next(event for event in events if isinstance(event, Generation))
@@ -111,7 +111,7 @@ def settle(asked: argparse.Namespace) -> list[list[Text]]:
 def _settle_gap(model: Any, asked: argparse.Namespace) -> list[list[Text]]:
     data = asked.fill.read_bytes()
     prefix, suffix = cut(data, MARKER.encode(), f"'{asked.fill}'")
-    events = list(model.stream_fill(seen(prefix), seen(suffix), asked.seed))
+    events = list(model.stream_fill(seen(prefix), seen(suffix), seed=asked.seed))
     filling = next(event for event in events if isinstance(event, Filling))
     best, control = _winner(events, filling, model), model.tokenizer.control_ids
     frames = []

@@ -1,6 +1,6 @@
 """Hypothesis without its 200 ms deadline: a busy machine must not decide whether a test passes. Triton in its interpreter.
 
-DGEMMA_TEST_DEVICE=cuda runs the tests of Triton's forms (kernels/test_*_triton.py) on a card instead, compiled: their tensors are
+DGEMMA_TEST_DEVICE=cuda runs the tests of Triton's forms (kernels/triton) on a card instead, compiled: their tensors are
 made there, and their generators with `torch.Generator(DEVICE)`, which torch's default device does not reach. Trap: with
 DGEMMA_KERNELS=triton around them the references would be the kernels themselves, so it is taken away; tests that want it set it.
 """
@@ -25,7 +25,7 @@ settings.load_profile("no deadline")
 @pytest.fixture(autouse=True, scope="module")
 def on_the_device(request: pytest.FixtureRequest) -> Iterator[None]:
     name = request.module.__name__
-    if DEVICE == "cpu" or not (name.startswith("tests.kernels.") and name.endswith("_triton")):
+    if DEVICE == "cpu" or not name.startswith("tests.kernels.triton."):
         yield
         return
     import torch

@@ -6,6 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from .closeness import assert_close as assert_close
+from .closeness import closeness as closeness
+from .closeness import is_close as is_close
+
 DEVICE = os.environ.get(
     "DGEMMA_TEST_DEVICE", "cpu"
 )  # where the tests of Triton's forms make their tensors; see conftest.py
@@ -92,37 +96,6 @@ def lively_model(config, seed: int = 0, dtype: str = "float32", sharpness: float
             )  # attention scores of deviation 3 whatever the head dim
         tensor.copy_(draw * sharpness if name == "norm.weight" else draw)
     return model.to(getattr(torch, dtype))
-
-
-def closeness(got, want) -> tuple[float, float]:
-    """(largest relative error, RMS relative error); elements smaller than the RMS are measured against the RMS."""
-    got, want = got.double(), want.double()
-    assert got.shape == want.shape, f"shapes {tuple(got.shape)} and {tuple(want.shape)}"
-    error, rms = (got - want).abs(), want.square().mean().sqrt()
-    return float((error / want.abs().clamp_min(rms)).max()), float(error.square().mean().sqrt() / rms)
-
-
-# bfloat16: 0.25 was measured on a CPU with bf16 units (AVX512_BF16), less on one without
-LARGEST = {
-    "float64": 1e-10,
-    "float32": 1e-4,
-    "bfloat16": 0.4,
-    "float16": 0.03,
-}  # RMS limits: a quarter of these
-
-
-def is_close(got, want, dtype: str = "float32", spread: float = 0.0) -> bool:
-    """Whether both errors stay within the fixed limits of `dtype` (or a `spread` measured on the reference itself)."""
-    largest, rms = closeness(got, want)
-    limit = max(LARGEST[dtype], spread)
-    return largest <= limit and rms <= limit / 4
-
-
-def assert_close(got, want, dtype: str = "float32", spread: float = 0.0) -> None:
-    largest, rms = closeness(got, want)
-    assert is_close(got, want, dtype, spread), (
-        f"largest relative error {largest:.2e}, RMS {rms:.2e} ({dtype})"
-    )
 
 
 def chi_square(observed, expected) -> float:

@@ -1,5 +1,5 @@
 """The C kernels for tests on any x86-64 Linux with a C compiler: as installed, or, where the processor has no AVX-512, built from the same
-sources with each AVX-512 register as two of AVX2 (kernels/avx2/immintrin.h).
+sources with each AVX-512 register as two of AVX2 (kernels/c/avx2/immintrin.h).
 
 A module of tests has `DTYPES = dtypes()` and the fixture `native_kernels`, which makes dgemma use them while one of its tests runs.
 """
@@ -20,9 +20,11 @@ import pytest
 import torch
 
 import hatch_build
-from dgemma.kernels import matmul, native, select
+from dgemma.kernels import select
+from dgemma.kernels.c import native
+from dgemma.kernels.ops import matmul
 
-EMULATED = Path(__file__).parent / "kernels" / "avx2"
+EMULATED = Path(__file__).parent / "kernels" / "c" / "avx2"
 FLAGS = ("-O2", "-std=gnu11", "-march=x86-64-v3", "-Wno-psabi", f"-I{EMULATED}", "-shared", "-fPIC")
 skip = pytest.mark.skip("no C kernels: see hatch_build.py")
 

@@ -92,9 +92,9 @@ def encode(oracle: Any, ids: Sequence[int], cache: Any) -> Any:
 
 
 @torch.no_grad()
-def logits(oracle: Any, cache: Any, canvas: Tensor, previous: Tensor | None = None) -> Tensor:
+def logits(oracle: Any, cache: Any, canvas: Tensor, prev_probs: Tensor | None = None) -> Tensor:
     """Soft-capped logits [C, V] of one row's canvas [C]; previous: the last step's processed logits [C, V]."""
-    condition = None if previous is None else previous[None]
+    condition = None if prev_probs is None else prev_probs[None]
     kept = kept_in(oracle, cache)
     return oracle(decoder_input_ids=canvas[None], self_conditioning_logits=condition, **kept).logits[0]
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import dgemma
+from dgemma.engine.requests import Request
 from dgemma.errors import CheckpointError, NumericsError, UsageError
 from dgemma.tasks.events import Committed, Draft, Generation
-from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
+from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE, again
 from tests.helpers import assert_close, tiny_checkpoint
 
 
@@ -95,7 +96,7 @@ def test_the_default_length_says_that_it_cut(model: dgemma.Model) -> None:
         ({"canvas_width": 13}, "canvas_width 13"),
         ({"eos_token_id": (1, 280)}, "eos_token_id 280"),
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"heat": 1.0}, "unknown sampler setting 'heat'"),
+        ({"heat": 1.0}, "unknown parameter 'heat'"),
         ({"top_p": 2}, "top_p is 2"),
         ({"stop": [3]}, "stop string"),
         ({"bad_words": ["x"], "regex": "a"}, "together"),
@@ -187,7 +188,7 @@ def test_a_model_without_weights_says_so(tmp_path: Path) -> None:
 
 def test_an_answer_without_text_is_drawn_once_more(model: dgemma.Model) -> None:
     """Any token ends the answer here, so that its one token decides whether there is text."""
-    answers = [model.generate("abc", 12, seed, eos_token_id=tuple(range(280))) for seed in range(40)]
+    answers = [model.generate("abc", 12, seed=seed, eos_token_id=tuple(range(280))) for seed in range(40)]
     again = [found for seed, found in enumerate(answers) if found.seed == seed + 1]
     assert again, "no seed gave an empty answer; the test shows nothing"
     for found in answers:
@@ -245,9 +246,9 @@ def test_a_chat_is_marked_where_its_turns_begin_and_a_text_nowhere(model: dgemma
     monkeypatch.setattr(model.engine, "submit", lambda request: (asked.append(request), submit(request))[1])
     talk = [{"role": role, "content": "<|turn>hi"} for role in ("system", "user", "assistant", "user")]
     model.chat(talk, max_tokens=12)
-    marks, ids = asked[0].marks, asked[0].prompt_ids
-    assert len(marks) == 5, "four messages and the turn that is to be written"
-    assert [model.tokenizer.decode(ids[place + 1 : place + 5]) for place in marks] == [
+    resume_points, ids = asked[0].resume_points, asked[0].prompt_ids
+    assert len(resume_points) == 5, "four messages and the turn that is to be written"
+    assert [model.tokenizer.decode(ids[place + 1 : place + 5]) for place in resume_points] == [
         "syst",
         "user",
         "mode",
@@ -256,7 +257,7 @@ def test_a_chat_is_marked_where_its_turns_begin_and_a_text_nowhere(model: dgemma
     ]
     asked.clear()
     model.generate("<|turn>hi", 12)
-    assert asked[0].marks == ()
+    assert asked[0].resume_points == ()
 
 
 def test_importing_dgemma_does_not_import_torch() -> None:
@@ -283,3 +284,28 @@ def test_an_answer_shorter_than_half_a_canvas_gets_a_narrow_one(tmp_path: Path) 
     assert widths(max_tokens=14, canvas_width=64) == {64} and widths(max_tokens=14, canvas_width=5) == {5}
     result = model.generate_ids([1, 2, 3], max_tokens=14, max_denoising_steps=2)
     assert len(result.canvases[0]) == 64, "ids are for those who study the model: nothing is chosen for them"
+
+
+LAST_SEED = 2**63 - 1
+
+
+def test_an_answer_that_is_drawn_again_has_the_first_seed_behind_the_last() -> None:
+    assert [again(Request((1,), 1, seed)).seed for seed in (0, LAST_SEED)] == [1, 0]
+
+
+def test_windows_of_an_edit_go_on_behind_the_last_seed(
+    model: dgemma.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = "".join(f"line {number} = value\n" for number in range(12))
+    seen, submit = [], model.engine.submit
+    monkeypatch.setattr(
+        model.engine, "submit", lambda request: (seen.append(request.seed), submit(request))[1]
+    )
+    edit = model.edit(document, seed=LAST_SEED, spans=[(5, 6), (90, 91), (170, 171)], max_denoising_steps=2)
+    assert len(edit.changes) == 3 and {LAST_SEED, 0, 1} <= set(seen) <= {LAST_SEED, 0, 1, 2}
+
+
+def test_a_gap_that_stays_empty_wraps_as_well(model: dgemma.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgemma.tasks.pinned._texts", lambda *_: [""])
+    filling = model.fill("abc", "xyz" * 5, seed=LAST_SEED, widths=[2])
+    assert (filling.generation.seed, filling.generation.notes[:1]) == (0, [EMPTY_TWICE])

@@ -23,7 +23,7 @@ LATER = {  # run by other tests
     "dgemma chat": "asks a keyboard: tests/cli/test_chat.py",
     "dgemma serve": "runs until it is ended: tests/server",
     "dgemma lsp": "asks an editor: tests/server/lsp",
-    "dgemma pull google/diffusiongemma-26B-A4B-it": "the hub, 52 GB: tests/weights/test_pull.py",
+    "dgemma pull google/diffusiongemma-26B-A4B-it": "the hub, 52 GB: tests/hub/test_pull.py",
 }
 
 

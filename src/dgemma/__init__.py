@@ -4,15 +4,17 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 _API = ("load", "Model", "ModelInfo")
+_PARAMS = ("GenerationParams",)
 _EVENTS = (
     "Change", "Committed", "Decision", "Decisions", "Draft", "Edit", "Filling", "Generation", "Reply", "TokenLogProbs", "ToolCall",
 )  # fmt: skip
-__all__ = [*_API, *_EVENTS, "errors", "__version__"]
+__all__ = [*_API, *_PARAMS, *_EVENTS, "errors", "__version__"]
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers
     from . import errors as errors
     from .api import Model as Model
     from .api import load as load
+    from .config import GenerationParams as GenerationParams
     from .model.info import ModelInfo as ModelInfo
     from .tasks.events import Change as Change
     from .tasks.events import Committed as Committed
@@ -29,10 +31,18 @@ if TYPE_CHECKING:  # the same names, for editors and type checkers
 
 def __getattr__(name: str) -> object:
     # Late imports: `import dgemma` and `dgemma --help` must not pay for torch (0.8-2 s).
+    if name == "ModelInfo":
+        from .model.info import ModelInfo
+
+        return ModelInfo
     if name in _API:
         from . import api
 
         return getattr(api, name)
+    if name in _PARAMS:
+        from . import config
+
+        return getattr(config, name)
     if name in _EVENTS:
         from .tasks import events
 

@@ -36,13 +36,19 @@ class LengthError(UsageError):
 
 
 class CheckpointError(DgemmaError):
-    """A checkpoint that is incomplete, damaged or unknown; names the file and, where there is one, the tensor."""
+    """A checkpoint that is incomplete, damaged or unknown.
+
+    Names the file and, where there is one, the tensor.
+    """
 
     exit_code = 3
 
 
 class ConfigError(CheckpointError):
-    """A `config.json`, `generation_config.json` or tokenizer that this build does not understand; names the key."""
+    """A `config.json`, `generation_config.json` or tokenizer that this build does not understand.
+
+    Names the key.
+    """
 
 
 class HubError(DgemmaError):
@@ -64,13 +70,23 @@ class NumericsError(DgemmaError):
 
 
 class DeviceError(DgemmaError):
-    """The device, or the thread that drives it, failed for good; nothing is answered until the process is started again."""
+    """The device, or the thread that drives it, failed for good.
+
+    Nothing is answered until the process is started again.
+    """
 
     exit_code = 7
 
 
+class Cancelled(Exception):
+    """Nobody waits for this answer any more. No user meets it: it ends the work, from whichever thread."""
+
+
 def is_panic(error: BaseException) -> bool:
-    """Whether a Rust library gave up. PyO3 derives its panics from BaseException: `except Exception` does not see them."""
+    """Whether a Rust library gave up.
+
+    PyO3 derives its panics from BaseException: `except Exception` does not see them.
+    """
     return any(kind.__name__ == "PanicException" for kind in type(error).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""The bench: its arithmetic against sums by hand, its recipes, and one run through the command."""
+"""The bench: its arithmetic against sums by hand, its workloads, and one run through the command."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgemma.bench.measure import measure, watch
-from dgemma.bench.recipes import NAMES, recipes
 from dgemma.bench.roofline import OPERATIONS, Machine, Work, total, work_by_operation, work_of
 from dgemma.bench.shapes import random_model, shape
+from dgemma.bench.workloads import NAMES, workloads
 from dgemma.cli.main import main
 from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.engine import Engine
@@ -40,18 +40,18 @@ def test_the_work_of_a_pass_is_that_of_its_matrices() -> None:
         - model.embed.weight.numel()
     )
     chosen = experts * CONFIG.top_k_experts / CONFIG.num_experts
-    one = work_of(CONFIG, 4, clean=0, canvas=8, believing=0, context=0, rows=1)
+    one = work_of(CONFIG, 4, clean=0, canvas=8, conditioned=0, context=0, rows=1)
     attention = sum(4 * CONFIG.num_attention_heads * layer.head_dim * 8 * 8 for layer in CONFIG.layers)
     head = 2 * 8 * model.embed.weight.numel()
     assert one.flops == pytest.approx(2 * 8 * (matrices + chosen) + attention + head)
-    more = work_of(CONFIG, 4, clean=0, canvas=8, believing=8, context=0, rows=1)
+    more = work_of(CONFIG, 4, clean=0, canvas=8, conditioned=8, context=0, rows=1)
     assert more.flops - one.flops == pytest.approx(head + 2 * 8 * conditioning)
 
 
 def test_with_enough_rows_every_weight_is_read_once() -> None:
     model = build(CONFIG)
     norms = sum(p.numel() for p in model.parameters() if p.dim() < 2)
-    work = work_of(CONFIG, 2, clean=500, canvas=0, believing=0, context=0, rows=1)
+    work = work_of(CONFIG, 2, clean=500, canvas=0, conditioned=0, context=0, rows=1)
     cached = sum(2 * layer.num_key_value_heads * layer.head_dim * 500 for layer in CONFIG.layers)
     conditioning = sum(
         p.numel() for n, p in model.named_parameters() if "self_conditioning" in n and p.dim() == 2
@@ -76,8 +76,8 @@ def test_operations_add_up_to_the_pass(
     clean: int, canvas: int, believes: bool, context: int, rows: int, size: int
 ) -> None:
     """Against the pass summed layer by layer, as it was before it was split."""
-    believing, tokens = canvas * believes, clean + canvas
-    found = dict(work_by_operation(CONFIG, size, clean, canvas, believing, context, rows))
+    conditioned, tokens = canvas * believes, clean + canvas
+    found = dict(work_by_operation(CONFIG, size, clean, canvas, conditioned, context, rows))
     assert tuple(found) == OPERATIONS
     hidden, vocab, top, count = (
         CONFIG.hidden_size,
@@ -86,8 +86,8 @@ def test_operations_add_up_to_the_pass(
         CONFIG.num_experts,
     )
     conditioning = 3 * hidden * CONFIG.intermediate_size
-    flops = 2 * hidden * vocab * (canvas + believing) + 2 * conditioning * believing
-    elements = vocab * hidden + vocab * (canvas + believing) + conditioning * (believing > 0)
+    flops = 2 * hidden * vocab * (canvas + conditioned) + 2 * conditioning * conditioned
+    elements = vocab * hidden + vocab * (canvas + conditioned) + conditioning * (conditioned > 0)
     for layer in CONFIG.layers:
         keys = layer.num_key_value_heads * layer.head_dim
         matrices = hidden * (
@@ -101,7 +101,7 @@ def test_operations_add_up_to_the_pass(
             + 4 * CONFIG.num_attention_heads * layer.head_dim * tokens * seen
         )
         elements += matrices + rows * 2 * keys * seen + count * (1 - (1 - top / count) ** tokens) * expert
-    for got in (total(found.values()), work_of(CONFIG, size, clean, canvas, believing, context, rows)):
+    for got in (total(found.values()), work_of(CONFIG, size, clean, canvas, conditioned, context, rows)):
         assert got.flops == pytest.approx(flops, rel=1e-12) and got.bytes == pytest.approx(
             size * elements, rel=1e-12
         )
@@ -131,22 +131,22 @@ def test_random_weights_are_finite_and_lively() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_are_requests_that_fit(name: str) -> None:
     found = list(
-        recipes(
+        workloads(
             name, CONFIG, DenoiseConfig(eos_token_id=None), prompts=[[1, 2]], longest=4096, most=4, tokens=32
         )
     )
-    assert found and all(request.check(CONFIG) is None for recipe in found for request in recipe.requests)
+    assert found and all(request.check(CONFIG) is None for workload in found for request in workload.requests)
     if name == "load":
-        assert [len(recipe.requests) for recipe in found] == [1, 2, 4]
+        assert [len(workload.requests) for workload in found] == [1, 2, 4]
     if name == "short":
         assert found[0].requests[0].max_tokens == 14
 
 
 def test_fixed16_takes_sixteen_steps_and_its_passes_are_all_seen() -> None:
     model = lively_model(CONFIG, seed=1)
-    (recipe,) = recipes("fixed16", CONFIG, DenoiseConfig(), tokens=3 * CONFIG.canvas_length, prompt=40)
+    (workload,) = workloads("fixed16", CONFIG, DenoiseConfig(), tokens=3 * CONFIG.canvas_length, prompt=40)
     engine = Engine(model, EngineConfig(prefill_chunk=16, prefix_cache=0))
-    seen = watch(engine, recipe, SLOW)
+    seen = watch(engine, workload, SLOW)
     assert seen.steps == [16] * 3 and seen.tokens == 3 * CONFIG.canvas_length
     assert (
         len(seen.seconds) == engine.passes == 2 + 48
@@ -159,8 +159,8 @@ def test_fixed16_takes_sixteen_steps_and_its_passes_are_all_seen() -> None:
 
 def test_a_row_adds_up() -> None:
     model = lively_model(CONFIG, seed=1)
-    *_, recipe = recipes("load", CONFIG, DenoiseConfig(), tokens=CONFIG.canvas_length, prompt=40, most=2)
-    row = measure(model, recipe, SLOW, EngineConfig())
+    *_, workload = workloads("load", CONFIG, DenoiseConfig(), tokens=CONFIG.canvas_length, prompt=40, most=2)
+    row = measure(model, workload, SLOW, EngineConfig())
     assert row.requests == 2 and row.steps_per_canvas == 16
     assert row.tokens_per_second == pytest.approx(2 * row.tokens_per_second_each)
     assert 0 < row.step_ms <= row.step_p95_ms and 0 < row.first_draft_ms < row.first_text_ms

@@ -11,8 +11,8 @@ import torch
 
 from dgemma.bench import profile as profiling
 from dgemma.bench.profile import FUNCTIONS, MODULES, REST, STEP, Clock, listening, profile
-from dgemma.bench.recipes import Recipe, recipes
 from dgemma.bench.roofline import OPERATIONS, Machine
+from dgemma.bench.workloads import Workload, workloads
 from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.engine import Engine
 from dgemma.model.dgemma import DiffusionGemma
@@ -22,16 +22,16 @@ CONFIG = dataclasses.replace(tiny_config("SSF"), max_position_embeddings=4096)
 MACHINE = Machine(1e12, 1e12)  # faster than any that runs this
 
 
-def fixed16() -> tuple[DiffusionGemma, Recipe]:
-    (recipe,) = recipes("fixed16", CONFIG, DenoiseConfig(), tokens=2 * CONFIG.canvas_length, prompt=40)
-    return lively_model(CONFIG, seed=1), recipe
+def fixed16() -> tuple[DiffusionGemma, Workload]:
+    (workload,) = workloads("fixed16", CONFIG, DenoiseConfig(), tokens=2 * CONFIG.canvas_length, prompt=40)
+    return lively_model(CONFIG, seed=1), workload
 
 
-def heard(model: DiffusionGemma, recipe: Recipe) -> Counter[str]:
+def heard(model: DiffusionGemma, workload: Workload) -> Counter[str]:
     """How often each operation was timed in one run."""
     clock, engine = Clock(model.device), Engine(model, EngineConfig(prefix_cache=0))
     with listening(model, clock):
-        assert [*engine.run(recipe.requests)]
+        assert [*engine.run(workload.requests)]
     return Counter(operation for operation, _, _ in clock.stretches)
 
 
@@ -60,8 +60,8 @@ def test_every_name_of_the_tables_is_one_of_the_model() -> None:
 
 def test_every_call_is_heard_once() -> None:
     """16 steps of 2 canvases, the first of each without a belief; a commit goes with a step, as a prompt's last chunk does."""
-    model, recipe = fixed16()
-    found = heard(model, recipe)
+    model, workload = fixed16()
+    found = heard(model, workload)
     passes, layers = found["router"] // len(CONFIG.layers), len(CONFIG.layers)
     assert (
         found["head"] == 32
@@ -75,17 +75,17 @@ def test_every_call_is_heard_once() -> None:
 @pytest.mark.parametrize("name", ["experts", "q_proj", "head"])
 def test_a_renamed_operation_is_missed(name: str, monkeypatch) -> None:
     """The twin: were a module called otherwise, or a function called by another name, the checks above would fail."""
-    model, recipe = fixed16()
-    whole, before = heard(model, recipe), [*FUNCTIONS]
+    model, workload = fixed16()
+    whole, before = heard(model, workload), [*FUNCTIONS]
     monkeypatch.setattr(
         profiling, "MODULES", {key + "_" * (key == name): kind for key, kind in MODULES.items()}
     )
     nobody = (SimpleNamespace(head=None), "head", "head")
     monkeypatch.setattr(profiling, "FUNCTIONS", [nobody if name == known[1] else known for known in before])
     operation = MODULES.get(name, name)
-    assert heard(model, recipe)[operation] < whole[operation]
+    assert heard(model, workload)[operation] < whole[operation]
     if name != "q_proj":
-        assert {part.operation: part.ms for part in profile(model, recipe, MACHINE, EngineConfig())}[
+        assert {part.operation: part.ms for part in profile(model, workload, MACHINE, EngineConfig())}[
             operation
         ] == 0
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -94,18 +94,18 @@ def test_a_renamed_operation_is_missed(name: str, monkeypatch) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_nothing_stays_behind(fails: bool) -> None:
-    model, recipe = fixed16()
+    model, workload = fixed16()
     before = [getattr(owner, name) for owner, name, _ in FUNCTIONS]
     with pytest.raises(KeyError) if fails else torch.no_grad(), listening(model, Clock(model.device)):
         assert hooks(model) and [getattr(owner, name) for owner, name, _ in FUNCTIONS] != before
         if fails:
             raise KeyError
     assert hooks(model) == 0 and [getattr(owner, name) for owner, name, _ in FUNCTIONS] == before
-    assert [*Engine(model, EngineConfig()).run(recipe.requests)]
+    assert [*Engine(model, EngineConfig()).run(workload.requests)]
 
 
 def test_listening_changes_no_token() -> None:
-    model, recipe = fixed16()
-    plain = [*Engine(model, EngineConfig()).run(recipe.requests)]
+    model, workload = fixed16()
+    plain = [*Engine(model, EngineConfig()).run(workload.requests)]
     with listening(model, Clock(model.device)):
-        assert [*Engine(model, EngineConfig()).run(recipe.requests)] == plain
+        assert [*Engine(model, EngineConfig()).run(workload.requests)] == plain

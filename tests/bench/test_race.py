@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dgemma.bench.race import race
-from dgemma.bench.recipes import RACED, recipes
+from dgemma.bench.workloads import RACED, workloads
 from dgemma.cli.main import main
 from dgemma.config import DenoiseConfig
 from dgemma.engine import autoregressive
@@ -22,8 +22,8 @@ WIDTH = CONFIG.canvas_length
 
 def test_each_side_counts_what_its_loop_made() -> None:
     engine = Engine(lively_model(CONFIG))
-    (recipe,) = recipes("race", CONFIG, DenoiseConfig(), tokens=WIDTH + 3, prompt=9)
-    requests = recipe.requests
+    (workload,) = workloads("race", CONFIG, DenoiseConfig(), tokens=WIDTH + 3, prompt=9)
+    requests = workload.requests
     result = race(engine, requests, lambda answers: [len(ids) > 2 for ids in answers])
     canvas, tokens = result.canvas, result.autoregressive
     assert len(requests) == RACED == result.requests
@@ -43,8 +43,8 @@ def ids_of(records) -> list[int]:
 
 def test_texts_are_answered_with_the_models_settings_and_their_likeliest_tokens() -> None:
     denoise = DenoiseConfig(eos_token_id=(3,), max_denoising_steps=7)
-    (recipe,) = recipes("race", CONFIG, denoise, tokens=20, prompts=[[5, 6]])
-    assert recipe.requests == [Request((5, 6), 20, 0, denoise.replace(temperature=0))]
+    (workload,) = workloads("race", CONFIG, denoise, tokens=20, prompts=[[5, 6]])
+    assert workload.requests == [Request((5, 6), 20, 0, denoise.replace(temperature=0))]
 
 
 def test_the_command_prints_both_and_how_they_compare(

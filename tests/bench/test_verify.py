@@ -11,7 +11,7 @@ import torch
 
 import dgemma.model.passes
 from dgemma import api
-from dgemma.bench import forms, oracle, reach, verify
+from dgemma.bench import backends, oracle, reach, verify
 from dgemma.bench.report import LIMITS, Section, Skip, distance, lines, public, share
 from dgemma.engine.engine import Engine
 from dgemma.errors import UsageError
@@ -220,12 +220,12 @@ def test_a_wrong_kernel_fails_and_a_right_one_holds(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: str | None, name: str, line: str
 ) -> None:
     pytest.importorskip("triton")
-    monkeypatch.setenv(forms.CHOICE, "triton")
+    monkeypatch.setenv(backends.CHOICE, "triton")
     model = api.load(
         folder, "cpu", "float32", trainable=True
     )  # plain weights: whether to pack was asked before
     if module:
-        kernels = pytest.importorskip(f"dgemma.kernels.{module}_triton")
+        kernels = pytest.importorskip(f"dgemma.kernels.triton.{module}")
         right = getattr(kernels, name)
 
         def wrong(*arguments, **named):
@@ -233,7 +233,7 @@ def test_a_wrong_kernel_fails_and_a_right_one_holds(
             return (*found[:4], found[4] * 1.1) if isinstance(found, tuple) else found * 1.01
 
         monkeypatch.setattr(kernels, name, wrong)
-    found = section("kernels", lambda part: forms.check(part, model.net))
+    found = section("kernels", lambda part: backends.check(part, model.net))
     assert any(text.startswith(line) for text in found.failures) if module else not found.failures, (
         found.failures
     )
@@ -242,11 +242,11 @@ def test_a_wrong_kernel_fails_and_a_right_one_holds(
 def test_kernels_say_why_they_are_not_looked_at(
     folder: Path, model: api.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "on a card" in str(forms.why_not(model.net))
-    monkeypatch.setenv(forms.CHOICE, "triton")
-    assert "float64" in str(forms.why_not(api.load(folder, "cpu", "float64").net))
-    monkeypatch.setattr(forms, "triton_form", lambda name, tensor: None)
-    assert "not installed" in str(forms.why_not(api.load(folder, "cpu", "float16").net))
+    assert "on a card" in str(backends.why_not(model.net))
+    monkeypatch.setenv(backends.CHOICE, "triton")
+    assert "float64" in str(backends.why_not(api.load(folder, "cpu", "float64").net))
+    monkeypatch.setattr(backends, "triton_backend", lambda name, tensor: None)
+    assert "not installed" in str(backends.why_not(api.load(folder, "cpu", "float16").net))
 
 
 def test_an_error_is_a_failure_of_its_section_alone(
@@ -303,3 +303,33 @@ def test_distances_are_relative_to_what_is_right() -> None:
         and share([1], [1, 2]) == 0.5
         and share([], []) == 0
     )
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_either_limit_alone_decides(dtype: torch.dtype) -> None:
+    """An error of every row may be far below the limit of the largest one, and one of a single number below the typical row's."""
+    most, usual = LIMITS[dtype]
+    want = torch.ones(9, 4, dtype=torch.float64)
+    single = torch.zeros_like(want)
+    single[2, 3] = most
+
+    def compared(error: torch.Tensor) -> Section:
+        part = Section("x")
+        part.compare("logits", want + error, want, dtype)
+        return part
+
+    for right in (torch.full_like(want, 0.9 * usual), 0.9 * single):
+        assert compared(right).state == "ok"
+    for wrong in (torch.full_like(want, 1.1 * usual), 1.1 * single):
+        (failure,) = compared(wrong).failures
+        assert f"(limit {usual:.2g})" in failure and f"(limit {most:.2g})" in failure
+    assert 1.1 * usual < most
+
+
+def test_the_typical_row_is_the_middle_one() -> None:
+    """Half of the rows may be wrong before it moves, as where a router's near-tie falls the other way; not one more."""
+    want = torch.ones(9, 4)
+    for rows, typical in ((4, 0.0), (5, 0.5)):
+        got = want.clone()
+        got[:rows] += 0.5
+        assert distance(got, want).typical == pytest.approx(typical)

@@ -68,7 +68,7 @@ def test_both_loops_answer_what_they_are_asked(world_prompts: ModuleType, model:
         reply = model.chat(
             case.example.prompt,
             request.max_tokens,
-            seed,
+            seed=seed,
             max_denoising_steps=2,
             canvas_width=model.config.canvas_length,
         )

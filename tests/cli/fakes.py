@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from dgemma.config import DenoiseConfig
+from dgemma.config.params import PARAMS
 from dgemma.tasks.events import Change, Committed, Decision, Decisions, Draft, Edit, Filling, Generation
-from dgemma.tasks.voices import Voices
+from dgemma.tasks.output_parser import OutputParser
 from tests.helpers import byte_tokenizer, tiny_raw
 
 
@@ -28,6 +29,13 @@ def generation(text: str, **changes: Any) -> Generation:
     fields = {"token_ids": list(range(len(text))), "steps": [2], "finish_reason": "stop", "prompt_tokens": 3, "seed": 0,
               "seconds": 2.0, "first_draft_seconds": 0.1} | changes  # fmt: skip
     return Generation(text, **fields)
+
+
+def split(params: Any, more: dict[str, Any]) -> tuple[int | None, int, dict[str, Any]]:
+    """What a call asks: max_tokens, the seed, and the rest by name."""
+    given = {} if params is None else params.given if hasattr(params, "given") else {"max_tokens": params}
+    asked = {name: value for name, value in (given | more).items() if value is not None or name not in PARAMS}
+    return asked.pop("max_tokens", None), asked.pop("seed", 0), asked
 
 
 class FakeModel:
@@ -46,24 +54,24 @@ class FakeModel:
         self.info = SimpleNamespace(place="CPU, float32")
         self.asked: list[tuple[Any, ...]] = []
 
-    def stream(self, text: str, max_tokens: int | None = None, seed: int = 0, **sampler: Any):
-        self.asked.append(("stream", text, max_tokens, seed, sampler))
+    def stream(self, text: str, params: Any = None, **more: Any):
+        self.asked.append(("stream", text, *split(params, more)))
         return self._events()
 
-    def stream_chat(self, messages: Any, max_tokens: int | None = None, seed: int = 0, **more: Any):
-        self.asked.append(("chat", [dict(message) for message in messages], max_tokens, seed, more))
+    def stream_chat(self, messages: Any, params: Any = None, **more: Any):
+        self.asked.append(("chat", [dict(message) for message in messages], *split(params, more)))
         return self._events()
 
-    def stream_fill(self, prefix: str, suffix: str, seed: int = 0, **more: Any):
-        self.asked.append(("fill", prefix, suffix, seed, more))
+    def stream_fill(self, prefix: str, suffix: str, params: Any = None, **more: Any):
+        self.asked.append(("fill", prefix, suffix, *split(params, more)[1:]))
         for step in (1, 2):
             for row in range(len(more["widths"])):
                 yield draft("pre..post", step=step, row=row)
         self._fail()
         yield Filling(self.gap, True, 8, -0.5, [2], generation(self.gap))
 
-    def stream_edit(self, document: str, instruction: str | None = None, seed: int = 0, **more: Any):
-        self.asked.append(("edit", document, instruction, seed, more))
+    def stream_edit(self, document: str, instruction: str | None = None, params: Any = None, **more: Any):
+        self.asked.append(("edit", document, instruction, *split(params, more)[1:]))
         for canvas in (0, 1):
             yield draft("pre..post", canvas=canvas)
         self._fail()
@@ -88,7 +96,7 @@ class FakeModel:
 
     def _events(self):
         ids: list[int] = []
-        voices = Voices(self.tokenizer)
+        parser = OutputParser(self.tokenizer)
         for number, text in enumerate(self.texts):
             yield draft("zz", canvas=number, step=1)
             yield draft("az", canvas=number, step=2)
@@ -96,7 +104,7 @@ class FakeModel:
                 self._fail()
             new = self.ids_of(text)
             ids += new
-            parts = voices.feed(new) + (voices.finish() if number == len(self.texts) - 1 else [])
+            parts = parser.feed(new) + (parser.finish() if number == len(self.texts) - 1 else [])
             yield Committed(number, self.tokenizer.decode(new), new, 2, parts)
         whole = self.tokenizer.decode(ids)
         yield generation(whole, token_ids=ids, steps=[2] * len(self.texts), notes=["cut at 256 tokens"])

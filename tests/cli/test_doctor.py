@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from dgemma.cli import doctor, fit
+from dgemma.cli import doctor
 from dgemma.cli.main import main
+from dgemma.cli.memory_report import MemoryTarget, memory_report, memory_target
 from dgemma.config import ModelConfig
 from dgemma.errors import HubError, UsageError
-from dgemma.weights import plan
+from dgemma.memory import plan
+from dgemma.memory.plan import GIB, Memory
 from dgemma.weights.layout import read_layout
-from dgemma.weights.plan import GIB, Memory
-from tests.weights.hub_server import COMMIT, Hub, serve
+from tests.hub.hub_server import COMMIT, Hub, serve
 from tests.weights.weights_helpers import sparse_checkpoint, write_folder
 
 GB = 10**9
@@ -38,7 +39,7 @@ def answered(
     folder: Path, memory: str, context: str | None = None, device: str | None = None
 ) -> dict[str, Any]:
     config = ModelConfig.from_file(folder / "config.json")
-    return fit.answer(config, read_layout(folder, config), fit.asked(memory, context, device, []))
+    return memory_report(config, read_layout(folder, config), memory_target(memory, context, device, []))
 
 
 def test_four_bits_fit_a_card_of_24_gb_and_sixteen_do_not(published: tuple[str | None, Path]) -> None:
@@ -109,16 +110,18 @@ def test_a_cpu_reads_what_does_not_fit_from_the_files(
 
 def test_without_a_memory_it_is_the_cards_or_the_machines() -> None:
     ram, card = Memory("RAM", 64 * GIB, 60 * GIB), Memory("cuda:0 X", 24 * GIB, 23 * GIB)
-    assert fit.asked(None, None, None, [ram]) == fit.Asked(60 * GIB, "64.42 GB of free RAM", "cpu", None)
-    here = fit.asked(None, "8k", None, [ram, card])
+    assert memory_target(None, None, None, [ram]) == MemoryTarget(
+        60 * GIB, "64.42 GB of free RAM", "cpu", None
+    )
+    here = memory_target(None, "8k", None, [ram, card])
     assert (here.memory, here.device, here.context, here.host) == (23 * GIB, "cuda", 8192, 60 * GIB)
-    assert fit.asked(None, None, "cpu", [ram, card]).memory == 60 * GIB
+    assert memory_target(None, None, "cpu", [ram, card]).memory == 60 * GIB
     assert (
-        fit.asked("8GB", None, None, [ram, card]).host == 60 * GIB
-        and fit.asked("8GB", None, None, [ram]).host == 0
+        memory_target("8GB", None, None, [ram, card]).host == 60 * GIB
+        and memory_target("8GB", None, None, [ram]).host == 0
     )
     with pytest.raises(UsageError, match="no card; name one's size"):
-        fit.asked(None, None, "cuda", [ram])
+        memory_target(None, None, "cuda", [ram])
 
 
 def test_ram_beside_a_card_is_an_answer_too(tmp_path: Path) -> None:
@@ -126,10 +129,10 @@ def test_ram_beside_a_card_is_an_answer_too(tmp_path: Path) -> None:
     config = ModelConfig.from_file(folder / "config.json")
     layout = read_layout(folder, config)
     for free, said in ((64, True), (8, False)):
-        question = fit.asked(
+        target = memory_target(
             "8GB", None, None, [Memory("RAM", 64 * GIB, free * GIB), Memory("cuda:0 X", 8 * GIB, 8 * GIB)]
         )
-        hints = fit.answer(config, layout, question)["hints"]
+        hints = memory_report(config, layout, target)["hints"]
         assert any(hint.startswith("--device cpu: ") for hint in hints) == said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import dgemma
 from dgemma.cli import pull as pull_module
 from dgemma.cli.flags import as_flags
 from dgemma.cli.main import main
-from dgemma.weights.locate import EMBEDDED, locate
+from dgemma.hub.locate import EMBEDDED, locate
 from tests.helpers import tiny_checkpoint
 
 from .fakes import FakeModel, Terminal, checkpoint_json
@@ -215,14 +216,16 @@ def test_a_shell_completes_verbs_and_flags_without_torch(words: str, found: str)
 
 
 def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
-    # the shell is named, not found out: this process may have none above it
-    home = os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    show = [*COMMAND, "--show-completion", "bash"]
-    shown = subprocess.run(show, env=home, capture_output=True, text=True, check=True, timeout=300).stdout
-    assert "complete -o default -F _dgemma_completion dgemma" in shown
-    subprocess.run(
-        [*COMMAND, "--install-completion", "bash"], env=home, capture_output=True, check=True, timeout=300
-    )
+    home = os.environ | {"HOME": str(tmp_path)}
+
+    def from_bash(flag: str) -> str:
+        """What the flag prints under a shell, which is looked for among the processes above."""
+        script = f"{shlex.join([*COMMAND, flag])}; exit $?"  # not the last command, which bash would become
+        bash = ["bash", "-c", script]
+        return subprocess.run(bash, env=home, capture_output=True, text=True, check=True, timeout=300).stdout
+
+    assert "complete -o default -F _dgemma_completion dgemma" in from_bash("--show-completion")
+    from_bash("--install-completion")
     assert "dgemma" in (tmp_path / ".bashrc").read_text()
 
 

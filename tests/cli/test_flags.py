@@ -1,4 +1,4 @@
-"""Flags from the fields of DenoiseConfig, and what is refused by JSON and flags alone."""
+"""Flags from the fields of GenerationParams, and what is refused by JSON and flags alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dgemma.cli import flags
-from dgemma.cli.flags import NO_FLAG, SAMPLER_HELP, Asked, asking, check, decode, read_prompt, read_text
-from dgemma.config import MAX_PROMPT_CHARACTERS, DenoiseConfig
+from dgemma.cli.flags import WRITTEN, CommandOptions, check, decode, read_prompt, read_text, with_options
+from dgemma.config import MAX_PROMPT_CHARACTERS, GenerationParams
+from dgemma.config.params import PARAMS
 from dgemma.errors import CheckpointError, DgemmaError, UsageError
 
 from .fakes import Terminal, checkpoint_json, pipe_in
 
 
-def given_flags(*arguments: str, without: tuple[str, ...] = ()) -> Asked:
-    seen: list[Asked] = []
+def given_flags(*arguments: str, without: tuple[str, ...] = ()) -> CommandOptions:
+    seen: list[CommandOptions] = []
 
-    @asking(without)
-    def verb(word: Annotated[str, typer.Argument()] = "w", *, asked: Asked) -> None:
+    @with_options(without)
+    def verb(word: Annotated[str, typer.Argument()] = "w", *, options: CommandOptions) -> None:
         assert word == "w"
-        seen.append(asked)
+        seen.append(options)
 
     app = typer.Typer()
     app.command()(verb)
@@ -37,30 +38,30 @@ def given_flags(*arguments: str, without: tuple[str, ...] = ()) -> Asked:
     return seen[0]
 
 
-def test_every_setting_has_a_flag_or_a_reason() -> None:
-    fields = {field.name for field in dataclasses.fields(DenoiseConfig)}
-    assert set(SAMPLER_HELP) | NO_FLAG == fields and not set(SAMPLER_HELP) & NO_FLAG
-    assert set(flags.sampler_options()) == set(SAMPLER_HELP) | {"preset"}
+def test_every_parameter_has_a_flag_unless_it_says_otherwise() -> None:
+    assert {*flags.param_options(WRITTEN)} == {name for name, param in PARAMS.items() if param.flag}
 
 
 def test_what_is_not_given_is_not_there() -> None:
-    assert given_flags() == Asked()
-    assert given_flags("--seed", "3", "-n", "5", "-m", "here", "--json", "--no-live") == Asked(
-        model="here", seed=3, max_tokens=5, as_json=True, no_live=True
+    assert given_flags() == CommandOptions()
+    assert given_flags("--seed", "3", "-n", "5", "-m", "here", "--json", "--no-live") == CommandOptions(
+        model="here", as_json=True, no_live=True, params=GenerationParams(seed=3, max_tokens=5)
     )
 
 
 def test_settings_arrive_with_their_types() -> None:
-    asked = given_flags("--steps", "7", "--t-min", "1", "--entropy-bound", "0.5", "--eos-token-id", "1, 106")
-    assert asked.sampler == {
+    options = given_flags(
+        "--steps", "7", "--t-min", "1", "--entropy-bound", "0.5", "--eos-token-id", "1, 106"
+    )
+    assert options.params.given == {
         "max_denoising_steps": 7,
         "t_min": 1.0,
         "entropy_bound": 0.5,
         "eos_token_id": (1, 106),
     }
-    assert given_flags("--max-denoising-steps", "7").sampler == {"max_denoising_steps": 7}
-    assert given_flags("--ignore-after-end").sampler == {"ignore_after_end": True}
-    assert given_flags("--eos-token-id", "none").sampler == {"eos_token_id": None}
+    assert given_flags("--max-denoising-steps", "7").params.given == {"max_denoising_steps": 7}
+    assert given_flags("--ignore-after-end").params.given == {"ignore_after_end": True}
+    assert given_flags("--eos-token-id", "none").params.given == {"eos_token_id": None}
     with pytest.raises(UsageError, match="--eos-token-id is 'x'"):
         given_flags("--eos-token-id", "x")
 
@@ -68,42 +69,58 @@ def test_settings_arrive_with_their_types() -> None:
 def test_a_verb_can_leave_flags_out() -> None:
     with pytest.raises(AssertionError, match="No such option"):
         given_flags("--eos-token-id", "1", without=("eos_token_id",))
-    assert given_flags("--t-min", "0.1", without=("eos_token_id", "seed")).sampler == {"t_min": 0.1}
+    assert given_flags("--t-min", "0.1", without=("eos_token_id", "seed")).params.given == {"t_min": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
-        (Asked(max_tokens=0), "--max-tokens is 0"),
-        (Asked(max_tokens=-1), "--max-tokens is -1"),
-        (Asked(seed=-1), "--seed is -1"),
-        (Asked(seed=2**63), "seed is 9223372036854775808"),
-        (Asked(dtype="int8"), "--dtype 'int8'"),
-        (Asked(device="meta"), "device 'meta'"),
-        (Asked(memory="lots"), "--memory is 'lots'"),
-        (Asked(sampler={"max_denoising_steps": 0}), "max_denoising_steps is 0"),
-        (Asked(sampler={"t_max": 0.1}), "t_max is 0.1"),
-        (Asked(sampler={"entropy_bound": float("nan")}), "entropy_bound is nan"),
-        (Asked(sampler={"canvas_width": 65}), "--canvas-width 65 exceeds the checkpoint's canvas_length 64"),
+        (CommandOptions(dtype="int8"), "--dtype 'int8'"),
+        (CommandOptions(device="meta"), "device 'meta'"),
+        (CommandOptions(memory="lots"), "--memory is 'lots'"),
+        (CommandOptions(params=GenerationParams(t_max=0.1)), "t_max is 0.1"),
+        (
+            CommandOptions(params=GenerationParams(canvas_width=65)),
+            "--canvas-width 65 exceeds the checkpoint's canvas_length 64",
+        ),
     ],
 )
-def test_a_bad_flag_is_refused_by_name(asked: Asked, message: str, folder: str) -> None:
+def test_a_bad_flag_is_refused_by_name(options: CommandOptions, message: str, folder: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check(dataclasses.replace(asked, model=folder))
+        check(dataclasses.replace(options, model=folder))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--max-tokens", "0"), "--max-tokens is 0"),
+        (("-n", "-1"), "--max-tokens is -1"),
+        (("--seed", "-1"), "--seed is -1"),
+        (("--seed", str(2**63)), "--seed is 9223372036854775808"),
+        (("--steps", "0"), "--max-denoising-steps is 0"),
+        (("--entropy-bound", "nan"), "--entropy-bound is nan"),
+        (("--preset", "fast"), "--preset is 'fast'; presets: exact, early, cool, bold"),
+    ],
+)
+def test_a_flag_out_of_its_range_is_refused_at_once(flags: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        given_flags(*flags)
 
 
 def test_flags_are_judged_beside_the_checkpoints_own_settings(folder: str) -> None:
     # t_min 1.2 is above the class's t_max of 0.8, and fine beside this checkpoint's 1.5
-    settings = check(Asked(model=folder, sampler={"t_min": 1.2}, dtype="float32", device="cuda:1"))
+    settings = check(
+        CommandOptions(model=folder, params=GenerationParams(t_min=1.2), dtype="float32", device="cuda:1")
+    )
     assert (settings.t_min, settings.t_max, settings.max_denoising_steps) == (1.2, 1.5, 12)
 
 
 def test_the_checkpoint_is_looked_at_before_it_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such folder"):
-        check(Asked(model=str(tmp_path / "none")))
+        check(CommandOptions(model=str(tmp_path / "none")))
     (checkpoint_json(tmp_path) / "generation_config.json").write_text('{"surprise": 1}')
     with pytest.raises(CheckpointError, match="surprise"):
-        check(Asked(model=str(tmp_path)))
+        check(CommandOptions(model=str(tmp_path)))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -33,7 +35,9 @@ def test_the_help_names_every_verb_and_every_exit_code() -> None:
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     classes = [
-        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.DgemmaError)
     ]
     assert {kind.exit_code for kind in classes} | {0, INTERRUPTED, BROKEN_PIPE} == set(EXIT_CODES)
 
@@ -225,3 +229,25 @@ def test_a_full_disk_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(errors.UsageError, match="stdout is closed"):
         write_out("text")
+
+
+@pytest.mark.parametrize("flag", ["--install-completion", "--show-completion"])
+@pytest.mark.parametrize(
+    "shell",
+    [("ksh", "/bin/ksh"), OSError("no ps"), RuntimeError("what system is this"), ("bash", "/bin/bash")],
+)
+def test_completion_says_so_where_the_shell_is_none_it_knows(
+    flag: str, shell: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", Mock(side_effect=[shell, shell]))
+    (tmp_path / "home").write_text("no folder")  # nothing can be installed in it
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if shell == ("bash", "/bin/bash") and flag == "--show-completion":
+        with pytest.raises(SystemExit) as left:
+            main([flag])
+        assert left.value.code == 0 and "complete_bash" in capsys.readouterr().out
+        return
+    assert main([flag]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert ("cannot be installed" if shell == ("bash", "/bin/bash") else "bash, zsh, fish") in err

@@ -10,7 +10,7 @@ import pytest
 
 import dgemma.api
 from dgemma.cli.main import main
-from dgemma.weights.locate import EMBEDDED
+from dgemma.hub.locate import EMBEDDED
 
 REQUEST = {
     "custom_id": "1",

@@ -13,7 +13,7 @@ import dgemma
 from dgemma.cli import quantize
 from dgemma.cli.main import main
 from dgemma.errors import NumericsError
-from dgemma.kernels.formats import QuantTensor
+from dgemma.kernels.quant.formats import QuantTensor
 from tests.helpers import tiny_checkpoint
 
 SIZES = {
@@ -164,7 +164,7 @@ def test_numbers_that_are_none_leave_no_folder(
     def fail(*arguments: object, **named: object) -> None:
         raise NumericsError("not finite")
 
-    monkeypatch.setattr("dgemma.weights.convert.fitted", fail)
+    monkeypatch.setattr("dgemma.quantize.convert.search_scales", fail)
     assert main(["quantize", str(tiny), str(tmp_path / "made"), "--format", "fp8", "--no-compare"]) == 6
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     model = FakeModel("one\n", "two")
 
     def stream_fill(prefix: str, suffix: str, seed: int):
-        return FakeModel.stream_fill(model, prefix, suffix, seed, widths=[8, 16])
+        return FakeModel.stream_fill(model, prefix, suffix, seed=seed, widths=[8, 16])
 
     model.stream_fill = stream_fill  # type: ignore[method-assign]
     monkeypatch.setattr(module.dgemma, "load", lambda name: model)

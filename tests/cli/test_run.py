@@ -17,10 +17,11 @@ from dgemma.cli.main import main
 from dgemma.cli.screen import summary
 from dgemma.errors import LengthError, NumericsError, ResourceError
 from dgemma.tasks.events import Generation
-from dgemma.tasks.voices import Voices
+from dgemma.tasks.output_parser import OutputParser
 from dgemma.text.channels import split
 
 from .fakes import FakeModel, Terminal, pipe_in, remains
+from .fakes import split as split_call
 
 Serve = Callable[[FakeModel], FakeModel]
 
@@ -172,10 +173,10 @@ class Tight(FakeModel):
         super().__init__("x", chat_tuned=True)
         self.refusal, self.most = error, most
 
-    def stream_chat(self, messages: Any, max_tokens: int | None = None, seed: int = 0, **more: Any):
-        if (max_tokens or self.denoise.max_new_tokens) > self.most:
+    def stream_chat(self, messages: Any, params: Any = None, **more: Any):
+        if (split_call(params, more)[0] or self.denoise.max_new_tokens) > self.most:
             raise self.refusal
-        return self._cut(super().stream_chat(messages, max_tokens, seed, **more))
+        return self._cut(super().stream_chat(messages, params, **more))
 
     def _cut(self, events: Any):
         for event in events:
@@ -212,14 +213,14 @@ REPLY = "|channel|thought\nGrö漢|end_channel|Ja|tool_call|call:f{a:1}|end_tool
 
 
 @given(cuts=st.lists(st.integers(min_value=0, max_value=60)))
-def test_voices_are_the_reply_however_it_was_cut(cuts: list[int]) -> None:
+def test_parsed_parts_are_the_reply_however_it_was_cut(cuts: list[int]) -> None:
     model = FakeModel()
     ids = model.ids_of(REPLY)
-    voices, parts = Voices(model.tokenizer), []
+    parser, parts = OutputParser(model.tokenizer), []
     edges = sorted({0, len(ids), *(cut for cut in cuts if cut < len(ids))})
     for start, end in itertools.pairwise(edges):
-        parts += voices.feed(ids[start:end])
-    parts += voices.finish()
+        parts += parser.feed(ids[start:end])
+    parts += parser.finish()
     heard: dict[str, Any] = {"thought": "", "content": ""}
     for channel, text in parts:
         heard[channel] += text

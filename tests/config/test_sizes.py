@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgemma.config.formats import Format, recipe
+from dgemma.config.formats import Format, quant_config
 from dgemma.config.sizes import parse_bytes, parse_tokens
 from dgemma.errors import UsageError
 
@@ -50,20 +50,20 @@ def test_every_number_of_bytes_is_itself(size: int) -> None:
 
 
 def test_recipes() -> None:
-    assert recipe("bf16") == {} and recipe("bf16+bf16") == {}
-    assert recipe("fp8") == dict.fromkeys(("experts", "attention", "dense"), Format("fp8"))
-    assert recipe("nvfp4") == {"experts": Format("nvfp4")} and recipe("int4+bf16") == recipe("int4") == {
-        "experts": Format("int4", 32)
-    }
-    assert recipe("int4+fp8") == {
+    assert quant_config("bf16") == {} and quant_config("bf16+bf16") == {}
+    assert quant_config("fp8") == dict.fromkeys(("experts", "attention", "dense"), Format("fp8"))
+    assert quant_config("nvfp4") == {"experts": Format("nvfp4")} and quant_config(
+        "int4+bf16"
+    ) == quant_config("int4") == {"experts": Format("int4", 32)}
+    assert quant_config("int4+fp8") == {
         "experts": Format("int4"),
         "attention": Format("fp8"),
         "dense": Format("fp8"),
     }
-    assert recipe("fp8+bf16") == {"experts": Format("fp8")} and set(recipe("bf16+int8")) == {
+    assert quant_config("fp8+bf16") == {"experts": Format("fp8")} and set(quant_config("bf16+int8")) == {
         "attention",
         "dense",
     }
     for name in ("", "int5", "q4_k", "int4+", "int4+q8_0", "+fp8", "int4+fp8+fp8", "INT4"):
         with pytest.raises(UsageError, match="formats: bf16, fp8"):
-            recipe(name)
+            quant_config(name)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from dgemma.config import DenoiseConfig, EngineConfig, Rules
+from dgemma.config import DenoiseConfig, EngineConfig, TokenRules
 from dgemma.engine.autoregressive import run
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import CommitRecord, Request
 from dgemma.errors import UsageError
-from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.kernels.ops.vocab import soft_capped_logits
 from dgemma.model.build import build_random
 from dgemma.model.dgemma import DiffusionGemma
 from tests.helpers import tiny_config
@@ -94,7 +94,7 @@ def test_logits_that_are_not_finite_end_it_without_a_token(model: DiffusionGemma
     [
         {"pins": (-1,) * CONFIG.canvas_length},
         {"canvas_ids": ((0,) * CONFIG.canvas_length,)},
-        {"rules": Rules(banned_tokens=(3,))},
+        {"rules": TokenRules(banned_tokens=(3,))},
     ],
 )
 def test_what_only_a_canvas_can_do_is_refused(model: DiffusionGemma, changes: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.denoise import read_prompts, run
 from dgemma.engine.requests import CommitRecord, Request, Result, StepRecord, results
 from dgemma.errors import UsageError
-from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.kernels.ops.vocab import soft_capped_logits
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.model.stack import Stack
 from tests.helpers import lively_model, tiny_config
@@ -37,7 +37,7 @@ Record = StepRecord | CommitRecord
 def request(
     prompt: Sequence[int] = (3, 1, 4), max_tokens: int = 2 * WIDTH, seed: int = 0, **changes
 ) -> Request:
-    outer = {name: changes.pop(name) for name in ("canvas_ids", "pins", "marks") if name in changes}
+    outer = {name: changes.pop(name) for name in ("canvas_ids", "pins", "resume_points") if name in changes}
     return Request(tuple(prompt), max_tokens, seed, dataclasses.replace(BASE, **changes), **outer)
 
 
@@ -232,7 +232,7 @@ def test_starting_canvases_are_what_the_first_passes_read(monkeypatch: pytest.Mo
     )
     read = watch_canvases(monkeypatch)
     list(run(MODEL, [request(canvas_ids=given_ids, max_tokens=3 * WIDTH, max_denoising_steps=2)]))
-    starts = [canvas for canvas, previous in read if previous is None]
+    starts = [canvas for canvas, prev_probs in read if prev_probs is None]
     assert [canvas[0].tolist() for canvas in starts[:2]] == [list(row) for row in given_ids]
     assert len(starts) == 3 and starts[2][0].tolist() not in [list(row) for row in given_ids]
 
@@ -257,9 +257,9 @@ def watch_canvases(monkeypatch: pytest.MonkeyPatch) -> list:
     """Every (canvas, previous) that `denoise` is given."""
     seen, denoise = [], DiffusionGemma.denoise
 
-    def watched(self, canvas, kv, previous=None, pins=None):
-        seen.append((canvas.clone(), previous))
-        return denoise(self, canvas, kv, previous, pins)
+    def watched(self, canvas, kv, prev_probs=None, pins=None):
+        seen.append((canvas.clone(), prev_probs))
+        return denoise(self, canvas, kv, prev_probs, pins)
 
     monkeypatch.setattr(DiffusionGemma, "denoise", watched)
     return seen

@@ -17,7 +17,7 @@ import dgemma.sampling.step
 from dgemma.config import DenoiseConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.requests import Request, results
-from dgemma.kernels.random import noise
+from dgemma.kernels.ops.random import noise
 from dgemma.sampling.accept import accept
 from tests import oracle
 from tests.helpers import chi_square_of_two, lively_model, tiny_config

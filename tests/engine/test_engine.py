@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dgemma.engine.decks
-import dgemma.engine.slots
+import dgemma.engine.canvas_batch
+import dgemma.engine.scheduler
 from dgemma.config import EngineConfig
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine, by_turns
@@ -106,7 +106,7 @@ def test_a_second_turn_reads_only_what_is_new(monkeypatch: pytest.MonkeyPatch) -
     st.integers(3, 20), st.lists(st.integers(0, 39), max_size=12, unique=True).map(sorted),
 )  # fmt: skip
 def test_a_cached_prefix_changes_nothing(
-    turns: list[tuple[int, int, int]], chunk: int, marks: list[int]
+    turns: list[tuple[int, int, int]], chunk: int, resume_points: list[int]
 ) -> None:
     """Prompts that begin alike for `shared` tokens of one of four trunks and then go their own way; some places are marked."""
     trunks = [random.Random(trunk).choices(range(48), k=40) for trunk in range(4)]
@@ -115,7 +115,7 @@ def test_a_cached_prefix_changes_nothing(
         for i, (shared, trunk, tail) in enumerate(turns)
     ]
     requests = [
-        request(ids, seed=i, marks=tuple(place for place in marks if place < len(ids)))
+        request(ids, seed=i, resume_points=tuple(place for place in resume_points if place < len(ids)))
         for i, ids in enumerate(prompts)
     ]
     engine = Engine(MODEL, EngineConfig(prefill_chunk=chunk, memory=2**40))
@@ -143,8 +143,8 @@ def test_the_same_prompt_at_once_is_read_once(monkeypatch: pytest.MonkeyPatch) -
 def test_tenants_share_nothing() -> None:
     prompt = tuple(range(40))
     engine = Engine(MODEL, ROOMY)
-    list(engine.run([dataclasses.replace(request(prompt), salt="one")]))
-    known = engine.slots.prefixes.known
+    list(engine.run([dataclasses.replace(request(prompt), cache_salt="one")]))
+    known = engine.scheduler.prefixes.known
     assert known(prompt, "one") == 40 and known(prompt, "two") == 0 and known(prompt, "") == 0
 
 
@@ -152,11 +152,11 @@ def test_the_cache_keeps_to_its_bytes() -> None:
     engine = Engine(MODEL, EngineConfig(memory=2**40, prefix_cache=100_000))
     for trunk in range(12):
         list(engine.run([request(tuple(random.Random(trunk).choices(range(48), k=60)))]))
-        assert engine.slots.prefixes.nbytes <= 100_000
-    assert 1 <= len(engine.slots.prefixes.cached) < 12
+        assert engine.scheduler.prefixes.nbytes <= 100_000
+    assert 1 <= len(engine.scheduler.prefixes.cached) < 12
     off = Engine(MODEL, EngineConfig(memory=2**40, prefix_cache=0))
     list(off.run([request(tuple(range(40)))]))
-    assert not off.slots.prefixes.cached and off.slots.prefixes.known(tuple(range(40)), "") == 0
+    assert not off.scheduler.prefixes.cached and off.scheduler.prefixes.known(tuple(range(40)), "") == 0
 
 
 def test_a_thousand_joins_cancels_and_finishes_leak_nothing_and_disturb_nobody() -> None:
@@ -174,8 +174,8 @@ def test_a_thousand_joins_cancels_and_finishes_leak_nothing_and_disturb_nobody()
         if asked and draw.random() < 0.5:
             ticket = draw.choice([*asked])
             engine.cancel(ticket)
-            assert ticket not in [slot.ticket for slot in engine.slots.taken]
-            assert all(slot.ticket != ticket for deck in engine.decks.values() for slot in deck.slots)
+            assert ticket not in [slot.ticket for slot in engine.scheduler.taken]
+            assert all(slot.ticket != ticket for batch in engine.batches.values() for slot in batch.slots)
             asked.pop(ticket)
             cancelled += 1
         engine.advance()
@@ -185,17 +185,17 @@ def test_a_thousand_joins_cancels_and_finishes_leak_nothing_and_disturb_nobody()
                 records = [record.of(0) for record in told[ticket]]
                 assert by_row(records, 1)[0] == want[asked.pop(ticket)]
                 engine.cancel(ticket)
-    assert cancelled > 100 and not engine._told and not engine.slots.prefixes.live
-    assert all(not deck.slots and deck.previous is None for deck in engine.decks.values())
+    assert cancelled > 100 and not engine._records and not engine.scheduler.prefixes.live
+    assert all(not batch.slots and batch.prev_probs is None for batch in engine.batches.values())
 
 
 def test_leaving_early_frees_the_slot() -> None:
     engine = Engine(MODEL, ROOMY)
     records = engine.run([request(), request(seed=2)])
     next(records)
-    assert len(engine.slots.taken) == 2
+    assert len(engine.scheduler.taken) == 2
     records.close()
-    assert engine.idle and not engine._told
+    assert engine.idle and not engine._records
 
 
 def test_two_streams_drive_each_other() -> None:
@@ -215,60 +215,76 @@ def test_two_streams_drive_each_other() -> None:
 def test_one_that_is_not_finite_ends_alone_and_is_never_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [request((1,) * 20, seed=1), request((3,) * 30, seed=2), request((4,) * 25, seed=3)]
     healthy = plainly(requests)
-    look, calls = dgemma.engine.canvases.look, []
+    head_stats, calls = dgemma.engine.canvases.head_stats, []
 
-    def poisoned(model, hidden, state, spent):
+    def poisoned(model, hidden, state, out):
         if len(calls) == 2:
             hidden = hidden.clone()
             hidden[1, 3, 0] = float("nan")
         calls.append(1)
-        return look(model, hidden, state, spent)
+        return head_stats(model, hidden, state, out)
 
-    monkeypatch.setattr(dgemma.engine.canvases, "look", poisoned)
+    monkeypatch.setattr(dgemma.engine.canvases, "head_stats", poisoned)
     engine = Engine(MODEL, ROOMY)
     hurt = by_row(list(engine.run(requests)), 3)
     assert [hurt[0], hurt[2]] == [healthy[0], healthy[2]]
     assert hurt[1][-1][1]["finish_reason"] == "error" and hurt[1][-1][1]["token_ids"] == []
-    known = engine.slots.prefixes.known
+    known = engine.scheduler.prefixes.known
     assert known(requests[1].prompt_ids, "") == 0 and known(requests[0].prompt_ids, "") == 20
 
 
 def test_admission_is_by_memory() -> None:
     one = request(tuple(range(30)), max_tokens=WIDTH)
-    need = Engine(MODEL, ROOMY).slots.need(one)
+    need = Engine(MODEL, ROOMY).scheduler.need(one)
     engine = Engine(MODEL, EngineConfig(memory=2 * need + need // 2, prefix_cache=0))
     requests = [dataclasses.replace(one, seed=seed) for seed in range(4)]
     for _ in engine.run(requests):
-        assert len(engine.slots.taken) <= 2
+        assert len(engine.scheduler.taken) <= 2
     assert by_row(list(engine.run(requests)), 4) == plainly(requests)
 
 
 def test_what_others_take_since_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a budget of its own, a request beside others needs what it takes to be free now; alone it is let in as ever."""
-    engine, need = Engine(MODEL, EngineConfig(prefix_cache=0)), Engine(MODEL, ROOMY).slots.need(request())
-    monkeypatch.setattr(dgemma.engine.slots, "free_on", lambda *_: need // 2)
+    engine, need = Engine(MODEL, EngineConfig(prefix_cache=0)), Engine(MODEL, ROOMY).scheduler.need(request())
+    monkeypatch.setattr(dgemma.engine.scheduler, "free_on", lambda *_: need // 2)
     for seed in (1, 2):
         engine.submit(request(seed=seed))
     seen = set()
     while not engine.idle:
         engine.advance()
-        seen.add(len(engine.slots.taken))
+        seen.add(len(engine.scheduler.taken))
     assert seen == {0, 1}
 
 
-@pytest.mark.parametrize("left", [True, False])
-def test_an_idle_engine_gives_back_what_the_heap_kept(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    engine, need = Engine(MODEL, ROOMY), Engine(MODEL, ROOMY).slots.need(request())
-    monkeypatch.setattr(dgemma.engine.slots, "trim_memory", lambda: calls.append(len(engine.slots.taken)))
-    monkeypatch.setattr(dgemma.engine.slots, "GIVEN_BACK", 2 * need - 1 if left else 2 * need)
-    for _ in engine.run([request(seed=1), request(seed=2)]):
+@pytest.mark.parametrize("left", [1, 2])
+def test_the_heap_gives_back_what_requests_leave(left: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether others are at work or not: a busy service has no idle moment."""
+    still_in: list[int] = []
+    engine, need = Engine(MODEL, ROOMY), Engine(MODEL, ROOMY).scheduler.need(request())
+    monkeypatch.setattr(
+        dgemma.engine.scheduler, "trim_memory", lambda: still_in.append(len(engine.scheduler.taken))
+    )
+    monkeypatch.setattr(dgemma.engine.scheduler, "GIVEN_BACK", left * need - 1)
+    for _ in engine.run([request(seed=seed) for seed in range(3)]):
         pass
-    assert calls == ([0] if left else [])
+    assert len(still_in) == 3 // left
+    assert max(still_in) > 0
+
+
+def test_a_heap_is_given_back_sooner_where_nobody_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[int] = []
+    engine = Engine(MODEL, ROOMY)
+    monkeypatch.setattr(
+        dgemma.engine.scheduler, "trim_memory", lambda: trims.append(len(engine.scheduler.taken))
+    )
+    monkeypatch.setattr(dgemma.engine.scheduler, "GONE_IDLE", 2)
+    for count in (1, 3, 2):
+        list(engine.run([request(seed=seed) for seed in range(count)]))
+    assert trims == [0, 0], "behind the fourth request and the sixth"
 
 
 def test_a_prompt_too_long_for_memory_is_refused_with_what_would_fit() -> None:
-    config = EngineConfig(memory=Engine(MODEL, ROOMY).slots.need(request(tuple(range(30)))))
+    config = EngineConfig(memory=Engine(MODEL, ROOMY).scheduler.need(request(tuple(range(30)))))
     engine = Engine(MODEL, config)
     with pytest.raises(ResourceError, match="at most 30 prompt tokens fit"):
         engine.submit(request(tuple(range(31))))
@@ -302,19 +318,21 @@ def test_a_pass_that_fails_can_be_run_again(monkeypatch: pytest.MonkeyPatch) -> 
 
 def mixed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beliefs of one row are handed to another when rows leave."""
-    index = dgemma.engine.decks.Deck._index
-    monkeypatch.setattr(dgemma.engine.decks.Deck, "_index", lambda self, rows: index(self, rows[::-1]))
+    index = dgemma.engine.canvas_batch.CanvasBatch._index
+    monkeypatch.setattr(
+        dgemma.engine.canvas_batch.CanvasBatch, "_index", lambda self, rows: index(self, rows[::-1])
+    )
 
 
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """A canvas that stood is not encoded for the next."""
-    commit = dgemma.engine.decks.Slot.commit
+    commit = dgemma.engine.canvas_batch.Slot.commit
 
     def half(self, canvas):
         commit(self, canvas)
         self.pending = None
 
-    monkeypatch.setattr(dgemma.engine.decks.Slot, "commit", half)
+    monkeypatch.setattr(dgemma.engine.canvas_batch.Slot, "commit", half)
 
 
 @pytest.mark.parametrize("break_it", [mixed_up, forgetful], ids=lambda twin: twin.__name__)
@@ -340,7 +358,7 @@ def test_what_is_read_is_what_encode_reads_and_the_cache_is_used(monkeypatch: py
         encode(MODEL, torch.tensor([prompt]), [fresh])
         canvas = torch.arange(WIDTH)[None]
         assert torch.allclose(MODEL.denoise(canvas, [kv]), MODEL.denoise(canvas, [fresh]), atol=1e-12)
-    assert not engine.slots.prefixes.live
+    assert not engine.scheduler.prefixes.live
 
 
 def test_others_have_passes_between_those_of_a_reader() -> None:
@@ -350,22 +368,22 @@ def test_others_have_passes_between_those_of_a_reader() -> None:
     )
     reading, asked = engine.read(prompt, keep=True), request(prompt[:20])
     for _ in range(2):
-        assert next(reading) is None and engine.slots.prefixes.live
+        assert next(reading) is None and engine.scheduler.prefixes.live
         list(engine.run([asked]))
-    assert by_turns(engine, reading).length == 50 and not engine.slots.prefixes.live
-    assert engine.slots.prefixes.known(prompt, "") == 50
+    assert by_turns(engine, reading).length == 50 and not engine.scheduler.prefixes.live
+    assert engine.scheduler.prefixes.known(prompt, "") == 50
     for broken in (False, True):  # who stops reading leaves nothing behind, also after a pass that failed
         reading = engine.read(prompt[::-1], keep=True)
         next(reading)
         if broken:
             engine.abandon()
         reading.close()
-        assert not engine.slots.prefixes.live and not engine.slots.prefixes.known(prompt[::-1], "")
+        assert not engine.scheduler.prefixes.live and not engine.scheduler.prefixes.known(prompt[::-1], "")
 
 
 def test_warming_up_leaves_nothing_behind() -> None:
     requests = [request((1,) * 20, seed=1), request((3,) * 30, seed=2)]
     engine = Engine(MODEL, ROOMY)
     engine.warm(3)
-    assert engine.idle and engine.passes >= 3 * 4 and not engine.slots.prefixes.cached
+    assert engine.idle and engine.passes >= 3 * 4 and not engine.scheduler.prefixes.cached
     assert by_row(list(engine.run(requests)), 2) == plainly(requests)

@@ -15,8 +15,8 @@ from dgemma.config.formats import Format  # noqa: E402
 from dgemma.engine import graphs  # noqa: E402
 from dgemma.engine.engine import Engine  # noqa: E402
 from dgemma.engine.requests import Request  # noqa: E402
-from dgemma.kernels import attention_triton  # noqa: E402
-from dgemma.kernels.formats import empty  # noqa: E402
+from dgemma.kernels.quant.formats import empty  # noqa: E402
+from dgemma.kernels.triton import attention as attention_triton  # noqa: E402
 from dgemma.model.passes import Pass  # noqa: E402
 from tests.engine import recorder  # noqa: E402
 from tests.helpers import lively_model, tiny_config  # noqa: E402
@@ -103,7 +103,7 @@ def test_captured_steps_tell_what_eager_ones_tell(model, mix: str, monkeypatch: 
     monkeypatch.setattr(
         graphs.Step,
         "run",
-        lambda self, deck, capture: (replays.append(self.replay is not None), run(self, deck, capture))[1],
+        lambda self, batch, capture: (replays.append(self.replay is not None), run(self, batch, capture))[1],
     )
     got = told(captured(model), *MIXES[mix])
     assert sum(replays) >= 2, "nothing was replayed"
@@ -114,7 +114,7 @@ def test_captured_steps_tell_what_eager_ones_tell(model, mix: str, monkeypatch: 
 def test_sequences_are_not_kept_alive_by_a_graph(model) -> None:
     engine = captured(model)
     told(engine, [request(9, 2, 1)])
-    assert engine.graphs.steps and not engine.slots.taken
+    assert engine.graphs.steps and not engine.scheduler.taken
     assert all(step.context.spans == [] for step in engine.graphs.steps.values())
 
 
@@ -130,7 +130,7 @@ def test_a_buffer_that_is_not_refreshed_shows(model, twin: str, monkeypatch: pyt
     elif twin == "a state that stays":
         load = graphs.Step._load_canvases
         monkeypatch.setattr(
-            graphs.Step, "_load_canvases", lambda self, deck: None if self.replay else load(self, deck)
+            graphs.Step, "_load_canvases", lambda self, batch: None if self.replay else load(self, batch)
         )
     else:
         body = graphs.Step._body

@@ -10,7 +10,7 @@ import torch
 from dgemma.config import EngineConfig
 from dgemma.engine.engine import Engine
 from dgemma.engine.prefixes import Encoded
-from dgemma.engine.slots import Slot
+from dgemma.engine.slot import Slot
 from dgemma.model.kv import KVCache
 from tests.engine.test_denoise import MODEL, WIDTH, by_row, request
 from tests.engine.test_engine import ROOMY, despite_errors, plainly
@@ -38,7 +38,7 @@ def test_an_edited_last_turn_is_read_from_its_start(monkeypatch: pytest.MonkeyPa
         right(self)
 
     monkeypatch.setattr(Slot, "has_read", counting)
-    got, _ = after_the_edit(marks=(3, 20, 45))
+    got, _ = after_the_edit(resume_points=(3, 20, 45))
     assert read[-1] == len(EDITED) - 45, "the turn begins in the middle of the third chunk"
     assert got == plainly([request(EDITED, seed=4)])[0]
     read.clear()
@@ -49,14 +49,16 @@ def test_an_edited_last_turn_is_read_from_its_start(monkeypatch: pytest.MonkeyPa
 def test_a_twin_whose_window_is_one_token_off_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     right = KVCache.window
     monkeypatch.setattr(KVCache, "window", lambda self, length: right(self, length - (length < self.length)))
-    assert after_the_edit(marks=(3, 20, 45))[0] != plainly([request(EDITED, seed=4)])[0]
+    assert after_the_edit(resume_points=(3, 20, 45))[0] != plainly([request(EDITED, seed=4)])[0]
 
 
 def test_turns_outlive_the_ends_of_chunks() -> None:
-    _, engine = after_the_edit(EngineConfig(prefill_chunk=4, memory=2**40), marks=(3, 17, 20, 30, 33))
-    first, edited = engine.slots.prefixes.cached
-    assert sorted(first.marks) == [17, 20, 30, 33, 52, 56, 60, 66], "a canvas was committed; 3 is too early"
-    assert sorted(edited.marks) == [17, 20, 30, 33, 41, 45, 48, 54]
+    _, engine = after_the_edit(EngineConfig(prefill_chunk=4, memory=2**40), resume_points=(3, 17, 20, 30, 33))
+    first, edited = engine.scheduler.prefixes.cached
+    assert sorted(first.resume_points) == [17, 20, 30, 33, 52, 56, 60, 66], (
+        "a canvas was committed; 3 is too early"
+    )
+    assert sorted(edited.resume_points) == [17, 20, 30, 33, 41, 45, 48, 54]
     places = range(20, 29)
     assert Encoded(None, "", frozenset((21, 23, 25, 27))).by_worth(places) == [
         20,
@@ -77,29 +79,31 @@ def test_marks_keep_to_the_cache_s_bytes_while_their_sequences_are_at_work() -> 
     )  # two sliding layers, k and v of 2 heads x 8 over window 5 - 1 positions, float64
     engine = Engine(MODEL, EngineConfig(prefill_chunk=4, memory=2**40, prefix_cache=10 * window))
     requests = [
-        request(tuple(random.Random(i).choices(range(48), k=50)), seed=i, marks=(18, 25, 40))
+        request(tuple(random.Random(i).choices(range(48), k=50)), seed=i, resume_points=(18, 25, 40))
         for i in range(3)
     ]
     counts = []
     for _ in engine.run(requests):
-        counts.append(sum(len(sequence.marks) for sequence in engine.slots.prefixes.live))
-        assert engine.slots.prefixes.nbytes <= 10 * window
-    assert max(counts) == 10 and [sorted(sequence.marks) for sequence in engine.slots.prefixes.cached] == [
-        [18, 40, 56]
-    ]
+        counts.append(sum(len(sequence.resume_points) for sequence in engine.scheduler.prefixes.live))
+        assert engine.scheduler.prefixes.nbytes <= 10 * window
+    assert max(counts) == 10 and [
+        sorted(sequence.resume_points) for sequence in engine.scheduler.prefixes.cached
+    ] == [[18, 40, 56]]
     assert by_row(list(engine.run(requests)), 3) == plainly(requests)
 
 
 def test_requests_take_memory_before_prefixes() -> None:
     one = request(tuple(range(40)))
-    need = Engine(MODEL, ROOMY).slots.need(one)
+    need = Engine(MODEL, ROOMY).scheduler.need(one)
     engine = Engine(MODEL, EngineConfig(memory=2 * need, prefix_cache=2 * need))
     list(engine.run([one]))
-    held = engine.slots.prefixes.nbytes
+    held = engine.scheduler.prefixes.nbytes
     assert 0 < held < need
     for _ in engine.run([request(tuple(range(40, 0, -1)), seed=seed) for seed in range(2)]):
-        assert sum(slot.memory for slot in engine.slots.taken) + engine.slots.prefixes.nbytes <= 2 * need
-    assert not any(sequence.tokens[:40] == [*range(40)] for sequence in engine.slots.prefixes.cached)
+        assert (
+            sum(slot.memory for slot in engine.scheduler.taken) + engine.scheduler.prefixes.nbytes <= 2 * need
+        )
+    assert not any(sequence.tokens[:40] == [*range(40)] for sequence in engine.scheduler.prefixes.cached)
 
 
 def test_a_mark_that_finds_no_memory_leaves_everybody_s_prompt_counted(

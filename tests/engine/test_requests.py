@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dgemma.config import DenoiseConfig
-from dgemma.engine.requests import Request
+from dgemma.engine.requests import Request, next_seed
 from dgemma.errors import UsageError
 from tests.helpers import tiny_config
 
@@ -22,7 +24,7 @@ def test_good_requests_pass() -> None:
     Request(**GOOD, canvas_ids=((0,) * 4,), pins=(-1,) * 4).check(CONFIG)
     Request([1, 2], 1, config=DenoiseConfig(canvas_width=1), pins=[5]).check(CONFIG)
     Request((1,) * 9, 6).check(CONFIG, max_prompt_tokens=9)
-    Request(**GOOD, marks=(0, 2)).check(CONFIG)
+    Request(**GOOD, resume_points=(0, 2)).check(CONFIG)
     Request(**GOOD, only=((5, (47,)), (0, (1, 2))), pins=(-1, 0, 47, -1, -1, -1)).check(CONFIG)
 
 
@@ -60,11 +62,11 @@ def test_good_requests_pass() -> None:
         ("pins", {"pins": (-1, -1, -1, -1, -1, 48)}),
         ("pins", {"pins": (-2, -1, -1, -1, -1, -1)}),
         ("canvas_width", {"config": DenoiseConfig(canvas_width=7)}),
-        ("marks", {"marks": (3,)}),
-        ("marks", {"marks": (-1,)}),
-        ("marks", {"marks": (1, 1)}),
-        ("marks", {"marks": (2, 1)}),
-        ("marks", {"marks": (1.0,)}),
+        ("resume_points", {"resume_points": (3,)}),
+        ("resume_points", {"resume_points": (-1,)}),
+        ("resume_points", {"resume_points": (1, 1)}),
+        ("resume_points", {"resume_points": (2, 1)}),
+        ("resume_points", {"resume_points": (1.0,)}),
     ],
 )  # fmt: skip
 def test_a_bad_request_is_refused_by_name(name: str, change: dict) -> None:
@@ -78,3 +80,20 @@ def test_the_process_may_bound_prompts_further() -> None:
         Request((1,) * 10, 6).check(CONFIG, max_prompt_tokens=9)
     with pytest.raises(UsageError, match="at most 12 fit"):
         Request((1,) * 500, 20).check(CONFIG)
+
+
+LAST_SEED = 2**63 - 1
+
+
+@given(st.integers(0, LAST_SEED), st.integers(0, 2**20))
+def test_a_seed_behind_another_is_one_that_may_be_asked_for(seed: int, places: int) -> None:
+    found = next_seed(seed, places)
+    assert (found - seed - places) % 2**63 == 0
+    Request((1,), 1, found).check(CONFIG)
+
+
+def test_behind_the_last_seed_comes_the_first() -> None:
+    Request((1,), 1, LAST_SEED).check(CONFIG)
+    with pytest.raises(UsageError, match="seed is"):
+        Request((1,), 1, LAST_SEED + 1).check(CONFIG)
+    assert [next_seed(LAST_SEED - 1), next_seed(LAST_SEED), next_seed(LAST_SEED, 3)] == [LAST_SEED, 0, 2]

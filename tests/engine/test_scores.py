@@ -1,4 +1,4 @@
-"""Attention as cards do it without Triton, scores in pieces (kernels/attention.py): the same tokens as with the CPU's kernel, in float64."""
+"""Attention as cards do it without Triton, scores in pieces (kernels/ops/attention.py): the same tokens as with the CPU's kernel, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.denoise import run as plainly
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, results
-from dgemma.kernels import attention as op
+from dgemma.kernels.ops import attention as op
 from dgemma.model import passes
 from tests.helpers import lively_model, tiny_config
 

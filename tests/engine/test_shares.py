@@ -15,8 +15,8 @@ from dgemma.engine import engine as engines
 from dgemma.engine.engine import Engine, by_turns
 from dgemma.engine.prefixes import Prefixes
 from dgemma.engine.requests import CommitRecord, Request
+from dgemma.engine.scheduler import OVERTAKEN
 from dgemma.engine.shares import divide
-from dgemma.engine.slots import OVERTAKEN
 from tests.engine.test_denoise import MODEL, WIDTH, by_row, request
 from tests.engine.test_engine import plainly
 
@@ -76,7 +76,7 @@ def test_a_pass_reads_no_more_of_a_prompt_than_others_decide(monkeypatch: pytest
     engine.submit(of("a", request(prompt(2, 300), max_tokens=WIDTH)))
     seen = Counter()
     while not engine.idle:
-        beside = any(slot.client == "b" for slot in engine.slots.taken)
+        beside = any(slot.client == "b" for slot in engine.scheduler.taken)
         engine.advance()
         if beside and engine.last.clean:
             seen[engine.last.clean] += 1
@@ -103,14 +103,14 @@ def test_slots_go_in_turn_to_who_holds_least() -> None:
     for seed in range(6):
         engine.submit(of("a", request(prompt(seed, 5), max_tokens=WIDTH * 2, seed=seed)))
     engine.advance()
-    assert [slot.ticket for slot in engine.slots.taken] == [0, 1], "a client alone has everything"
+    assert [slot.ticket for slot in engine.scheduler.taken] == [0, 1], "a client alone has everything"
     engine.submit(of("b", request(prompt(9, 5), max_tokens=WIDTH, seed=9)))
     for _ in range(100):
         engine.advance()
-        if any(slot.client == "b" for slot in engine.slots.taken):
+        if any(slot.client == "b" for slot in engine.scheduler.taken):
             break
-    assert sorted(slot.client for slot in engine.slots.taken) == ["a", "b"]
-    assert {slot.ticket for slot in engine.slots.taken if slot.client == "a"} <= {0, 2}
+    assert sorted(slot.client for slot in engine.scheduler.taken) == ["a", "b"]
+    assert {slot.ticket for slot in engine.scheduler.taken if slot.client == "a"} <= {0, 2}
 
 
 def long_and_short(config: EngineConfig) -> tuple[list[Request], list[int]]:
@@ -123,7 +123,7 @@ def long_and_short(config: EngineConfig) -> tuple[list[Request], list[int]]:
 @pytest.mark.parametrize("scarce", ["slots", "memory"])
 def test_long_answers_make_room_between_two_canvases(scarce: str) -> None:
     asked, _ = long_and_short(EngineConfig(memory=ROOM))
-    need = Engine(MODEL, EngineConfig(memory=ROOM)).slots.need(asked[0])
+    need = Engine(MODEL, EngineConfig(memory=ROOM)).scheduler.need(asked[0])
     config = EngineConfig(max_slots=4, memory=ROOM) if scarce == "slots" else EngineConfig(memory=4 * need)
     _, ended = long_and_short(config)
     assert ended[4] < min(ended[:4])
@@ -139,14 +139,14 @@ def test_who_made_room_goes_on_with_the_same_tokens(cached: int | None, when: in
     asked += [of("c", request(prompt(7, 20), seed=3))]
     engine = Engine(MODEL, EngineConfig(max_slots=3, prefill_chunk=8, memory=ROOM, prefix_cache=cached))
     given_up = []
-    right = engine.slots.admit
+    right = engine.scheduler.admit
 
     def admit(waiting):
         found = right(waiting)
         given_up.extend(slot.canvas > 0 for slot in found if slot.between_canvases)
         return found
 
-    engine.slots.admit = admit
+    engine.scheduler.admit = admit
     tickets = {engine.submit(one): index for index, one in enumerate(asked[:3])}
     records = []
     for count in range(10_000):
@@ -164,18 +164,18 @@ def test_who_made_room_goes_on_with_the_same_tokens(cached: int | None, when: in
 def test_one_that_does_not_fit_is_overtaken_so_often_and_no_more() -> None:
     small = [of("b", request(prompt(seed, 5), max_tokens=WIDTH, seed=seed)) for seed in range(OVERTAKEN + 8)]
     large = of("a", request(prompt(1, 40), max_tokens=WIDTH * 8))
-    probe = Engine(MODEL, EngineConfig(memory=ROOM)).slots
+    probe = Engine(MODEL, EngineConfig(memory=ROOM)).scheduler
     engine = Engine(MODEL, EngineConfig(memory=max(probe.need(large), 2 * probe.need(small[0])) + 1))
     first = [engine.submit(one) for one in small[:1]]
     engine.advance()
-    assert first and engine.slots.taken
+    assert first and engine.scheduler.taken
     engine.submit(large)
     for one in small[1:]:
         engine.submit(one)
     order = []
     while not engine.idle:
         engine.advance()
-        order += [slot.ticket for slot in engine.slots.taken if slot.ticket not in order]
+        order += [slot.ticket for slot in engine.scheduler.taken if slot.ticket not in order]
     assert order.index(1) == 1 + OVERTAKEN, "ticket 1 is the large one"
 
 
@@ -216,7 +216,7 @@ def test_a_client_s_prefix_outlives_many_of_another_s() -> None:
     list(engine.run([mine]))
     for seed in range(2, 14):
         list(engine.run([of("a", request(prompt(seed, 40), max_tokens=WIDTH))]))
-        assert engine.slots.prefixes.nbytes <= 60_000
-    kept = Counter(sequence.client for sequence in engine.slots.prefixes.cached)
+        assert engine.scheduler.prefixes.nbytes <= 60_000
+    kept = Counter(sequence.client for sequence in engine.scheduler.prefixes.cached)
     assert kept["b"] == 1 and 1 <= kept["a"] < 12, "the twelve did not all fit"
-    assert engine.slots.prefixes.known(mine.prompt_ids, "") > 30
+    assert engine.scheduler.prefixes.known(mine.prompt_ids, "") > 30

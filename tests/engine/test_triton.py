@@ -9,7 +9,9 @@ pytest.importorskip("triton")
 from dgemma.config import DenoiseConfig, EngineConfig  # noqa: E402
 from dgemma.engine.engine import Engine  # noqa: E402
 from dgemma.engine.requests import Request, results  # noqa: E402
-from dgemma.kernels import attention_triton, moe_triton, vocab_triton  # noqa: E402
+from dgemma.kernels.triton import attention as attention_triton  # noqa: E402
+from dgemma.kernels.triton import moe as moe_triton
+from dgemma.kernels.triton import vocab as vocab_triton
 from tests.helpers import lively_model, tiny_config  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:(invalid value|divide by zero|overflow)")

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import dgemma
 from dgemma.cli.main import app
 from dgemma.errors import ResourceError, UsageError
-from dgemma.kernels.formats import bytes_of
-from dgemma.kernels.vocab import head, soft_capped_logits
-from dgemma.weights.locate import EMBEDDED
-from dgemma.weights.placement import placement
+from dgemma.hub.locate import EMBEDDED
+from dgemma.kernels.ops.vocab import head, soft_capped_logits
+from dgemma.kernels.quant.formats import bytes_of
+from dgemma.memory.placement import placement
 from dgemma.weights.source import source
 from tests.helpers import tiny_checkpoint
 
@@ -62,15 +62,15 @@ def test_layers_that_stream_give_the_same_text(kind: str, dtype: str, few: Path)
     resident = dgemma.load(folder, "cpu", dtype)
     most, want = whole(folder, dtype), text(resident)
     enough = dgemma.load(folder, "cpu", dtype, memory=most)
-    assert enough.net.layers.arrivals is None and text(enough) == want
+    assert enough.net.layers.offload is None and text(enough) == want
     tight = dgemma.load(folder, "cpu", dtype, memory=int(0.95 * most))
-    assert tight.net.layers.arrivals is not None and any("layers are read" in note for note in tight.notes)
+    assert tight.net.layers.offload is not None and any("layers are read" in note for note in tight.notes)
     assert text(tight) == want
     assert all(
         torch.equal(one, other) for one, other in zip(two_steps(tight), two_steps(resident), strict=True)
     )
     assert (
-        tight.engine.slots.budget < enough.engine.slots.budget * 1.3
+        tight.engine.scheduler.budget < enough.engine.scheduler.budget * 1.3
     )  # what the embedding's copies leave is theirs
 
 
@@ -103,7 +103,7 @@ def test_a_fault_of_the_text_is_told_before_weights_are_read(
 ) -> None:
     folder = tiny_checkpoint(tmp_path / "tiny")
     (folder / "tokenizer.json").write_text("{")
-    monkeypatch.setattr("dgemma.api.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("dgemma.api.loading.load_model", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(dgemma.errors.DgemmaError, match="tokenizer.json"):
         dgemma.load(folder, "cpu")
 

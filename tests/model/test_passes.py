@@ -14,7 +14,7 @@ from torch import Tensor
 import dgemma.model.passes
 from dgemma.config import SLIDING, ModelConfig
 from dgemma.engine.denoise import read_prompts
-from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.kernels.ops.vocab import soft_capped_logits
 from dgemma.model.dgemma import Canvases, DiffusionGemma
 from dgemma.model.kv import KVCache
 from tests.helpers import assert_close, closeness, is_close, lively_model, tiny_config
@@ -44,8 +44,8 @@ def encoded(model: DiffusionGemma, prompt: list[int], chunks: list[int]) -> list
 
 
 @torch.no_grad()
-def logits(model: DiffusionGemma, kv: list[KVCache], canvas: list[list[int]], previous=None) -> Tensor:
-    hidden = model.denoise(torch.tensor(canvas), kv, previous)
+def logits(model: DiffusionGemma, kv: list[KVCache], canvas: list[list[int]], prev_probs=None) -> Tensor:
+    hidden = model.denoise(torch.tensor(canvas), kv, prev_probs)
     return soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
 
 

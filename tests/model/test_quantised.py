@@ -14,9 +14,9 @@ from dgemma.config.formats import Format
 from dgemma.engine.denoise import run
 from dgemma.engine.engine import Engine
 from dgemma.engine.requests import Request, results
-from dgemma.kernels.formats import QuantTensor
-from dgemma.kernels.formats import quantise as quantised
-from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.kernels.ops.vocab import soft_capped_logits
+from dgemma.kernels.quant.formats import QuantTensor
+from dgemma.kernels.quant.formats import quantise as quantised
 from dgemma.model.build import build, pack, quantise
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.weights.names import expected_tensors
@@ -69,10 +69,10 @@ def rounded(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionGe
 def hidden(model: DiffusionGemma) -> torch.Tensor:
     cache = model.new_cache()
     model.encode(torch.arange(3, 12)[None], [cache])
-    previous = torch.rand(1, 6, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(
+    prev_probs = torch.rand(1, 6, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(
         model.dtype
     )
-    return model.denoise(torch.arange(20, 26)[None], [cache], (previous, previous.double().sum(-1)))
+    return model.denoise(torch.arange(20, 26)[None], [cache], (prev_probs, prev_probs.double().sum(-1)))
 
 
 @pytest.mark.parametrize("mix", MIXES)

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from dgemma.config.formats import Format
-from dgemma.kernels import matmul
-from dgemma.kernels.formats import QuantTensor
-from dgemma.kernels.matmul import should_pack
+from dgemma.kernels.ops import matmul
+from dgemma.kernels.ops.matmul import should_pack
+from dgemma.kernels.quant.formats import QuantTensor
+from dgemma.memory.placement import BUFFERS, spread
 from dgemma.model.build import pack, quantise
 from dgemma.model.dgemma import DiffusionGemma
-from dgemma.model.streaming import Carried, Mapped, matrices
-from dgemma.weights.placement import BUFFERS, spread
+from dgemma.model.streaming import HostOffload, MmapOffload, matrices
 from tests.helpers import lively_model, tiny_config
 
 CPU = torch.device("cpu")
@@ -76,12 +76,12 @@ def same(got: list[torch.Tensor], want: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
 
 
-@pytest.mark.parametrize("lane", [Early, Late])
+@pytest.mark.parametrize("stream", [Early, Late])
 @pytest.mark.parametrize("streamed", [2, 4, 6])
 @pytest.mark.parametrize("few", [False, True], ids=["plain", "few bits"])
-def test_carried_layers_are_the_resident_ones(few: bool, streamed: int, lane: type[Late]) -> None:
-    want, made, used = two_passes(model(few)), model(few), lane()
-    made.layers.arrivals = Carried(made.layers, spread(6, streamed), CPU, used)
+def test_carried_layers_are_the_resident_ones(few: bool, streamed: int, stream: type[Late]) -> None:
+    want, made, used = two_passes(model(few)), model(few), stream()
+    made.layers.offload = HostOffload(made.layers, spread(6, streamed), CPU, used)
     assert same(two_passes(made), want)
     assert used.copies == 4 * streamed + 1  # one per layer and pass, and the one that is on its way
 
@@ -89,7 +89,7 @@ def test_carried_layers_are_the_resident_ones(few: bool, streamed: int, lane: ty
 def test_only_the_buffers_are_on_the_device() -> None:
     made = model(True)
     whole = sum(part.nbytes for part in _parts(made.layers))
-    carried = Carried(made.layers, spread(6, 6), CPU, Late())
+    carried = HostOffload(made.layers, spread(6, 6), CPU, Late())
     homes = {part.untyped_storage().data_ptr() for part in _parts(made.layers)}
     assert (
         homes == {buffer.untyped_storage().data_ptr() for buffer in carried.buffers} and len(homes) == BUFFERS
@@ -99,7 +99,7 @@ def test_only_the_buffers_are_on_the_device() -> None:
 
 def test_a_pass_that_broke_off_leaves_no_wrong_layer_behind() -> None:
     want, made = two_passes(model(True)), model(True)
-    made.layers.arrivals = Carried(made.layers, spread(6, 4), CPU, Late())
+    made.layers.offload = HostOffload(made.layers, spread(6, 4), CPU, Late())
     for broken in range(6):
         hook = made.layers[broken].register_forward_pre_hook(_fail)
         with pytest.raises(KeyError):
@@ -111,9 +111,9 @@ def test_a_pass_that_broke_off_leaves_no_wrong_layer_behind() -> None:
 def test_a_layer_that_did_not_arrive_is_noticed() -> None:
     """The twin that must fail: without its copies the model is another one."""
     want, made = two_passes(model(True)), model(True)
-    lane = Late()
-    made.layers.arrivals = Carried(made.layers, spread(6, 4), CPU, lane)
-    lane.wait = lambda event: None
+    stream = Late()
+    made.layers.offload = HostOffload(made.layers, spread(6, 4), CPU, stream)
+    stream.wait = lambda event: None
     assert not same(two_passes(made), want)
 
 
@@ -125,7 +125,7 @@ def test_streamed_layers_are_evenly_apart() -> None:
 def test_an_odd_number_of_layers_cannot_take_turns() -> None:
     with pytest.raises(ValueError, match="3 layers"):
         made = model(False)
-        Carried(made.layers, [0, 1, 2], CPU, Late())
+        HostOffload(made.layers, [0, 1, 2], CPU, Late())
 
 
 @pytest.mark.parametrize("few", [False, True], ids=["plain", "few bits"])
@@ -138,14 +138,14 @@ def test_mapped_layers_are_the_packed_ones(dtype: str, few: bool, monkeypatch: p
     made, told = model(few).to(getattr(torch, dtype)), []
     plain = {id(getattr(module, name)) for layer in made.layers for module, name in matrices(layer)}
     table, made.packed = made.embed.weight, None
-    made.layers.arrivals = Mapped(made.layers, [0, 1, 3, 4], made.dtype, told.append)
+    made.layers.offload = MmapOffload(made.layers, [0, 1, 3, 4], made.dtype, told.append)
     for number in (2, 5):  # what is resident is packed
         for module in made.layers[number].modules():
             if hasattr(module, "pack") and should_pack(made.dtype):
                 module.pack()
     assert same(two_passes(made), want)
     assert told == [1, 3, 4, 0] * 4
-    made.layers.arrivals.arrive(2)  # nothing of the others is held any more
+    made.layers.offload.load_layer(2)  # nothing of the others is held any more
     kept = {id(getattr(module, name)) for n in (0, 1, 3, 4) for module, name in matrices(made.layers[n])}
     assert kept <= plain and made.embed.weight is table
 

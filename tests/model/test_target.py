@@ -10,10 +10,10 @@ import torch
 import dgemma
 from dgemma.config import EngineConfig
 from dgemma.errors import ResourceError
+from dgemma.hub.locate import EMBEDDED
+from dgemma.memory import placement as placement_module
+from dgemma.memory.plan import GIB, Memory
 from dgemma.model import target
-from dgemma.weights import placement as placement_module
-from dgemma.weights.locate import EMBEDDED
-from dgemma.weights.plan import GIB, Memory
 from dgemma.weights.source import source
 
 CARD = torch.device("cuda", 0)
@@ -26,7 +26,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Any:
     def put(free: int) -> None:
         frees = {"cuda": free, "cpu": 64 * GIB}
         monkeypatch.setattr(placement_module, "free_on", lambda kind, index=None: frees[kind])
-        monkeypatch.setattr("dgemma.api.choose_device", lambda _: CARD)
+        monkeypatch.setattr("dgemma.api.loading.choose_device", lambda _: CARD)
 
     return put
 
@@ -39,7 +39,7 @@ def layout() -> Any:
 def test_a_card_without_room_is_refused_before_anything_is_read(
     card: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dgemma.api.load_model", lambda *_, **__: pytest.fail("weights were read"))
+    monkeypatch.setattr("dgemma.api.loading.load_model", lambda *_, **__: pytest.fail("weights were read"))
     card(GIB + 2_000_000)
     with pytest.raises(ResourceError, match="the model needs .* of weights.* the card has 1.08 GB"):
         dgemma.load()
@@ -54,7 +54,7 @@ def test_what_does_not_fit_a_card_streams_without_being_asked(
         loaded.append(arguments[3])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dgemma.api.load_model", load_model)
+    monkeypatch.setattr("dgemma.api.loading.load_model", load_model)
     whole = placement_module.placement(layout().config, "bfloat16", "cuda", 64 * GIB).device_bytes
     for free, streams in ((64 * GIB, False), (GIB + whole, False), (GIB + whole - 1_000_000, True)):
         card(free)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-import dgemma.kernels.heads
-import dgemma.kernels.moe
+import dgemma.kernels.ops.heads
+import dgemma.kernels.ops.moe
 import dgemma.model.layers
 import dgemma.model.passes
-from dgemma.kernels.norm import rms_norm
+from dgemma.kernels.ops.norm import rms_norm
 from tests.model import worlds
 
 
@@ -56,7 +56,7 @@ def no_norm_on_values(monkeypatch: pytest.MonkeyPatch) -> None:
     def weighted_only(x, weight, eps):
         return x if weight is None else rms_norm(x, weight, eps)
 
-    monkeypatch.setattr(dgemma.kernels.heads, "rms_norm", weighted_only)
+    monkeypatch.setattr(dgemma.kernels.ops.heads, "rms_norm", weighted_only)
 
 
 def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,9 +68,9 @@ def one_scalar_for_both_modes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def no_scale_per_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = dgemma.kernels.moe.choose
+    choose = dgemma.kernels.ops.moe.choose
     monkeypatch.setattr(
-        dgemma.kernels.moe,
+        dgemma.kernels.ops.moe,
         "choose",
         lambda chances, scale, top_k: choose(chances, torch.ones_like(scale), top_k),
     )

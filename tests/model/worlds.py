@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dgemma.config import ModelConfig
 from dgemma.engine.denoise import read_prompts
-from dgemma.kernels.vocab import soft_capped_logits, stats_of
-from dgemma.model.dgemma import DiffusionGemma, Previous
+from dgemma.kernels.ops.vocab import soft_capped_logits, stats_of
+from dgemma.model.dgemma import DiffusionGemma, PrevProbs
 from dgemma.model.kv import KVCache
 from tests.helpers import lively_model, tiny_raw
 
@@ -94,13 +94,13 @@ def read(world: World) -> list[KVCache]:
 
 
 @torch.no_grad()
-def logits(world: World, kv: list[KVCache], canvas: Tensor, previous: Previous | None = None) -> Tensor:
+def logits(world: World, kv: list[KVCache], canvas: Tensor, prev_probs: PrevProbs | None = None) -> Tensor:
     """Our soft-capped logits [3, C, V]."""
-    hidden = world.model.denoise(canvas, kv, previous)
+    hidden = world.model.denoise(canvas, kv, prev_probs)
     return soft_capped_logits(hidden, world.model.embed.weight, world.config.final_logit_softcapping)
 
 
-def conditioned(world: World, processed: Tensor) -> Previous:
+def conditioned(world: World, processed: Tensor) -> PrevProbs:
     """What a step hands to the next one, of processed logits [3, C, V]."""
     half = torch.full((*processed.shape[:2], 2), 0.5)
     stats = stats_of(processed.clone(), half, world.model.dtype)

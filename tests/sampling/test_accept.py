@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dgemma.sampling.accept import accept
 from dgemma.sampling.pins import FREE, hold
 from dgemma.sampling.schedule import temperature
-from dgemma.sampling.stopping import counted, mean_entropy, stands, unchanged_steps
+from dgemma.sampling.stopping import converged, counted, mean_entropy, unchanged_steps
 
 nats = st.floats(0, 12, width=32) | st.sampled_from((0.0, 1e-9, 0.1))
 
@@ -113,7 +113,7 @@ def stops_after(
         argmax = torch.tensor([canvas])
         unchanged = unchanged_steps(argmax, last, mask, unchanged)
         mean = mean_entropy(torch.full((1, len(canvas)), entropy), mask)
-        if stands(unchanged, mean, torch.tensor([threshold]), torch.tensor([0.5])):
+        if converged(unchanged, mean, torch.tensor([threshold]), torch.tensor([0.5])):
             return number
         last = argmax
     return 0

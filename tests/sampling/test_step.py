@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import dgemma.sampling.step
 from dgemma.config import DenoiseConfig
-from dgemma.kernels.random import noise
-from dgemma.kernels.vocab import CanvasStats, stats_of
+from dgemma.kernels.ops.random import noise
+from dgemma.kernels.ops.vocab import CanvasStats, stats_of
 from dgemma.sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step
 from tests.helpers import assert_close
 

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.engine.engine import Engine
 from dgemma.server.app import create_app
+from dgemma.server.dialects import ROUTES
 from dgemma.server.settings import ServerConfig
 from tests.helpers import tiny_checkpoint
 
@@ -35,7 +36,7 @@ def client(model: dgemma.Model) -> Iterator[Callable[..., TestClient]]:
     """client(**settings): one that asks the app of the tiny model, by its loopback name."""
     with ExitStack() as stack:
 
-        def make(headers: dict[str, str] | None = None, routes: Any = None, **settings: Any) -> TestClient:
+        def make(headers: dict[str, str] | None = None, routes: Any = ROUTES, **settings: Any) -> TestClient:
             app = create_app(model, ServerConfig(**settings), routes)
             return stack.enter_context(TestClient(app, base_url="http://localhost", headers=headers))
 

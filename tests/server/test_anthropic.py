@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.server.schema.anthropic import MessagesAnswer
 from dgemma.tasks.events import Committed, Generation
-from dgemma.tasks.voices import Voices
+from dgemma.tasks.output_parser import OutputParser
 from tests.helpers import byte_tokenizer
 from tests.server.test_http import Live, live
 from tests.text.test_turns import ids_of
@@ -45,10 +45,10 @@ def events(text: str) -> list[dict[str, Any]]:
 
 def fed(answer: Any, *layouts: str) -> Any:
     """An answer that was told canvases of these tokens, and the stream it made of them."""
-    ids, voices = [ids_of(layout) for layout in layouts], Voices(byte_tokenizer())
+    ids, parser = [ids_of(layout) for layout in layouts], OutputParser(byte_tokenizer())
     chunks = [*answer.begin()]
     for canvas, found in enumerate(ids):
-        parts = voices.feed(found) + (voices.finish() if canvas + 1 == len(ids) else [])
+        parts = parser.feed(found) + (parser.finish() if canvas + 1 == len(ids) else [])
         chunks += answer.take(0, Committed(canvas, "", found, 2, parts))
     chunks += answer.take(0, Generation("", sum(ids, []), [2] * len(ids), "stop", 7, 0, 1.0, 0.5))
     return b"".join([*chunks, *answer.end()]).decode()
@@ -62,7 +62,7 @@ class Served:
 
 
 def test_a_message_is_what_python_gives_whole_and_streamed(client: Client, model: dgemma.Model) -> None:
-    want = model.chat(ASKED, 24, 5)
+    want = model.chat(ASKED, 24, seed=5)
     body = {"model": "any", "messages": ASKED, "max_tokens": 24, "seed": 5}
     reply = client().post(PATH, json=body).json()
     assert (
@@ -125,7 +125,7 @@ def test_a_conversation_of_blocks_reads_as_pythons(client: Client, model: dgemma
             "function": {"name": "f", "description": "does", "parameters": TOOLS[0]["input_schema"]},
         }
     ]
-    want = model.chat(same, 12, 3, tools=tools, thinking=True)
+    want = model.chat(same, 12, seed=3, tools=tools, thinking=True)
     body = {
         "messages": content,
         "system": [{"type": "text", "text": "Be brief."}],
@@ -173,7 +173,7 @@ def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name:
 
 
 def test_stops_and_forms(client: Client, model: dgemma.Model) -> None:
-    content = model.chat(ASKED, 24, 5).content
+    content = model.chat(ASKED, 24, seed=5).content
     body = {"messages": ASKED, "max_tokens": 24, "seed": 5}
     reply = client().post(PATH, json=body | {"stop_sequences": [content[3:5]]}).json()
     assert reply["content"][0]["text"] == content[: content.index(content[3:5])]
@@ -184,7 +184,7 @@ def test_stops_and_forms(client: Client, model: dgemma.Model) -> None:
 
 def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
     model = fresh
-    want = model.chat(ASKED, 24, 7)
+    want = model.chat(ASKED, 24, seed=7)
     asked: Any = {"model": "dgemma", "messages": ASKED, "max_tokens": 24, "extra_body": {"seed": 7}}
     talk = anthropic.Anthropic(base_url=live(keys=("sk-test",)).url, api_key="sk-test", max_retries=0)
     assert talk.messages.create(**asked).content[0].text == want.content

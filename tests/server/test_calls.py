@@ -23,7 +23,7 @@ RESPONSES_TOOLS = [
 
 @pytest.mark.parametrize("choice", ["required", LOOK])
 def test_openais(client: Client, model: dgemma.Model, choice: Any) -> None:
-    want = model.chat(ASKED, 60, 4, tools=TOOLS, tool_choice=choice).tool_calls[0]
+    want = model.chat(ASKED, 60, seed=4, tools=TOOLS, tool_choice=choice).tool_calls[0]
     body = {"messages": ASKED, "tools": TOOLS, "tool_choice": choice, "max_tokens": 60, "seed": 4}
     told = client().post("/v1/chat/completions", json=body).json()["choices"][0]
     function = told["message"]["tool_calls"][0]["function"]

@@ -41,7 +41,7 @@ def drafts(stream: Any) -> list[Draft]:
 
 
 def test_steps_played_back_are_the_drafts(client: Client, model: dgemma.Model) -> None:
-    want = drafts(model.stream("abc", 30, 4))
+    want = drafts(model.stream("abc", 30, seed=4))
     told = events(
         client()
         .post("/v1/canvas", json={"task": "complete", "prompt": "abc", "max_tokens": 30, "seed": 4})
@@ -56,7 +56,7 @@ def test_steps_played_back_are_the_drafts(client: Client, model: dgemma.Model) -
     name, done = told[-1]
     assert (
         name == "done"
-        and done["text"] == model.generate("abc", 30, 4).text
+        and done["text"] == model.generate("abc", 30, seed=4).text
         and done["usage"]["steps"] == len(steps)
     )
     assert "".join(data["text"] for name, data in told if name == "commit") == done["text"]
@@ -66,16 +66,16 @@ def test_steps_played_back_are_the_drafts(client: Client, model: dgemma.Model) -
 def test_rows_of_an_infill_keep_apart_and_pins_are_told(client: Client, model: dgemma.Model) -> None:
     body = {"task": "infill", "prefix": "def f():\n", "suffix": "\nx = 1\n", "seed": 2, "widths": [2, 4]}
     told = events(client().post("/v1/canvas", json=body).text)
-    want = drafts(model.stream_fill("def f():\n", "\nx = 1\n", 2, widths=[2, 4]))
+    want = drafts(model.stream_fill("def f():\n", "\nx = 1\n", seed=2, widths=[2, 4]))
     steps = [data for name, data in told if name == "step"]
     assert sorted(played(steps)) == sorted((d.row, d.canvas, d.step, d.token_ids) for d in want)
     assert {len(step["pinned"]) for step in steps if "pinned" in step} == {10, 8}
-    assert told[-1][1]["text"] == model.fill("def f():\n", "\nx = 1\n", 2, widths=[2, 4]).text
+    assert told[-1][1]["text"] == model.fill("def f():\n", "\nx = 1\n", seed=2, widths=[2, 4]).text
 
 
 def test_an_edit_shows_each_change_and_its_diff(client: Client, model: dgemma.Model) -> None:
     document = "def area(r):\n    return 3\n\nprint(area(2))\n"
-    want = model.edit(document, "use pi", 3, spans=[(17, 25)])
+    want = model.edit(document, "use pi", seed=3, spans=[(17, 25)])
     body = {"task": "edit", "document": document, "instruction": "use pi", "spans": [[17, 25]], "seed": 3}
     told = events(client().post("/v1/canvas", json=body).text)
     assert [data for name, data in told if name == "change"] == [change.to_dict() for change in want.changes]
@@ -91,7 +91,7 @@ def test_an_edit_shows_each_change_and_its_diff(client: Client, model: dgemma.Mo
         .post("/v1/canvas", json={"task": "edit", "document": document, "instruction": "use pi", "seed": 3})
         .text
     )
-    assert found[-1][1]["text"] == model.edit(document, "use pi", 3).text
+    assert found[-1][1]["text"] == model.edit(document, "use pi", seed=3).text
 
 
 def test_a_chat_is_told_by_channel(client: Client, model: dgemma.Model) -> None:
@@ -101,7 +101,7 @@ def test_a_chat_is_told_by_channel(client: Client, model: dgemma.Model) -> None:
         .post("/v1/canvas", json={"task": "chat", "messages": messages, "max_tokens": 24, "seed": 1})
         .text
     )
-    assert told[-1][1]["text"] == model.chat(messages, 24, 1).content and told[-1][1]["thought"] == ""
+    assert told[-1][1]["text"] == model.chat(messages, 24, seed=1).content and told[-1][1]["thought"] == ""
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_terms_of_an_answer_hold_here_too(client: Client, model: dgemma.Model) -
     assert (
         scores == [one.log_prob for one in want.generation.logprobs or () if one.start is not None] and scores
     )
-    assert want.content != model.chat(messages, 36, 1).content
+    assert want.content != model.chat(messages, 36, seed=1).content
 
 
 def test_a_gap_takes_rules_of_tokens(client: Client, model: dgemma.Model) -> None:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.config import EngineConfig
 from dgemma.engine.engine import Engine
-from dgemma.server.jobs import Refusal
+from dgemma.server.jobs import RequestError
 from dgemma.server.limits import LARGE, Admission, Bodies, client_of
 
 COMPLETE = "/v1/completions"
@@ -37,8 +37,8 @@ class Asked:
         self.begun = self.ended = False
         self.leave: Callable[[], None] = lambda: None
 
-    def end(self, refusal: Refusal) -> None:
-        assert refusal.status == 429 and refusal.retry_after and not self.begun and not self.ended
+    def end(self, error: RequestError) -> None:
+        assert error.status == 429 and error.retry_after and not self.begun and not self.ended
         self.ended = True
 
 
@@ -53,8 +53,8 @@ class Line:
         asked = Asked(client)
         try:
             asked.leave = self.admission.enter(client, count, asked)
-        except Refusal as refusal:
-            assert refusal.status == 429 and refusal.retry_after
+        except RequestError as error:
+            assert error.status == 429 and error.retry_after
             return None
         self.inside = [one for one in self.inside if not one.ended] + [asked]
         return asked
@@ -121,7 +121,7 @@ def test_bodies_of_one_client_leave_room_for_another_s() -> None:
     bodies = Bodies(100)
     with bodies.one("a") as grow:
         grow(LARGE + 50)
-        with bodies.one("a") as second, pytest.raises(Refusal) as refused:
+        with bodies.one("a") as second, pytest.raises(RequestError) as refused:
             second(LARGE + 1)
         assert refused.value.status == 503
         with bodies.one("a") as small:
@@ -129,7 +129,7 @@ def test_bodies_of_one_client_leave_room_for_another_s() -> None:
         with bodies.one("b") as other:
             other(LARGE + 25)
             assert bodies.held == 75
-            with pytest.raises(Refusal):
+            with pytest.raises(RequestError):
                 other(LARGE + 26)
     assert bodies.held == 0
 

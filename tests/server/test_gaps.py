@@ -24,7 +24,7 @@ MESSAGE = (
 
 
 def test_infill_is_pythons_fill_with_other_files(client: Client, model: dgemma.Model) -> None:
-    want = model.fill("def f():\n  re", "\nx = 1\n", 2, widths=[1, 3], extra=[("b.py", "y = 2")])
+    want = model.fill("def f():\n  re", "\nx = 1\n", seed=2, widths=[1, 3], extra=[("b.py", "y = 2")])
     body = {
         "input_prefix": "def f():\n", "prompt": "  re", "input_suffix": "\nx = 1\n", "input_extra": [{"filename": "b.py", "text": "y = 2"}],
         "n_predict": 3, "seed": 2, "top_k": 40, "samplers": ["top_k", "infill"], "cache_prompt": True, "t_max_predict_ms": 500,
@@ -61,7 +61,7 @@ def test_infill_warms_and_picks_fields(client: Client) -> None:
 
 
 def test_fim_tells_text_and_delta(client: Client, model: dgemma.Model) -> None:
-    want = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3])
+    want = model.fill("def f():\n", "\nx = 1\n", seed=4, widths=[1, 3])
     body = {
         "model": "codestral",
         "prompt": "def f():\n",
@@ -86,7 +86,7 @@ def test_fim_tells_text_and_delta(client: Client, model: dgemma.Model) -> None:
 
 
 def test_stop_strings_cut_a_gap(client: Client, model: dgemma.Model) -> None:
-    text = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3, 6]).text
+    text = model.fill("def f():\n", "\nx = 1\n", seed=4, widths=[1, 3, 6]).text
     assert text
     body = {"prompt": "def f():\n", "suffix": "\nx = 1\n", "seed": 4, "max_tokens": 10**9, "stop": [text[-1]]}
     assert client().post(FIM, json=body).json()["choices"][0]["text"] == text[: text.index(text[-1])]
@@ -104,7 +104,7 @@ def test_a_marked_region_is_read() -> None:
 def test_a_next_edit_changes_the_cursors_line_alone(client: Client, model: dgemma.Model) -> None:
     place = read_place(MESSAGE)
     want = model.edit(
-        FILE, "These edits were made last; make the next one.\n@@ -1 +1 @@", 3, spans=[place.free]
+        FILE, "These edits were made last; make the next one.\n@@ -1 +1 @@", seed=3, spans=[place.free]
     )
     body = {"model": "mercury-edit-2", "messages": [{"role": "user", "content": MESSAGE}], "seed": 3}
     content = client().post(EDIT, json=body).json()["choices"][0]["message"]["content"]
@@ -125,7 +125,7 @@ def windows(text: str) -> str:
 def test_line_ends_are_the_texts_in_every_dialect(client: Client, model: dgemma.Model) -> None:
     prefix, suffix = "def f():\n", "\nx = 1\n"
     newline = model.tokenizer.encode("\n")[0]
-    want = windows(model.fill(prefix, suffix, 1, widths=[1, 3, 6], logit_bias={newline: 7.0}).text)
+    want = windows(model.fill(prefix, suffix, seed=1, widths=[1, 3, 6], logit_bias={newline: 7.0}).text)
     assert "\r\n" in want
     more: dict[str, Any] = {"seed": 1, "logit_bias": {str(newline): 7.0}}
     around = {"prompt": windows(prefix), "suffix": windows(suffix), "max_tokens": 6} | more

@@ -13,17 +13,17 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from dgemma.errors import UsageError
-from dgemma.server.app import Page, Task, all_routes
 from dgemma.server.auth import Guard
-from dgemma.server.jobs import Refusal
+from dgemma.server.dialects import ROUTES
+from dgemma.server.jobs import RequestError
 from dgemma.server.keys import KEY_VARIABLE, Key, KeyRing, check_strength, read_keys
+from dgemma.server.routes import Page, Task
 from dgemma.server.settings import ServerConfig
 
 Client = Callable[..., TestClient]
 COMPLETE = "/v1/completions"
 GOOD = "Vt3-kq9ZbX71mLwP"
 OPEN = {"/health", "/health/live", "/", "/web/{name:path}"}
-ROUTES = all_routes()
 
 
 def test_every_route_is_denied_without_a_key_but_for_the_open_ones(client: Client) -> None:
@@ -224,6 +224,39 @@ def test_pages_of_others_may_not_ask_and_get_no_leave_to(client: Client) -> None
     assert "access-control-allow-origin" not in asking.get("/health").headers
 
 
+GOOD_ORIGIN = "https://good.example"
+LEAVE = ("access-control-allow-origin", "vary")
+ASKED_BY_A_PAGE = {
+    "an answer": ("GET", "/health", 200),
+    "an answer to a key": ("POST", COMPLETE, 200),
+    "a refusal": ("POST", "/v1/fim/completions", 400),
+    "a page that is not there": ("GET", "/nowhere", 404),
+    "no key": ("GET", "/v1/models", 401),
+    "leave to ask": ("OPTIONS", COMPLETE, 204),
+}
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ASKED_BY_A_PAGE.values(), ids=ASKED_BY_A_PAGE)
+def test_every_answer_to_a_page_names_the_page_and_is_kept_for_it_alone(
+    client: Client, method: str, path: str, status: int
+) -> None:
+    """Whatever keeps answers must not give one page's to another, so each says that it varies with Origin."""
+    key = "a key of its own"
+    asking = client(allow_origins=(GOOD_ORIGIN, "https://other.example"), keys=(key,))
+    headers = {"origin": GOOD_ORIGIN, "access-control-request-method": "POST"}
+    if status != 401:
+        headers["authorization"] = f"Bearer {key}"
+    body = {"prompt": "a", "max_tokens": 2} if status == 200 else {"nonsense": 1}
+    reply = asking.request(method, path, headers=headers, json=body if method == "POST" else None)
+    assert reply.status_code == status, reply.text
+    assert [reply.headers.get_list(name) for name in LEAVE] == [[GOOD_ORIGIN], ["Origin"]]
+    if method == "OPTIONS":
+        assert reply.headers["access-control-allow-methods"] == "GET, POST"
+        allowed = reply.headers["access-control-allow-headers"].split(", ")
+        assert {"authorization", "content-type", "x-api-key"} == set(allowed)
+    assert "access-control-allow-credentials" not in reply.headers
+
+
 def nested(depth: int) -> str:
     return '{"prompt": ' + "[" * depth + "]" * depth + "}"
 
@@ -300,8 +333,8 @@ def test_a_bug_is_told_by_its_kind_alone(client: Client, caplog: pytest.LogCaptu
     def breaks(*asked: Any) -> Any:
         raise KeyError(said)
 
-    def shape(refusal: Any) -> Any:
-        return {"error": refusal.message}
+    def shape(error: Any) -> Any:
+        return {"error": error.message}
 
     asking = client(routes=(Page("/page", breaks, shape), Task("/task", Empty, breaks, shape)))
     for reply in (asking.get("/page"), asking.post("/task", json={})):
@@ -319,7 +352,7 @@ def test_the_document_describes_every_route(client: Client) -> None:
         )
         for status, reply in operation["responses"].items():
             assert status == "200" or reply["content"]["application/json"]["example"] == route.shape(
-                Refusal(int(status), reply["description"])
+                RequestError(int(status), reply["description"])
             )
         if route.body is not None:
             name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[

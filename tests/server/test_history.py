@@ -86,7 +86,7 @@ def test_what_cannot_be_read_becomes_a_short_text_and_a_note(
 ) -> None:
     plain = [{"role": "assistant" if len(messages) > 1 else "user", "content": text}]
     count, notes = told(client(), path, messages)
-    want = model.chat([HI, *plain, HI] if len(messages) > 1 else plain, 6, 3).generation
+    want = model.chat([HI, *plain, HI] if len(messages) > 1 else plain, 6, seed=3).generation
     assert (
         count == want.prompt_tokens
         and any(kind in note for note in notes)
@@ -103,7 +103,7 @@ def test_a_tools_result_may_be_an_image(client: Client, model: dgemma.Model) -> 
             {"role": "tool", "tool_call_id": "t1", "content": "[image, which cannot be read]"},
         ],
         6,
-        3,
+        seed=3,
     )
     use = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "image", "source": PNG}]}
@@ -143,7 +143,7 @@ def test_a_tools_result_may_be_an_image(client: Client, model: dgemma.Model) -> 
 def test_other_spellings_of_a_conversation(
     client: Client, model: dgemma.Model, path: str, messages: list[Any], same: list[Any]
 ) -> None:
-    assert told(client(), path, messages)[0] == model.chat(same, 6, 3).generation.prompt_tokens
+    assert told(client(), path, messages)[0] == model.chat(same, 6, seed=3).generation.prompt_tokens
 
 
 @pytest.mark.parametrize(("path", "beside"), [
@@ -176,15 +176,17 @@ def begun(path: str, text: str) -> tuple[list[Any], dict[str, Any]]:
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, CANVAS])
 @pytest.mark.parametrize("text", ["Once upon", "Once upon a ", ""])
 def test_an_answer_goes_on_from_a_message(client: Client, model: dgemma.Model, path: str, text: str) -> None:
-    want = model.chat([HI, {"role": "assistant", "content": text, "prefix": True}], 6, 3)
+    want = model.chat([HI, {"role": "assistant", "content": text, "prefix": True}], 6, seed=3)
     assert (
-        model.chat([HI, {"role": "assistant", "content": text}], 6, 3, continue_final_message=True).content
+        model.chat(
+            [HI, {"role": "assistant", "content": text}], 6, seed=3, continue_final_message=True
+        ).content
         == want.content
     )
     ids = [*model.tokenizer.encode("model\n" + text)]
-    assert want.generation.prompt_tokens == model.chat([HI], 6, 3).generation.prompt_tokens + len(ids) - len(
-        model.tokenizer.encode("model\n")
-    )
+    assert want.generation.prompt_tokens == model.chat([HI], 6, seed=3).generation.prompt_tokens + len(
+        ids
+    ) - len(model.tokenizer.encode("model\n"))
     messages, more = begun(path, text)
     reply = client().post(path, json=body_of(path, messages, **more)).text
     assert want.content == "" or json.dumps(want.content, ensure_ascii=False)[1:-1] in reply
@@ -194,7 +196,7 @@ def test_an_answer_goes_on_from_a_message(client: Client, model: dgemma.Model, p
 def test_so_does_ollamas(client: Client, model: dgemma.Model) -> None:
     messages = [HI, {"role": "assistant", "content": "Once upon"}]
     body = {"model": "any", "messages": messages, "stream": False, "options": {"num_predict": 6, "seed": 3}}
-    want = model.chat(messages, 6, 3, continue_final_message=True)
+    want = model.chat(messages, 6, seed=3, continue_final_message=True)
     reply = client().post("/api/chat", json=body).json()
     assert (reply["message"]["content"], reply["prompt_eval_count"]) == (
         want.content,
@@ -207,7 +209,7 @@ def test_a_prompt_that_was_read_is_read_from_the_cache_when_it_goes_on(
 ) -> None:
     at, long = client(), {"role": "user", "content": "word " * 40}
     want = fresh.chat(
-        [long, {"role": "assistant", "content": "Once upon a"}], 6, 3, continue_final_message=True
+        [long, {"role": "assistant", "content": "Once upon a"}], 6, seed=3, continue_final_message=True
     ).content
     for text in ("Once", "Once upon a"):
         reply = at.post(MESSAGES, json=body_of(MESSAGES, [long, {"role": "assistant", "content": text}]))

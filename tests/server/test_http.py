@@ -262,9 +262,9 @@ def test_a_client_that_leaves_frees_its_slot(live: Callable[..., Live], fresh: d
     at = live()
     for body in (LONG, LONG | {"stream": False}):
         leaving = at.connect(head("/v1/completions", json.dumps(body).encode()))
-        eventually(lambda: fresh.engine.passes and fresh.engine.slots.taken)
+        eventually(lambda: fresh.engine.passes and fresh.engine.scheduler.taken)
         leaving.close()
-        eventually(lambda: not fresh.engine.slots.taken and at.open == 0)
+        eventually(lambda: not fresh.engine.scheduler.taken and at.open == 0)
 
 
 def test_who_does_not_read_is_cut_and_slows_nobody(
@@ -418,7 +418,7 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
     with openai.OpenAI(base_url=f"{at.url}/v1", api_key="sk-test", max_retries=0) as client:
         assert [card.id for card in client.models.list()] == ["dgemma"]
         messages: Any = [{"role": "user", "content": "hi"}]
-        want = fresh.chat(messages, 24, 7)
+        want = fresh.chat(messages, 24, seed=7)
         whole = client.chat.completions.create(model="dgemma", messages=messages, seed=7, max_tokens=24)
         assert whole.choices[0].message.content == want.content and whole.usage is not None
         stream = client.chat.completions.create(
@@ -433,7 +433,7 @@ def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> N
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == want.content
         assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == whole.usage.total_tokens
         gap = client.completions.create(model="dgemma", prompt="abc", suffix="xyz", seed=1, max_tokens=3)
-        assert gap.choices[0].text == fresh.fill("abc", "xyz", 1, widths=[1, 3]).text
+        assert gap.choices[0].text == fresh.fill("abc", "xyz", seed=1, widths=[1, 3]).text
         with pytest.raises(openai.BadRequestError, match="nope"):
             client.completions.create(model="dgemma", prompt="a", extra_body={"nope": 1})
     with (

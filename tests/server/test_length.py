@@ -50,7 +50,7 @@ def test_a_default_gives_way_to_memory_and_a_limit_that_was_asked_for_does_not(
     denoise = fresh.denoise
     try:
         fresh.denoise = denoise.replace(max_new_tokens=480)
-        need = [fresh.engine.slots.need(Request((2, 30, 31, 32), length)) for length in (120, 200, 240)]
+        need = [fresh.engine.scheduler.need(Request((2, 30, 31, 32), length)) for length in (120, 200, 240)]
         assert need[0] < need[1] < need[2]
         fresh.engine = Engine(fresh.net, EngineConfig(memory=need[1]))
         at = client()

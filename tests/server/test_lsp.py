@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dgemma
-from dgemma.errors import UsageError
+from dgemma.errors import Cancelled, UsageError
 from dgemma.server.lsp.frames import MOST_BYTES, Malformed, read_message
 from dgemma.server.lsp.loaded import Loaded
 from dgemma.server.lsp.service import Service
-from dgemma.server.lsp.session import Cancelled, Filler, Session
+from dgemma.server.lsp.session import Filler, Session
 from tests.server.test_http import Live, live  # noqa: F401  (a fixture)
 
 URI, CANARY = "file:///a.py", "canary4471"
@@ -353,7 +353,7 @@ def test_an_overlong_message_is_read_away() -> None:
 
 
 def test_the_models_gaps(editor: Callable[[Filler], Editor], fresh: dgemma.Model) -> None:
-    want = fresh.fill("def f():\n  re", "\nx = 1\n", 5, widths=[1, 3])
+    want = fresh.fill("def f():\n  re", "\nx = 1\n", seed=5, widths=[1, 3])
     filler = Loaded(lambda: fresh, longest=3, seed=5)
     found = editor(filler).begin("def f():\n  re\nx = 1\n")
     found.complete(1, 4)
@@ -369,7 +369,7 @@ def test_a_cancelled_gap_frees_its_slots_before_the_next_pass(
     advance = fresh.engine.advance
 
     def slow() -> None:
-        passes.append(len(fresh.engine.slots.taken))
+        passes.append(len(fresh.engine.scheduler.taken))
         begun.set()
         assert go_on.wait(20)
         advance()
@@ -385,7 +385,7 @@ def test_a_cancelled_gap_frees_its_slots_before_the_next_pass(
     go_on.set()
     wait_for(lambda: fresh.engine.idle)
     assert (
-        not fresh.engine.slots.taken and len(passes) <= 2
+        not fresh.engine.scheduler.taken and len(passes) <= 2
     )  # the one that was under way, and one that may have begun
     filler.close()
 
@@ -410,7 +410,7 @@ def test_a_services_gaps(
     model: dgemma.Model,
 ) -> None:
     service = live(keys=("one",))
-    want = model.fill("def f():\n  re", "\nx = 1\n", 5, widths=[1, 3])
+    want = model.fill("def f():\n  re", "\nx = 1\n", seed=5, widths=[1, 3])
     found = editor(Service(service.url, "one", longest=3, seed=5)).begin("def f():\n  re\nx = 1\n")
     found.complete(1, 4)
     assert found.texts() == [text for text in dict.fromkeys([want.text, *want.candidates]) if text.strip()]

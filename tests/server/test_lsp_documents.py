@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dgemma.server.lsp.documents import Document, Wrong, shown
+from dgemma.server.lsp.documents import Document, InvalidParams, shown
 
 TEXTS = st.text(st.sampled_from("ab \t\n\r\u2028\ufeffé\uffff𝔵😀"), max_size=30)
 PLACES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), TEXTS), max_size=6)
@@ -80,7 +80,7 @@ def test_places(text: str, line: int, character: int, place: int) -> None:
 )  # fmt: skip
 def test_what_is_no_change_is_refused(found: object) -> None:
     document = Document("abc")
-    with pytest.raises(Wrong):
+    with pytest.raises(InvalidParams):
         document.change(found)
     assert document.text == "abc"
 

@@ -15,10 +15,11 @@ from starlette.testclient import TestClient
 import dgemma
 from dgemma.cli.batch import CHAT, COMPLETION, Line, answers
 from dgemma.config.neutral import DEPENDENT, NEUTRAL, NEUTRAL_UNSERVED, WITHOUT_EFFECT, effective
-from dgemma.server.app import Task, all_routes
+from dgemma.server.dialects import ROUTES as DECLARED
+from dgemma.server.routes import Task
 
 Client = Callable[..., TestClient]
-ROUTES = [route for route in all_routes() if isinstance(route, Task)]
+ROUTES = [route for route in DECLARED if isinstance(route, Task)]
 STRICT = [route for route in ROUTES if route.body.__struct_config__.forbid_unknown_fields]
 OPENAI = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 NULLS: dict[str, Any] = dict.fromkeys(

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
-from dgemma.server.app import Page, Task, all_routes
+from dgemma.server.dialects import ROUTES as DECLARED
+from dgemma.server.routes import Page, Task
 from dgemma.server.schema.sampling import Sampling
 
 Client = Callable[..., TestClient]
@@ -53,7 +54,7 @@ def numeric(kind: Any) -> Iterator[str]:
 
 def fields() -> Iterator[tuple[Task | Page, str]]:
     """Each route's own; those that all share are asked of completions."""
-    for route in all_routes():
+    for route in DECLARED:
         for name in numeric(route.body) if route.body is not None else ():
             if route.path == "/v1/completions" or name not in Sampling.__struct_fields__:
                 yield route, name

@@ -30,7 +30,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_generation_is_pythons(client: Client, model: dgemma.Model) -> None:
-    want = model.generate("abc", 24, 3)
+    want = model.generate("abc", 24, seed=3)
     body = {
         "model": "any",
         "prompt": "abc",
@@ -55,7 +55,7 @@ def test_a_generation_is_pythons(client: Client, model: dgemma.Model) -> None:
 
 
 def test_a_suffix_is_a_gap_and_no_prompt_loads(client: Client, model: dgemma.Model) -> None:
-    want = model.fill("def f():\n", "\nx = 1\n", 4, widths=[1, 3])
+    want = model.fill("def f():\n", "\nx = 1\n", seed=4, widths=[1, 3])
     body = {
         "model": "any",
         "prompt": "def f():\n",
@@ -71,7 +71,7 @@ def test_a_suffix_is_a_gap_and_no_prompt_loads(client: Client, model: dgemma.Mod
 def test_a_chat_is_pythons_and_thoughts_and_calls_have_their_fields(
     client: Client, model: dgemma.Model
 ) -> None:
-    want = model.chat(ASKED, 24, 5)
+    want = model.chat(ASKED, 24, seed=5)
     body = {"model": "any", "messages": ASKED, "options": {"seed": 5, "num_predict": 24}}
     assert client().post(CHAT, json=body | {"stream": False}).json()["message"] == {
         "role": "assistant",
@@ -113,7 +113,7 @@ def test_what_is_not_served_is_named(client: Client, path: str, body: dict[str, 
 
 
 def test_what_its_clients_send_by_default_is_let_through(client: Client, model: dgemma.Model) -> None:
-    want = model.chat(ASKED, 8, 5).content
+    want = model.chat(ASKED, 8, seed=5).content
     options = {
         "seed": 5,
         "num_predict": 8,
@@ -243,7 +243,7 @@ def test_large_numbers_are_written_as_ollama_does() -> None:
 
 def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
     model, talk = fresh, ollama.Client(host=live().url)
-    want = model.chat(ASKED, 24, 7)
+    want = model.chat(ASKED, 24, seed=7)
     options = {"seed": 7, "num_predict": 24}
     assert talk.chat("any", ASKED, options=options).message.content == want.content
     assert (
@@ -251,7 +251,7 @@ def test_its_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
         == want.content
     )
     filled = talk.generate("any", "abc", suffix="xyz", options={"seed": 1, "num_predict": 3})
-    assert filled.response == model.fill("abc", "xyz", 1, widths=[1, 3]).text
+    assert filled.response == model.fill("abc", "xyz", seed=1, widths=[1, 3]).text
     assert (
         [found.model for found in talk.list().models]
         == [found.model for found in talk.ps().models]

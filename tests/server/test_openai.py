@@ -71,6 +71,19 @@ def test_drafts_are_told_whole_and_only_where_asked_for(client: Client, model: d
     assert pieces[-1] == want.text and len(pieces) > len(want.steps) + 1
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETE])
+def test_answers_behind_the_last_seed_have_the_first_ones(client: Client, path: str) -> None:
+    asked = {"messages": [{"role": "user", "content": "hi"}]} if path == CHAT else {"prompt": "abc"}
+    last = 2**63 - 1
+    together = client().post(path, json=asked | {"max_tokens": 12, "seed": last, "n": 3}).json()
+    assert together["dgemma"]["seeds"] == [last, 0, 1]
+    alone = [
+        client().post(path, json=asked | {"max_tokens": 12, "seed": seed}).json()["choices"][0]
+        for seed in (last, 0, 1)
+    ]
+    assert together["choices"] == [choice | {"index": place} for place, choice in enumerate(alone)]
+
+
 def test_a_suffix_fills_a_gap(client: Client, model: dgemma.Model) -> None:
     want = model.fill("def area(r):\n", "\nprint(1)\n", seed=1, widths=[1, 3])
     body = {"prompt": "def area(r):\n", "suffix": "\nprint(1)\n", "seed": 1, "max_tokens": 3}

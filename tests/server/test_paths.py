@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from dgemma.server.app import all_absent, all_routes
+from dgemma.server.dialects import ABSENT
+from dgemma.server.dialects import ROUTES as DECLARED
 from dgemma.server.paths import canonical
 
 Client = Callable[..., TestClient]
-ROUTES = [route.path for route in all_routes() if "{" not in route.path]
-OPEN = {route.path for route in all_routes() if route.access == "open"}
+ROUTES = [route.path for route in DECLARED if "{" not in route.path]
+OPEN = {route.path for route in DECLARED if route.access == "open"}
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -73,7 +74,7 @@ def test_an_answer_is_the_same_without_v1(client: Client) -> None:
 
 def test_routes_that_are_refused_say_why_in_their_dialect(client: Client) -> None:
     asking = client()
-    for absent in all_absent():
+    for absent in ABSENT:
         for method in ("POST", "DELETE", "GET"):
             reply = asking.request(
                 method, absent.path.replace("{digest}", "sha256:0"), json={"model": "x", "input": "y"}

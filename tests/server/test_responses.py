@@ -29,7 +29,9 @@ TOOL = {
 
 
 def test_a_text_is_what_python_gives_whole_and_streamed(client: Client, model: dgemma.Model) -> None:
-    want = model.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}], 24, 5)
+    want = model.chat(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}], 24, seed=5
+    )
     body = {
         "model": "any",
         "input": "hi",
@@ -111,7 +113,7 @@ def test_a_history_of_items_reads_as_pythons(client: Client, model: dgemma.Model
         {"role": "tool", "tool_call_id": "c1", "content": "no"},
     ]  # fmt: skip
     function = {"name": "n.f", "description": "does", "parameters": TOOL["parameters"]}
-    want = model.chat(same, 12, 3, tools=[{"type": "function", "function": function}])
+    want = model.chat(same, 12, seed=3, tools=[{"type": "function", "function": function}])
     tools = [
         {"type": "namespace", "name": "n", "tools": [TOOL]},
         {"type": "web_search"},
@@ -143,7 +145,7 @@ def test_what_is_not_served_is_named(client: Client, more: dict[str, Any], name:
 
 def test_openais_own_client(live: Callable[..., Live], fresh: dgemma.Model) -> None:
     model = fresh
-    want = model.chat([{"role": "user", "content": "hi"}], 24, 7)
+    want = model.chat([{"role": "user", "content": "hi"}], 24, seed=7)
     talk = openai.OpenAI(base_url=f"{live(keys=('k',)).url}/v1", api_key="k", max_retries=0)
     asked: Any = {"model": "dgemma", "input": "hi", "max_output_tokens": 24, "extra_body": {"seed": 7}}
     assert talk.responses.create(**asked).output_text == want.content

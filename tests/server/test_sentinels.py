@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from dgemma.server.schema.sentinels import FAMILIES, MarkedGap, marked_gap, without_marks
+from dgemma.server.schema.sentinels import FAMILIES, MarkedGap, Notation, marked_gap, without_marks
 from tests.server.test_ollama import lines
 
 Client = Callable[..., TestClient]
@@ -112,6 +112,35 @@ def test_files_come_back_from_every_layout(prefix: str, suffix: str, files: File
 )  # fmt: skip
 def test_other_texts_are_texts(text: str) -> None:
     assert marked_gap(text) is None
+
+
+@pytest.mark.parametrize("marks", FAMILIES, ids=lambda marks: marks.middle)
+def test_a_text_may_hold_a_mark_twice(marks: Notation) -> None:
+    """The first marks open and divide, the last one closes: what is between them is text, marks and all."""
+    a, b, c = marks.prefix, marks.suffix, marks.middle
+    told = {
+        # prefix first
+        f"{a}P{a}Q{b}S{c}": (f"P{a}Q", "S"),
+        f"{a}P{c}Q{b}S{c}": (f"P{c}Q", "S"),
+        f"{a}P{b}S{b}T{c}": ("P", f"S{b}T"),
+        f"{a}P{b}S{a}T{c}": ("P", f"S{a}T"),
+        f"{a}P{b}S{c}T{c}": ("P", f"S{c}T"),
+        f"{a}P{b}S{c}{c}": ("P", f"S{c}"),
+        f"{a}{b}S{c}T{c}P": ("P", f"S{c}T"),
+        # suffix first
+        f"{b}S{b}T{a}P{c}": ("P", f"S{b}T"),
+        f"{b}S{c}T{a}P{c}": ("P", f"S{c}T"),
+        f"{b}S{a}P{a}Q{c}": (f"P{a}Q", "S"),
+        f"{b}S{a}P{c}Q{c}": (f"P{c}Q", "S"),
+    }
+    for prompt, (prefix, suffix) in told.items():
+        assert marked_gap(prompt) == MarkedGap(prefix, suffix), prompt
+    assert marked_gap(f"{a}P{b}S{c}T") is None and marked_gap(f"{a}P{b}S{c}T{c}U") is None
+
+
+def test_a_text_may_hold_codestrals_marks_twice() -> None:
+    assert marked_gap("[SUFFIX]S[SUFFIX]T[PREFIX]P") == MarkedGap("P", "S[SUFFIX]T")
+    assert marked_gap("[SUFFIX]S[PREFIX]P[PREFIX]Q") == MarkedGap("P[PREFIX]Q", "S")
 
 
 def test_stops_that_are_marks_go() -> None:

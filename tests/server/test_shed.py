@@ -6,12 +6,18 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dgemma.server.jobs import Refusal
+from dgemma.server.dialects import ABSENT, ROUTES
+from dgemma.server.jobs import RequestError
 from dgemma.server.limits import Admission
+from dgemma.server.paths import RouteTable, canonical
+from dgemma.server.routes import Task
 from dgemma.server.shed import Shed
 
 PATH = "/v1/completions"
+TABLE = RouteTable(ROUTES, ABSENT)
 
 
 class World:
@@ -20,9 +26,8 @@ class World:
     def __init__(self, keys: bool = False):
         self.admission = Admission(4)
         self.counted: list[tuple[str, int]] = []
-        shapes = {PATH: lambda refusal: {"error": refusal.message}, "/v1/{name}": lambda refusal: {}}
         self.shed = Shed(
-            self.admission, shapes, keys, lambda path, status: self.counted.append((path, status))
+            self.admission, TABLE.find_task, keys, lambda path, status: self.counted.append((path, status))
         )
 
     def fill(self, *clients: str) -> World:
@@ -46,7 +51,7 @@ def test_a_full_service_answers_in_the_route_s_shape() -> None:
     lines = head.decode().split("\r\n")
     assert lines[0].split()[:2] == ["HTTP/1.1", "429"] and "connection: close" in lines
     assert f"content-length: {len(body)}" in lines and any(line.startswith("retry-after: ") for line in lines)
-    assert "too many" in json.loads(body)["error"] and world.counted == [(PATH, 429)]
+    assert "too many" in json.loads(body)["error"]["message"] and world.counted == [(PATH, 429)]
 
 
 def test_who_would_get_a_place_goes_the_whole_way() -> None:
@@ -71,6 +76,27 @@ def test_what_is_not_plain_goes_the_whole_way(data: bytes) -> None:
     assert world.shed.answer(data, "10.0.0.1") is None and world.counted == []
 
 
+@given(
+    st.sampled_from([route for route in ROUTES if "{" not in route.path]),
+    st.sampled_from(["", "/v1", "/v1/v1"]),
+    st.sampled_from(["/", "//"]),
+    st.sampled_from(["", "/"]),
+)
+def test_it_sheds_the_spellings_that_the_router_takes(
+    route: Task, before: str, between: str, end: str
+) -> None:
+    """A task by any of its spellings, in its own dialect; nothing else."""
+    path = before + between + route.path.removeprefix("/v1").lstrip("/") + end
+    meant = canonical(path, lambda candidate: any(candidate == one.path for one in ROUTES))
+    tasks = {one.path: one for one in ROUTES if isinstance(one, Task)}
+    world = World().fill(*["10.0.0.1"] * 4)
+    answer = world.shed.answer(asked(line=f"POST {path} HTTP/1.1"), "10.0.0.1")
+    assert world.counted == ([(meant, 429)] if meant in tasks else [])
+    if answer is not None:
+        refused = RequestError(429, "too many requests are open; try again later", "rate_limit_error")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2]) == tasks[meant].shape(refused)
+
+
 def test_shares_are_those_of_keys() -> None:
     import hashlib
 
@@ -85,7 +111,7 @@ def test_shares_are_those_of_keys() -> None:
 def test_the_refusal_is_the_one_of_the_whole_way() -> None:
     """Both ask `Admission.check`; where that lets a request pass, nothing is shed."""
     world = World().fill("a", "b", "c", "d")
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         world.admission.check("e")
     answer: Any = world.shed.answer(asked(), "10.0.0.5")
     assert str(refused.value.status).encode() in answer

@@ -41,7 +41,9 @@ def test_every_setting_gives_what_python_gives_and_changes_something(
     assert content(at, **rule) == model.chat(MESSAGES, 36, **{"seed": 3} | rule).content != content(at)
     body = {"prompt": "abc", "max_tokens": 36, "seed": 3} | rule
     text = at.post(COMPLETE, json=body).json()["choices"][0]["text"]
-    assert text == model.generate("abc", 36, **{"seed": 3} | rule).text != model.generate("abc", 36, 3).text
+    assert (
+        text == model.generate("abc", 36, **{"seed": 3} | rule).text != model.generate("abc", 36, seed=3).text
+    )
 
 
 def test_bad_words_do_not_occur_and_min_tokens_hold_the_end_back(client: Client, model: dgemma.Model) -> None:
@@ -126,7 +128,7 @@ def places(text: str) -> list[str]:
 @pytest.mark.parametrize("diffusing", [False, True])
 def test_no_part_of_a_stop_string_is_ever_sent(client: Client, model: dgemma.Model, diffusing: bool) -> None:
     at, body = client(), {"prompt": "abc", "max_tokens": 36, "seed": 3, "logit_bias": LETTERS}
-    text = model.generate("abc", 36, 3, logit_bias=LETTERS).text
+    text = model.generate("abc", 36, seed=3, logit_bias=LETTERS).text
     assert len(stops := places(text)) > 4
     for stop in stops:
         want = text.partition(stop)[0]
@@ -148,7 +150,7 @@ def test_a_stop_string_that_comes_first_leaves_nothing_with_its_seed(
         client(),
         {"prompt": "abc", "max_tokens": 24, "seed": 3, "n": 2, "logit_bias": LETTERS, "logprobs": 1},
     )
-    firsts = [model.generate("abc", 24, seed, logit_bias=LETTERS).text[0] for seed in (3, 4)]
+    firsts = [model.generate("abc", 24, seed=seed, logit_bias=LETTERS).text[0] for seed in (3, 4)]
     reply = at.post(COMPLETE, json=body | {"stop": firsts}).json()
     told = [
         (choice["text"], choice["finish_reason"], choice["logprobs"]["tokens"]) for choice in reply["choices"]
@@ -156,7 +158,7 @@ def test_a_stop_string_that_comes_first_leaves_nothing_with_its_seed(
     assert told == [("", "stop", [])] * 2 and reply["dgemma"] == {"seeds": [3, 4], "notes": []}
     streamed = chunks(at.post(COMPLETE, json=body | {"stop": firsts, "stream": True}).text)
     assert {chunk["choices"][0]["text"] for chunk in streamed} == {""} and len(streamed) == 2
-    chat = model.chat(MESSAGES, 24, 3, logit_bias=LETTERS).content[:3]
+    chat = model.chat(MESSAGES, 24, seed=3, logit_bias=LETTERS).content[:3]
     asked = {"messages": MESSAGES, "max_tokens": 24, "seed": 3, "logit_bias": LETTERS, "stop": chat}
     for more in ({}, {"logprobs": True}, {"n": 2, "seed": 2}):
         reply = at.post(CHAT, json=asked | more).json()
@@ -167,7 +169,7 @@ def test_a_stop_string_that_comes_first_leaves_nothing_with_its_seed(
             "stop",
             3,
         )
-    assert model.chat(MESSAGES, 24, 3, logit_bias=LETTERS, stop=["", chat]).content == ""
+    assert model.chat(MESSAGES, 24, seed=3, logit_bias=LETTERS, stop=["", chat]).content == ""
 
 
 def test_a_stop_string_cuts_a_gap(client: Client, model: dgemma.Model) -> None:
@@ -178,7 +180,7 @@ def test_a_stop_string_cuts_a_gap(client: Client, model: dgemma.Model) -> None:
 
 def test_log_probabilities_of_a_chat_are_those_of_python(client: Client, model: dgemma.Model) -> None:
     body = {"messages": MESSAGES, "max_tokens": 30, "seed": 5, "logprobs": True, "top_logprobs": 2}
-    want = model.chat(MESSAGES, 30, 5, logprobs=True, top_logprobs=2)
+    want = model.chat(MESSAGES, 30, seed=5, logprobs=True, top_logprobs=2)
     choice = client().post(CHAT, json=body).json()["choices"][0]
     told = choice["logprobs"]["content"]
     assert (

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import dgemma
-from dgemma.config import DenoiseConfig
+from dgemma.config import DenoiseConfig, EngineConfig
 from dgemma.engine.engine import Engine, by_turns
 from dgemma.engine.requests import CommitRecord, Request, Result, results
-from dgemma.errors import DeviceError, DgemmaError, ResourceError, UsageError
-from dgemma.server.worker import Cancelled, Remote, Worker, WorkerError
+from dgemma.errors import Cancelled, DeviceError, DgemmaError, ResourceError, UsageError
+from dgemma.server.engine_proxy import EngineProxy
+from dgemma.server.worker import Batch, Worker, WorkerError
 
 POISON = 77  # a token that breaks the pass that reads it
 
@@ -23,16 +24,20 @@ class Recording(Engine):
 
     error: Exception = MemoryError("a prompt's text")
 
-    def __init__(self, model: Any):
-        super().__init__(model)
+    def __init__(self, model: Any, config: EngineConfig = EngineConfig()):
+        super().__init__(model, config)
         self.log: list[tuple[str, Any]] = []
         self.threads: set[int] = set()
+        self.carried: list[list[int]] = []  # of each pass: the second token of each prompt in it
 
     def advance(self) -> None:
         self.threads.add(threading.get_ident())
         super().advance()
-        self.log.append(("pass", [slot.ticket for slot in self.slots.taken]))
-        if any(POISON in slot.request.prompt_ids for slot in self.slots.taken):
+        self.log.append(("pass", [slot.ticket for slot in self.scheduler.taken]))
+        self.carried.append(
+            [slot.request.prompt_ids[1] for slot in self.scheduler.taken if slot.request.prompt_ids[1:]]
+        )
+        if any(POISON in slot.request.prompt_ids for slot in self.scheduler.taken):
             raise self.error
 
     def cancel(self, ticket: int) -> None:
@@ -54,12 +59,12 @@ def request(*prompt: int, max_tokens: int = 24, seed: int = 0) -> Request:
 
 
 def in_threads(worker: Worker, asked: list[Request]) -> list[Result | Exception]:
-    """Each request by a Remote on a thread of its own, as the service runs them."""
+    """Each request by an EngineProxy on a thread of its own, as the service runs them."""
     found: list[Any] = [None] * len(asked)
 
     def run(place: int) -> None:
         try:
-            found[place] = results(Remote(worker).run([asked[place]]), 1)[0]
+            found[place] = results(EngineProxy(worker).run([asked[place]]), 1)[0]
         except Exception as error:
             found[place] = error
 
@@ -94,13 +99,62 @@ def test_a_pass_that_fails_costs_only_who_broke_it(
     assert [*good, last] == alone
     assert isinstance(bad, kind) and text in str(bad) and "secret" not in str(bad)
     assert in_threads(worker, asked[:1]) == alone[:1] and worker.failures >= 1
-    assert not worker.engine.slots.taken and worker.waiting == 0
+    assert not worker.engine.scheduler.taken and worker.waiting == 0
+
+
+def carried(model: dgemma.Model, prompts: list[int], slots: int = 8) -> list[list[int]]:
+    """Who is together in the passes, one after the other; all are asked for before the first. On this thread, so the order is one."""
+    worker = Worker(Recording(model.net, EngineConfig(max_slots=slots)))
+    batches = [Batch([request(prompt)]) for prompt in prompts]
+    for batch in batches:
+        worker.submit(batch)
+    worker._obey()
+    while not worker.engine.idle:
+        worker._advance()
+        worker._hand_out()
+    assert [batch.closed for batch in batches] == [prompt == POISON for prompt in prompts]
+    assert worker.waiting == 0 and not worker.engine.scheduler.taken and worker.failures >= 1
+    passes = [who for who in worker.engine.carried if who]
+    return [who for place, who in enumerate(passes) if place == 0 or who != passes[place - 1]]
+
+
+ORDERS = {
+    "the oldest broke it": ([POISON, 31, 32, 33], [[POISON, 31, 32, 33], [33], [32], [31], [POISON]]),
+    "the newest broke it": ([31, 32, 33, POISON], [[31, 32, 33, POISON], [POISON], [31, 32, 33]]),
+    "one between": ([31, POISON, 33, 34], [[31, POISON, 33, 34], [34], [33], [POISON], [31]]),
+    "it was alone": ([POISON], [[POISON]]),
+}
+
+
+@pytest.mark.parametrize(("prompts", "want"), ORDERS.values(), ids=ORDERS)
+def test_the_newest_is_tried_first_and_the_rest_go_on_once_one_was_found(
+    model: dgemma.Model, prompts: list[int], want: list[list[int]]
+) -> None:
+    assert carried(model, prompts) == want
+
+
+def test_of_those_who_waited_the_oldest_is_tried_and_the_others_keep_their_turn(model: dgemma.Model) -> None:
+    """With room for two. The oldest who waited may have broken the pass by being let in, so it is tried before all."""
+    assert carried(model, [POISON, 31, 32, 33, 34], slots=2) == [
+        [POISON, 31],
+        [32],
+        [31],
+        [POISON],
+        [33, 34],
+    ]
+    assert carried(model, [31, POISON, 32, 33, 34], slots=2) == [
+        [31, POISON],
+        [32],
+        [POISON],
+        [31, 33],
+        [34],
+    ]
 
 
 def test_nothing_is_told_twice_after_a_failed_pass(worker: Worker, model: dgemma.Model) -> None:
     """A long answer that has told some canvases already is run again behind them."""
     long, told = request(31, max_tokens=96), []
-    records = Remote(worker).run([long])
+    records = EngineProxy(worker).run([long])
     while sum(isinstance(record, CommitRecord) for record in told) < 2:
         told.append(next(records))
     assert isinstance(in_threads(worker, [request(POISON)])[0], ResourceError)
@@ -110,7 +164,7 @@ def test_nothing_is_told_twice_after_a_failed_pass(worker: Worker, model: dgemma
 
 
 def test_a_second_attempt_that_differs_is_an_error(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    records, commits = Remote(worker).run([request(31, max_tokens=96)]), []
+    records, commits = EngineProxy(worker).run([request(31, max_tokens=96)]), []
     while len(commits) < 2:
         commits += [record for record in [next(records)] if isinstance(record, CommitRecord)]
     worker.call(lambda: [entry.commits[0].reverse() for entry in worker._entries.values()])
@@ -120,7 +174,7 @@ def test_a_second_attempt_that_differs_is_an_error(worker: Worker, monkeypatch: 
 
 
 def test_who_leaves_is_gone_before_the_next_pass(worker: Worker) -> None:
-    remote = Remote(worker)
+    remote = EngineProxy(worker)
     records = remote.run([request(31, max_tokens=400)])
     next(records)
     remote.close()
@@ -130,17 +184,17 @@ def test_who_leaves_is_gone_before_the_next_pass(worker: Worker) -> None:
     log = worker.engine.log
     cancelled = next(place for place, (what, _) in enumerate(log) if what == "cancel")
     assert not any(what == "pass" and 0 in who for what, who in log[cancelled:])
-    assert not worker.engine.slots.taken
+    assert not worker.engine.scheduler.taken
     with pytest.raises(Cancelled):
         [*remote.run([request(31)])]
 
 
 def test_a_generator_that_is_dropped_frees_its_slot(worker: Worker) -> None:
-    records = Remote(worker).run([request(31, max_tokens=400)])
+    records = EngineProxy(worker).run([request(31, max_tokens=400)])
     next(records)
     records.close()
     worker.call(lambda: None)
-    assert worker.call(lambda: len(worker.engine.slots.taken)) == 0
+    assert worker.call(lambda: len(worker.engine.scheduler.taken)) == 0
 
 
 class Panic(BaseException):
@@ -165,7 +219,7 @@ def test_what_is_no_exception_costs_only_who_caused_it(
         with monkeypatch.context() as broken:
             broken.setattr(worker.engine, "submit", lambda request: (_ for _ in ()).throw(Panic("secret")))
             with pytest.raises(WorkerError, match="Panic"):
-                [*Remote(worker).run([request(31)])]
+                [*EngineProxy(worker).run([request(31)])]
     else:
         with pytest.raises(Panic):
             worker.call(lambda: (_ for _ in ()).throw(Panic("secret")))
@@ -174,12 +228,12 @@ def test_what_is_no_exception_costs_only_who_caused_it(
 
 
 def test_a_lost_device_ends_the_thread_and_everybody_learns_of_it(worker: Worker) -> None:
-    waiting = Remote(worker).run([request(31, max_tokens=400)])
+    waiting = EngineProxy(worker).run([request(31, max_tokens=400)])
     next(waiting)
     worker.call(
         lambda: setattr(worker.engine, "_pass", lambda readers: (_ for _ in ()).throw(RuntimeError("secret")))
     )
-    for answer in (waiting, Remote(worker).run([request(30)])):
+    for answer in (waiting, EngineProxy(worker).run([request(30)])):
         with pytest.raises(DgemmaError, match="RuntimeError") as caught:
             list(answer)
         assert "secret" not in str(caught.value)
@@ -188,7 +242,7 @@ def test_a_lost_device_ends_the_thread_and_everybody_learns_of_it(worker: Worker
     with pytest.raises(DeviceError):
         worker.call(lambda: None)
     with pytest.raises(DeviceError):
-        [*Remote(worker).run([request(32)])]
+        [*EngineProxy(worker).run([request(32)])]
 
 
 def test_memory_that_others_took_is_no_lost_device(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +298,7 @@ def test_calls_run_on_the_thread_and_their_errors_come_back(worker: Worker) -> N
     assert worker.call(threading.get_ident) == worker._thread.ident
     with pytest.raises(ZeroDivisionError):
         worker.call(lambda: 1 // 0)
-    remote = Remote(worker)
+    remote = EngineProxy(worker)
     assert remote.do(lambda: remote.do(threading.get_ident)) == worker._thread.ident
     assert by_turns(remote, remote.read([2, 30, 31])).length == 3
 
@@ -266,17 +320,17 @@ def test_who_makes_passes_of_its_own_takes_turns(worker: Worker) -> None:
 
     asked = threading.Thread(target=other)
     asked.start()
-    assert by_turns(Remote(worker), work(answered.is_set)) == turns[-1] > 0
+    assert by_turns(EngineProxy(worker), work(answered.is_set)) == turns[-1] > 0
     asked.join(60)
     assert isinstance(found[0], Result)
-    remote, before = Remote(worker), len(turns)
+    remote, before = EngineProxy(worker), len(turns)
     with pytest.raises(Cancelled):  # nobody is there any more
         by_turns(remote, work(lambda: remote.close() if len(turns) == before + 3 else None))
     assert len(turns) == before + 3
 
 
 def test_what_nobody_watches_is_told_by_commits_alone(worker: Worker, model: dgemma.Model) -> None:
-    seen = [*Remote(worker, watched=False).run([request(31, max_tokens=36)])]
+    seen = [*EngineProxy(worker, watched=False).run([request(31, max_tokens=36)])]
     commits = [
         record
         for record in Engine(model.net).run([request(31, max_tokens=36)])
@@ -286,7 +340,7 @@ def test_what_nobody_watches_is_told_by_commits_alone(worker: Worker, model: dge
 
 
 def test_limits_of_the_service_hold_beside_the_engines(worker: Worker) -> None:
-    remote = Remote(worker, max_prompt_tokens=3)
+    remote = EngineProxy(worker, max_prompt_tokens=3)
     with pytest.raises(UsageError, match="max_prompt_tokens is 3"):
         remote.check(request(1, 2, 3))
     remote.check(request(1, 2))
@@ -296,16 +350,16 @@ def test_tenants_do_not_share_what_was_read(model: dgemma.Model) -> None:
     worker = Worker(Recording(model.net))
     worker.start()
     prompt = tuple(range(100, 160))
-    for salt in ("a", "a", "b"):
-        [*Remote(worker, salt).run([request(*prompt)])]
+    for cache_salt in ("a", "a", "b"):
+        [*EngineProxy(worker, cache_salt).run([request(*prompt)])]
     worker.stop()
-    assert {sequence.salt for sequence in worker.engine.slots.prefixes.cached} == {"a", "b"}
+    assert {sequence.cache_salt for sequence in worker.engine.scheduler.prefixes.cached} == {"a", "b"}
 
 
 def test_the_end_wakes_whoever_waits(model: dgemma.Model) -> None:
     worker = Worker(Recording(model.net))
     worker.start()
-    records = Remote(worker).run([request(31, max_tokens=400)])
+    records = EngineProxy(worker).run([request(31, max_tokens=400)])
     next(records)
     worker.stop()
     with pytest.raises(Cancelled):

@@ -9,7 +9,7 @@ import pytest
 
 import dgemma
 from dgemma.errors import UsageError
-from dgemma.tasks.called import call_asked
+from dgemma.tasks.called import required_call
 from tests.helpers import byte_tokenizer, tiny_checkpoint
 
 PLACE = {
@@ -37,7 +37,7 @@ def test_the_answer_is_one_call_of_its_schema(
 ) -> None:
     for seed in range(3):
         for most in (40, 90):
-            got = model.chat(ASKED, most, seed, tools=TOOLS, tool_choice=choice, thinking=thinking)
+            got = model.chat(ASKED, most, seed=seed, tools=TOOLS, tool_choice=choice, thinking=thinking)
             (call,) = got.tool_calls
             assert (
                 call.name in names
@@ -50,19 +50,19 @@ def test_the_answer_is_one_call_of_its_schema(
 
 def test_the_twin_that_is_free_does_not_call(model: dgemma.Model) -> None:
     for choice in (None, "auto", "none"):
-        assert not model.chat(ASKED, 40, 1, tools=TOOLS, tool_choice=choice).tool_calls
+        assert not model.chat(ASKED, 40, seed=1, tools=TOOLS, tool_choice=choice).tool_calls
 
 
 def test_with_none_the_model_is_told_of_no_tool(model: dgemma.Model) -> None:
-    plain, told = model.chat(ASKED, 12, 1), model.chat(ASKED, 12, 1, tools=TOOLS)
-    without = model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none")
+    plain, told = model.chat(ASKED, 12, seed=1), model.chat(ASKED, 12, seed=1, tools=TOOLS)
+    without = model.chat(ASKED, 12, seed=1, tools=TOOLS, tool_choice="none")
     assert (
         without.generation.token_ids == plain.generation.token_ids
         and without.generation.prompt_tokens == plain.generation.prompt_tokens
     )
     assert told.generation.prompt_tokens > plain.generation.prompt_tokens
     assert (
-        model.chat(ASKED, 12, 1, tools=TOOLS, tool_choice="none", regex="a{2}").content == "aa"
+        model.chat(ASKED, 12, seed=1, tools=TOOLS, tool_choice="none", regex="a{2}").content == "aa"
     )  # a form has no tools beside it
 
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_is_said(model: dgemma.Model, more: dict[str, Any], messa
 
 
 def test_a_walk_opens_closes_and_ends_once() -> None:
-    special, called = BYTES.special, call_asked(LOOK, TOOLS, BYTES, (1, 4))
+    special, called = BYTES.special, required_call(LOOK, TOOLS, BYTES, (1, 4))
     assert called is not None
     walk, text = called.begin(), BYTES.encode('call:look{"at":"x","list":[]}')
     assert walk.take(text) == 0 and walk.forced() == [special.tool_call] and walk.allowed().sum() == 1

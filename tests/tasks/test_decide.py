@@ -11,7 +11,7 @@ import torch
 import dgemma
 from dgemma.config.formats import Format
 from dgemma.errors import NumericsError, UsageError
-from dgemma.kernels.random import noise
+from dgemma.kernels.ops.random import noise
 from dgemma.model.build import quantise
 from dgemma.tasks import decide as decide_task
 from dgemma.tasks.decide import _branches, _tokens, prepare

@@ -102,7 +102,7 @@ def test_lines_are_opened_where_the_model_finds_them_unlikely(model: dgemma.Mode
     ids = model.tokenizer.encode(document)
     row = torch.tensor([[*head, *ids]])
     hidden = model.net.encode(row[:, :-1], [model.net.new_cache()])
-    from dgemma.kernels.vocab import soft_capped_logits
+    from dgemma.kernels.ops.vocab import soft_capped_logits
 
     logits = soft_capped_logits(
         hidden[0], model.net.embed.weight, model.config.final_logit_softcapping
@@ -174,7 +174,7 @@ def test_spans_are_ordered_joined_and_refused() -> None:
         ({"instruction": " "}, "instruction is empty"),
         ({}, "say what to change"),
         ({"spans": [(0, 1)], "context": -1}, "context is -1"),
-        ({"spans": [(0, 1)], "eos_token_id": 3}, "eos_token_id changes nothing"),
+        ({"spans": [(0, 1)], "eos_token_id": 3}, "eos_token_id has no meaning for an edit"),
         ({"instruction": "x", "document": "abc" * 1000}, "max_prompt_tokens"),
     ],
 )

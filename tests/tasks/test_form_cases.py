@@ -14,14 +14,14 @@ import jsonschema
 import pytest
 import torch
 
-from dgemma.config import DenoiseConfig
+from dgemma.config import DenoiseConfig, GenerationParams
 from dgemma.engine.grammar import Grammar, project
 from dgemma.errors import ResourceError, UsageError
 from dgemma.tasks.called import Called, CallOr
 from dgemma.tasks.forms import compiler
 from dgemma.tasks.forms.compiler import Asker, Compiler
-from dgemma.tasks.structured import form
-from dgemma.tasks.terms import Terms, form_asked
+from dgemma.tasks.resolve import ResolvedParams, Tools, resolve_params, response_format_params
+from dgemma.tasks.structured import output_constraint
 from dgemma.text.tokenizer import Tokenizer
 from tests.helpers import byte_tokenizer
 
@@ -111,39 +111,42 @@ def test_a_form_is_kept_in_the_room_it_has(
     asked: dict[str, Any], room: int, check: Callable[[str], Any], seed: int
 ) -> None:
     name, value = next(iter(asked.items()))
-    made = form(name, value, TOKENS, ENDS)
+    made = output_constraint(name, value, TOKENS, ENDS)
     check(text_under(made, room, seed))
     check(text_under(made, len(made.begin().closing() or ()), seed))  # in the least room that is known
 
 
-def terms(settings: dict[str, Any], tools: Sequence[dict[str, Any]] | None = None) -> Terms:
-    return Terms.take(settings, TOKENS, DenoiseConfig(eos_token_id=ENDS), tools=tools)
+def resolved(settings: dict[str, Any], tools: Sequence[dict[str, Any]] | None = None) -> ResolvedParams:
+    choice = settings.pop("tool_choice", None)
+    params = GenerationParams().replace(**settings)
+    checkpoint = DenoiseConfig(eos_token_id=ENDS)
+    return resolve_params(params, TOKENS, checkpoint, tools=Tools(tools or (), choice))
 
 
 def test_what_is_not_kept_is_told() -> None:
     value = schema({"type": "array", "uniqueItems": True, "items": {"type": "string", "format": "password"}})
-    notes = terms({"json_schema": value}).notes
+    notes = resolved({"json_schema": value}).notes
     assert len(notes) == 2 and "uniqueItems" in notes[0] and "password" in notes[1]
-    assert terms({"json_schema": schema({"type": "string", "format": "date"})}).notes == ()
+    assert resolved({"json_schema": schema({"type": "string", "format": "date"})}).notes == ()
     assert (
         "anyOf"
-        in terms({"json_schema": {"oneOf": [schema({"type": "integer"}), schema({"type": "number"})]}}).notes[
-            0
-        ]
+        in resolved(
+            {"json_schema": {"oneOf": [schema({"type": "integer"}), schema({"type": "number"})]}}
+        ).notes[0]
     )
 
 
 def test_a_schema_beside_json_object_is_kept() -> None:
     value = schema({"type": "integer"})
-    asked = form_asked({"type": "json_object", "schema": value})
-    fits(value)(text_under(form("json_schema", asked["json_schema"], TOKENS, ENDS), 40))
+    asked = response_format_params({"type": "json_object", "schema": value})
+    fits(value)(text_under(output_constraint("json_schema", asked["json_schema"], TOKENS, ENDS), 40))
     assert (
-        form_asked({"type": "json_object"})
-        == form_asked({"type": "json_object", "schema": None})
+        response_format_params({"type": "json_object"})
+        == response_format_params({"type": "json_object", "schema": None})
         == {"json_schema": {"type": "object"}}
     )
     with pytest.raises(UsageError, match="schema"):
-        form_asked({"type": "json_object", "schema": "x"})
+        response_format_params({"type": "json_object", "schema": "x"})
 
 
 EITHER = {
@@ -157,7 +160,7 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": EITHER}
 
 @pytest.mark.parametrize("seed", range(3))
 def test_parameters_may_be_one_of_several_schemas(seed: int) -> None:
-    called = terms({"tool_choice": "required"}, TOOLS)
+    called = resolved({"tool_choice": "required"}, TOOLS)
     assert isinstance(called.grammar, Called) and "oneOf" in called.notes[0]
     text = text_under(called.grammar, 90, seed)
     arguments = json.loads(text.removeprefix("call:look"))
@@ -166,7 +169,7 @@ def test_parameters_may_be_one_of_several_schemas(seed: int) -> None:
 
 def test_beside_tools_an_answer_is_a_call_or_has_the_form() -> None:
     value = schema({"type": "integer"})
-    grammar = terms({"json_schema": value}, TOOLS).grammar
+    grammar = resolved({"json_schema": value}, TOOLS).grammar
     assert isinstance(grammar, CallOr)
     opening = TOKENS.special.need("tool_call")
     allowed = grammar.begin().allowed()
@@ -180,7 +183,7 @@ def test_beside_tools_an_answer_is_a_call_or_has_the_form() -> None:
     for walk in (call, answer, grammar.begin()):
         way = walk.closing()
         assert way is not None and walk.copy().take(way) == len(way)
-    assert isinstance(terms({"json_schema": value, "tool_choice": "required"}, TOOLS).grammar, Called)
+    assert isinstance(resolved({"json_schema": value, "tool_choice": "required"}, TOOLS).grammar, Called)
 
 
 def test_errors_hold_nothing_of_the_engine() -> None:
@@ -196,7 +199,7 @@ def test_errors_hold_nothing_of_the_engine() -> None:
         ({"tool_choice": "required"}, tools),
     ):
         with pytest.raises(UsageError) as raised:
-            terms(settings, given)
+            resolved(settings, given)
         assert not any(
             word in str(raised.value)
             for word in ("<state>", "<grammar>", "lark", "given0", "traceback", "\n")
@@ -205,7 +208,7 @@ def test_errors_hold_nothing_of_the_engine() -> None:
 
 def test_a_contradiction_is_said_to_be_one() -> None:
     with pytest.raises(UsageError, match="(?i)unsatisfiable|contradicts itself|cannot be kept"):
-        form("json_schema", {"type": "string", "pattern": "^a$", "minLength": 3}, TOKENS, ENDS)
+        output_constraint("json_schema", {"type": "string", "pattern": "^a$", "minLength": 3}, TOKENS, ENDS)
 
 
 @pytest.fixture

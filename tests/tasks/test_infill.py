@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dgemma
-from dgemma.config import DenoiseConfig, Rules
+from dgemma.config import DenoiseConfig, TokenRules
 from dgemma.engine.engine import by_turns
 from dgemma.errors import UsageError
-from dgemma.kernels.vocab import soft_capped_logits
+from dgemma.kernels.ops.vocab import soft_capped_logits
 from dgemma.tasks import pinned
 from dgemma.tasks.events import Draft, Filling
 from dgemma.tasks.generate import EMPTY_ONCE, EMPTY_TWICE
@@ -104,7 +104,7 @@ def test_a_word_that_was_begun_may_be_any_word_that_begins_so(text: str, begun: 
         assert request.only == ((request.pins.index(-1), hole.only),)
         _take(found, row, WORDS.encode(f"{may[-1]}z")[:3], WORDS.control_ids)
         assert _texts(WORDS, found, row) == [f"{may[-1]}z".removeprefix(begun)]
-        banned = Rules(banned_tokens=hole.only[1:])
+        banned = TokenRules(banned_tokens=hole.only[1:])
         assert (
             not lay_out(
                 WORDS,
@@ -272,7 +272,7 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
     assert len(gap(model, "a", "b", widths=[1] * 16).first()) == 16
     with pytest.raises(UsageError, match="context is -1"):
         model.stream_fill("a", "b", context=-1)
-    with pytest.raises(UsageError, match="eos_token_id changes nothing"):
+    with pytest.raises(UsageError, match="eos_token_id has no meaning for a gap"):
         model.fill("a", "b", eos_token_id=3)
     with pytest.raises(UsageError, match="nothing around the gap"):
         model.fill("", "")
@@ -294,13 +294,13 @@ def test_gaps_that_do_not_fit_are_refused(model: dgemma.Model) -> None:
 def test_a_gap_ends_its_lines_as_the_text_around_it(model: dgemma.Model) -> None:
     prefix, suffix, extra = "a\nbc\n", "\nd\n", [("x.py", "y\nz")]
     often = {model.tokenizer.encode("\n")[0]: 7.0}
-    want = model.fill(prefix, suffix, 1, widths=[3, 8], extra=extra, logit_bias=often)
+    want = model.fill(prefix, suffix, seed=1, widths=[3, 8], extra=extra, logit_bias=often)
     assert "\n" in want.text
     windows = [text.replace("\n", "\r\n") for text in (prefix, suffix, extra[0][1])]
     found = model.fill(
-        windows[0], windows[1], 1, widths=[3, 8], extra=[("x.py", windows[2])], logit_bias=often
+        windows[0], windows[1], seed=1, widths=[3, 8], extra=[("x.py", windows[2])], logit_bias=often
     )
     assert found.text == found.generation.text == want.text.replace("\n", "\r\n")
     assert found.candidates == [text.replace("\n", "\r\n") for text in want.candidates]
     assert found.generation.token_ids == want.generation.token_ids
-    assert "\r" not in model.fill(windows[0], suffix * 9, 1, widths=[3, 8], logit_bias=often).text
+    assert "\r" not in model.fill(windows[0], suffix * 9, seed=1, widths=[3, 8], logit_bias=often).text

@@ -82,7 +82,7 @@ def an_infill_keeps_both_sides(model: dgemma.Model, document: str, data: st.Data
     widths = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=2))
     seed = data.draw(st.integers(0, 2**40))
     filled, watched = watch(
-        model, lambda: model.fill(prefix, suffix, seed, widths=widths, max_denoising_steps=2)
+        model, lambda: model.fill(prefix, suffix, seed=seed, widths=widths, max_denoising_steps=2)
     )
     whole = prefix + filled.text + suffix
     assert whole.encode().startswith(prefix.encode()) and whole.encode().endswith(suffix.encode())

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import dgemma
 from dgemma.errors import UsageError
 from dgemma.tasks.bans import TextBans
-from dgemma.tasks.structured import form
+from dgemma.tasks.structured import output_constraint
 from dgemma.text.tokenizer import Tokenizer
 from tests.helpers import byte_tokenizer, tiny_checkpoint
 from tests.tasks.schemas import schemas
@@ -79,7 +79,7 @@ def test_every_reply_validates_300_times(model: dgemma.Model, schema: dict, seed
 @given(schemas(), st.integers(0, 2**32), st.integers(0, 40))
 def test_every_reply_validates(model: dgemma.Model, schema: dict, seed: int, room: int) -> None:
     """The shortest way that is known, and some tokens more."""
-    need = len(form("json_schema", schema, model.tokenizer, ENDS).begin().closing() or [])
+    need = len(output_constraint("json_schema", schema, model.tokenizer, ENDS).begin().closing() or [])
     jsonschema.validate(json.loads(answer(model, need + room, json_schema=schema, seed=seed)), schema)
 
 
@@ -90,13 +90,13 @@ def test_a_schema_that_says_nothing_may_be_written_as_true(model: dgemma.Model) 
 def test_a_long_way_to_the_end_takes_memory_once() -> None:
     """Remembered at each of its places by what was taken before, these 4,000 tokens took 148 MB."""
     tracemalloc.start()
-    walk = form("regex", "a{4000}b", BYTES, ENDS).begin()
+    walk = output_constraint("regex", "a{4000}b", BYTES, ENDS).begin()
     way = walk.closing()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert way is not None and len(way) > 4000 and peak < 2**24
     walk.take(way[:1500])
-    assert walk.closing() == way[1500:] and len(walk.form.ways) == 1
+    assert walk.closing() == way[1500:] and len(walk.constraint.ways) == 1
 
 
 def test_what_cannot_be_closed_in_time_is_refused(model: dgemma.Model) -> None:
@@ -130,18 +130,18 @@ def test_what_cannot_be_kept_is_refused_by_name(model: dgemma.Model, asked: dict
 def test_a_missing_library_is_named_with_its_mending(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(UsageError, match=r"needs the package 'llguidance'.* install .*\[serve\]"):
-        form("regex", "a", BYTES, ENDS)
+        output_constraint("regex", "a", BYTES, ENDS)
 
 
 def test_control_tokens_are_no_text() -> None:
-    walk = form("regex", ".*", BYTES, ENDS).begin()
+    walk = output_constraint("regex", ".*", BYTES, ENDS).begin()
     allowed = walk.allowed()
     assert {i for i in BYTES.control_ids if allowed[i]} == {*ENDS} and allowed.sum() > 150
     assert walk.take([BYTES.special.need("pad")]) == 0
 
 
 def test_a_walk_takes_what_is_allowed_and_ends_once() -> None:
-    walk = form("regex", "ab?c", BYTES, ENDS).begin()
+    walk = output_constraint("regex", "ab?c", BYTES, ENDS).begin()
     ids = BYTES.encode("axc")
     other = walk.copy()
     assert walk.take(ids) == 1 and other.taken == ()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dgemma.kernels.vocab import soft_capped_logits, stats_of
+from dgemma.kernels.ops.vocab import soft_capped_logits, stats_of
 from dgemma.model.build import build_random
 from dgemma.model.dgemma import DiffusionGemma
 from dgemma.train import objective

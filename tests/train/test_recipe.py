@@ -14,9 +14,9 @@ from dgemma.config import DenoiseConfig
 from dgemma.text.tokenizer import Tokenizer
 from dgemma.text.turns import render
 from dgemma.train.loop import LoopConfig
-from dgemma.train.recipe import Recipe, export, trainer
+from dgemma.train.recipe import TrainingRecipe, export, trainer
 
-RECIPE = Recipe(vocab_size=2048, hidden=128, layers=3, experts=4, rows=512, canvas=16, causal_steps=0)
+RECIPE = TrainingRecipe(vocab_size=2048, hidden=128, layers=3, experts=4, rows=512, canvas=16, causal_steps=0)
 LOOP = LoopConfig(steps=3, warmup=1, fused=False)
 
 
@@ -73,7 +73,9 @@ def test_a_run_on_own_files_begins_with_a_checkpoint(run: Path, tmp_path: Path) 
 
 def test_a_vocabulary_is_learned_from_own_files(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("zebra crossing zebra crossing " * 300)
-    small = Recipe(vocab_size=290, hidden=128, layers=3, experts=4, rows=256, canvas=16, causal_steps=0)
+    small = TrainingRecipe(
+        vocab_size=290, hidden=128, layers=3, experts=4, rows=256, canvas=16, causal_steps=0
+    )
     job = trainer(small, LOOP, tmp_path / "run", [tmp_path / "a.txt"])
     assert job.batches[0].tokens > 50
     assert not dgemma.load(export(job, tmp_path / "checkpoint", DenoiseConfig())).chat_tuned

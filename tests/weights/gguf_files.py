@@ -12,7 +12,7 @@ from gguf.quants import dequantize, quantize
 
 from dgemma.config import ModelConfig
 from dgemma.config.formats import BLOCKS
-from dgemma.kernels.ggml import HALVES
+from dgemma.kernels.quant.ggml import HALVES
 from dgemma.weights.gguf_names import gguf_name
 from dgemma.weights.names import expected_tensors
 from tests.helpers import lively_model, tiny_config

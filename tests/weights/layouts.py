@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dgemma.config import ModelConfig
 from dgemma.config.formats import Format
-from dgemma.kernels.formats import QuantTensor, quantise
+from dgemma.kernels.quant.formats import QuantTensor, quantise
 from dgemma.weights.names import expected_tensors, modules
 
 SIZES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import dgemma
 from dgemma import api
 from dgemma.cli import doctor
 from dgemma.cli.main import main
-from dgemma.config import ModelConfig
+from dgemma.config import DenoiseConfig, ModelConfig
 from dgemma.errors import CheckpointError, DgemmaError, UsageError
-from dgemma.kernels.formats import QuantTensor
+from dgemma.kernels.quant.formats import QuantTensor
 from dgemma.model.build import build
 from dgemma.weights.gguf import TYPES, read_gguf
 from dgemma.weights.gguf_config import denoise_config, model_config
@@ -60,7 +61,7 @@ def decoded(config: ModelConfig, found: Found) -> torch.Tensor:
     net.load_state_dict(
         {name: torch.from_numpy(array).double() for name, array in files.numbers(config, found).items()}
     )
-    return logits(api.Model(net, api.DenoiseConfig(), None, Path("decoded")))
+    return logits(api.Model(net, DenoiseConfig(), None, Path("decoded")))
 
 
 # the header
@@ -533,6 +534,26 @@ def test_overlapping_and_shifted_tensors_are_told(path: Path, tmp_path: Path) ->
         dims = struct.unpack_from("<I", raw, end)[0]
         file = read_gguf(mangled(path, end + 4 + 8 * dims + 4, count(offset), tmp_path / "x.gguf"))
         assert any(message in problem for problem in file.problems)
+
+
+def test_a_tensor_inside_another_is_the_only_problem(path: Path, tmp_path: Path) -> None:
+    """What follows the longer of the two is neither a gap nor an overlap."""
+    raw = path.read_bytes()
+    tensors = list(read_gguf(path).tensors.values())
+    place = next(
+        place
+        for place, (long, short) in enumerate(pairwise(tensors))
+        if place and long.nbytes > short.nbytes + 64 and -short.nbytes % 32 == 0
+    )
+    long, short = tensors[place : place + 2]
+    end = raw.index(short.name.encode()) + len(short.name)
+    dims = struct.unpack_from("<I", raw, end)[0]
+    start = tensors[0].offset
+    moved = mangled(path, end + 4 + 8 * dims + 4, count(long.offset - start), tmp_path / "x.gguf")
+    kinds = [problem.partition("' ")[2] or problem for problem in read_gguf(moved).problems]
+    assert len(kinds) == 2, kinds
+    assert kinds[0] == "overlaps the one before it; the file is damaged"
+    assert f"{short.nbytes} unclaimed bytes before" in kinds[1]
 
 
 # text

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from dgemma.errors import CheckpointError
-from dgemma.weights.headers import HEADER_LIMIT, read_header
+from dgemma.weights.headers import HEADER_LIMIT, TensorInfo, check_ranges, read_header
 
 from .weights_helpers import raw_file, tiny_state, write_folder
 
@@ -69,12 +70,54 @@ def test_a_header_that_makes_no_sense_is_one_error(tmp_path, header, data, messa
         ({"a": entry(0, 4), "b": entry(8, 12)}, b"0" * 12, "4 unclaimed bytes before tensor 'b'"),
         ({"a": entry(4, 8)}, b"0" * 8, "4 unclaimed bytes before tensor 'a'"),
         ({"a": entry(0, 4)}, b"0" * 9, "5 unclaimed bytes after"),
+        # a short tensor inside a long one: what follows the long one is neither a gap nor an overlap
+        ({"a": entry(0, 12), "b": entry(4, 8), "c": entry(12, 16)}, b"0" * 16, "'b' overlaps"),
+        ({"a": entry(0, 12), "b": entry(4, 8)}, b"0" * 12, "'b' overlaps"),
     ],
 )
 def test_byte_ranges_are_checked_against_the_file(tmp_path, header, data, message):
     tensors, problems = read_header(raw_file(tmp_path / "m.safetensors", header, data))
     assert len(tensors) == len(header)
     assert len(problems) == 1 and message in problems[0]
+
+
+@st.composite
+def laid_out(draw) -> tuple[list[TensorInfo], int, int, int]:
+    """(tensors by offset, where data begins, the file's size, the alignment), sound or not."""
+    alignment = draw(st.sampled_from([1, 2, 4]))
+    start = alignment * draw(st.integers(0, 3))
+    spans = draw(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 9)), max_size=5))
+    tensors = [
+        TensorInfo(f"t{number}", Path("m"), "U8", (nbytes,), start + offset, nbytes)
+        for number, (offset, nbytes) in enumerate(sorted(spans))
+    ]
+    return tensors, start, start + draw(st.integers(0, 30)), alignment
+
+
+@given(laid_out())
+def test_problems_are_those_that_a_count_of_each_byte_finds(case):
+    tensors, start, size, alignment = case
+    claimed: set[int] = set(range(start))
+    want = []
+    for tensor in tensors:
+        end = len(claimed)  # behind everything claimed so far
+        padding = -end % alignment
+        if tensor.offset % alignment:
+            want.append("does not begin")
+        elif tensor.offset < end:
+            want.append("overlaps")
+        elif tensor.offset > end + padding:
+            want.append(f"{tensor.offset - end - padding} unclaimed bytes before")
+        claimed |= set(range(max(end, tensor.offset + tensor.nbytes)))
+    end = len(claimed)
+    short = [tensor.name for tensor in tensors if tensor.offset + tensor.nbytes > size]
+    if short:
+        want.append(f"truncated inside tensor '{short[0]}': {size} of {end} bytes")
+    elif size > end + -end % alignment:
+        want.append(f"{size - end} unclaimed bytes after")
+    problems = check_ranges(Path("m"), tensors, start, size, alignment)
+    assert len(problems) == len(want)
+    assert all(text in problem for text, problem in zip(want, problems, strict=True)), (want, problems)
 
 
 def test_twin_a_sound_file_has_no_problem(tmp_path):

@@ -9,9 +9,9 @@ import torch
 import dgemma
 from dgemma.config import ModelConfig
 from dgemma.errors import CheckpointError
-from dgemma.kernels.formats import QuantTensor
+from dgemma.kernels.quant.formats import QuantTensor
+from dgemma.memory.plan import estimate_memory
 from dgemma.weights.names import expected_tensors
-from dgemma.weights.plan import fit
 from dgemma.weights.reader import inspect, load_into, stream
 
 from .weights_helpers import sparse_checkpoint
@@ -128,7 +128,7 @@ def test_the_model_builds_on_meta_from_a_quantised_repository(quantised):
     assert codes == sum(info.nbytes for info in stored)
     total = sum(weight.nbytes for weight in held) + sum(tensor.nbytes for tensor in plain)
     assert total == sum(one.kept(2) for one in layout.text.values())
-    assert total == fit(layout.config, "bfloat16", 4096, formats=layout.formats).weight_bytes
+    assert total == estimate_memory(layout.config, "bfloat16", 4096, formats=layout.formats).weight_bytes
 
 
 def test_twin_a_quantised_repository_with_one_field_less_or_misshapen(tmp_path):

@@ -13,12 +13,12 @@ from torch import Tensor
 import dgemma
 from dgemma.cli import doctor
 from dgemma.errors import CheckpointError, UsageError
-from dgemma.kernels.formats import QuantTensor
+from dgemma.hub.locate import list_models
+from dgemma.kernels.quant.formats import QuantTensor
+from dgemma.memory.plan import estimate_memory
 from dgemma.model.build import build
 from dgemma.weights.copies import check_copies
 from dgemma.weights.layout import Layout, inspect, read_layout
-from dgemma.weights.locate import list_models
-from dgemma.weights.plan import fit
 from dgemma.weights.reader import load_into, stream
 from tests.helpers import assert_close
 
@@ -178,7 +178,7 @@ def test_meta_reads_nothing_and_counts_what_a_load_holds(tmp_path: Path, layout:
     }
     assert held and all(part.is_meta for value in held.values() for part in value.parts.values())
     total = sum(tensor.nbytes for tensor in want.values())
-    assert fit(small_config(), "bfloat16", 64, formats=found.formats).weight_bytes == total
+    assert estimate_memory(small_config(), "bfloat16", 64, formats=found.formats).weight_bytes == total
     assert sum(stored.kept(2) for stored in found.text.values()) == total
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgemma.config.formats import Format
-from dgemma.kernels.formats import QuantTensor, quantise
+from dgemma.kernels.quant.formats import QuantTensor, quantise
 from dgemma.weights.quantization import parse
 from dgemma.weights.schemes import Scheme
 from dgemma.weights.unpack import unpack

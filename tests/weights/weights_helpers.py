@@ -1,4 +1,4 @@
-"""Small checkpoints for the tests of this room: a config, its tensors, folders on disk, and ways to damage them."""
+"""Small checkpoints for tests: a config, its tensors, folders on disk, and ways to damage them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Measuring: recipes, what they cost, and how near that is to what the machine could do."""
+"""Measuring: workloads, what they cost, and how near that is to what the machine could do."""

@@ -1,8 +1,8 @@
-"""Run one recipe through the engine and say what it cost, pass by pass.
+"""Run one workload through the engine and say what it cost, pass by pass.
 
-A pass is timed from the outside, with everything that a user waits for in it: scheduling, the copy of what is told to the
-host, and the head. The first run of a recipe warms up and is thrown away. Trap: tokens/s without the steps per
-canvas says nothing, so both are always in the row.
+A pass is timed from the outside, with everything that a user waits for in it: scheduling, the copy of a step's
+output to the host, and the head. The first run of a workload warms up and is thrown away. Trap: tokens/s without
+the steps per canvas says nothing, so both are always in the row.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..config import EngineConfig
 from ..engine.engine import Engine, Load
 from ..engine.requests import CommitRecord, StepRecord
 from ..model.dgemma import DiffusionGemma
-from .recipes import Recipe
 from .roofline import Machine, bytes_per_weight, synchronise, work_of
+from .workloads import Workload
 
 try:
     import resource
@@ -46,7 +46,7 @@ class Passes:
 class Row:
     """One line of results. Milliseconds, tokens per second, GiB."""
 
-    recipe: str
+    recipe: str  # the name of its workload, as it stands in files
     requests: int
     step_ms: float  # median of the passes that read no prompt
     step_p95_ms: float
@@ -62,49 +62,70 @@ class Row:
     peak_gib: float  # beyond the model on a card, of the whole process on a CPU
 
 
-def measure(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> Row:
-    """One run of a recipe that is warm. Prefixes are not cached: each run reads its prompts."""
+def measure(model: DiffusionGemma, workload: Workload, machine: Machine, engine: EngineConfig) -> Row:
+    """One run of a workload that is warm. Prefixes are not cached: each run reads its prompts."""
     running = Engine(model, dataclasses.replace(engine, prefix_cache=0))
-    _warm(running, recipe)
+    _warm(running, workload)
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(model.device)
         before = torch.cuda.memory_allocated(model.device)
     start = time.perf_counter()
-    seen = watch(running, recipe, machine)
+    seen = watch(running, workload, machine)
     total = time.perf_counter() - start
-    peak = (
-        torch.cuda.max_memory_allocated(model.device) - before
-        if model.device.type == "cuda"
-        else _most_resident()
-    )
+    if model.device.type == "cuda":
+        peak: float = torch.cuda.max_memory_allocated(model.device) - before
+    else:
+        peak = _most_resident()
+    return _row(workload, seen, total, peak)
+
+
+def _row(workload: Workload, seen: Passes, total: float, peak: float) -> Row:
+    """What `seen` comes to, in `total` seconds and with at most `peak` bytes."""
     steps = [i for i, load in enumerate(seen.loads) if load.is_step] or [*range(len(seen.loads))]
     reading = [i for i, load in enumerate(seen.loads) if not load.canvas]
     times = sorted(seen.seconds[i] for i in steps)
-    read, spent = sum(seen.loads[i].clean for i in reading), sum(seen.seconds[i] for i in reading)
+    p95 = times[min(len(times) - 1, int(0.95 * len(times)))]
+    prompt_tokens = sum(seen.loads[i].clean for i in reading)
+    prompt_seconds = sum(seen.seconds[i] for i in reading)
+    rate = seen.tokens / total
     return Row(
-        recipe.name, len(recipe.requests), 1e3 * statistics.median(times), 1e3 * times[min(len(times) - 1, int(0.95 * len(times)))],
-        1e3 * statistics.median(seen.limits[i] for i in steps), sum(seen.limits) / sum(seen.seconds),
-        statistics.mean(seen.steps), seen.tokens / total, seen.tokens / total / len(recipe.requests),
-        1e3 * statistics.median(seen.first_draft), 1e3 * statistics.median(seen.first_text),
-        read / spent if spent else float("nan"), statistics.median(seen.bytes[i] for i in steps) / 2**30, peak / 2**30,
-    )  # fmt: skip
+        recipe=workload.name,
+        requests=len(workload.requests),
+        step_ms=1e3 * statistics.median(times),
+        step_p95_ms=1e3 * p95,
+        limit_ms=1e3 * statistics.median(seen.limits[i] for i in steps),
+        fraction=sum(seen.limits) / sum(seen.seconds),
+        steps_per_canvas=statistics.mean(seen.steps),
+        tokens_per_second=rate,
+        tokens_per_second_each=rate / len(workload.requests),
+        first_draft_ms=1e3 * statistics.median(seen.first_draft),
+        first_text_ms=1e3 * statistics.median(seen.first_text),
+        prefill_tokens_per_second=prompt_tokens / prompt_seconds if prompt_seconds else float("nan"),
+        gib_per_step=statistics.median(seen.bytes[i] for i in steps) / 2**30,
+        peak_gib=peak / 2**30,
+    )
 
 
-def _warm(engine: Engine, recipe: Recipe) -> None:
-    """The first passes of the recipe: libraries choose their kernels, the allocator finds its sizes; and steps are captured."""
-    tickets = [engine.submit(request) for request in recipe.requests]
+def _warm(engine: Engine, workload: Workload) -> None:
+    """The first passes of a workload.
+
+    Libraries choose their kernels, the allocator finds its sizes, and steps are captured.
+    """
+    tickets = [engine.submit(request) for request in workload.requests]
     for _ in range(4):
         engine.advance()
     for ticket in tickets:
         engine.cancel(ticket)
     if engine.graphs:
-        engine.warm(len(recipe.requests))
+        engine.warm(len(workload.requests))
 
 
-def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
-    """Drive the engine to the end of the recipe, with a clock around every pass."""
-    seen, device, weights = Passes(), engine.model.device, bytes_per_weight(engine.model)
-    tickets = [engine.submit(request) for request in recipe.requests]
+def watch(engine: Engine, workload: Workload, machine: Machine) -> Passes:
+    """Drive the engine to the end of a workload, with a clock around every pass."""
+    seen = Passes()
+    device = engine.model.device
+    weights = bytes_per_weight(engine.model)
+    tickets = [engine.submit(request) for request in workload.requests]
     drafted: set[int] = set()
     texted: set[int] = set()
     synchronise(device)
@@ -135,7 +156,7 @@ def watch(engine: Engine, recipe: Recipe, machine: Machine) -> Passes:
 
 
 def _most_resident() -> float:
-    """Bytes of this process's peak resident memory; NaN on Windows, where Python does not tell it."""
+    """Bytes of this process's peak resident memory; NaN on Windows, where Python does not know it."""
     if resource is None:
         return float("nan")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

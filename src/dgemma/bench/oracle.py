@@ -84,21 +84,21 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
         oracle = DiffusionGemmaForBlockDiffusion(config).eval()
     oracle.to(model.dtype)
     for name, module in [*oracle.named_modules()]:
-        own = module._non_persistent_buffers_set
+        transient = module._non_persistent_buffers_set
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale = torch.tensor(
                 module.scalar_embed_scale, dtype=model.dtype, device=model.device
             )
-        elif any(buffer.endswith("inv_freq") for buffer in own):
+        elif any(buffer.endswith("inv_freq") for buffer in transient):
             oracle.set_submodule(name, type(module)(module.config).to(model.device))
     names = published_names(model.config)
     given = {
         names[name]: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]
     }
-    found = oracle.load_state_dict(given, strict=False, assign=True)
+    loaded = oracle.load_state_dict(given, strict=False, assign=True)
     oracle.tie_weights()
     left = [name for name, tensor in [*oracle.named_parameters(), *oracle.named_buffers()] if tensor.is_meta]
-    strays = [*found.unexpected_keys, *(name for name in left if "vision" not in name)]
+    strays = [*loaded.unexpected_keys, *(name for name in left if "vision" not in name)]
     if strays:
         raise CheckpointError(f"transformers knows other tensors than this model, the first is {strays[0]}")
     for module in oracle.modules():

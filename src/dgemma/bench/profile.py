@@ -1,11 +1,12 @@
-"""Where a canvas step goes: the time of each operation of roofline.py, beside the least it could take, and what is left over.
+"""Where a canvas step goes: the time of each operation of roofline.py beside the least it could take.
 
-A run of its own with a clock around the operations, put there from outside by the tables below and taken away again; no
-measured row has them. Knows names of modules and functions, nothing of what they compute. The figures are means over the
-recipe's canvas steps, because medians of parts do not add up.
+A run of its own with a clock around the operations, put there from outside by the tables below and taken away
+again; no measured row has them. Knows names of modules and functions, nothing of what they compute. The figures
+are means over the workload's canvas steps, because medians of parts do not add up.
 
-On a card a time lies between two events of its stream: where the host is late with the next launch, the wait counts as well.
-Trap: a step's limit is less than the sum of its operations' limits, some of which are bound by arithmetic and some by bytes.
+On a card a time lies between two events of its stream: where the host is late with the next launch, the wait
+counts as well. Trap: a step's limit is less than the sum of its operations' limits, some of which are bound by
+arithmetic and some by bytes.
 """
 
 from __future__ import annotations
@@ -27,18 +28,27 @@ from ..engine import canvases
 from ..engine.engine import Engine, Load
 from ..model.dgemma import DiffusionGemma
 from ..model.passes import Pass
-from .recipes import Recipe
 from .roofline import OPERATIONS, Machine, bytes_per_weight, synchronise, total, work_by_operation
+from .workloads import Workload
 
 # What is timed, none inside another: modules by the last part of their name, and functions by who holds them.
 MODULES = {
-    "q_proj": "projections", "k_proj": "projections", "v_proj": "projections", "o_proj": "projections",
-    "mlp": "dense MLP", "router": "router", "experts": "experts", "self_conditioning": "conditioning MLP",
-}  # fmt: skip
+    "q_proj": "projections",
+    "k_proj": "projections",
+    "v_proj": "projections",
+    "o_proj": "projections",
+    "mlp": "dense MLP",
+    "router": "router",
+    "experts": "experts",
+    "self_conditioning": "conditioning MLP",
+}
 FUNCTIONS: tuple[tuple[Any, str, str], ...] = (
-    (Pass, "attend", "attention"), (DiffusionGemma, "belief", "expected embedding"), (canvases, "head", "head"),
-)  # fmt: skip
-REST, STEP = "everything else", "step"
+    (Pass, "attend", "attention"),
+    (DiffusionGemma, "self_conditioning_of", "expected embedding"),
+    (canvases, "head", "head"),
+)
+REST = "everything else"
+STEP = "step"
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,8 @@ class Clock:
 @contextmanager
 def listening(model: DiffusionGemma, clock: Clock) -> Iterator[None]:
     """The clock around everything that the tables name, until the block is left."""
-    hooks, plain = [], [(owner, name, getattr(owner, name)) for owner, name, _ in FUNCTIONS]
+    hooks = []
+    plain = [(owner, name, getattr(owner, name)) for owner, name, _ in FUNCTIONS]
     try:
         for name, module in model.named_modules():
             if operation := MODULES.get(name.rpartition(".")[2]):
@@ -105,42 +116,49 @@ def _timed(function: Callable[..., Any], operation: str, clock: Clock) -> Callab
     @functools.wraps(function)
     def timed(*arguments: Any, **named: Any) -> Any:
         clock.begin()
-        found = function(*arguments, **named)
+        result = function(*arguments, **named)
         clock.end(operation)
-        return found
+        return result
 
     return timed
 
 
-def profile(model: DiffusionGemma, recipe: Recipe, machine: Machine, engine: EngineConfig) -> list[Part]:
-    """One more run of a recipe that was measured just before. -> OPERATIONS, REST and STEP, which is the sum of the others."""
-    passes = [*_passes(model, recipe, engine)]
+def profile(model: DiffusionGemma, workload: Workload, machine: Machine, engine: EngineConfig) -> list[Part]:
+    """One more run of a workload that was measured just before.
+
+    -> OPERATIONS, REST and STEP, which is the sum of the others.
+    """
+    passes = [*_passes(model, workload, engine)]
     steps = [one for one in passes if one[0].is_step] or passes
     whole = statistics.mean(seconds for _, seconds, _ in steps)
-    spent: Counter[str] = Counter()
+    measured: Counter[str] = Counter()
     least: dict[str, float] = defaultdict(float)
-    for load, _, found in steps:
-        spent.update({name: seconds / len(steps) for name, seconds in found.items()})
+    for load, _, by_operation in steps:
+        measured.update({name: seconds / len(steps) for name, seconds in by_operation.items()})
         works = dict(work_by_operation(model.config, model.dtype.itemsize, *load, bytes_per_weight(model)))
         for name, work in (works | {STEP: total(works.values())}).items():
             least[name] += machine.seconds(work) / len(steps)
-    rest = whole - sum(spent.values())
-    parts = [_part(name, spent[name], least[name], whole) for name in OPERATIONS]
+    rest = whole - sum(measured.values())
+    parts = [_part(name, measured[name], least[name], whole) for name in OPERATIONS]
     return [*parts, _part(REST, rest, None, whole), _part(STEP, whole, least[STEP], whole)]
 
 
 def _part(name: str, seconds: float, least: float | None, whole: float) -> Part:
-    fraction = least / seconds if least is not None and seconds else None
-    return Part(name, 1e3 * seconds, seconds / whole, None if least is None else 1e3 * least, fraction)
+    milliseconds = 1e3 * seconds
+    share = seconds / whole
+    if least is None:
+        return Part(name, milliseconds, share, None, None)
+    return Part(name, milliseconds, share, 1e3 * least, least / seconds if seconds else None)
 
 
 def _passes(
-    model: DiffusionGemma, recipe: Recipe, config: EngineConfig
+    model: DiffusionGemma, workload: Workload, config: EngineConfig
 ) -> Iterator[tuple[Load, float, Counter[str]]]:
     """What every pass carried, the seconds it took, and those of its operations."""
-    engine, clock = Engine(model, dataclasses.replace(config, prefix_cache=0)), Clock(model.device)
+    engine = Engine(model, dataclasses.replace(config, prefix_cache=0))
+    clock = Clock(model.device)
     engine.graphs = None  # a captured step calls none of the functions that are timed
-    tickets = [engine.submit(request) for request in recipe.requests]
+    tickets = [engine.submit(request) for request in workload.requests]
     with listening(model, clock):
         while not engine.idle:
             synchronise(model.device)

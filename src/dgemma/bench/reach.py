@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..engine.denoise import read_prompts
-from ..kernels.vocab import soft_capped_logits
+from ..kernels.ops.vocab import soft_capped_logits
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .report import Section, distance
@@ -46,12 +46,12 @@ def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> No
         _chunks(section, net, ids, canvas, kv, want, max(1, size * 3 // 5))
         _cache(section, net, canvas, kv, places)
         del kv
-        asked = places if length == lengths[0] else [1]
+        positions = places if length == lengths[0] else [1]
 
         def answer(ids: Sequence[int], size: int = size) -> Tensor:
             return logits(net, _read(net, ids, size), canvas)
 
-        _tokens(section, net, want, asked, answer, ids)
+        _tokens(section, net, want, positions, answer, ids)
 
 
 def edges(length: int, chunk: int) -> list[int]:

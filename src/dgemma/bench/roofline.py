@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..kernels.formats import bytes_of
+from ..kernels.quant.formats import bytes_of
 from ..model.build import weight_of
 from ..model.dgemma import DiffusionGemma
 from ..weights.names import expected_tensors
@@ -99,15 +99,15 @@ NOTHING_STORED: Weights = {}  # every group takes its dtype's bytes
 
 
 def work_of(
-    config: ModelConfig, size: int, clean: int, canvas: int, believing: int, context: int, rows: int, weights: Weights = NOTHING_STORED,
+    config: ModelConfig, size: int, clean: int, canvas: int, conditioned: int, context: int, rows: int, weights: Weights = NOTHING_STORED,
 ) -> Work:  # fmt: skip
-    """A pass over `clean` tokens and `canvas` positions, `believing` of which are conditioned on a step before.
+    """A pass over `clean` tokens and `canvas` positions, `conditioned` of which are conditioned on a step before.
 
     size: bytes per element, of weights too where `weights` says nothing else; context: cached tokens that a sequence has on
     average; rows: sequences in the pass.
     """
     return total(
-        dict(work_by_operation(config, size, clean, canvas, believing, context, rows, weights)).values()
+        dict(work_by_operation(config, size, clean, canvas, conditioned, context, rows, weights)).values()
     )
 
 
@@ -131,7 +131,7 @@ def work_by_operation(
     size: int,
     clean: int,
     canvas: int,
-    believing: int,
+    conditioned: int,
     context: int,
     rows: int,
     weights: Weights = NOTHING_STORED,
@@ -160,12 +160,12 @@ def work_by_operation(
         (2.0 * tokens * layers * routed, layers * routed, "router", 0),
         (2.0 * tokens * layers * config.top_k_experts * expert, layers * touched * expert, "experts", 0),
         (
-            2.0 * hidden * vocab * believing,
+            2.0 * hidden * vocab * conditioned,
             0,
             "",
-            vocab * believing,
+            vocab * conditioned,
         ),  # the probabilities: written by the head, read here
-        (2.0 * dense * believing, dense if believing else 0, "self_conditioning", 0),
+        (2.0 * dense * conditioned, dense if conditioned else 0, "self_conditioning", 0),
         (2.0 * hidden * vocab * canvas, vocab * hidden, "embedding", vocab * canvas),
     )
     for name, (flops, read, group, elements) in zip(OPERATIONS, parts, strict=True):

@@ -14,7 +14,7 @@ import torch
 from ..config import ModelConfig
 from ..config.formats import Format
 from ..errors import UsageError
-from ..kernels.formats import QuantTensor, Weight, empty, quantise
+from ..kernels.quant.formats import QuantTensor, Weight, empty, quantise
 from ..model.build import build, pack
 from ..model.dgemma import DiffusionGemma
 from ..weights.names import expected_tensors

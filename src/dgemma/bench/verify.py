@@ -4,7 +4,7 @@
     reach         keys and values whatever the chunks, every token seen (reach.py); and whether a needle comes back
     determinism   the same request twice, and beside another
     paths         the engine against the plain loop, a merged pass against two
-    kernels       Triton's forms against torch's (forms.py)
+    kernels       Triton's kernels against torch's (backends.py)
     speed         one canvas of sixteen steps, against the machine's limit
 
 A section that fails or cannot run says so and the next one follows. Knows no prompt of a user. Trap: float32 and narrower numbers
@@ -29,15 +29,15 @@ from ..engine.denoise import read_prompts, run
 from ..engine.engine import Engine
 from ..engine.requests import Request, StepRecord, results
 from ..errors import UsageError
-from ..kernels.native import form
-from ..kernels.vocab import soft_capped_logits, weigh
-from ..model.dgemma import Canvases, Previous
-from ..weights.plan import GIB, RESERVE, fit, free_on, machine
+from ..kernels.c.native import backend
+from ..kernels.ops.vocab import soft_capped_logits, weigh
+from ..memory.plan import GIB, RESERVE, estimate_memory, free_on, machine
+from ..model.dgemma import Canvases, PrevProbs
 from ..weights.source import source
-from . import forms, oracle, reach, roofline
+from . import backends, oracle, reach, roofline
 from .measure import measure
-from .recipes import recipes
 from .report import Section, Skip, public, share
+from .workloads import workloads
 
 TEMPERATURE = 0.7  # of the processed logits that a second step believes
 # Of the tokens of a first draft, made in a merged pass and in two: near-ties of a flat distribution fall either way in 16 bits
@@ -55,7 +55,7 @@ def verify(model: api.Model, context: int | None = None) -> Iterator[Section]:
         "reach": lambda section: _reach(section, model, checked),
         "determinism": lambda section: _determinism(section, model),
         "paths": lambda section: _paths(section, model),
-        "kernels": lambda section: forms.check(section, model.net),
+        "kernels": lambda section: backends.check(section, model.net),
         "speed": lambda section: _speed(section, model),
     }
     for name, check in checks.items():
@@ -77,21 +77,23 @@ def _done(section: Section, check: Callable[[Section], None]) -> Section:
     return section
 
 
-def _context(model: api.Model, asked: int | None) -> int:
+def _context(model: api.Model, requested: int | None) -> int:
     """Tokens of the longest prompt: what was asked for, or 4,096 and no more than the positions and the memory allow."""
     config, device = model.config, model.net.device
     most = config.max_position_embeddings - config.canvas_length
 
     def fits(tokens: int) -> bool:
-        plan = fit(config, model.net.dtype, tokens, 2, device=device.type)  # two ways of reading it, at once
+        plan = estimate_memory(
+            config, model.net.dtype, tokens, 2, device=device.type
+        )  # two ways of reading it, at once
         return plan.total - plan.weight_bytes <= _free(device)
 
-    if asked is not None:
-        if not 8 <= asked <= most:
-            raise UsageError(f"--context is {asked}; this model has room for 8 to {most} tokens")
-        if not fits(asked):
-            raise UsageError(f"--context {asked} needs more memory than is free here; ask for less")
-        return asked
+    if requested is not None:
+        if not 8 <= requested <= most:
+            raise UsageError(f"--context is {requested}; this model has room for 8 to {most} tokens")
+        if not fits(requested):
+            raise UsageError(f"--context {requested} needs more memory than is free here; ask for less")
+        return requested
     tokens = min(CONTEXT, most)
     while tokens > 64 and not fits(tokens):
         tokens //= 2
@@ -129,12 +131,12 @@ def _model(section: Section, model: api.Model) -> None:
     sliding = sum(layer.is_sliding for layer in config.layers)
     layout = source(folder).layout(config)
     section.facts |= {
-        "folder": hub, "parameters": f"{fit(config, 'bfloat16', 1).weight_bytes / 2e6:,.1f} M",
+        "folder": hub, "parameters": f"{estimate_memory(config, 'bfloat16', 1).weight_bytes / 2e6:,.1f} M",
         "layers": f"{sliding} sliding (window {config.sliding_window}), {len(config.layers) - sliding} full",
         "canvas": config.canvas_length, "vocabulary": config.vocab_size,
         "experts": f"{config.num_experts}, top {config.top_k_experts}",
         "stored as": ", ".join(layout.dtypes), "runs as": _name(model.net.dtype),
-        "kernels": form(model.net.norm.weight),
+        "kernels": backend(model.net.norm.weight),
     }  # fmt: skip
 
 
@@ -151,7 +153,11 @@ def _logits(section: Section, model: api.Model) -> None:
     kv = read_prompts(net, [ids[:-width]], model.engine.config.prefill_chunk, 2 * width)
     hidden = net.encode(torch.tensor([ids[-width:]], device=net.device), kv)
     got = [_capped(model, hidden)[0], _capped(model, net.denoise(canvas[None], kv))[0]]
-    got.append(_capped(model, net.denoise(canvas[None], kv, _belief(model, want[1][None] / TEMPERATURE)))[0])
+    got.append(
+        _capped(model, net.denoise(canvas[None], kv, _self_conditioning(model, want[1][None] / TEMPERATURE)))[
+            0
+        ]
+    )
     kind = (
         torch.float32 if net.dtype == torch.float64 else net.dtype
     )  # its own norms and logits are float32 at most
@@ -165,7 +171,7 @@ def _reference(section: Section, model: api.Model, length: int) -> Any:
         raise Skip(reason)
     net, device = model.net, model.net.device
     layout = source(model.folder).layout(model.config)
-    plan = fit(model.config, net.dtype, length, device=device.type)
+    plan = estimate_memory(model.config, net.dtype, length, device=device.type)
     copy, work = plan.weight_bytes + layout.vision_bytes, 2 * (plan.kv + plan.work)
     host = _free(torch.device("cpu"))
     if copy + work <= _free(device) and copy <= host:
@@ -191,13 +197,13 @@ def _reach(section: Section, model: api.Model, context: int) -> None:
 
 
 def _determinism(section: Section, model: api.Model) -> None:
-    asked, other = _request(model, 96, 1), _request(model, 41, 2)
-    alone, again = (_tokens(model, [asked])[0] for _ in range(2))
+    request, other = _request(model, 96, 1), _request(model, 41, 2)
+    alone, again = (_tokens(model, [request])[0] for _ in range(2))
     section.facts["tokens"] = len(alone)
     section.facts["the same tokens twice"] = alone == again
     section.must(alone == again, f"the same request gave other tokens: {share(again, alone):.1%} are equal")
     section.facts["equal tokens beside another request"] = (
-        f"{share(_tokens(model, [other, asked])[1], alone):.1%}"
+        f"{share(_tokens(model, [other, request])[1], alone):.1%}"
     )
 
 
@@ -208,10 +214,10 @@ def _paths(section: Section, model: api.Model) -> None:
         read_prompts(net, [ids[:end]], model.engine.config.prefill_chunk, 2 * width)[0] for end in (96, 64)
     )
     first = _capped(model, net.denoise(canvas, [whole]))
-    previous = _belief(model, first / TEMPERATURE)
-    want = _capped(model, net.denoise(canvas, [whole], previous))
+    prev_probs = _self_conditioning(model, first / TEMPERATURE)
+    want = _capped(model, net.denoise(canvas, [whole], prev_probs))
     fresh = torch.tensor(ids[64:], device=net.device)
-    (merged,) = net.both([(part, fresh)], [Canvases(canvas, [part], net.belief(previous))])
+    (merged,) = net.both([(part, fresh)], [Canvases(canvas, [part], net.self_conditioning_of(prev_probs))])
     section.compare("prompt and step in one pass", _capped(model, merged), want, net.dtype)
     request = _request(model, 96, 5)
     plain, fast = [*run(net, [request])], [*_engine(model).run([request])]
@@ -233,10 +239,10 @@ def _speed(section: Section, model: api.Model) -> None:
     net, width = model.net, model.config.canvas_length
     rates = roofline.measure(net.device, net.dtype)
     prompt = min(512, model.config.max_position_embeddings - 2 * width)
-    (recipe,) = recipes("fixed16", model.config, model.denoise, tokens=width, prompt=prompt)
-    row = measure(net, recipe, rates, model.engine.config)
+    (workload,) = workloads("fixed16", model.config, model.denoise, tokens=width, prompt=prompt)
+    row = measure(net, workload, rates, model.engine.config)
     section.facts |= {
-        "recipe": recipe.name, "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
+        "recipe": workload.name, "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
         "limit": f"{row.limit_ms:.3g} ms ({rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes_per_second / 1e9:,.1f} GB/s)",
         "of the limit": f"{row.fraction:.1%}", "tokens per second": f"{row.tokens_per_second:.3g}", "peak": disk_size(row.peak_gib * GIB),
     }  # fmt: skip
@@ -266,7 +272,7 @@ def _capped(model: api.Model, hidden: Tensor) -> Tensor:
     return soft_capped_logits(hidden, model.net.table, model.config.final_logit_softcapping)
 
 
-def _belief(model: api.Model, processed: Tensor) -> Previous:
+def _self_conditioning(model: api.Model, processed: Tensor) -> PrevProbs:
     """What a step hands to the next one, rounded to the weights' dtype first, as the reference does."""
     logits = processed.to(model.net.dtype).to(processed.dtype)
     return weigh(logits - logits.amax(-1, keepdim=True), model.net.dtype)

@@ -1,4 +1,6 @@
-"""dgemma bench: how fast a model, or a shape with random weights, runs here, and how near that is to the machine's limit."""
+"""dgemma bench: how fast a model, or a shape with random weights, runs here, and how near that is to the
+machine's limit.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from .. import __version__
-from ..config.formats import Format
-from ..config.formats import recipe as recipe_of
+from ..config.formats import DTYPES, Format, quant_config
 from ..errors import UsageError
 from ..weights.disk import replace_text
 from .files import append_whole
-from .flags import DTYPES, MEMORY, appendable, check_device, text_of, write_fault
-from .run import tell
+from .flags import MEMORY, appendable, check_device, text_of, write_fault
+from .run import print_notes
 from .screen import count, note, write_out
 
 if TYPE_CHECKING:
@@ -28,16 +29,26 @@ if TYPE_CHECKING:
     from ..config import DenoiseConfig, EngineConfig
     from ..model.dgemma import DiffusionGemma
 
+# by a row's key: the head of its column
 HEADS = {
-    "recipe": "recipe", "step_ms": "ms/step", "step_p95_ms": "p95", "limit_ms": "limit", "fraction": "of limit",
-    "steps_per_canvas": "steps/canvas", "tokens_per_second": "tok/s", "tokens_per_second_each": "each",
-    "first_draft_ms": "draft ms", "first_text_ms": "text ms", "prefill_tokens_per_second": "prefill tok/s",
-    "gib_per_step": "GB/step", "peak_gib": "peak GB",
-}  # fmt: skip
+    "recipe": "recipe",
+    "step_ms": "ms/step",
+    "step_p95_ms": "p95",
+    "limit_ms": "limit",
+    "fraction": "of limit",
+    "steps_per_canvas": "steps/canvas",
+    "tokens_per_second": "tok/s",
+    "tokens_per_second_each": "each",
+    "first_draft_ms": "draft ms",
+    "first_text_ms": "text ms",
+    "prefill_tokens_per_second": "prefill tok/s",
+    "gib_per_step": "GB/step",
+    "peak_gib": "peak GB",
+}
 
 
 def command(
-    recipe: Annotated[
+    workload_names: Annotated[
         list[str] | None,
         typer.Option("--recipe", "-r", help="fixed16, real, short, long, load or race; several: repeat it."),
     ] = None,
@@ -75,9 +86,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure recipes: ms per step, steps per canvas, tokens/s, and the fraction of this machine's limit."""
-    from ..bench.recipes import NAMES
+    from ..bench.workloads import NAMES
 
-    wanted = recipe or ["fixed16"]
+    wanted = workload_names or ["fixed16"]
     for name in wanted:
         if name not in NAMES:
             raise UsageError(f"there is no recipe '{name}'; recipes: {', '.join(NAMES)}")
@@ -89,7 +100,8 @@ def command(
         raise UsageError("--shape makes a model of its own; leave --model out")
     if format and not shape:
         raise UsageError(
-            "--format makes random weights and needs --shape; a model has a format of its own (dgemma quantize)"
+            "--format makes random weights and needs --shape; "
+            "a model has a format of its own (dgemma quantize)"
         )
     if shape and "real" in wanted:
         raise UsageError("random weights write no text; 'real' needs a model")
@@ -101,7 +113,7 @@ def command(
         raise UsageError(f"--plot draws an SVG; give '{plot}' a name that ends in .svg")
     for path in filter(None, (save, plot)):
         appendable(path)
-    formats = recipe_of(format or "bf16")
+    formats = quant_config(format or "bf16")
     subject = Subject(model, shape, formats, texts, device, dtype, memory, threads)
     if wanted == ["race"]:
         _race(subject, tokens, prompt, as_json)
@@ -163,7 +175,7 @@ def _open(subject: Subject, say: bool) -> Opened:
         net = shapes.random_model(config, target, kind, formats=subject.formats, rounds=rounds)
         return Opened(net, DenoiseConfig(), EngineConfig(), [])
     model = api.load(subject.model, subject.device, subject.dtype, memory=subject.memory)
-    tell(model.notes if say else ())
+    print_notes(model.notes if say else ())
     prompts = []
     for text in subject.texts:
         if model.chat_tuned:
@@ -176,29 +188,29 @@ def _open(subject: Subject, say: bool) -> Opened:
 def _race(subject: Subject, tokens: int, prompt: int, as_json: bool) -> None:
     """Both ways of answering, side by side."""
     from ..bench.race import race
-    from ..bench.recipes import recipes
     from ..bench.roofline import name_of
+    from ..bench.workloads import workloads
     from ..engine.engine import Engine
     from ..model.build import format_of
 
     opened = _open(subject, not as_json)
     net = opened.net
-    asked = recipes("race", net.config, opened.denoise, tokens=tokens, prompt=prompt, prompts=opened.prompts)
-    requests = [request for recipe in asked for request in recipe.requests]
+    chosen = workloads(
+        "race", net.config, opened.denoise, tokens=tokens, prompt=prompt, prompts=opened.prompts
+    )
+    requests = [request for workload in chosen for request in workload.requests]
     result = race(Engine(net, dataclasses.replace(opened.engine, prefix_cache=0)), requests)
     if as_json:
         write_out(json.dumps(_about(net, subject.name) | result.to_dict(), indent=1) + "\n")
         return
-    note(
-        f"{subject.name}, {format_of(net)}, {name_of(net.device)}: {count(len(requests), 'prompt')}, one at a time"
-    )
+    prompts = count(len(requests), "prompt")
+    note(f"{subject.name}, {format_of(net)}, {name_of(net.device)}: {prompts}, one at a time")
     write_out(f"{'':16}  {'tokens':>6}  {'passes':>6}  {'ms/pass':>8}  {'tok/s':>8}  {'CPU s':>8}\n")
     for name, side in (("by canvas", result.canvas), ("token by token", result.autoregressive)):
         numbers = [_number(value) for value in (side.ms_per_pass, side.tokens_per_second, side.cpu_seconds)]
         write_out(f"{name:16}  {side.tokens:>6}  {side.passes:>6}  {'  '.join(f'{n:>8}' for n in numbers)}\n")
-    write_out(
-        f"by canvas {result.ratio:.2f} times as many tokens a second; {result.full:.0%} of the cells became text\n"
-    )
+    became_text = f"{result.full:.0%} of the cells became text"
+    write_out(f"by canvas {result.ratio:.2f} times as many tokens a second; {became_text}\n")
 
 
 def _measure(
@@ -214,20 +226,21 @@ def _measure(
     from ..bench import roofline
     from ..bench.measure import measure
     from ..bench.profile import profile
-    from ..bench.recipes import recipes
+    from ..bench.workloads import workloads
     from ..model.build import format_of
 
     net, denoise, engine, prompts = _open(subject, say)
     machine = roofline.measure(net.device, net.dtype)
     if say:
+        title = subject.shape or subject.model or "the shipped model"
         note(
-            f"{subject.shape or subject.model or 'the shipped model'}, {format_of(net)}, {roofline.name_of(net.device)}: "
+            f"{title}, {format_of(net)}, {roofline.name_of(net.device)}: "
             f"{machine.flops / 1e9:,.0f} GFLOP/s, {machine.bytes_per_second / 1e9:,.1f} GB/s"
         )
         write_out("  ".join(f"{head:>{_width(key)}}" for key, head in HEADS.items()) + "\n")
     rows = []
     for name in wanted:
-        asked = recipes(
+        chosen = workloads(
             name,
             net.config,
             denoise,
@@ -237,34 +250,43 @@ def _measure(
             tokens=tokens,
             prompt=prompt,
         )
-        for one in asked:
-            found = dataclasses.asdict(measure(net, one, machine, engine))
-            rows.append(_about(net, subject.name) | _machine(machine) | found)
+        for workload in chosen:
+            figures = dataclasses.asdict(measure(net, workload, machine, engine))
+            row = _about(net, subject.name) | _machine(machine) | figures
             if say:
-                write_out(
-                    "  ".join(f"{_number(_decimal(key, found[key])):>{_width(key)}}" for key in HEADS) + "\n"
-                )
+                write_out(_line(row))
             if profiled:
-                rows[-1]["profile"] = [
-                    dataclasses.asdict(part) for part in profile(net, one, machine, engine)
-                ]
+                parts = profile(net, workload, machine, engine)
+                row["profile"] = [dataclasses.asdict(part) for part in parts]
                 if say:
-                    write_out(_breakdown(rows[-1]["profile"]))
+                    write_out(_breakdown(row["profile"]))
+            rows.append(row)
     return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = [f"{_number(_decimal(key, row[key])):>{_width(key)}}" for key in HEADS]
+    return "  ".join(cells) + "\n"
 
 
 def _about(net: DiffusionGemma, name: str) -> dict[str, Any]:
     import torch
 
     from ..bench.roofline import name_of
-    from ..kernels.native import form
+    from ..kernels.c.native import backend
     from ..model.build import format_of
 
     return {
-        "date": datetime.date.today().isoformat(), "machine": name_of(net.device), "version": __version__,
-        "commit": os.environ.get("DGEMMA_COMMIT", ""), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "model": name, "dtype": format_of(net), "forms": form(net.norm.weight),
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "machine": name_of(net.device),
+        "version": __version__,
+        "commit": os.environ.get("DGEMMA_COMMIT", ""),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "model": name,
+        "dtype": format_of(net),
+        "forms": backend(net.norm.weight),
+    }
 
 
 def _machine(machine: Machine) -> dict[str, float]:
@@ -278,12 +300,9 @@ def _breakdown(parts: list[dict[str, Any]]) -> str:
     """A table of a step's operations."""
     lines = [f"{'':22}  {'operation':18}  {'ms':>8}  {'share':>6}  {'limit ms':>8}  {'of limit':>8}"]
     for part in parts:
-        least, fraction = (
-            "-" if part[key] is None else _number(part[key]) for key in ("limit_ms", "fraction")
-        )
-        lines.append(
-            f"{'':22}  {part['operation']:18}  {_number(part['ms']):>8}  {part['share']:>6.1%}  {least:>8}  {fraction:>8}"
-        )
+        measured = f"{part['operation']:18}  {_number(part['ms']):>8}  {part['share']:>6.1%}"
+        limits = ["-" if part[key] is None else _number(part[key]) for key in ("limit_ms", "fraction")]
+        lines.append(f"{'':22}  {measured}  {limits[0]:>8}  {limits[1]:>8}")
     return "\n".join([*lines, ""])
 
 
@@ -331,7 +350,9 @@ def _width(key: str) -> int:
 
 
 def _decimal(key: str, value: Any) -> Any:
-    """A number for people: bytes are told in GB, as everywhere; the files' columns keep the GiB of their names."""
+    """A number for people: bytes are told in GB, as everywhere; the files' columns keep the GiB of their
+    names.
+    """
     return value * 2**30 / 1e9 if key in ("gib_per_step", "peak_gib") else value
 
 

@@ -1,7 +1,8 @@
 """`dgemma chat`: a conversation on a terminal, or one message per line from a pipe.
 
-Holds the messages and nothing else; every turn is rendered anew. Trap: `input` writes its prompt to stdout unless both
-ends are terminals, and a prompt is no answer; elsewhere lines are read as bytes, and bad text is named by its offset.
+Holds the messages and nothing else; every turn is rendered anew. Trap: `input` writes its prompt to stdout
+unless both ends are terminals, and a prompt is no answer; elsewhere lines are read as bytes, and bad text is
+named by its offset.
 """
 
 from __future__ import annotations
@@ -16,8 +17,18 @@ import typer
 from ..config import MAX_PROMPT_CHARACTERS
 from ..config.reader import shown
 from ..errors import INTERRUPTED, DgemmaError, UsageError
-from .flags import BOM, Asked, argument, as_flags, asking, check, from_stdin, read_text
-from .run import Stopped, converse, give_out, open_model, tell
+from .flags import (
+    BOM,
+    WRITTEN,
+    CommandOptions,
+    argument,
+    as_flags,
+    check,
+    from_stdin,
+    read_text,
+    with_options,
+)
+from .run import Stopped, converse, give_out, open_model, print_notes
 from .screen import note, stdout_is_terminal, write_json
 
 if TYPE_CHECKING:
@@ -29,11 +40,12 @@ HELP = """/clear      forget the conversation
 /help       show this
 /exit       leave (so does Ctrl-D)
 A line that ends in a backslash goes on in the next. Ctrl-C stops an answer, whose text so far is kept."""
-PROMPT, MORE = "> ", "… "
+PROMPT = "> "
+MORE = "… "  # the prompt of a message's further lines
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?", re.DOTALL)
 
 
-@asking(terms=True)
+@with_options(groups=WRITTEN)
 def command(
     system: Annotated[
         str | None, typer.Option(help="Instructions that come before the conversation.")
@@ -42,48 +54,68 @@ def command(
         bool, typer.Option("--thinking", help="Let the model think before it answers.")
     ] = False,
     *,
-    asked: Asked,
+    options: CommandOptions,
 ) -> None:
     """Talk with a model. Type /help for what else can be typed; Ctrl-D leaves."""
     first = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
-    steps = check(asked).max_denoising_steps
+    steps = check(options).max_denoising_steps
     typed = sys.stdin is not None and sys.stdin.isatty()
-    model = open_model(asked)
-    tell(model.notes)
+    model = open_model(options)
+    print_notes(model.notes)
     if not model.chat_tuned:
         note("note: this model is not chat-tuned; it may not answer as one would")
     if typed:
         note("/help shows what can be typed")
-    Conversation(model, asked, steps, first, thinking, typed).run()
+    Conversation(model, options, steps, first, thinking, typed).run()
 
 
 class Conversation:
     """One chat: its messages, what is asked of answers, and what was typed so far."""
 
     def __init__(
-        self, model: Model, asked: Asked, steps: int, first: list[dict[str, Any]], thinking: bool, typed: bool
+        self,
+        model: Model,
+        options: CommandOptions,
+        steps: int,
+        first: list[dict[str, Any]],
+        thinking: bool,
+        typed: bool,
     ):
-        self._model, self._asked, self._steps = model, asked, steps
-        self._first, self._thinking, self._typed = first, thinking, typed
+        self._model = model
+        self._options = options
+        self._steps = steps
+        self._first = first
+        self._thinking = thinking
+        self._typed = typed
         self.messages = list(first)
 
     def run(self) -> None:
-        """Until Ctrl-D, /exit or the end of what is piped in. At a terminal an error ends its turn, not the chat."""
+        """Until Ctrl-D, /exit or the end of what is piped in.
+
+        At a terminal an error ends its turn, not the chat.
+        """
         if self._typed:
             _history()
         while (text := self._next()) is not None:
             if not text.strip():
                 continue
             try:
-                if (found := _COMMAND.fullmatch(text.strip())) and "/" not in text.strip()[1:]:
-                    if not self.obey(found[1], found[2] or ""):
-                        return
-                else:
-                    self.turn(text)
+                goes_on = self._take(text)
             except DgemmaError as error:
                 if not self._typed:
                     raise
                 note(f"dgemma: {as_flags(str(error))}")
+                continue
+            if not goes_on:
+                return
+
+    def _take(self, text: str) -> bool:
+        """A message or a slash command. -> whether the conversation goes on."""
+        command = _COMMAND.fullmatch(text.strip())
+        if command and "/" not in text.strip()[1:]:
+            return self.obey(command[1], command[2] or "")
+        self.turn(text)
+        return True
 
     def obey(self, name: str, rest: str) -> bool:
         """One slash command. -> whether the conversation goes on. Raises UsageError for an unknown one."""
@@ -93,49 +125,58 @@ class Conversation:
             self.messages = list(self._first)
             note("the conversation is forgotten")
         elif name == "seed":
-            self._asked = dataclasses.replace(
-                self._asked, seed=_whole("/seed", rest, 0) if rest else self._asked.seed
-            )
-            note(f"seed {self._asked.seed}")
+            if rest:
+                self._change(seed=_whole("/seed", rest, 0))
+            note(f"seed {self._options.params.seed}")
         elif name == "max":
-            self._asked = dataclasses.replace(
-                self._asked, max_tokens=_whole("/max", rest, 1) if rest else self._asked.max_tokens
-            )
-            most = self._asked.max_tokens
-            note(
-                f"answers of at most {most or self._model.denoise.max_new_tokens:,} tokens{'' if most else ', fewer where there is no room'}"
-            )
+            if rest:
+                self._change(max_tokens=_whole("/max", rest, 1))
+            note(self._limit())
         elif name == "help":
             print(HELP, file=sys.stderr)
         else:
             raise UsageError(f"there is no command '/{name}'; /help lists them")
         return True
 
+    def _limit(self) -> str:
+        """How long answers may be."""
+        most = self._options.params.max_tokens
+        if most:
+            return f"answers of at most {most:,} tokens"
+        default = self._model.denoise.max_new_tokens
+        return f"answers of at most {default:,} tokens, fewer where there is no room"
+
+    def _change(self, **settings: Any) -> None:
+        """Ask something else of the answers from now on."""
+        self._options = dataclasses.replace(self._options, params=self._options.params.replace(**settings))
+
     def turn(self, text: str) -> None:
         """One message and its answer, as far as it came. A turn without text is forgotten."""
         messages = [*self.messages, {"role": "user", "content": text}]
-        asked = self._asked
+        options = self._options
         try:
-            answer = converse(self._model, messages, asked, self._steps, thinking=self._thinking)
+            answer = converse(self._model, messages, options, self._steps, thinking=self._thinking)
         except Stopped as stopped:
             self._stop(stopped, messages)
             return
         self.messages = [*messages, {"role": "assistant", "content": answer.content}]
-        if asked.as_json:
+        if options.as_json:
             write_json(answer.to_dict())
         else:
-            give_out(answer.content, asked)
+            give_out(answer.content, options)
 
     def _stop(self, stopped: Stopped, messages: list[dict[str, Any]]) -> None:
-        """Ctrl-C in an answer: what had settled is the answer. At a terminal the chat goes on, elsewhere it ends."""
+        """Ctrl-C in an answer: what had settled is the answer.
+
+        At a terminal the chat goes on, elsewhere it ends.
+        """
         if stopped.content:
             self.messages = [*messages, {"role": "assistant", "content": stopped.content}]
-            give_out(stopped.content, self._asked)
-        note(
-            stopped.told(self._asked)
-            if stopped.content or not self._typed
-            else f"{stopped.told(self._asked)}; this turn is forgotten"
-        )
+            give_out(stopped.content, self._options)
+        line = stopped.summary(self._options)
+        if self._typed and not stopped.content:
+            line += "; this turn is forgotten"
+        note(line)
         if not self._typed:
             raise typer.Exit(INTERRUPTED)
 

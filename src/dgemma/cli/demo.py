@@ -1,8 +1,10 @@
-"""`dgemma demo`: what this kind of model is good at, shown with one that fits on any machine, in under twenty seconds.
+"""`dgemma demo`: what this kind of model is good at, shown with one that fits on any machine, in under twenty
+seconds.
 
-A question answered with code that is then run, a gap filled, an edit by instruction, a decision, and the same answers token by
-token. On a terminal each canvas is shown as it settles, held for a moment at every step; in a pipe everything is plain text.
-Trap: what a model wrote is run, so it runs where the checks of the small world run theirs: in a process that may import nothing.
+A question answered with code that is then run, a gap filled, an edit by instruction, a decision, and the same
+answers token by token. On a terminal each canvas is shown as it settles, held for a moment at every step; in
+a pipe everything is plain text. Trap: what a model wrote is run, so it runs where the checks of the small
+world run theirs: in a process that may import nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..hub.locate import is_embedded
 from ..tasks.events import Draft
 from ..text.lines import unified_diff
-from ..weights.locate import is_embedded
 from .flags import MEMORY, check_device, text_model
 from .picture import paint_diff, plain
 from .progress import loading
@@ -54,7 +56,9 @@ def command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...")] = None,
     memory: MEMORY = None,
 ) -> None:
-    """Show what the model does: a chat, a gap, an edit, a decision, and the race against writing token by token."""
+    """Show what the model does: a chat, a gap, an edit, a decision, and the race against writing token by
+    token.
+    """
     check_device(device, memory)
     text_model(model)
     with loading(can_animate()) as progress:
@@ -135,11 +139,11 @@ class Stage:
     def decide(self) -> None:
         """A question whose labels are weighed in one pass."""
         self.head("Decide", f"{STATE} Which mood?")
-        found = self.model.decide(STATE, MOOD)
-        for label, share in found.answers["mood"].probabilities.items():
+        decisions = self.model.decide(STATE, MOOD)
+        for label, share in decisions.answers["mood"].probabilities.items():
             write(f"{label:10} {share:6.1%}  ")
             write("█" * round(BAR * share) + "\n", "green")
-        write(f"{count(found.steps, 'step')}, {1000 * found.seconds:.0f} ms\n", "dim")
+        write(f"{count(decisions.steps, 'step')}, {1000 * decisions.seconds:.0f} ms\n", "dim")
 
     def race(self) -> None:
         """The same questions answered both ways."""
@@ -153,8 +157,8 @@ class Stage:
         for name, side in sides.items():
             write(f"{name:15} {side.tokens_per_second:7,.0f} tokens/s  ")
             write("█" * max(1, round(BAR * side.tokens_per_second / most)) + "\n", "green")
-        write(f"{result.ratio:.1f} times as fast: {result.canvas.passes} passes through the model for "
-              f"{result.canvas.tokens} tokens\n", "dim")  # fmt: skip
+        passes = f"{result.canvas.passes} passes through the model for {result.canvas.tokens} tokens"
+        write(f"{result.ratio:.1f} times as fast: {passes}\n", "dim")
 
     def settled(self, tokens: int, steps: int) -> None:
         write(f"{count(tokens, 'token')} settled in {count(steps, 'step')}\n", "dim")
@@ -165,23 +169,23 @@ def execute(source: str) -> None:
     from ..train.world import sandbox
 
     name = source.partition("def ")[2].partition("(")[0].strip()
-    found = sandbox.results(source, name, [(NUMBERS,)]) if name else None
+    results = sandbox.results(source, name, [(NUMBERS,)]) if name else None
     write(f">>> {name}({NUMBERS})\n", "dim")
-    write((found[0] if found else "it does not run") + "\n")
+    write(f"{results[0] if results else 'it does not run'}\n")
 
 
 def _race(model: Model) -> Race:
     """The questions of RACE both ways, one at a time, nothing kept from one for the next."""
     from ..bench.race import race
-    from ..bench.recipes import recipes
+    from ..bench.workloads import workloads
     from ..engine.engine import Engine
     from ..text.turns import render
 
     prompts = [render([{"role": "user", "content": text}], model.tokenizer) for text in RACE]
     width = model.config.canvas_length
-    asked = recipes("race", model.config, model.denoise, tokens=width, prompts=prompts)
+    chosen = workloads("race", model.config, model.denoise, tokens=width, prompts=prompts)
     engine = Engine(model.net, dataclasses.replace(model.engine.config, prefix_cache=0))
-    return race(engine, [request for recipe in asked for request in recipe.requests])
+    return race(engine, [request for workload in chosen for request in workload.requests])
 
 
 def write(text: str, style: str = "") -> None:

@@ -1,8 +1,9 @@
-"""`dgemma doctor [MODEL]`: what this machine and a checkpoint are, what fits where, and everything that is wrong.
+"""`dgemma doctor [MODEL]`: what this machine and a checkpoint are, what fits where, and everything that is
+wrong.
 
-Reads headers and JSON, never tensor data, so it answers for 51.6 GB in a second; of a hub model that is not on this machine it fetches
-no more than these. Mends nothing. Trap: it must go on after a fault, because a user with three faults wants one list, not three runs;
-only a model that cannot be found at all ends it early.
+Reads headers and JSON, never tensor data, so it answers for 51.6 GB in a second; of a hub model that is not
+on this machine it fetches no more than these. Mends nothing. Trap: it must go on after a fault, because a
+user with three faults wants one list, not three runs; only a model that cannot be found at all ends it early.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from .. import __version__
 from ..config import ModelConfig
 from ..config.sizes import short_count
 from ..errors import CheckpointError, DgemmaError, HubError
+from ..hub.locate import EMBEDDED, EMBEDDED_ABOUT, disk_size, is_embedded, locate
+from ..hub.remote import headers
+from ..memory.placement import formats_in
+from ..memory.plan import Memory, estimate_memory, machine
+from ..weights.gguf import GGUF
 from ..weights.layout import INDEX, Layout
-from ..weights.locate import EMBEDDED, EMBEDDED_ABOUT, GGUF, disk_size, is_embedded, locate
 from ..weights.names import GROUPS, expected_tensors
-from ..weights.placement import formats_in
-from ..weights.plan import Memory, fit, machine
-from ..weights.remote import headers
 from ..weights.source import Source, source
-from .fit import answer, answer_view, asked, fit_table, table_view
+from .memory_report import format_table, memory_report, memory_target, report_view, table_view
 from .picture import plain
 from .screen import stdout_is_terminal, write_out
 
@@ -41,7 +43,7 @@ class Report:
 
     machine: dict[str, Any]
     model: dict[str, Any] | None = None
-    answer: dict[str, Any] | None = None  # for one memory; cli/fit.py
+    answer: dict[str, Any] | None = None  # for one memory; cli/memory_report.py
     fits: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # for many
     problems: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -77,54 +79,63 @@ def command(
 def examine(
     name: str | None, memory: str | None = None, context: str | None = None, device: str | None = None
 ) -> Report:
-    """The whole report. Raises HubError, UsageError or CheckpointError only when there is no such model, UsageError for the flags."""
+    """The whole report.
+
+    Raises HubError, UsageError or CheckpointError only when there is no such model, UsageError for the flags.
+    """
     memories = machine()
-    question = asked(memory, context, device, memories)
+    target = memory_target(memory, context, device, memories)
     report = Report(_machine_facts(memories))
     if name is None and not (EMBEDDED / "config.json").is_file():
         report.notes.append("this installation ships no checkpoint; name one to have it examined")
         return report
     with ExitStack() as stack:
+        label = None
         try:
-            found, label = source(locate(name)), None
+            checkpoint = source(locate(name))
         except HubError:  # a hub name that is not, or not wholly, on this machine
             remote = stack.enter_context(headers(str(name)))
-            found, label = source(remote.folder), remote.name
+            checkpoint = source(remote.folder)
+            label = remote.name
+            size = disk_size(remote.fetched)
             report.notes.append(
-                f"nothing was downloaded: settings and headers, {disk_size(remote.fetched)}, were read from the hub"
+                f"nothing was downloaded: settings and headers, {size}, were read from the hub"
             )
-        config, layout = _examine(report, found, label)
+        config, layout = _examine(report, checkpoint, label)
     if label is not None:  # the folder was a temporary one
-        report.problems = [problem.replace(str(found.place), label) for problem in report.problems]
+        report.problems = [problem.replace(str(checkpoint.place), label) for problem in report.problems]
     if config is not None:
         if layout.text:  # else nobody knows in which formats it is
-            report.answer = answer(config, layout, question)
-        report.fits = fit_table(config, memories, formats_in(layout))
+            report.answer = memory_report(config, layout, target)
+        report.fits = format_table(config, memories, formats_in(layout))
     return report
 
 
-def _examine(report: Report, found: Source, label: str | None) -> tuple[ModelConfig | None, Layout]:
-    """Everything that a checkpoint's files say. label: what a hub model's headers are called, None for a checkpoint of this machine."""
-    config = _attempt(report, found.config)
-    layout = found.layout(config)
+def _examine(report: Report, checkpoint: Source, label: str | None) -> tuple[ModelConfig | None, Layout]:
+    """Everything that a checkpoint's files say.
+
+    label: what a hub model's headers are called, None for a checkpoint of this machine.
+    """
+    config = _attempt(report, checkpoint.config)
+    layout = checkpoint.layout(config)
     report.problems += [problem for problem in layout.problems if problem not in report.problems]
-    report.notes += layout.notes() + found.remarks()
+    report.notes += layout.notes() + checkpoint.remarks()
     report.model = {
-        "folder": label or str(found.place),
+        "folder": label or str(checkpoint.place),
         "weights": _weight_facts(layout),
         "config": _config_facts(config) if config else None,
-        "generation": _generation_facts(report, found, config),
-        "tokenizer": None if label else _tokenizer_facts(report, found, config),
+        "generation": _generation_facts(report, checkpoint, config),
+        "tokenizer": None if label else _tokenizer_facts(report, checkpoint, config),
     }
-    if is_embedded(found.place):
+    if is_embedded(checkpoint.place):
         report.notes.append(EMBEDDED_ABOUT)
-    if not label and _attempt(report, found.is_chat_tuned):
+    if not label and _attempt(report, checkpoint.is_chat_tuned):
         report.notes.append("a chat template is there and never run: turns are written by dgemma's own code")
     return config, layout
 
 
 def _attempt(report: Report, read: Callable[[], Any]) -> Any:
-    """What `read` makes of a file, or None and one more problem, if it was not told before."""
+    """What `read` makes of a file, or None and one more problem, where that is not known yet."""
     try:
         return read()
     except DgemmaError as error:
@@ -136,7 +147,7 @@ def _attempt(report: Report, read: Callable[[], Any]) -> Any:
 def _machine_facts(memories: list[Memory]) -> dict[str, Any]:
     import torch
 
-    from ..kernels import native
+    from ..kernels.c import native
 
     return {
         "dgemma": __version__,
@@ -171,46 +182,49 @@ def _config_facts(config: ModelConfig) -> dict[str, Any]:
     facts = dataclasses.asdict(config)
     sliding = sum(layer.is_sliding for layer in config.layers)
     facts["layers"] = {"sliding": sliding, "full": len(config.layers) - sliding}
-    facts["parameters"] = fit(config, "bfloat16", 1).weight_bytes // 2
+    facts["parameters"] = estimate_memory(config, "bfloat16", 1).weight_bytes // 2
     return facts
 
 
-def _generation_facts(report: Report, found: Source, config: ModelConfig | None) -> dict[str, Any] | None:
-    if not _attempt(report, found.has_settings):
+def _generation_facts(
+    report: Report, checkpoint: Source, config: ModelConfig | None
+) -> dict[str, Any] | None:
+    if not _attempt(report, checkpoint.has_settings):
         report.notes.append(
             "the checkpoint has no settings for sampling: it starts from dgemma's own defaults"
         )
         return None
-    settings = _attempt(report, lambda: found.denoise(config))
+    settings = _attempt(report, lambda: checkpoint.denoise(config))
     if settings is None:
         return None
     if config is not None:
         size = config.vocab_size
         beyond = [token for token in settings.eos_token_id or () if token >= size]
         report.problems += [
-            f"{found.place}: eos_token_id {token} is beyond the vocabulary of {size}" for token in beyond
+            f"{checkpoint.place}: eos_token_id {token} is beyond the vocabulary of {size}" for token in beyond
         ]
     return dataclasses.asdict(settings)
 
 
-def _tokenizer_facts(report: Report, found: Source, config: ModelConfig | None) -> dict[str, Any] | None:
+def _tokenizer_facts(report: Report, checkpoint: Source, config: ModelConfig | None) -> dict[str, Any] | None:
     from ..text.tokenizer import Tokenizer
     from ..text.vocabulary import CONTROL_TEXTS
 
-    path = found.vocabulary()
-    if reason := _attempt(report, found.why_no_text):
+    path = checkpoint.vocabulary()
+    if reason := _attempt(report, checkpoint.why_no_text):
         report.problems.append(f"{reason}; text cannot be read without it")  # the library still reads ids
         return None
-    tokenizer = _attempt(report, lambda: Tokenizer.from_json(found.tokenizer_json(), str(path)))
+    tokenizer = _attempt(report, lambda: Tokenizer.from_json(checkpoint.tokenizer_json(), str(path)))
     if tokenizer is None:
         return None
     ids = dataclasses.asdict(tokenizer.special)
     if config is not None and tokenizer.vocab_size > config.vocab_size:
         size = f"ids up to {tokenizer.vocab_size - 1}, the model knows {config.vocab_size}"
         report.problems.append(f"{path}: does not belong to this model: it has {size}")
-    for name, expected in (("bos", config.bos_token_id), ("pad", config.pad_token_id)) if config else ():
-        if ids.get(name) is not None and ids[name] != expected:
-            report.notes.append(f"the tokenizer's {name} is {ids[name]}, config.json says {expected}")
+    expected = {"bos": config.bos_token_id, "pad": config.pad_token_id} if config else {}
+    for name, token in expected.items():
+        if ids.get(name) is not None and ids[name] != token:
+            report.notes.append(f"the tokenizer's {name} is {ids[name]}, config.json says {token}")
     missing = [name for name, token in ids.items() if token is None]
     if "bos" in missing:
         report.problems.append(f"{path}: no token '{CONTROL_TEXTS['bos']}', which every prompt begins with")
@@ -224,42 +238,55 @@ def show(report: Report, table: bool = True) -> None:
     from rich.console import Console
 
     # into a text first: rich has its own ways with a stdout that is closed, or whose reader went away
-    text, terminal = io.StringIO(), stdout_is_terminal()
+    text = io.StringIO()
+    is_terminal = stdout_is_terminal()
     console = Console(
-        file=text, force_terminal=terminal, soft_wrap=True, highlight=False, markup=False,
-        width=None if terminal else 200,
-    )  # fmt: skip
-    for line in _machine_lines(report.machine):
-        console.print(line)
+        file=text,
+        force_terminal=is_terminal,
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+        width=None if is_terminal else 200,
+    )
+    sections: list[list[Any]] = [list(_machine_lines(report.machine))]
     if report.model is not None:
-        console.print()
-        for line in _model_lines(report.model):
-            console.print(line)
-    for view in ([answer_view(report.answer)] if report.answer else []) + (
-        [table_view(report.fits)] if report.fits and table else []
-    ):
-        console.print()
-        for part in view:
-            console.print(part)
-    for title, lines in (("notes", report.notes), ("problems", report.problems)):
-        if lines:
-            console.print(f"\n{title}")
-            for line in lines[:MOST_LINES]:
-                console.print(f"  - {plain(line)}")
-            if (more := len(lines) - MOST_LINES) > 0:
-                console.print(f"  and {more} more; --json lists them all")
+        sections.append(list(_model_lines(report.model)))
+    if report.answer:
+        sections.append(report_view(report.answer))
+    if report.fits and table:
+        sections.append(table_view(report.fits))
+    sections += [_list_view(title, lines) for title, lines in _lists(report) if lines]
     if report.model is not None and not report.problems:
-        console.print("\nno problem found")
+        sections.append(["no problem found"])
+    for number, section in enumerate(sections):
+        if number:
+            console.print()
+        for part in section:
+            console.print(part)
     write_out(text.getvalue())
+
+
+def _lists(report: Report) -> tuple[tuple[str, list[str]], ...]:
+    return ("notes", report.notes), ("problems", report.problems)
+
+
+def _list_view(title: str, lines: list[str]) -> list[str]:
+    view = [title, *(f"  - {plain(line)}" for line in lines[:MOST_LINES])]
+    more = len(lines) - MOST_LINES
+    if more > 0:
+        view.append(f"  and {more} more; --json lists them all")
+    return view
 
 
 def _machine_lines(facts: dict[str, Any]) -> list[str]:
     cuda = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
     torch = f"torch {facts['torch']} ({cuda}, {facts['threads']} threads)"
     lines = [f"dgemma {facts['dgemma']}, Python {facts['python']}, {torch}"]
-    run = [dtype for dtype, why in facts["c_kernels"].items() if why is None]
-    missing = [f"not in {dtype}: {why}" for dtype, why in facts["c_kernels"].items() if why is not None]
-    lines.append(f"CPU kernels in C: {'; '.join([', '.join(run), *missing] if run else missing)}")
+    kernels = facts["c_kernels"]
+    states = [f"not in {dtype}: {why}" for dtype, why in kernels.items() if why is not None]
+    if run := [dtype for dtype, why in kernels.items() if why is None]:
+        states.insert(0, ", ".join(run))
+    lines.append(f"CPU kernels in C: {'; '.join(states)}")
     for memory in facts["memories"]:
         lines.append(f"{memory['name']}: {disk_size(memory['total'])}, {disk_size(memory['free'])} free")
     return lines
@@ -267,7 +294,8 @@ def _machine_lines(facts: dict[str, Any]) -> list[str]:
 
 def _model_lines(model: dict[str, Any]) -> list[str]:
     weights = model["weights"]
-    text, vision = weights["text"], weights["vision"]
+    text = weights["text"]
+    vision = weights["vision"]
     dtypes = ", ".join(f"{name} {disk_size(size)}" for name, size in weights["dtypes"].items()) or "none"
     index = "with an index" if weights["index"] else "no index"
     kind = "GGUF" if any(name.lower().endswith(GGUF) for name in weights["files"]) else "safetensors"
@@ -281,8 +309,8 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
         groups = sorted(text["groups"].items(), key=lambda item: -item[1])
         lines.append("  groups: " + ", ".join(f"{name} {disk_size(size)}" for name, size in groups))
     if (config := model["config"]) is not None:
-        kinds, window = config["layers"], config["sliding_window"]
-        layers = f"{kinds['sliding']} sliding (window {window}), {kinds['full']} full"
+        kinds = config["layers"]
+        layers = f"{kinds['sliding']} sliding (window {config['sliding_window']}), {kinds['full']} full"
         lines.append(f"  model: {short_count(config['parameters'])} text parameters; layers: {layers}")
         lines.append(
             f"         hidden {config['hidden_size']}, {config['num_experts']} experts "

@@ -13,7 +13,7 @@ import typer
 from ..errors import NumericsError, UsageError
 from .flags import MEMORY, check_device, decode, read_file, text_model
 from .progress import loading, progress
-from .run import tell
+from .run import print_notes
 from .screen import can_animate, stdout_is_terminal, write_out
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def command(
     memory: MEMORY = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Score text: exact next-token bits/byte of the causal pass, and the diffusion's upper bound with its error."""
+    """Score text: exact next-token bits/byte of the causal pass, and the diffusion's upper bound."""
     texts = _read(files)
     check_device(device, memory)
     text_model(model)
@@ -48,23 +48,21 @@ def command(
 
     with loading(can_animate()) as report:
         loaded = api.load(model, device, memory=memory, progress=report)
-    tell(loaded.notes)
+    print_notes(loaded.notes)
     with progress("scoring") as bar:
-        for name, found in scores(loaded, texts, samples, seed, bar):
-            if not all(math.isfinite(number) for number in _numbers(found).values()):
+        for name, score in scores(loaded, texts, samples, seed, bar):
+            if not all(math.isfinite(number) for number in _numbers(score).values()):
                 raise NumericsError(
                     f"{name}: the score is not finite; check the checkpoint with `dgemma doctor`"
                 )
-            rows[name] = found
-            lines.append(_line(name, found) + "\n")
+            rows[name] = score
+            lines.append(_line(name, score) + "\n")
             if not as_json and stdout_is_terminal():
                 bar.hide()
                 write_out(lines.pop())
-    total = None
-    for found in rows.values():
-        total = found if total is None else total + found
+    total = _sum([*rows.values()])
     if as_json:
-        table = {name: _numbers(found) for name, found in rows.items()}
+        table = {name: _numbers(score) for name, score in rows.items()}
         write_out(json.dumps({"total": _numbers(total), "files": table}, indent=1) + "\n")
         return
     if len(rows) > 1:
@@ -73,9 +71,12 @@ def command(
 
 
 def scores(
-    model: Model, texts: dict[str, list[str]], samples: int, seed: int,
+    model: Model,
+    texts: dict[str, list[str]],
+    samples: int,
+    seed: int,
     report: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[str, Score]]:  # fmt: skip
+) -> Iterator[tuple[str, Score]]:
     """(name, Score) for the texts of each name under a model, every text by itself and their scores added up.
 
     `report` hears of the tokens scored and of all there are.
@@ -87,9 +88,8 @@ def scores(
     encoded = {
         name: [(text, model.tokenizer.encode(text)) for text in several] for name, several in texts.items()
     }
-    total = sum(
-        len(tokens) + 1 for pairs in encoded.values() for _, tokens in pairs
-    )  # the end of a text is scored, too
+    # the end of a text is scored, too
+    total = sum(len(tokens) + 1 for pairs in encoded.values() for _, tokens in pairs)
     done = 0
 
     def scored(count: int) -> None:
@@ -98,16 +98,24 @@ def scores(
         report(done, total)
 
     report(0, total)
-    own_seed = (
-        seed * 1_000_003
-    )  # one for each text, or all would share their noise, and their errors would add up
+    # one for each text, or all would share their noise, and their errors would add up
+    text_seed = seed * 1_000_003
     for name, pairs in encoded.items():
-        found = []
+        of_texts = []
         for text, tokens in pairs:
             size = len(text.encode())
-            found.append(score(model.net, tokens, size, ids, samples=samples, seed=own_seed, progress=scored))
-            own_seed += 1
-        yield name, sum(found[1:], found[0])
+            of_texts.append(
+                score(model.net, tokens, size, ids, samples=samples, seed=text_seed, progress=scored)
+            )
+            text_seed += 1
+        yield name, _sum(of_texts)
+
+
+def _sum(of_texts: list[Score]) -> Score:
+    total = of_texts[0]
+    for score in of_texts[1:]:
+        total += score
+    return total
 
 
 def _read(files: list[Path] | None) -> dict[str, list[str]]:
@@ -126,13 +134,13 @@ def _read(files: list[Path] | None) -> dict[str, list[str]]:
     return texts
 
 
-def _line(name: str, found: Any) -> str:
+def _line(name: str, score: Score) -> str:
     return (
-        f"{name}: next token {found.next_token:.3f} bits/byte, diffusion bound {found.bound:.3f} "
-        f"+- {found.bound_error:.3f} ({found.text_bytes:,} bytes, {found.tokens:,} tokens)"
+        f"{name}: next token {score.next_token:.3f} bits/byte, diffusion bound {score.bound:.3f} "
+        f"+- {score.bound_error:.3f} ({score.text_bytes:,} bytes, {score.tokens:,} tokens)"
     )
 
 
-def _numbers(found: Any) -> dict[str, float]:
+def _numbers(score: Score) -> dict[str, float]:
     names = ("text_bytes", "tokens", "next_token", "bound", "bound_error")
-    return {name: getattr(found, name) for name in names}
+    return {name: getattr(score, name) for name in names}

@@ -1,6 +1,8 @@
-"""Files that are changed in place: read as bytes, shown to a model as text, and replaced at once or not at all.
+"""Files that are changed in place: read as bytes, shown to a model as text, and replaced at once or not at
+all.
 
-Knows no task. Trap: the model knows "\\n" alone, so it is shown that, and what it writes gets the file's own line ends.
+Knows no task. Trap: the model knows "\\n" alone, so it is shown that, and what it writes gets the file's own
+line ends.
 """
 
 from __future__ import annotations

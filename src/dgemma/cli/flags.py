@@ -1,8 +1,8 @@
 """Flags that verbs share, and everything that can be refused before torch is loaded.
 
-The sampler's flags are made from the fields of DenoiseConfig, so that a new setting cannot be forgotten here. Knows no
-model: what it reads of a checkpoint is JSON. Trap: a flag that was not given is left out of `Asked.sampler`, it does
-not hold a default; the checkpoint's generation_config.json decides.
+The flags of an answer are made from GenerationParams, so that a new parameter cannot be forgotten here. Knows
+no model: what it reads of a checkpoint is JSON. Trap: a flag that was not given is not given in
+`CommandOptions.params` either, whatever its help says; the checkpoint's generation_config.json decides.
 """
 
 from __future__ import annotations
@@ -20,59 +20,36 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, Rules
+from ..config import MAX_PROMPT_CHARACTERS, DenoiseConfig, GenerationParams
+from ..config.formats import DTYPES
+from ..config.params import PARAMS, names_in
 from ..config.reader import shown
-from ..config.settings import PRESETS
 from ..config.sizes import parse_bytes
 from ..errors import ConfigError, DgemmaError, ResourceError, UsageError
-from ..weights.locate import EMBEDDED_NAME, locate
+from ..hub.locate import EMBEDDED_NAME, locate
 from ..weights.source import Source, source
 from .offer import offer
 
-# Help of each sampler flag; every field of DenoiseConfig is either here or in NO_FLAG.
-SAMPLER_HELP = {
-    "max_denoising_steps": "Most steps one canvas may take; fewer steps also cool faster.",
-    "t_min": "Temperature that the steps of a canvas cool down to.",
-    "t_max": "Temperature that they start from.",
-    "entropy_bound": "Nats of entropy that one step may accept.",
-    "stability_threshold": "Steps that must repeat the draft before a canvas stands.",
-    "confidence_threshold": "Mean entropy, in nats, below which a canvas may stand.",
-    "eos_token_id": "Token ids that end the answer, separated by commas, or 'none'.",
-    "canvas_width": "Tokens per canvas, at most the checkpoint's own.",
-    "ignore_after_end": "Let a canvas stand whatever still moves behind its end token.",
-    "temperature": "Multiplies t_min and t_max; 0 takes the likeliest token wherever one is accepted.",
-}
-SAMPLER = {*SAMPLER_HELP, "preset"}
-NO_FLAG = {"max_new_tokens", "pad_token_id"}  # --max-tokens stands for the first; the second changes nothing
-ALIASES = {"max_denoising_steps": ("--steps",)}
 MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
 BOM = "\ufeff"
 FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
-DTYPES = ("bfloat16", "float16", "float32", "float64")
+WRITTEN = ("answer", "schedule", "tokens", "text")  # groups of parameters that an answer has flags for
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """The shared flags of one command line. `sampler` holds what was given, by the names that api.Model takes."""
+class CommandOptions:
+    """The shared flags of one command line."""
 
     model: str | None = None
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
     memory: str | None = None
-    seed: int = 0
-    max_tokens: int | None = None
     warmup: int = 0
     as_json: bool = False
     no_live: bool = False
-    sampler: dict[str, Any] = dataclasses.field(default_factory=dict)
-    terms: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All that was given for the answer, for api.Model."""
-        return self.sampler | self.terms
+    params: GenerationParams = GenerationParams()
 
 
 MEMORY = Annotated[
@@ -96,8 +73,6 @@ _SHARED: dict[str, Any] = {
     ],
     "dtype": Annotated[str | None, typer.Option(help=f"One of {', '.join(DTYPES)}.")],
     "memory": MEMORY,
-    "seed": Annotated[int, typer.Option(help="The same request with the same seed gives the same text.")],
-    "max_tokens": Annotated[int | None, typer.Option("--max-tokens", "-n", help="Most tokens to generate.")],
     "warmup": Annotated[
         int,
         typer.Option(help="Prepare steps of up to so many requests at once before the first.", min=0, max=64),
@@ -107,83 +82,80 @@ _SHARED: dict[str, Any] = {
 }
 
 
-# Flags for the terms of an answer (tasks/terms.py), by the names that api.Model takes.
-_TERMS: dict[str, Any] = {
-    "stop": Annotated[
-        list[str] | None, typer.Option("--stop", help="End the answer before this text; may be repeated.")
-    ],
-    "bad_words": Annotated[
-        list[str] | None, typer.Option("--bad-words", help="A text that must not occur; may be repeated.")
-    ],
-    "top_k": Annotated[int | None, typer.Option(help="Only the k likeliest tokens of each position.")],
-    "top_p": Annotated[
-        float | None, typer.Option(help="Only the likeliest tokens of each position that have this mass.")
-    ],
-    "min_p": Annotated[
-        float | None, typer.Option(help="Only tokens at least this times as likely as the likeliest.")
-    ],
-    "presence_penalty": Annotated[
-        float | None, typer.Option(help="Off the logit of what stands in the answer before.")
-    ],
-    "frequency_penalty": Annotated[float | None, typer.Option(help="The same, as often as it stands there.")],
-    "repetition_penalty": Annotated[
-        float | None, typer.Option(help="Factor against what stands in prompt or answer before.")
-    ],
-    "min_tokens": Annotated[int | None, typer.Option(help="No end token before so many.")],
-}
+_TYPES = get_type_hints(GenerationParams)
 
 
-def sampler_options(without: Collection[str] = ()) -> dict[str, Any]:
-    """Field name -> annotated option type, for every sampler setting that a request may change."""
-    hints, options = get_type_hints(DenoiseConfig), {}
-    text = f"One of {', '.join(PRESETS)}; the other settings go before it. All but exact cost quality."
-    if "preset" not in without:
-        options["preset"] = Annotated[str | None, typer.Option("--preset", help=text)]
-    for field in dataclasses.fields(DenoiseConfig):
-        if field.name in NO_FLAG or field.name in without:
-            continue
-        kind = next(
-            (kind for kind in get_args(hints[field.name]) if kind is not type(None)), hints[field.name]
-        )
-        names = ("--" + field.name.replace("_", "-"), *ALIASES.get(field.name, ()))
-        option = typer.Option(*names, help=SAMPLER_HELP[field.name])
-        options[field.name] = Annotated[(kind if kind in (int, float, bool) else str) | None, option]
-    return options
+def param_options(groups: Collection[str], without: Collection[str] = ()) -> dict[str, Any]:
+    """Name -> annotated option type, for every parameter of some groups that has a flag."""
+    return {name: _option(name) for name in names_in(*groups) if PARAMS[name].flag and name not in without}
 
 
-def asking(
-    without: Collection[str] = (), terms: bool = False
+def _option(name: str) -> Any:
+    param = PARAMS[name]
+    flags = ("--" + name.replace("_", "-"), *param.aliases)
+    return Annotated[_flag_type(name), typer.Option(*flags, help=param.summary, show_default=False)]
+
+
+def _flag_type(name: str) -> Any:
+    param = PARAMS[name]
+    if param.repeated:
+        return list[str] | None
+    if param.range is not None:
+        return param.range.kind | None
+    return bool | None if bool in get_args(_TYPES[name]) else str | None
+
+
+def _from_flag(name: str, value: Any) -> Any:
+    return _ids(value) if name == "eos_token_id" else value
+
+
+def with_options(
+    without: Collection[str] = (), groups: Collection[str] = ("answer", "schedule")
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the shared flags: its parameter `asked: Asked` becomes an option per flag, `without` some, with `terms` those of an answer."""
+    """Give a verb the shared flags and those of the parameters of some groups, `without` some.
+
+    Its parameter `options: CommandOptions` becomes an option per flag.
+    """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
-        sampler = sampler_options(without)
+        params = param_options(groups, without)
         shared = {name: kind for name, kind in _SHARED.items() if name not in without}
-        options = sampler | (_TERMS if terms else {})
-        defaults = {field.name: field.default for field in dataclasses.fields(Asked) if field.name in shared}
+        defaults = {
+            field.name: field.default for field in dataclasses.fields(CommandOptions) if field.name in shared
+        }
 
         @functools.wraps(verb)
         def command(**given: Any) -> None:
-            settings = {name: given.pop(name) for name in sampler}
-            chosen = {name: _ids(value) if name == "eos_token_id" else value
-                      for name, value in settings.items() if value is not None}  # fmt: skip
-            wanted = {
-                name: value for name in _TERMS if terms and (value := given.pop(name)) not in (None, [])
-            }
-            asked = Asked(**{name: given.pop(name) for name in shared}, sampler=chosen, terms=wanted)
-            verb(**given, asked=asked)
+            chosen = {}
+            for name in params:
+                value = given.pop(name)
+                if value is not None and value != []:
+                    chosen[name] = _from_flag(name, value)
+            flags = {name: given.pop(name) for name in shared}
+            verb(**given, options=CommandOptions(**flags, params=_params(chosen)))
 
-        own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "asked"]
+        signature = inspect.signature(verb, eval_str=True)
+        of_verb = [parameter for parameter in signature.parameters.values() if parameter.name != "options"]
         kind = inspect.Parameter.KEYWORD_ONLY
-        more = [inspect.Parameter(name, kind, default=defaults.get(name), annotation=option)
-                for name, option in (shared | options).items()]  # fmt: skip
-        parameters = [p.replace(kind=kind) for p in own] + more
+        more = [
+            inspect.Parameter(name, kind, default=defaults.get(name), annotation=option)
+            for name, option in (shared | params).items()
+        ]
+        parameters = [parameter.replace(kind=kind) for parameter in of_verb] + more
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         del command.__wrapped__  # or the signature of `verb` would be found behind it
         return command
 
     return decorate
+
+
+def _params(chosen: dict[str, Any]) -> GenerationParams:
+    """The parameters of a command line. Raises UsageError that calls them by their flags."""
+    try:
+        return GenerationParams(**chosen)
+    except UsageError as error:
+        raise UsageError(as_flags(str(error))) from None
 
 
 # Parameters whose names are words by themselves; they are called so only where a message begins with them.
@@ -200,12 +172,12 @@ _PLAIN = (
     "revision",
     "warmup",
 )
-_OTHERS = ("max_tokens", "json_schema", "max_queue", "max_prompt_tokens", "request_timeout", "drain_timeout")
+_OTHERS = ("max_queue", "max_prompt_tokens", "request_timeout", "drain_timeout")
 
 
 @functools.cache
 def _parameters() -> re.Pattern[str]:
-    names = {name for name in (*SAMPLER_HELP, *_TERMS, *_OTHERS) if "_" in name}
+    names = {name for name in (*PARAMS, *_OTHERS) if "_" in name}
     anywhere = "|".join(sorted(names, key=len, reverse=True))
     return re.compile(
         rf"(?<![\w./-])(?:{anywhere})(?![\w-])|^(?:{'|'.join(_PLAIN)})(?= (?:is|holds|has|must|') ?)"
@@ -213,8 +185,10 @@ def _parameters() -> re.Pattern[str]:
 
 
 def as_flags(message: str) -> str:
-    """A message of the package, with its parameters called as the command line calls them: max_tokens is --max-tokens here."""
-    return _parameters().sub(lambda found: "--" + found[0].replace("_", "-"), message)
+    """A message of the package, with its parameters called as the command line calls them: max_tokens is
+    --max-tokens here.
+    """
+    return _parameters().sub(lambda match: "--" + match[0].replace("_", "-"), message)
 
 
 def _ids(text: str) -> tuple[int, ...] | None:
@@ -228,36 +202,36 @@ def _ids(text: str) -> tuple[int, ...] | None:
         ) from None
 
 
-def check(asked: Asked) -> DenoiseConfig:
-    """Refuse what cannot be served, by the flags and the checkpoint's JSON alone. -> the settings that will hold.
+def check(options: CommandOptions) -> DenoiseConfig:
+    """Refuse what cannot be served, by the flags and the checkpoint's JSON alone.
+
+    -> the settings that will hold.
 
     Raises UsageError for a flag out of its range, and what `locate` and the configs raise for the checkpoint.
     """
-    if asked.max_tokens is not None and asked.max_tokens < 1:
-        raise UsageError(f"--max-tokens is {asked.max_tokens}; it must be a whole number, at least 1")
-    if not 0 <= asked.seed < 2**63:
-        raise UsageError(f"--seed is {asked.seed}; it must be a whole number from 0 to 2^63 - 1")
-    if asked.dtype is not None and asked.dtype not in DTYPES:
-        raise UsageError(f"--dtype '{asked.dtype}' is not known; use {', '.join(DTYPES)}")
-    Rules.take(dict(asked.terms))
-    check_device(asked.device, asked.memory)
-    offer(asked.model, asked.revision)
-    found = text_model(asked.model, asked.revision)
-    config = found.config()
-    denoise = found.denoise(config).replace(**asked.sampler)
-    for token in asked.sampler.get("eos_token_id") or ():
+    if options.dtype is not None and options.dtype not in DTYPES:
+        raise UsageError(f"--dtype '{options.dtype}' is not known; use {', '.join(DTYPES)}")
+    check_device(options.device, options.memory)
+    offer(options.model, options.revision)
+    checkpoint = text_model(options.model, options.revision)
+    config = checkpoint.config()
+    denoise = options.params.schedule(checkpoint.denoise(config))
+    named = () if options.params.eos_token_id == "default" else denoise.eos_token_id
+    for token in named or ():
         if token >= config.vocab_size:
             last = config.vocab_size - 1
             raise UsageError(f"--eos-token-id {token} is no token of this model; its ids end at {last}")
-    if denoise.canvas_width is not None and denoise.canvas_width > config.canvas_length:
-        raise UsageError(
-            f"--canvas-width {denoise.canvas_width} exceeds the checkpoint's canvas_length {config.canvas_length}"
-        )
+    width = denoise.canvas_width
+    most = config.canvas_length
+    if width is not None and width > most:
+        raise UsageError(f"--canvas-width {width} exceeds the checkpoint's canvas_length {most}")
     return denoise
 
 
 def check_device(device: str | None, memory: str | None = None) -> None:
-    """Raise UsageError for anything but cpu and cuda (torch knows more names than this package runs on), and for what is no size."""
+    """Raise UsageError for anything but cpu and cuda (torch knows more names than this package runs on), and
+    for what is no size.
+    """
     if device is not None and not _DEVICE.fullmatch(device):
         raise UsageError(f"--device '{device}' is not known; use cpu, cuda, cuda:1 ...")
     if memory is not None:
@@ -266,11 +240,11 @@ def check_device(device: str | None, memory: str | None = None) -> None:
 
 def text_model(name: str | None, revision: str | None = None) -> Source:
     """A model that can read text; without a tokenizer it is of use to the library only."""
-    found = source(locate(name, revision))
-    found.config()  # first: a folder without config.json is no checkpoint, whatever else it lacks
-    if reason := found.why_no_text():
+    checkpoint = source(locate(name, revision))
+    checkpoint.config()  # first: a folder without config.json is no checkpoint, whatever else it lacks
+    if reason := checkpoint.why_no_text():
         raise ConfigError(f"{reason}; text cannot be read without it")
-    return found
+    return checkpoint
 
 
 def decode(data: bytes, name: str) -> str:
@@ -297,7 +271,10 @@ def argument(text: str, name: str) -> str:
 
 
 def read_text(data: bytes, name: str) -> str:
-    """A prompt from its bytes. Raises UsageError for an empty, overlong or unreadable one, naming limit or offset."""
+    """A prompt from its bytes.
+
+    Raises UsageError for an empty, overlong or unreadable one, naming limit or offset.
+    """
     text = _utf8(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
     if text is None or len(text) > MAX_PROMPT_CHARACTERS:
         count = (
@@ -341,7 +318,10 @@ def write_fault(path: Path, error: OSError) -> DgemmaError:
 
 
 def appendable(path: Path) -> Path:
-    """A file that rows or lines can be appended to, asked before any work is done for it. Raises UsageError, ResourceError."""
+    """A file that rows or lines can be appended to, asked before any work is done for it.
+
+    Raises UsageError, ResourceError.
+    """
     there = path.exists()
     try:
         path.open("ab").close()

@@ -1,7 +1,9 @@
-"""`dgemma launch CLIENT`: starts a coding client with the settings that make it ask a running `dgemma serve`, or prints them.
+"""`dgemma launch CLIENT`: starts a coding client with the settings that make it ask a running `dgemma serve`,
+or prints them.
 
-Nothing is written to the client's own files: settings go by its environment and flags. How long a conversation may be is asked of the
-service, where it answers. Refuses to start the service, whose model and limits are its user's choice. Trap: a key is never printed; what is printed names the variable that holds it.
+Nothing is written to the client's own files: settings go by its environment and flags. How long a
+conversation may be is asked of the service, where it answers. Refuses to start the service, whose model and
+limits are its user's choice. Trap: a key is never printed; what is printed names the variable that holds it.
 """
 
 from __future__ import annotations
@@ -131,16 +133,14 @@ def command(
     if show:
         write_out(shell_lines(start.environment, line, key, KEY_VARIABLE))
         return
-    found = shutil.which(line[0])
-    if found is None:
+    program = shutil.which(line[0])
+    if program is None:
         raise UsageError(
             f"'{line[0]}' is not installed here; with --print its settings are shown all the same"
         )
-    note(
-        f"{client} asks {url}"
-        + ("" if context else "; dgemma serve does not answer there, and must be running")
-    )
-    os.execve(found, line, os.environ | start.environment)
+    warning = "" if context else "; dgemma serve does not answer there, and must be running"
+    note(f"{client} asks {url}{warning}")
+    os.execve(program, line, os.environ | start.environment)
 
 
 def shell_lines(environment: dict[str, str], line: list[str], key: str, variable: str) -> str:

@@ -1,7 +1,7 @@
 """`dgemma ls`: the DiffusionGemma checkpoints on this machine, the shipped one first.
 
-Lists what the hub cache holds, whoever put it there, damaged or unfinished ones included, with what is wrong. Each GGUF file is a line of its own.
-Folders outside the cache are not known to it.
+Lists what the hub cache holds, whoever put it there, damaged or unfinished ones included, with what is wrong.
+Each GGUF file is a line of its own. Folders outside the cache are not known to it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..weights.locate import CachedModel, disk_size, list_models
+from ..hub.locate import CachedModel, disk_size, list_models
 from .screen import stdout_is_terminal, write_out
 
 

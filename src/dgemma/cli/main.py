@@ -1,7 +1,8 @@
 """`dgemma`: finds the verb, runs it, and turns every error into one line on stderr and an exit code.
 
-Knows the verbs by name and one line each, so that `dgemma --help` imports none of them. Trap: what a library prints
-while Python shuts down comes after every handler here; a broken stdout is therefore replaced, not only caught.
+Knows the verbs by name and one line each, so that `dgemma --help` imports none of them. Trap: what a library
+prints while Python shuts down comes after every handler here; a broken stdout is therefore replaced, not only
+caught.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ EXIT_CODES = {
     141: "the reader of the output went away",
 }
 COMPLETES = "_DGEMMA_COMPLETE"  # the variable by which a shell's completion asks
+COMPLETION_FLAGS = {"--install-completion", "--show-completion"}
 BROKEN_PIPE = 141  # exit code, as shells have it
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
@@ -87,8 +89,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         print(f"dgemma {__version__}")
         raise typer.Exit()
 
@@ -150,15 +152,26 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
 
 
 def _invoke(arguments: list[str], program: str) -> int:
-    """Through the command's own two halves: its `main` would print errors its way and read an environment variable."""
+    """Through the command's own two halves: its `main` would print errors its way and read an environment
+    variable.
+    """
     command = typer.main.get_command(app)
     if COMPLETES in os.environ:  # the shell asks what could come next
         return command.main(arguments, "dgemma", complete_var=COMPLETES, standalone_mode=False) or 0
+    wants_completion = bool(COMPLETION_FLAGS & set(arguments[:1]))
+    if wants_completion:
+        from .completion import check_shell
+
+        check_shell()
     try:
         with command.make_context(program, arguments) as context:
             command.invoke(context)
     except typer.Exit as leave:
         return leave.exit_code
+    except OSError as error:
+        if not wants_completion:
+            raise
+        raise UsageError(f"completion cannot be installed: {error.filename}: {error.strerror}") from None
     return 0
 
 

@@ -1,4 +1,5 @@
-"""A model that is not on this machine: whoever sits at a terminal is asked whether to fetch it; a script gets the error, which names the command.
+"""A model that is not on this machine: whoever sits at a terminal is asked whether to fetch it; a script gets
+the error, which names the command.
 
 Knows names and the hub. Trap: the question goes to stderr, since stdout may be the answer's file.
 """
@@ -6,14 +7,17 @@ Knows names and the hub. Trap: the question goes to stderr, since stdout may be 
 from __future__ import annotations
 
 from ..errors import HubError
-from ..weights.locate import locate
+from ..hub.locate import locate
 from .screen import agreed, can_ask, note
 
 COMMAND = "dgemma pull "
 
 
 def offer(name: str | None, revision: str | None = None) -> None:
-    """Ask for a hub model that is not here, and fetch it. Raises what `locate` raises where nobody can be asked, or does not want it."""
+    """Ask for a hub model that is not here, and fetch it.
+
+    Raises what `locate` raises where nobody can be asked, or does not want it.
+    """
     if name is None:
         return
     try:
@@ -26,7 +30,8 @@ def offer(name: str | None, revision: str | None = None) -> None:
         )
         if not agreed("Fetch it now?"):
             raise
-        from .pull import bar, fetch
+        from .progress import file_progress
+        from .pull import fetch
 
-        with bar() as report:
+        with file_progress("asking the hub") as report:
             fetch(name, revision, report)

@@ -1,7 +1,9 @@
-"""A canvas as coloured text: pure functions from a Draft to rich Text, for the terminal and for the README's picture.
+"""A canvas as coloured text: pure functions from a Draft to rich Text, for the terminal and for the README's
+picture.
 
-Knows no terminal and no clock. Trap: everything here may hold what a stranger wrote. It is laid out as Text, never as
-markup, and control characters are made visible first, so that no model can move the cursor or paint the screen.
+Knows no terminal and no clock. Trap: everything here may hold what a stranger wrote. It is laid out as Text,
+never as markup, and control characters are made visible first, so that no model can move the cursor or paint
+the screen.
 """
 
 from __future__ import annotations
@@ -40,31 +42,37 @@ def plain(text: str) -> str:
 
 def kinds(draft: Draft, control: Collection[int] = ()) -> list[str]:
     """What each position is, as a key of STYLES."""
-    found = []
+    classes = []
     cells = zip(draft.token_ids, draft.accepted, draft.pinned, draft.entropy, strict=True)
     for token, accepted, pinned, entropy in cells:
         if token in control:
-            found.append("filler")
+            classes.append("filler")
         elif pinned:
-            found.append("pinned")
+            classes.append("pinned")
         elif accepted:
-            found.append("accepted")
+            classes.append("accepted")
         else:
-            found.append("draft" if entropy <= NOISE_NATS else "noise")
-    return found
+            classes.append("draft" if entropy <= NOISE_NATS else "noise")
+    return classes
 
 
 def paint(draft: Draft, control: Collection[int] = ()) -> Text:
-    """The draft canvas, each position in its colour; given filler at its end is left out. Newlines are newlines."""
-    text, found = Text(), kinds(draft, control)
-    end = len(found)
-    while end and found[end - 1] == "filler" and draft.pinned[end - 1]:
+    """The draft canvas, each position in its colour; given filler at its end is left out.
+
+    Newlines are newlines.
+    """
+    text = Text()
+    classes = kinds(draft, control)
+    end = len(classes)
+    while end and classes[end - 1] == "filler" and draft.pinned[end - 1]:
         end -= 1
     # neighbours of one colour become one span: a third of the bytes that a terminal has to read at every step
-    for kind, places in itertools.groupby(range(end), key=found.__getitem__):
-        text.append(
-            "".join(FILLER if kind == "filler" else plain(draft.pieces[i]) for i in places), STYLES[kind]
-        )
+    for kind, places in itertools.groupby(range(end), key=classes.__getitem__):
+        if kind == "filler":
+            pieces = [FILLER for _ in places]
+        else:
+            pieces = [plain(draft.pieces[place]) for place in places]
+        text.append("".join(pieces), STYLES[kind])
     return text
 
 
@@ -75,7 +83,10 @@ def paint_diff(diff: str) -> Text:
 
 
 def _style_of(line: str) -> str:
-    return next((style for start, style in DIFF.items() if line.startswith(start)), "")
+    for start, style in DIFF.items():
+        if line.startswith(start):
+            return style
+    return ""
 
 
 def mean_entropy(draft: Draft) -> float:
@@ -89,7 +100,8 @@ def fold(text: Text, width: int) -> list[Text]:
     lines: list[Text] = []
     for line in text.split("\n", allow_blank=True):
         line.expand_tabs(8)
-        cuts, used = [], 0
+        cuts = []
+        used = 0
         for place, character in enumerate(line.plain):
             size = get_character_cell_size(character)
             if used + size > width:
@@ -119,8 +131,11 @@ def status(
     steps: Sequence[int],
     label: str = "",
 ) -> Text:
-    """One line about a draft, of about 80 cells. `tokens` and `steps` (per canvas) count what is committed so far,
-    `passes` the denoising passes and `seconds` the time since the request. `label` names a candidate."""
+    """One line about a draft, of about 80 cells.
+
+    `tokens` and `steps` (per canvas) count what is committed so far, `passes` the denoising passes and
+    `seconds` the time since the request. `label` names a candidate.
+    """
     free = len(draft.pinned) - sum(draft.pinned)
     parts = [
         label or f"canvas {draft.canvas + 1}",
@@ -129,10 +144,9 @@ def status(
         f"{mean_entropy(draft):.2f} nats",
     ]
     if steps:
-        parts += [
-            f"{tokens / seconds if seconds else 0.0:.0f} tokens/s",
-            f"{sum(steps) / len(steps):.1f} steps/canvas",
-        ]
+        speed = tokens / seconds if seconds else 0.0
+        parts.append(f"{speed:.0f} tokens/s")
+        parts.append(f"{sum(steps) / len(steps):.1f} steps/canvas")
     else:
         parts.append(f"{1000 * seconds / max(1, passes):.0f} ms/step")
     return Text(", ".join(parts), STYLES["status"], no_wrap=True, overflow="ellipsis")

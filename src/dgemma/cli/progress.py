@@ -1,7 +1,8 @@
-"""How far long work has come, on stderr: a bar with the time left on a terminal, a line now and then elsewhere.
+"""How far long work has come, on stderr: a bar with the time left on a terminal, a line now and then
+elsewhere.
 
-Knows no task. Trap: a bar shares its terminal with whatever else is printed. Notes on stderr are moved above it; whoever writes to
-stdout while it stands calls `hide` first, and the next report brings it back.
+Knows no task. Trap: a bar shares its terminal with whatever else is printed. Notes on stderr are moved
+above it; whoever writes to stdout while it stands calls `hide` first, and the next report brings it back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..config.sizes import disk_size
 from .screen import can_animate, note, terminal
 
 LOAD_SECONDS = 0.5  # loading that takes longer shows a bar
@@ -21,7 +23,10 @@ ENOUGH = 0.05  # of the work, before a line says how long the rest takes
 
 
 class Bar:
-    """Call it with (done, all) as work goes on. On a terminal it is drawn; elsewhere a line is written every QUIET_SECONDS."""
+    """Call it with (done, all) as work goes on.
+
+    On a terminal it is drawn; elsewhere a line is written every QUIET_SECONDS.
+    """
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic):
         self._what, self._clock = what, clock
@@ -63,16 +68,23 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _drawing(what: str) -> Any:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
+def _drawing(what: str, in_bytes: bool = False, transient: bool = True) -> Any:
+    """A bar that is not yet on the terminal. in_bytes: it counts bytes, and says how fast they come."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
     )
-    return Progress(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=True)
+
+    counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TaskProgressColumn(),)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
+    return Progress(
+        *columns, console=terminal(), transient=transient, redirect_stdout=False, redirect_stderr=True
+    )
 
 
 @contextmanager
@@ -83,6 +95,32 @@ def progress(what: str) -> Iterator[Bar]:
         yield bar
     finally:
         bar.hide()
+
+
+@contextmanager
+def file_progress(start: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A callback for bytes of files in turn (done, all, which file).
+
+    On a terminal the bar stays; elsewhere each file has a line.
+    """
+    if not can_animate():
+        yield _line_per_file()
+        return
+    with _drawing(start, in_bytes=True, transient=False) as drawing:
+        task = drawing.add_task(start, total=None)
+        yield lambda done, total, what: drawing.update(task, completed=done, total=total, description=what)
+
+
+def _line_per_file() -> Callable[[int, int, str], None]:
+    last = ""
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if what != last:
+            note(f"{what} ({disk_size(done)} of {disk_size(total)})")
+        last = what
+
+    return report
 
 
 @contextmanager

@@ -1,14 +1,17 @@
-"""dgemma quantize: a checkpoint in fewer bits, written as a folder that published readers take too, and a report on what it cost.
+"""dgemma quantize: a checkpoint in fewer bits, written as a folder that published readers take too, and a
+report on what it cost.
 
-The report goes to stdout and, as JSON, into the folder (quantize_report.json), because numbers belong to the files they are about;
-it names no folder but the model's own. Trap: the comparison needs both models in memory, the conversion none, so a machine that
-can do the second is not asked for the first: what did not fit is said and left out.
+The report goes to stdout and, as JSON, into the folder (quantize_report.json), because numbers belong to the
+files they are about; it names no folder but the model's own. Trap: the comparison needs both models in
+memory, the conversion none, so a machine that can do the second is not asked for the first: what did not fit
+is said and left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +19,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..config.formats import DTYPE_OF
 from ..errors import INTERRUPTED, UsageError
+from ..hub.locate import EMBEDDED_NAME, disk_size, locate
+from ..memory.plan import estimate_memory, free_on, margin
+from ..quantize.quant_config import MADE, check, chosen, readable
 from ..weights.disk import check_target, write_json
 from ..weights.layout import Layout, inspect
-from ..weights.locate import EMBEDDED_NAME, disk_size, locate
-from ..weights.plan import fit, free_on, margin
-from ..weights.recipe import MADE, check, chosen, readable
 from .flags import check_device, text_model, text_of
 from .progress import progress
 from .screen import note, write_out
 
 if TYPE_CHECKING:
     from ..api import Model
-    from ..bench.quantised import Comparison
-    from ..weights.convert import Converted
+    from ..quantize.comparison import Comparison
+    from ..quantize.convert import Converted
 
 REPORT = "quantize_report.json"
 WORST = 3  # tensors that are named on the screen
@@ -51,7 +55,8 @@ def command(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            help="GROUPS=bf16|fp8, such as attention,dense=fp8; also router, self_conditioning, embeddings (int8 too)."
+            help="GROUPS=bf16|fp8, such as attention,dense=fp8; "
+            "also router, self_conditioning, embeddings (int8 too)."
         ),
     ] = None,
     group_size: Annotated[
@@ -80,15 +85,23 @@ def command(
     if text or not no_compare:
         text_model(str(source))  # needs its tokenizer
     from ..model.target import choose_device
-    from ..weights.convert import convert
+    from ..quantize.convert import convert
 
-    importance, about = _importance(source, text, device) if text else (None, "")
+    importance = None
+    about = ""
+    if text:
+        importance, about = _importance(source, text, device)
     with progress("quantising") as report:
         try:
             done = convert(
-                source, dst, formats, importance, calibration=about, device=choose_device(device),
+                source,
+                dst,
+                formats,
+                importance,
+                calibration=about,
+                device=choose_device(device),
                 progress=lambda now, total, _: report(now, total),
-            )  # fmt: skip
+            )
         except KeyboardInterrupt:
             note("stopped: the same command goes on after the last whole shard")
             raise typer.Exit(INTERRUPTED) from None
@@ -103,12 +116,13 @@ def command(
     if not as_json:
         write_out(_sizes_and_errors(done, numbers))
     reason = "not asked for (--no-compare)" if no_compare else None
-    found = None
+    comparison = None
     if reason is None:
-        found, reason = _comparison(source, layout, done, device)
-    numbers["comparison"], numbers["not_compared"] = _numbers(found), reason
+        comparison, reason = _comparison(source, layout, done, device)
+    numbers["comparison"] = _numbers(comparison)
+    numbers["not_compared"] = reason
     _keep(done, numbers)
-    write_out(json.dumps(numbers, indent=1) + "\n" if as_json else _compared(found, reason))
+    write_out(json.dumps(numbers, indent=1) + "\n" if as_json else _compared(comparison, reason))
 
 
 def _text(path: Path) -> str:
@@ -121,14 +135,15 @@ def _text(path: Path) -> str:
 def _importance(source: Path, text: str, device: str | None) -> tuple[dict[str, Any], str]:
     """What matters on a text, and what is said of where that comes from."""
     from .. import api
-    from ..bench.observe import observe
+    from ..quantize.calibration import observe
 
     with progress("loading") as report:
         model = api.load(source, device, progress=lambda now, total, _: report(now, total))
     ids = model.tokenizer.encode(text)
     with progress("reading the text") as report:
-        found = observe(model.net, ids, model.tokenizer.special.need("bos"), model.denoise, report)
-    return found, f"{len(ids)} tokens, sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        importance = observe(model.net, ids, model.tokenizer.special.need("bos"), model.denoise, report)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return importance, f"{len(ids)} tokens, sha256 {digest}"
 
 
 def _comparison(
@@ -136,13 +151,13 @@ def _comparison(
 ) -> tuple[Comparison | None, str | None]:
     """The two models on the same states, or why not."""
     from .. import api
-    from ..bench.quantised import PROMPTS, compare
     from ..model.target import choose_device
+    from ..quantize.comparison import PROMPTS, compare
     from ..tasks.chat import prompt_ids
 
     target = choose_device(device)
     made = inspect(done.folder, layout.known_config)
-    dtype, reason = _room(layout, made, target.type, target.index)
+    dtype, reason = _dtype_that_fits(layout, made, target.type, target.index)
     if dtype is None:
         return None, reason
     with progress("loading both models") as report:
@@ -161,18 +176,16 @@ def _prompt(model: Model, text: str, prompt_ids: Callable[..., list[int]]) -> li
     return [model.tokenizer.special.need("bos"), *model.tokenizer.encode(text)]
 
 
-def _room(before: Layout, after: Layout, device: str, index: int | None) -> tuple[str | None, str]:
+def _dtype_that_fits(before: Layout, after: Layout, device: str, index: int | None) -> tuple[str | None, str]:
     """The dtype in which both models fit into the device's memory, or what they would need."""
     free = free_on(device, index)
-    stored = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(
-        next(iter(before.dtypes)), "bfloat16"
-    )
+    stored = DTYPE_OF.get(next(iter(before.dtypes)), "bfloat16")
     need = 0
     for dtype in ("float32", stored):
         if dtype == "float32" and device != "cpu" and stored != dtype:
             continue  # products of 16 bits are only slow on a CPU
         need = sum(
-            fit(before.known_config, dtype, CONTEXT, device=device, formats=layout.formats).total
+            estimate_memory(before.known_config, dtype, CONTEXT, device=device, formats=layout.formats).total
             for layout in (before, after)
         )
         if need + margin(free, device) <= free:
@@ -215,13 +228,16 @@ def _sizes_and_errors(done: Converted, report: dict[str, Any]) -> str:
     lines = [f"{'group':<18}{'before':>12}{'after':>12}{'':>7}  {'format':<8}{'error':>8}{'largest':>9}"]
     for group, size in sorted(done.sizes.items(), key=lambda item: -item[1].before):
         errors = [error for name, error in done.errors.items() if done.groups[name] == group]
-        told = f"{statistics.mean(errors):>8.4f}{max(errors):>9.4f}" if errors else ""
-        made = report["formats"].get(group, "as is")
-        made = f"{made}/{report['group_size']}" if made == "int4" else made
-        line = f"{group:<18}{disk_size(size.before):>12}{disk_size(size.after):>12}{size.after / size.before:>7.1%}  {made:<8}{told}"
+        format = report["formats"].get(group, "as is")
+        if format == "int4":
+            format = f"int4/{report['group_size']}"
+        line = f"{_sizes(group, size.before, size.after)}  {format:<8}"
+        if errors:
+            line += f"{statistics.mean(errors):>8.4f}{max(errors):>9.4f}"
         lines.append(line.rstrip())
-    before, after = (sum(getattr(size, side) for size in done.sizes.values()) for side in ("before", "after"))
-    lines.append(f"{'all':<18}{disk_size(before):>12}{disk_size(after):>12}{after / before:>7.1%}")
+    before = sum(size.before for size in done.sizes.values())
+    after = sum(size.after for size in done.sizes.values())
+    lines.append(_sizes("all", before, after))
     worst = sorted(done.errors, key=lambda name: -done.errors[name])[:WORST]
     lines.append("largest relative errors: " + ", ".join(f"{name} {done.errors[name]:.4f}" for name in worst))
     if report["calibration"]:
@@ -233,22 +249,31 @@ def _sizes_and_errors(done: Converted, report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _numbers(found: Comparison | None) -> dict[str, Any] | None:
-    if found is None:
+def _sizes(group: str, before: int, after: int) -> str:
+    return f"{group:<18}{disk_size(before):>12}{disk_size(after):>12}{after / before:>7.1%}"
+
+
+def _numbers(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None:
         return None
-    error = found.steps_error
-    return vars(found) | {
-        "steps_change": found.steps_change,
-        "steps_error": None if error != error else error,
+    error = comparison.steps_error
+    return vars(comparison) | {
+        "steps_change": comparison.steps_change,
+        "steps_error": None if math.isnan(error) else error,
     }
 
 
-def _compared(found: Comparison | None, reason: str | None) -> str:
-    if found is None:
+def _compared(comparison: Comparison | None, reason: str | None) -> str:
+    if comparison is None:
         return f"predictions and steps not compared: {reason}\n"
-    before, after = (statistics.mean(steps) for steps in (found.steps_before, found.steps_after))
+    before = statistics.mean(comparison.steps_before)
+    after = statistics.mean(comparison.steps_after)
+    divergence = f"KL {comparison.kl:.4f} nats per cell"
+    parts = f"(first steps {comparison.kl_first:.4f}, later ones {comparison.kl_later:.4f})"
+    agreement = f"the same likeliest token in {comparison.agreement:.1%} of the cells"
+    states = f"{comparison.states} steps of {len(comparison.steps_before)} canvases"
+    change = f"{comparison.steps_change:+.1%}, standard error {comparison.steps_error:.1%}"
     return (
-        f"predictions: KL {found.kl:.4f} nats per cell (first steps {found.kl_first:.4f}, later ones {found.kl_later:.4f}), the same "
-        f"likeliest token in {found.agreement:.1%} of the cells; {found.states} steps of {len(found.steps_before)} canvases\n"
-        f"steps per canvas: {before:.1f} -> {after:.1f} ({found.steps_change:+.1%}, standard error {found.steps_error:.1%})\n"
+        f"predictions: {divergence} {parts}, {agreement}; {states}\n"
+        f"steps per canvas: {before:.1f} -> {after:.1f} ({change})\n"
     )

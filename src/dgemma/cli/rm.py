@@ -1,7 +1,7 @@
 """`dgemma rm NAME`: delete a DiffusionGemma checkpoint from the hub cache.
 
-Touches only what `dgemma ls` lists with a hub name: other programs' models, folders and the shipped checkpoint are
-refused. On a terminal it asks first, since fetching again may take hours.
+Touches only what `dgemma ls` lists with a hub name: other programs' models, folders and the shipped
+checkpoint are refused. On a terminal it asks first, since fetching again may take hours.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ..weights.locate import disk_size, remove
+from ..hub.locate import disk_size, remove
 
 
 def command(

@@ -1,7 +1,10 @@
-"""`dgemma run PROMPT`: one prompt, one answer. A chat turn where the checkpoint is chat-tuned, else a continuation.
+"""`dgemma run PROMPT`: one prompt, one answer.
 
-Everything that can be refused is refused before torch is loaded. What opens a model and watches an answer is here for
-`chat` and `fill` too. Trap: the events of a chat turn carry thoughts among the text; only the parts that are content may reach stdout.
+A chat turn where the checkpoint is chat-tuned, else a continuation.
+
+Everything that can be refused is refused before torch is loaded. What opens a model and watches an answer is
+here for `chat` and `fill` too. Trap: the events of a chat turn carry thoughts among the text; only the parts
+that are content may reach stdout.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import INTERRUPTED, UsageError
+from ..hub.names import parse_hub_name
 from ..tasks.events import Committed, Draft, Generation, Reply
-from ..weights.hub_names import parse_hub_name
-from .flags import Asked, argument, as_flags, asking, check, read_prompt, text_of
+from .flags import WRITTEN, CommandOptions, argument, as_flags, check, read_prompt, text_of, with_options
 from .progress import loading
 from .screen import Screen, can_animate, count, note, stdout_is_terminal, summary, write_json, write_out
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from ..api import Model
 
 
-@asking(without=("warmup",), terms=True)  # one request is not warmed up for
+@with_options(without=("warmup",), groups=WRITTEN)  # one request is not warmed up for
 def command(
     prompt: Annotated[str | None, typer.Argument(help="The text; left out or '-': what is piped in.")] = None,
     raw: Annotated[
@@ -47,20 +50,21 @@ def command(
         bool, typer.Option("--autoregressive", help="Write token by token with the same weights, to compare.")
     ] = False,
     *,
-    asked: Asked,
+    options: CommandOptions,
 ) -> None:
     """Continue a text, or answer it as a chat turn where the model is chat-tuned."""
     if raw and (system is not None or thinking):
         raise UsageError(
             "--raw continues a text, so --system and --thinking have no place; leave one side out"
         )
-    terms = asked.terms | _form(json_schema, regex, grammar)
-    asked = dataclasses.replace(asked, terms=terms | ({"autoregressive": True} if autoregressive else {}))
+    constraint = _constraint(json_schema, regex, grammar)
+    params = options.params.replace(**constraint, autoregressive=autoregressive)
+    options = dataclasses.replace(options, params=params)
     text = read_prompt(prompt)
     messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
-    steps = check(asked).max_denoising_steps
-    model = open_model(asked)
-    if asked.model is None and prompt is not None and _names_a_model(prompt):
+    steps = check(options).max_denoising_steps
+    model = open_model(options)
+    if options.model is None and prompt is not None and _names_a_model(prompt):
         note(
             f"note: '{prompt}' was read as the prompt; a model is named with -m: dgemma run -m {prompt} PROMPT"
         )
@@ -70,23 +74,26 @@ def command(
     try:
         if chat:
             messages.append({"role": "user", "content": text.rstrip("\n")})
-            result: Any = converse(model, messages, asked, steps, thinking=thinking, notes=model.notes)
+            result: Any = converse(model, messages, options, steps, thinking=thinking, notes=model.notes)
         else:
-            result = complete(model, text, asked, steps)
+            result = complete(model, text, options, steps)
     except Stopped as stopped:
         if stopped.content:
-            give_out(stopped.content, asked)
-        note(stopped.told(asked))
+            give_out(stopped.content, options)
+        note(stopped.summary(options))
         raise typer.Exit(INTERRUPTED) from None
-    if asked.as_json:
+    if options.as_json:
         write_json(result.to_dict())
     else:
-        give_out(result.content if isinstance(result, Reply) else result.text, asked)
+        give_out(result.content if isinstance(result, Reply) else result.text, options)
 
 
-def give_out(answer: str, asked: Asked) -> None:
-    """An answer on stdout, with a newline at its end. A terminal has seen it already, and an object of JSON is whole or not at all."""
-    if not asked.as_json and not stdout_is_terminal():
+def give_out(answer: str, options: CommandOptions) -> None:
+    """An answer on stdout, with a newline at its end.
+
+    A terminal has seen it already, and an object of JSON is whole or not at all.
+    """
+    if not options.as_json and not stdout_is_terminal():
         write_out(answer if answer.endswith("\n") else answer + "\n")
 
 
@@ -99,22 +106,29 @@ def _names_a_model(prompt: str) -> bool:
     return True
 
 
-def _form(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, str]:
-    """The form that was asked for, by the name that api.Model takes."""
+def _constraint(json_schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, str]:
+    """What the answer must match, by the name that api.Model takes."""
     files = {"json_schema": json_schema, "grammar": grammar}
-    form = {name: text_of(path) for name, path in files.items() if path is not None}
-    return form if regex is None else form | {"regex": argument(regex, "--regex")}
+    constraint = {name: text_of(path) for name, path in files.items() if path is not None}
+    if regex is not None:
+        constraint["regex"] = argument(regex, "--regex")
+    return constraint
 
 
-def open_model(asked: Asked) -> Model:
+def open_model(options: CommandOptions) -> Model:
     """Load what was asked for, with a bar on a terminal."""
-    with loading(can_animate() and not asked.no_live) as progress:
+    with loading(can_animate() and not options.no_live) as progress:
         from .. import api  # late: this is where torch comes in
 
         model = api.load(
-            asked.model, asked.device, asked.dtype, revision=asked.revision, progress=progress, warmup=asked.warmup,
-            memory=asked.memory,
-        )  # fmt: skip
+            options.model,
+            options.device,
+            options.dtype,
+            revision=options.revision,
+            progress=progress,
+            warmup=options.warmup,
+            memory=options.memory,
+        )
     from ..tasks.length import default_length
 
     model.denoise = model.denoise.replace(
@@ -123,50 +137,62 @@ def open_model(asked: Asked) -> Model:
     return model
 
 
-def tell(notes: Sequence[str]) -> None:
-    """What there is to know about a model. For one request it comes with the answer: an error is one line alone."""
+def print_notes(notes: Sequence[str]) -> None:
+    """What there is to know about a model.
+
+    For one request it comes with the answer: an error is one line alone.
+    """
     for text in notes:
         note(f"note: {text}")
 
 
-def screen_for(model: Model, asked: Asked, steps: int, **more: Any) -> Screen:
+def screen_for(model: Model, options: CommandOptions, steps: int, **more: Any) -> Screen:
     """A Screen as the flags and the terminals allow."""
     return Screen(
-        live=can_animate() and not asked.no_live, flows=stdout_is_terminal() and not asked.as_json, max_steps=steps,
-        control=model.tokenizer.control_ids, **more,
-    )  # fmt: skip
+        live=can_animate() and not options.no_live,
+        flows=stdout_is_terminal() and not options.as_json,
+        max_steps=steps,
+        control=model.tokenizer.control_ids,
+        **more,
+    )
 
 
-def complete(model: Model, text: str, asked: Asked, steps: int) -> Generation:
+def complete(model: Model, text: str, options: CommandOptions, steps: int) -> Generation:
     """Continue a text, shown as it settles."""
     events, cut = with_room(
-        model, asked.max_tokens, lambda length: model.stream(text, length, asked.seed, **asked.settings)
+        model, options.params.max_tokens, lambda length: model.stream(text, options.params, max_tokens=length)
     )
-    with screen_for(model, asked, steps, echo=text) as screen:
+    with screen_for(model, options, steps, echo=text) as screen:
         generation = _watch(events, screen, cut)
-    tell(model.notes)
-    report(generation, screen.passes, asked, generation.text, model)
+    print_notes(model.notes)
+    report(generation, screen.passes, options, generation.text, model)
     return generation
 
 
 def converse(
-    model: Model, messages: Sequence[dict[str, Any]], asked: Asked, steps: int, *, thinking: bool = False,
+    model: Model,
+    messages: Sequence[dict[str, Any]],
+    options: CommandOptions,
+    steps: int,
+    *,
+    thinking: bool = False,
     notes: Sequence[str] = (),
-) -> Reply:  # fmt: skip
+) -> Reply:
     """Answer a conversation, shown as it settles: thoughts dimmed, content as it is."""
     from ..tasks.chat import reply
 
     events, cut = with_room(
-        model, asked.max_tokens,
-        lambda length: model.stream_chat(messages, length, asked.seed, thinking=thinking, **asked.settings),
-    )  # fmt: skip
-    with screen_for(model, asked, steps) as screen:
+        model,
+        options.params.max_tokens,
+        lambda length: model.stream_chat(messages, options.params, thinking=thinking, max_tokens=length),
+    )
+    with screen_for(model, options, steps) as screen:
         generation = _watch(events, screen, cut)
-    tell(notes)
+    print_notes(notes)
     answer = reply(model.tokenizer, generation)
     for text in answer.malformed:
         note(f"note: a tool call that cannot be read: {text}")
-    report(generation, screen.passes, asked, answer.content, model)
+    report(generation, screen.passes, options, answer.content, model)
     return answer
 
 
@@ -184,20 +210,23 @@ class Stopped(Exception):
             text for event in self.settled for channel, text in event.parts if channel == "content"
         )
 
-    def told(self, asked: Asked) -> str:
+    def summary(self, options: CommandOptions) -> str:
         """One line about what is kept."""
-        if asked.as_json:
+        if options.as_json:
             return "stopped: the answer was not finished, so there is no JSON of it"
         if not self.settled:
             return "stopped: no canvas had settled, so there is no text"
         tokens = sum(len(event.token_ids) for event in self.settled)
-        return f"stopped: the text so far is kept, {count(tokens, 'token')} in {count(len(self.settled), 'canvas', 'canvases')}"
+        canvases = count(len(self.settled), "canvas", "canvases")
+        return f"stopped: the text so far is kept, {count(tokens, 'token')} in {canvases}"
 
 
 def with_room(
     model: Model, length: int | None, begin: Callable[[int | None], Iterator[Any]]
 ) -> tuple[Iterator[Any], int | None]:
-    """The events of an answer of `length` tokens, or where that is None of as many as there is room for, and what it was cut to."""
+    """The events of an answer of `length` tokens, or where that is None of as many as there is room for, and
+    what it was cut to.
+    """
     if length is not None:
         return begin(length), None
     from ..tasks.length import open_with_room
@@ -209,14 +238,19 @@ def noted(result: Generation, cut: int | None) -> Generation:
     """A result, with a note about the length that it was cut to."""
     from ..tasks.length import note_of_cut
 
-    if cut and (told := note_of_cut(None, cut, result.finish_reason)):
-        result.notes.append(told)
+    remark = note_of_cut(None, cut, result.finish_reason) if cut else None
+    if remark:
+        result.notes.append(remark)
     return result
 
 
 def _watch(events: Iterable[Any], screen: Screen, cut: int | None) -> Generation:
-    """Show the events and return the last. Raises Stopped on Ctrl-C. cut: the length that the answer was cut to."""
-    result, settled = None, []
+    """Show the events and return the last.
+
+    Raises Stopped on Ctrl-C. cut: the length that the answer was cut to.
+    """
+    result = None
+    settled: list[Committed] = []
     try:
         for event in events:
             if isinstance(event, Draft):
@@ -232,9 +266,9 @@ def _watch(events: Iterable[Any], screen: Screen, cut: int | None) -> Generation
     return noted(result, cut)
 
 
-def report(generation: Generation, passes: int, asked: Asked, text: str, model: Model) -> None:
+def report(generation: Generation, passes: int, options: CommandOptions, text: str, model: Model) -> None:
     """Notes and the summary line, on stderr. With --json they are part of the result."""
-    if asked.as_json:
+    if options.as_json:
         return
     for line in generation.notes:
         note(f"note: {as_flags(line)}")

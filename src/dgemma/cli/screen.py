@@ -1,9 +1,11 @@
-"""What a verb shows: the canvas settling on stderr, the committed text on stdout, one summary line at the end.
+"""What a verb shows: the canvas settling on stderr, the committed text on stdout, one summary line at the
+end.
 
-Knows events and text, no model. A terminal gets each committed line at once; a pipe or a file gets the whole answer at
-the end or nothing at all, so that an error in the third canvas leaves nothing half-written. Trap: stdout and the live
-region usually share one terminal. The region is cleared before anything else is written, and the unfinished last
-line of the committed text stays inside it, because a region can only begin at the left edge.
+Knows events and text, no model. A terminal gets each committed line at once; a pipe or a file gets the whole
+answer at the end or nothing at all, so that an error in the third canvas leaves nothing half-written. Trap:
+stdout and the live region usually share one terminal. The region is cleared before anything else is written,
+and the unfinished last line of the committed text stays inside it, because a region can only begin at the
+left edge.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from ..errors import ResourceError, UsageError
 from ..tasks.events import Draft, Generation
 from .picture import STYLES, mean_entropy, paint, plain, status, window
 
-SWITCH = (
-    0.8  # of several candidates another one is shown once its entropy is below this share of the shown one's
-)
+# of several candidates another one is shown once its entropy is below this share of the shown one's
+SWITCH = 0.8
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
-ECHO_LINES, ECHO_CHARACTERS = 6, 400  # how much of a prompt is shown above its continuation
+# how much of a prompt is shown above its continuation
+ECHO_LINES = 6
+ECHO_CHARACTERS = 400
 
 
 def can_animate() -> bool:
@@ -48,12 +51,17 @@ def _is_terminal(stream: Any) -> bool:
 
 
 def terminal(stream: Any = None) -> Console:
-    """A console on a terminal (default stderr) that takes text as it is; colours unless NO_COLOR says otherwise."""
+    """A console on a terminal (default stderr) that takes text as it is; colours unless NO_COLOR says
+    otherwise.
+    """
     return Console(file=stream or sys.stderr, force_terminal=True, markup=False, highlight=False, emoji=False)
 
 
 def write_out(data: str | bytes) -> None:
-    """Bytes to stdout (text as UTF-8). Raises UsageError when stdout is closed, ResourceError when its disk is full."""
+    """Bytes to stdout (text as UTF-8).
+
+    Raises UsageError when stdout is closed, ResourceError when its disk is full.
+    """
     if sys.stdout is None:
         raise UsageError("stdout is closed; the answer has nowhere to go")
     try:
@@ -67,8 +75,11 @@ def write_out(data: str | bytes) -> None:
 
 
 def json_line(value: dict[str, Any]) -> bytes:
-    """One JSON object and a newline. What some readers take for the end of a line, and half characters, which UTF-8 does not
-    know, are written as escapes."""
+    """One JSON object and a newline.
+
+    What some readers take for the end of a line, and half characters, which UTF-8 does not know, are written
+    as escapes.
+    """
     text = json.dumps(value, ensure_ascii=False).translate(_LINE_ENDS)
     return text.encode("utf-8", "backslashreplace") + b"\n"
 
@@ -95,27 +106,42 @@ def note(text: str) -> None:
 
 
 class Screen:
-    """Shows the events of one request: `with Screen(...) as screen`, then draft() and committed() as they come.
+    """Shows the events of one request: `with Screen(...) as screen`, then draft() and committed() as they
+    come.
 
-    live: draw drafts. flows: committed text goes to stdout line by line (else the caller writes it in the end).
-    rows: a label per candidate. control: ids shown as filler. echo: a prompt to show dimmed before its continuation.
-    console: the terminal for drafts, thoughts and echo (default: stderr, where that is one).
+    live: draw drafts. flows: committed text goes to stdout line by line (else the caller writes it in the
+    end). rows: a label per candidate. control: ids shown as filler. echo: a prompt to show dimmed before its
+    continuation. console: the terminal for drafts, thoughts and echo (default: stderr, where that is one).
     """
 
     def __init__(
-        self, *, live: bool, flows: bool, max_steps: int, rows: Sequence[str] = ("",), control: Collection[int] = (),
-        echo: str = "", console: Console | None = None,
-    ):  # fmt: skip
+        self,
+        *,
+        live: bool,
+        flows: bool,
+        max_steps: int,
+        rows: Sequence[str] = ("",),
+        control: Collection[int] = (),
+        echo: str = "",
+        console: Console | None = None,
+    ):
         self._console = console or (terminal() if _is_terminal(sys.stderr) else None)
         self._animated = live and self._console is not None
-        self._flows, self._max_steps, self._rows, self._control = flows, max_steps, list(rows), control
+        self._flows = flows
+        self._max_steps = max_steps
+        self._rows = list(rows)
+        self._control = control
         self._live: Live | None = None
         self._start = time.perf_counter()
         self._last: tuple[int, int] | None = None  # canvas and step of the newest draft
         self._drafts: dict[int, Draft] = {}  # the newest of each candidate
         self._fresh: set[int] = set()  # candidates whose draft of the running step is here
-        self._expected, self._shown, self._height = len(self._rows), 0, 0
-        self._tail, self._channel, self._lead = "", "content", ""
+        self._expected = len(self._rows)  # drafts of the running step
+        self._shown = 0  # the candidate on the screen
+        self._height = 0  # lines of the region so far
+        self._tail = ""  # text of the present channel that is not written yet
+        self._channel = "content"
+        self._lead = ""  # the prompt's last line, until something is written behind it
         self._open = False  # the last line written has no end yet
         self._steps: list[int] = []
         self._tokens = 0
@@ -152,7 +178,8 @@ class Screen:
         """A canvas became text: its tokens, the steps it took, and its (channel, text) parts."""
         self._drafts.clear()
         self._fresh.clear()
-        self._tokens, self._steps = self._tokens + tokens, [*self._steps, steps]
+        self._tokens += tokens
+        self._steps.append(steps)
         for channel, text in parts:
             self.say(text, channel)
 
@@ -170,7 +197,7 @@ class Screen:
 
     def _writes(self) -> bool:
         """Whether text of the present channel is written as it comes."""
-        return self._flows if self._channel == "content" else self._flows and self._console is not None
+        return self._flows and (self._channel == "content" or self._console is not None)
 
     def _end_line(self) -> None:
         """Give out what is held back of the present channel, and a newline where its last line has none."""
@@ -206,65 +233,88 @@ class Screen:
         best = min(self._drafts.values(), key=mean_entropy)
         shown = self._drafts.get(self._shown)
         if shown is None or mean_entropy(best) < SWITCH * mean_entropy(shown):
-            self._shown, shown = best.row, best
+            self._shown = best.row
+            shown = best
         region = self._region(shown)
         if self._live is None:
             self._live = Live(
-                region, console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
-                redirect_stderr=False, vertical_overflow="crop",
-            )  # fmt: skip
+                region,
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
             self._live.start(refresh=True)
         else:
             self._live.update(region, refresh=True)
 
     def _region(self, draft: Draft) -> Text:
-        """Everything below the written text. It never shrinks, or the status line would jump with each newline."""
+        """Everything below the written text.
+
+        It never shrinks, or the status line would jump with each newline.
+        """
         assert self._console is not None
-        width, room = self._console.width, max(1, self._console.height - 2)
-        before = Text().append(
-            self._lead, STYLES["noise"]
-        )  # as a span: a base style would colour what is appended
-        tail = plain(
-            self._tail[-width * room :]
-        )  # no more than could be seen: folding costs time at every step
-        before.append(tail, STYLES["thought" if self._channel == "thought" else "committed"])
-        lines = window(before, paint(draft, self._control), width, room)
+        width = self._console.width
+        height = max(1, self._console.height - 2)
+        lines = window(self._unwritten(width * height), paint(draft, self._control), width, height)
         self._height = max(self._height, len(lines))
-        lines += [Text()] * (min(self._height, room) - len(lines))
+        lines += [Text()] * (min(self._height, height) - len(lines))
+        region = Text("\n").join([*lines, self._status(draft, width)])
+        region.no_wrap = True
+        region.overflow = "ignore"
+        return region
+
+    def _unwritten(self, most: int) -> Text:
+        """The text before the canvas, no more of it than could be seen: folding costs time at every step."""
+        text = Text().append(self._lead, STYLES["noise"])  # a span: a base style would colour all of it
+        style = "thought" if self._channel == "thought" else "committed"
+        return text.append(plain(self._tail[-most:]), STYLES[style])
+
+    def _status(self, draft: Draft, width: int) -> Text:
         label = self._rows[draft.row] if draft.row < len(self._rows) else ""
         seconds = time.perf_counter() - self._start
         line = status(draft, self._max_steps, self.passes, seconds, self._tokens, self._steps, label)
         line.truncate(width, overflow="ellipsis")
-        region = Text("\n").join([*lines, line])
-        region.no_wrap, region.overflow = True, "ignore"
-        return region
+        return line
 
     def _clear(self) -> None:
         if self._live is not None:
             self._live.stop()
-            self._live, self._height = None, 0
+            self._live = None
+            self._height = 0
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
     """ "1 token", "3 tokens"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+    word = one if number == 1 else many or f"{one}s"
+    return f"{number:,} {word}"
 
 
 def summary(result: Generation, passes: int, ended: str = "") -> str:
     """One line: what it took and why it ended. Times are end to end, the reading of the prompt included."""
-    stopped = "an end token" if result.stop is None else "a stop string"
+    tokens = count(len(result.token_ids), "token")
+    speed = f"{result.tokens_per_second:.1f} tokens/s"
+    ended = ended or _ending(result)
     if result.autoregressive:
-        return ", ".join([
-            f"{count(len(result.token_ids), 'token')}, one by one",
-            f"{1000 * result.seconds / max(1, len(result.steps)):.0f} ms per token",
-            f"{result.tokens_per_second:.1f} tokens/s",
-            ended or {"stop": f"ended by {stopped}", "length": "ended by --max-tokens"}[result.finish_reason],
-        ])  # fmt: skip
-    return ", ".join([
-        f"{count(len(result.token_ids), 'token')} in {count(result.canvases, 'canvas', 'canvases')}",
-        f"{count(sum(result.steps), 'step')} ({result.steps_per_canvas:.1f} per canvas)",
-        f"{1000 * result.seconds / max(1, passes):.0f} ms per step",
-        f"{result.tokens_per_second:.1f} tokens/s",
-        f"{result.tokens_per_forward:.2f} tokens per forward",
-        ended or {"stop": f"ended by {stopped}", "length": "ended by --max-tokens"}[result.finish_reason],
-    ])  # fmt: skip
+        per_token = 1000 * result.seconds / max(1, len(result.steps))
+        return f"{tokens}, one by one, {per_token:.0f} ms per token, {speed}, {ended}"
+    steps = f"{count(sum(result.steps), 'step')} ({result.steps_per_canvas:.1f} per canvas)"
+    per_step = 1000 * result.seconds / max(1, passes)
+    return ", ".join(
+        [
+            f"{tokens} in {count(result.canvases, 'canvas', 'canvases')}",
+            steps,
+            f"{per_step:.0f} ms per step",
+            speed,
+            f"{result.tokens_per_forward:.2f} tokens per forward",
+            ended,
+        ]
+    )
+
+
+def _ending(result: Generation) -> str:
+    if result.finish_reason == "length":
+        return "ended by --max-tokens"
+    return "ended by an end token" if result.stop is None else "ended by a stop string"

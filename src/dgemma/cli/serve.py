@@ -1,7 +1,9 @@
-"""`dgemma serve`: the service. Settings and the address are refused before a model is loaded; then a summary says what serves and where.
+"""`dgemma serve`: the service.
 
-The web framework comes late, and only here: it is an extra. Trap: keys are read from a file or the environment, never from a flag,
-which every user of the machine could see.
+Settings and the address are refused before a model is loaded; then a summary says what serves and where.
+
+The web framework comes late, and only here: it is an extra. Trap: keys are read from a file or the
+environment, never from a flag, which every user of the machine could see.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import typer
 
 from ..config.extras import SERVE_MODULES, first_missing, missing_extra
 from ..errors import INTERRUPTED, DeviceError
+from ..hub.locate import EMBEDDED_NAME, is_embedded, locate
+from ..hub.names import parse_hub_name
 from ..tasks.length import TURN
 from ..weights import sums
-from ..weights.hub_names import GGUF, parse_hub_name
-from ..weights.locate import EMBEDDED_NAME, is_embedded, locate
-from .flags import Asked, asking, check
-from .run import open_model, tell
+from ..weights.gguf import GGUF
+from .flags import CommandOptions, check, with_options
+from .run import open_model, print_notes
 from .screen import note
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from ..server.settings import ServerConfig
 
 
-@asking(without=("as_json", "no_live", "max_tokens", "seed"))
+@with_options(without=("as_json", "no_live", "max_tokens", "seed"))
 def command(
     host: Annotated[
         str, typer.Option(help="Address to listen at; beyond loopback only with a key.")
@@ -44,7 +47,8 @@ def command(
     api_key_file: Annotated[
         Path | None,
         typer.Option(
-            help="Keys that may ask, one a line, by itself or behind a name; SIGHUP reads it again. DGEMMA_API_KEY: more, parted by commas."
+            help="Keys that may ask, one a line, by itself or behind a name; SIGHUP reads it again. "
+            "DGEMMA_API_KEY: more, parted by commas."
         ),
     ] = None,
     allow_origin: Annotated[
@@ -60,7 +64,8 @@ def command(
     max_tokens: Annotated[
         int | None,
         typer.Option(
-            help=f"Most tokens of an answer whose request names no limit; default: {TURN}; not chat-tuned: the checkpoint's.",
+            help="Most tokens of an answer whose request names no limit; "
+            f"default: {TURN}; not chat-tuned: the checkpoint's.",
             min=1,
         ),
     ] = None,
@@ -92,38 +97,46 @@ def command(
         ),
     ] = False,
     *,
-    asked: Asked,
+    options: CommandOptions,
 ) -> None:
-    """Answer requests over HTTP, in the dialects of OpenAI and others; on this machine only, unless there is a key."""
+    """Answer requests over HTTP, in the dialects of OpenAI and others; without a key on this machine only."""
     from ..server.keys import read_keys
     from ..server.process import keep_memory_private
     from ..server.settings import ServerConfig
 
     config = ServerConfig(
-        host=host, port=port, uds=uds, name=name or _name(asked.model), keys=read_keys(api_key_file), key_file=api_key_file,
-        allow_origins=tuple(allow_origin or ()), allow_hosts=tuple(allow_host or ()), max_queue=max_queue,
-        max_prompt_tokens=max_prompt_tokens, request_timeout=request_timeout, drain_timeout=drain_timeout, pass_timeout=pass_timeout,
+        host=host,
+        port=port,
+        uds=uds,
+        name=name or _name(options.model),
+        keys=read_keys(api_key_file),
+        key_file=api_key_file,
+        allow_origins=tuple(allow_origin or ()),
+        allow_hosts=tuple(allow_host or ()),
+        max_queue=max_queue,
+        max_prompt_tokens=max_prompt_tokens,
+        request_timeout=request_timeout,
+        drain_timeout=drain_timeout,
+        pass_timeout=pass_timeout,
         log_requests=log_requests,
-    )  # fmt: skip
-    check(asked)
+    )
+    check(options)
     if package := first_missing(SERVE_MODULES):
         raise missing_extra("serve", package)
     if check_files:
-        sums.check_files(locate(asked.model, asked.revision), make=False)
+        sums.check_files(locate(options.model, options.revision), make=False)
     from ..server.app import create_app
     from ..server.http import listen, serve
 
-    found = listen(config)
+    listener = listen(config)
     keep_memory_private()
-    with found:
-        model = open_model(asked)
-        model.denoise = model.denoise.replace(
-            **asked.sampler, max_new_tokens=max_tokens or model.denoise.max_new_tokens
-        )
+    with listener:
+        model = open_model(options)
+        denoise = options.params.schedule(model.denoise)
+        model.denoise = denoise.replace(max_new_tokens=max_tokens or denoise.max_new_tokens)
         try:
-            interrupted = serve(
-                create_app(model, config), found, lambda: _introduce(model, config, found.getsockname())
-            )
+            app = create_app(model, config)
+            interrupted = serve(app, listener, lambda: _introduce(model, config, listener.getsockname()))
         except DeviceError as error:
             note(f"dgemma: {error}")
             sys.stderr.flush()
@@ -146,27 +159,25 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
     """What serves, and where it is asked: the first thing that somebody sees who starts the service."""
     from ..model.info import KERNELS
 
-    info, demo = (
-        model.info,
-        ", the small demo model that ships with dgemma" if is_embedded(model.folder) else "",
-    )
+    info = model.info
+    demo = ", the small demo model that ships with dgemma" if is_embedded(model.folder) else ""
+    answers = f"answers of {model.denoise.max_new_tokens:,} where a request names no limit"
     rows = {
         "model": f"{info.name}, {info.size} parameters{demo}",
         "device": info.place,
         "kernels": KERNELS[info.kernels],
-        "context": f"{info.context:,} tokens, canvases of {info.canvas}, answers of {model.denoise.max_new_tokens:,} where a request names no limit",
+        "context": f"{info.context:,} tokens, canvases of {info.canvas}, {answers}",
     }
     key = "-H 'Authorization: Bearer KEY' " if config.keys else ""
     where, option = _where(config, address)
     if config.uds is None:
         rows["page"] = f"{where}/"
-    rows["API"] = (
-        f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {'with a key' if config.keys else 'no key needed'}"
-    )
+    needs = "with a key" if config.keys else "no key needed"
+    rows["API"] = f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {needs}"
     note(f"{config.name} answers at {config.uds or where} (Ctrl-C ends it)")
     for name, text in rows.items():
         note(f"  {name:<8} {text}")
-    tell(model.notes)
+    print_notes(model.notes)
     note("  try:")
     note(f'  curl {option}{key}{where}/v1/completions -d \'{{"prompt": "def area(r):", "max_tokens": 32}}\'')
 

@@ -10,7 +10,7 @@ import typer
 
 from ..config import DenoiseConfig
 from ..errors import UsageError
-from ..weights.locate import locate
+from ..hub.locate import locate
 from .progress import progress
 
 
@@ -70,18 +70,17 @@ def command(
     from .. import api
     from ..model.target import choose_device
     from ..train.loop import LoopConfig
-    from ..train.recipe import Recipe, trainer
+    from ..train.recipe import TrainingRecipe, trainer
     from ..train.recipe import export as write
 
     if threads:
         torch.set_num_threads(threads)
     device = str(choose_device(device))
     source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
-    first = Recipe.causal_steps if start is None else 0
-    recipe = Recipe(causal_steps=first if causal is None else causal, seed=seed)
-    job = trainer(
-        recipe, LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused), run, files or (), device, source
-    )
+    first = TrainingRecipe.causal_steps if start is None else 0
+    training_recipe = TrainingRecipe(causal_steps=first if causal is None else causal, seed=seed)
+    loop = LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused)
+    job = trainer(training_recipe, loop, run, files or (), device, source)
     typer.echo(f"step {job.step} of {steps}, {job.tokens:,} tokens read so far", err=True)
     with progress("training") as bar:
         bar(job.step, steps)
@@ -98,7 +97,10 @@ def command(
 
 
 def _check_folder(flag: str, folder: Path) -> None:
-    """Raise UsageError where no folder can be made or written, or where an export would replace something else."""
+    """Raise UsageError where no folder can be made or written.
+
+    Also where an export would replace something else.
+    """
     place = folder
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

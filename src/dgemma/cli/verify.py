@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from ..config.formats import DTYPES
 from ..config.sizes import disk_size
 from ..errors import NumericsError
+from ..hub.locate import locate
 from ..weights.disk import disk_errors
-from ..weights.locate import locate
 from ..weights.sums import SUMS, check_files
-from .flags import DTYPES, MEMORY, check_device
-from .pull import bar
+from .flags import MEMORY, check_device
+from .progress import file_progress
 from .screen import stdout_is_terminal, write_out
 
 
@@ -37,7 +38,7 @@ def command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
-    """Check a model on this machine: against the reference, its cache, its kernels, its speed (exit code 6: it fails)."""
+    """Check a model on this machine: reference, cache, kernels, speed (exit code 6: it fails)."""
     if files:
         verify_files(model, as_json)
         return
@@ -46,28 +47,34 @@ def command(
     from ..bench.report import lines
     from ..bench.verify import verify
 
-    sections, told = [], []
+    sections = []
+    texts = []  # of sections that are not written yet
     for section in verify(api.load(model, device, dtype, memory=memory), context):
         sections.append(section)
-        told.append("\n".join(lines(section)) + "\n")
+        texts.append("\n".join(lines(section)) + "\n")
         if stdout_is_terminal() and not as_json:  # a pipe gets the whole report or nothing
-            write_out(told.pop())
+            write_out(texts.pop())
     failed = [section.name for section in sections if section.failures]
     if as_json:
         table = [dataclasses.asdict(section) | {"state": section.state} for section in sections]
         write_out(json.dumps({"holds": not failed, "sections": table}, indent=1) + "\n")
     else:
-        write_out(
-            "".join(told) + (f"FAILED: {', '.join(failed)}\n" if failed else "everything that ran holds\n")
-        )
+        texts.append(f"FAILED: {', '.join(failed)}\n" if failed else "everything that ran holds\n")
+        write_out("".join(texts))
     if failed:
         raise typer.Exit(NumericsError.exit_code)
 
 
 def verify_files(model: str | None, as_json: bool = False) -> None:
-    """Compare a checkpoint's files with their hashes, or keep a list where none are known. Raises CheckpointError for what changed."""
+    """Compare a checkpoint's files with their hashes, or keep a list where none are known.
+
+    Raises CheckpointError for what changed.
+    """
     place = locate(model)
-    with bar("looking for the checkpoint") as progress, disk_errors(place, "and give the same command again"):
+    with (
+        file_progress("looking for the checkpoint") as progress,
+        disk_errors(place, "and give the same command again"),
+    ):
         done = check_files(place, progress)
     if as_json:
         write_out(
@@ -75,8 +82,7 @@ def verify_files(model: str | None, as_json: bool = False) -> None:
             + "\n"
         )
     elif done.made:
-        write_out(
-            f"{place}: no hashes were known; {SUMS} of {done.files} files was made now, and later checks compare with it\n"
-        )
+        made = f"{SUMS} of {done.files} files was made now"
+        write_out(f"{place}: no hashes were known; {made}, and later checks compare with it\n")
     else:
         write_out(f"{place}: {done.files} files, {disk_size(done.nbytes)}, are what their hashes say\n")

@@ -1,8 +1,9 @@
 """Packages that only some verbs need, and the command that installs them into this very environment.
 
-`dgemma` is registered on no package index, so no command may name it there: whoever registered that name would be installed.
-The command is made from where this copy came from (PEP 610's `direct_url.json`): a clone, a git URL, a wheel. Trap: the message
-holds a path of this machine. It is for the user at the keyboard, so whoever answers requests checks its packages at start-up.
+`dgemma` is registered on no package index, so no command may name it there: whoever registered that name
+would be installed. The command is made from where this copy came from (PEP 610's `direct_url.json`): a clone,
+a git URL, a wheel. Trap: the message holds a path of this machine. It is for the user at the keyboard, so
+whoever answers requests checks its packages at start-up.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from urllib.request import url2pathname
 from ..errors import UsageError
 
 SERVE = "serve"
-SERVE_MODULES = ("starlette", "uvicorn", "h11", "msgspec", "prometheus_client", "llguidance")
+SERVE_MODULES = ("starlette", "uvicorn", "h11", "prometheus_client", "llguidance")
 CLONE = Path(__file__).resolve().parents[3]
 
 
 def missing_extra(what: str, package: str, extra: str = SERVE) -> UsageError:
     """The error that says `what` needs `package`, and how to install the extra that brings it."""
     return UsageError(
-        f"{what} needs the package '{package}', which is not installed; install it with: {install_command(extra)}"
+        f"{what} needs the package '{package}', which is not installed; install it with: "
+        f"{install_command(extra)}"
     )
 
 
@@ -40,7 +42,9 @@ def first_missing(modules: tuple[str, ...]) -> str | None:
 
 
 def install_command(extra: str = SERVE) -> str:
-    """A command for the user's shell that adds an extra of this package to the running interpreter's environment."""
+    """A command for the user's shell that adds an extra of this package to the running interpreter's
+    environment.
+    """
     return " ".join(_quote(word) for word in [*_installer(), *_target(extra)])
 
 
@@ -60,7 +64,7 @@ def _installer() -> list[str]:
 
 
 def _target(extra: str) -> list[str]:
-    """What to install: the clone, or the same URL again, or, where neither is known, the packages themselves."""
+    """What to install: the clone, the same URL again, or, where neither is known, the packages themselves."""
     origin = _origin()
     url = str(origin.get("url", ""))
     if "vcs_info" in origin:

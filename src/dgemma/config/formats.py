@@ -1,8 +1,10 @@
-"""The number formats that weights are kept in: which parts a quantised matrix has, and how many bytes that is.
+"""The number formats that weights are kept in: which parts a quantised matrix has, and how many bytes that
+is.
 
-Arithmetic on names and shapes, for planner, headers and kernels alike; what the numbers mean is in kernels/<format>.py. A
-matrix is [..., out, in] and its scales run along `in`. Trap: published layouts call the same parts by other names, pack
-them along other axes and invert some scales; weights/unpack.py turns them into these.
+Arithmetic on names and shapes, for planner, headers and kernels alike; what the numbers mean is in
+kernels/quant/<format>.py. A matrix is [..., out, in] and its scales run along `in`. Trap: published layouts
+call the same parts by other names, pack them along other axes and invert some scales; weights/unpack.py turns
+them into these.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from ..errors import UsageError
 
 # safetensors' names of the dtypes that parts are kept in, and their bytes
 BYTES = {"U8": 1, "I8": 1, "F8_E4M3": 1, "BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-# of GGUF: elements of a block and its bytes (ggml's block_q8_0, block_q4_K ...), of the types that published files are made of
+# of GGUF: elements of a block and its bytes (ggml's block_q8_0, block_q4_K ...), of the types that published
+# files are made of
 BLOCKS = {
     "q8_0": (32, 34),
     "q5_0": (32, 22),
@@ -23,6 +26,9 @@ BLOCKS = {
     "q5_k": (256, 176),
     "q6_k": (256, 210),
 }
+# what a model computes in: torch's names, and safetensors' of the same
+DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+DTYPE_OF = {stored: name for name, stored in DTYPES.items()}
 NAMES = ("fp8", "int8", "nvfp4", "int4", *BLOCKS)
 GROUPS = {"nvfp4": 16, "int4": 32}  # default elements of a group; int4 may have others
 PLAIN = "bf16"  # in a recipe: left as it is
@@ -76,15 +82,15 @@ class Format:
             elements, size = BLOCKS[self.name]
             return {"codes": ("U8", (*rows, inputs // elements, size))}
         whole = {"fp8": "F8_E4M3", "int8": "I8"}
-        found = {"codes": (whole[self.name], shape) if self.name in whole else ("U8", (*rows, inputs // 2))}
+        parts = {"codes": (whole[self.name], shape) if self.name in whole else ("U8", (*rows, inputs // 2))}
         if self.group:
             grouped = (*rows, inputs // self.group)
-            found["scales"] = ("F8_E4M3" if self.name == "nvfp4" else self.scale, grouped)
+            parts["scales"] = ("F8_E4M3" if self.name == "nvfp4" else self.scale, grouped)
             if self.zeros:
-                found["zeros"] = ("U8", grouped)
+                parts["zeros"] = ("U8", grouped)
         if self.has_rows:
-            found["row"] = ("F32", rows)
-        return found
+            parts["row"] = ("F32", rows)
+        return parts
 
     def part_bytes(self, shape: tuple[int, ...]) -> list[int]:
         """Bytes of each part of a matrix [..., O, I] in this format."""
@@ -95,12 +101,14 @@ class Format:
         return sum(self.part_bytes(shape))
 
 
-def recipe(name: str) -> dict[str, Format]:
-    """The formats of the groups of tensors that a name stands for; a group that is not in it keeps its 16 bits.
+def quant_config(name: str) -> dict[str, Format]:
+    """The formats of the groups of tensors that a name stands for.
 
-    "bf16": none; "nvfp4", "int4": the experts; "fp8", "int8": experts, attention and dense; "int4+fp8": the experts in the
-    first, attention and dense in the second. Router, norms, embedding and self-conditioning are in no recipe: in few bits they
-    cost quality, or steps. Raises UsageError.
+    A group that is not in it keeps its 16 bits.
+
+    "bf16": none; "nvfp4", "int4": the experts; "fp8", "int8": experts, attention and dense; "int4+fp8": the
+    experts in the first, attention and dense in the second. Router, norms, embedding and self-conditioning
+    are in no recipe: in few bits they cost quality, or steps. Raises UsageError.
     """
     experts, plus, rest = name.partition("+")
     known = [PLAIN, *(one for one in NAMES if one not in BLOCKS)]  # blocks are read and never made

@@ -1,7 +1,9 @@
-"""A checkpoint's `config.json`: ModelConfig, read from either spelling of the full layers' heads and written back.
+"""A checkpoint's `config.json`: ModelConfig, read from either spelling of the full layers' heads and written
+back.
 
-Knows shapes and rotary settings, no tensor. Trap: an absent key is not an unknown one. It has the default that the
-checkpoint was trained with, and some of them surprise (full layers of head dim 512, a soft cap of 30).
+Knows shapes and rotary settings, no tensor. Trap: an absent key is not an unknown one. It has the default
+that the checkpoint was trained with, and some of them surprise (full layers of head dim 512, a soft cap of
+30).
 """
 
 from __future__ import annotations
@@ -86,8 +88,8 @@ def _parse_model(raw: dict[str, Any], source: str) -> ModelConfig:
     top.raw.pop(
         "quantization_config", None
     )  # says how the weights are stored, and weights/quantization.py judges it
-    if (found := top.take("model_type", str)) != "diffusion_gemma":
-        raise ConfigError(f"{source}: model_type is {shown(found)}, not 'diffusion_gemma'")
+    if (model_type := top.take("model_type", str)) != "diffusion_gemma":
+        raise ConfigError(f"{source}: model_type is {shown(model_type)}, not 'diffusion_gemma'")
     text = Reader(top.take("text_config", dict), f"{source}: text_config")
     vision = top.take("vision_config", dict, None)
     for key in (
@@ -99,8 +101,8 @@ def _parse_model(raw: dict[str, Any], source: str) -> ModelConfig:
     ):
         top.take(key, int, None)
     eos_top, eos_text = top.tokens("eos_token_id"), text.tokens("eos_token_id")
-    if (found := text.take("model_type", str, "diffusion_gemma_text")) != "diffusion_gemma_text":
-        raise ConfigError(f"{text.source}: model_type is {shown(found)}, not 'diffusion_gemma_text'")
+    if (model_type := text.take("model_type", str, "diffusion_gemma_text")) != "diffusion_gemma_text":
+        raise ConfigError(f"{text.source}: model_type is {shown(model_type)}, not 'diffusion_gemma_text'")
     layers = _parse_layers(text)
     config = ModelConfig(
         vocab_size=text.size("vocab_size"),
@@ -219,14 +221,17 @@ def _check_model(config: ModelConfig, source: str) -> None:
     if (
         config.canvas_length >= config.max_position_embeddings
     ):  # no prompt, not even of one token, would fit beside it
-        sizes = f"{config.canvas_length} leaves no room in max_position_embeddings {config.max_position_embeddings}"
+        positions = config.max_position_embeddings
+        sizes = f"{config.canvas_length} leaves no room in max_position_embeddings {positions}"
         raise ConfigError(f"{source}: canvas_length {sizes}")
     if config.final_logit_softcapping <= 0 or config.rms_norm_eps <= 0:
         raise ConfigError(f"{source}: final_logit_softcapping and rms_norm_eps must be above 0")
 
 
 def _part_that_rotates(layer: LayerConfig) -> float:
-    """The factor that reads back as the same number of dims: readers round down, so a quotient may fall short."""
+    """The factor that reads back as the same number of dims: readers round down, so a quotient may fall
+    short.
+    """
     partial = layer.rotary_dims / layer.head_dim
     return (
         partial if 2 * int(partial * layer.head_dim // 2) == layer.rotary_dims else math.nextafter(partial, 1)
@@ -266,11 +271,12 @@ def _model_to_dict(config: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "eos_token_id": config.eos_token_ids[0],
     }
-    for name in (
-        "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_experts", "top_k_experts",
-        "moe_intermediate_size", "sliding_window", "max_position_embeddings", "rms_norm_eps",
-        "final_logit_softcapping", "pad_token_id", "bos_token_id",
-    ):  # fmt: skip
+    copied = (
+        "vocab_size hidden_size intermediate_size num_attention_heads num_experts top_k_experts "
+        "moe_intermediate_size sliding_window max_position_embeddings rms_norm_eps "
+        "final_logit_softcapping pad_token_id bos_token_id"
+    )
+    for name in copied.split():
         text[name] = getattr(config, name)
     raw = {
         "architectures": ["DiffusionGemmaForBlockDiffusion"],

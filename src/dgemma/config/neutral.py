@@ -1,9 +1,11 @@
-"""Values of a request's fields that change nothing: null everywhere, and of each known setting its neutral values.
+"""Values of a request's fields that change nothing: null everywhere, and of each known setting its neutral
+values.
 
-Other servers have many settings that this model's sampler lacks, and their clients send all of them, mostly at values that do
-nothing. Such a field is let through; any other value would change the answer and is refused by whoever reads the request. The
-tables are data, and the same for every dialect of the service, for batches and for Python.
-Trap: in Python 0 equals False and 1 equals True, but `logprobs: 0` and `logprobs: false` ask for different things.
+Other servers have many settings that this model's sampler lacks, and their clients send all of them, mostly
+at values that do nothing. Such a field is let through; any other value would change the answer and is refused
+by whoever reads the request. The tables are data, and the same for every dialect of the service, for batches
+and for Python. Trap: in Python 0 equals False and 1 equals True, but `logprobs: 0` and `logprobs: false` ask
+for different things.
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": ("medium",),
 }
 
-# Fields that are neutral at these values where they are not served. Where they are, the same value may ask for something.
+# Fields that are neutral at these values where they are not served. Where they are, the same value may ask
+# for something.
 NEUTRAL_UNSERVED: dict[str, tuple[Any, ...]] = {
     "stream": (False,),
     "n_probs": (0,),
@@ -114,16 +117,17 @@ NEUTRAL_UNSERVED: dict[str, tuple[Any, ...]] = {
     "vocab_only": (False,),
 }
 
-# Fields that change no answer, whatever they hold: who asks, how it is accounted for and cached, and on what machine.
+# Fields that change no answer, whatever they hold: who asks, how it is accounted for and cached, and on what
+# machine.
 WITHOUT_EFFECT = frozenset(
-    {
-        "user", "metadata", "client_metadata", "store", "service_tier", "safety_identifier", "request_id", "priority",
-        "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "prediction", "cache_prompt", "id_slot", "slot_id",
-        "n_keep", "n_discard", "n_cache_reuse", "num_keep", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_gqa",
-        "use_mmap", "use_mlock", "low_vram", "f16_kv", "logits_all", "numa", "keep_alive", "timings_per_token",
-        "spaces_between_special_tokens", "guided_decoding_backend", "backend_sampling", "preserved_tokens",
-    }
-)  # fmt: skip
+    (
+        "user metadata client_metadata store service_tier safety_identifier request_id priority "
+        "prompt_cache_key prompt_cache_retention prompt_cache_options prediction cache_prompt id_slot "
+        "slot_id n_keep n_discard n_cache_reuse num_keep num_ctx num_batch num_gpu main_gpu num_thread "
+        "num_gqa use_mmap use_mlock low_vram f16_kv logits_all numa keep_alive timings_per_token "
+        "spaces_between_special_tokens guided_decoding_backend backend_sampling preserved_tokens"
+    ).split()
+)
 
 TEXTS = ("stop", "stop_sequences", "bad_words")  # lists of texts, in which an empty one says nothing
 
@@ -155,7 +159,8 @@ DEPENDENT: dict[str, tuple[str, ...]] = {
 def effective(fields: Mapping[str, Any], served: Collection[str]) -> dict[str, Any]:
     """The fields that may change an answer: without those that are null or neutral.
 
-    served: the names that the reader of these fields knows. Of others, an empty text, list or object is nothing as well.
+    served: the names that the reader of these fields knows. Of others, an empty text, list or object is
+    nothing as well.
     """
     cleaned = {name: _without_neutral_parts(name, value) for name, value in fields.items()}
     kept = {name: value for name, value in cleaned.items() if not _is_neutral(name, value, name in served)}
@@ -166,7 +171,10 @@ def effective(fields: Mapping[str, Any], served: Collection[str]) -> dict[str, A
 
 
 def whole_number(value: Any) -> Any:
-    """A float without a fraction as an integer (clients whose numbers are all floats send 8.0); anything else as it is."""
+    """A float without a fraction as an integer (clients whose numbers are all floats send 8.0).
+
+    Anything else as it is.
+    """
     is_whole = isinstance(value, float) and abs(value) <= 2**53 and value.is_integer()
     return int(value) if is_whole else value
 

@@ -1,7 +1,8 @@
 """Reading JSON from outside: one object, no key twice, every key known, every value of its type.
 
-Knows no setting by name, except those with one value that this build computes. Trap: Python's JSON is laxer than a checkpoint
-may be. It takes NaN and Infinity, keeps the last of two equal keys, and refuses long integers with a ValueError of its own.
+Knows no setting by name, except those with one value that this build computes. Trap: Python's JSON is laxer
+than a checkpoint may be. It takes NaN and Infinity, keeps the last of two equal keys, and refuses long
+integers with a ValueError of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import math
 import stat
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeGuard, overload
 
 from ..errors import ConfigError
 from .remarks import has_no_effect, is_empty
@@ -77,6 +78,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def is_whole(value: object, least: float = 0, below: float = 2**63) -> TypeGuard[int]:
+    """Whether it is a whole number of the range; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
 class Reader:
     """Takes known keys out of one JSON object; what is left at the end is an error."""
 
@@ -86,7 +92,10 @@ class Reader:
         self.raw, self.source = dict(raw), source
 
     def take(self, key: str, kind: type | tuple[type, ...], *default: Any) -> Any:
-        """The value of `key`, which must be of `kind`; `default` where it is absent, or null and may be so."""
+        """The value of `key`, which must be of `kind`.
+
+        `default` where it is absent, or null and may be so.
+        """
         if key not in self.raw:
             if default:
                 return default[0]
@@ -149,7 +158,7 @@ class Reader:
         value: int | None = self.take(key, int, None)
         if value is None:
             return default
-        if not 0 <= value < 2**63:
+        if not is_whole(value):
             raise ConfigError(f"{self.source}: '{key}' is {shown(value)}, which is no token id")
         return value
 
@@ -158,15 +167,15 @@ class Reader:
         value = self.take(key, (int, list), None)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         for token in ids:
-            if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**63:
+            if not is_whole(token):
                 raise ConfigError(f"{self.source}: '{key}' holds {shown(token)}, which is no token id")
         return tuple(ids) or None
 
     def done(self, strict: bool = False) -> None:
         """Raise ConfigError for what nobody took.
 
-        Null and empty values say nothing. Unless strict, a key may also stand there that has no effect (remarks.py), or that
-        says what this build does anyway.
+        Null and empty values say nothing. Unless strict, a key may also stand there that has no effect
+        (remarks.py), or that says what this build does anyway.
         """
         for key, value in self.raw.items():
             if key in _FIXED and value is not None and not strict:

@@ -109,9 +109,9 @@ def remarks(raw: Any) -> list[str]:
     """
     if not isinstance(raw, dict):
         return []
-    found = [
+    unused = [
         key
         for key, value in raw.items()
         if key not in _USUAL | _READ and not is_empty(value) and has_no_effect(key, value)
     ]
-    return [*found, *(f"text_config.{key}" for key in remarks(raw.get("text_config")))]
+    return [*unused, *(f"text_config.{key}" for key in remarks(raw.get("text_config")))]

@@ -1,7 +1,7 @@
 """What may change without changing the model: DenoiseConfig (one request) and EngineConfig (one process).
 
-Knows no tensor and no model; whether a value fits a checkpoint is asked in engine/requests.py. Every setting is in
-its range or an error that names it: nothing is clamped, nothing dropped.
+Knows no tensor and no model; whether a value fits a checkpoint is asked in engine/requests.py. Every setting
+is in its range or an error that names it: nothing is clamped, nothing dropped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UsageError
-from .reader import Reader, read_json, shown
+from .reader import Reader, is_whole, read_json, shown
 
-# Named settings that trade quality for steps; docs/numbers.md has what each costs. "exact" is the checkpoint as it is.
+# Named settings that trade quality for steps; docs/numbers.md has what each costs. "exact" is the checkpoint
+# as it is.
 PRESETS: dict[str, dict[str, float]] = {
     "exact": {},
     "early": {"ignore_after_end": True},
@@ -24,6 +25,37 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 MOST_END_IDS = 16  # that `ignore_after_end` can look for
 MAX_PROMPT_CHARACTERS = 800_000  # refused before it is tokenised: 262,144 positions hold about as much
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may have, and how that is said."""
+
+    kind: type[int] | type[float]  # int: whole numbers below 2^63
+    least: float
+    most: float = math.inf
+    text: str = ""
+
+    def holds(self, value: object) -> bool:
+        """Whether a value is one of them (NaN is in no range, and a bool is no number)."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.kind is int and not is_whole(value, 0):
+            return False
+        return self.least <= value <= self.most
+
+
+RANGES = {  # of what a request may change
+    "max_denoising_steps": Range(int, 1, text="a whole number, at least 1"),
+    "stability_threshold": Range(int, 0, text="a whole number, at least 0"),
+    "canvas_width": Range(int, 1, text="a whole number, at least 1"),
+    "t_min": Range(float, 0, 1e30, text="a number from 0 to 1e30"),
+    # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
+    "t_max": Range(float, 1e-30, 1e30, text="a number from 1e-30 to 1e30"),
+    "temperature": Range(float, 0, 1e30, text="a number, at least 0"),
+    "entropy_bound": Range(float, 0, text="a number of nats, at least 0"),
+    "confidence_threshold": Range(float, math.ulp(0.0), text="a number of nats above 0"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +78,8 @@ class DenoiseConfig:
     ignore_after_end: bool = (
         False  # a canvas may stand whatever still moves behind its end token; no published setting
     )
-    temperature: float = 1.0  # multiplies t_min and t_max; 0: the schedule as it is, and the likeliest token instead of a sample
+    # multiplies t_min and t_max; 0: the schedule as it is, and the likeliest token instead of a sample
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         _check(self)
@@ -62,7 +95,10 @@ class DenoiseConfig:
 
     @classmethod
     def from_folder(cls, folder: Path, eos_token_id: tuple[int, ...]) -> DenoiseConfig:
-        """A checkpoint's settings; `eos_token_id` (of its config.json) holds where they name no end tokens."""
+        """A checkpoint's settings.
+
+        `eos_token_id` (of its config.json) holds where they name no end tokens.
+        """
         path = folder / "generation_config.json"
         if (
             not path.exists() and not path.is_symlink()
@@ -85,7 +121,8 @@ class DenoiseConfig:
         return raw
 
     def replace(self, **changes: Any) -> DenoiseConfig:
-        """A copy with some settings changed by a request, of which `preset` stands for several and goes before the others.
+        """A copy with some settings changed by a request, of which `preset` stands for several and goes
+        before the others.
 
         Raises UsageError for a name that does not exist.
         """
@@ -135,7 +172,7 @@ class EngineConfig:
         ):
             value = getattr(self, name)
             optional = name in ("max_prompt_tokens", "memory", "prefix_cache")
-            if not _whole(value, least) and not (optional and value is None):
+            if not is_whole(value, least) and not (optional and value is None):
                 raise UsageError(f"{name} is {shown(value)}; it must be a whole number, at least {least}")
 
 
@@ -165,50 +202,33 @@ def _parse(raw: dict[str, Any], source: str) -> DenoiseConfig:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
-
-
-def _number(value: Any, least: float, most: float = math.inf) -> bool:
-    """Whether `value` is a number in the range (NaN is in none)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-
-
 def _check(config: DenoiseConfig) -> None:
-    """Every setting in its range, or a UsageError that names it (the oracle's ranges, and no silent clamping)."""
+    """Every setting in its range, or a UsageError that names it (the oracle's ranges, and no silent
+    clamping).
+    """
 
     def need(ok: bool, name: str, rule: str) -> None:
         if not ok:
             raise UsageError(f"{name} is {shown(getattr(config, name))}; it must be {rule}")
 
-    for name, least in (("max_denoising_steps", 1), ("stability_threshold", 0), ("max_new_tokens", 1)):
-        need(_whole(getattr(config, name), least), name, f"a whole number, at least {least}")
-    need(
-        config.canvas_width is None or _whole(config.canvas_width, 1),
-        "canvas_width",
-        "a whole number, at least 1",
-    )
-    need(_number(config.t_min, 0, 1e30), "t_min", "a number from 0 to 1e30")
-    # below 1e-30 the inverse leaves float32, and logits that are not finite would be blamed on the model
-    need(_number(config.t_max, 1e-30, 1e30), "t_max", "a number from 1e-30 to 1e30")
+    need(is_whole(config.max_new_tokens, 1), "max_new_tokens", "a whole number, at least 1")
+    for name, allowed in RANGES.items():
+        value = getattr(config, name)
+        need(allowed.holds(value) or (name == "canvas_width" and value is None), name, allowed.text)
     if config.t_max < config.t_min:  # either may be the one that was meant
         raise UsageError(
             f"t_min is {config.t_min} and t_max is {config.t_max}; t_min must not be above t_max"
         )
     heat = config.temperature
-    need(_number(heat, 0, 1e30), "temperature", "a number, at least 0")
     need(
         heat == 0 or 1e-30 <= heat * config.t_max <= 1e30,
         "temperature",
         f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30",
     )
-    need(_number(config.entropy_bound, 0), "entropy_bound", "a number of nats, at least 0")
-    above_zero = _number(config.confidence_threshold, 0) and config.confidence_threshold > 0
-    need(above_zero, "confidence_threshold", "a number of nats above 0")
     eos, pad = config.eos_token_id, config.pad_token_id
-    fits = eos is None or (isinstance(eos, tuple | list) and all(_whole(token, 0) for token in eos))
+    fits = eos is None or (isinstance(eos, tuple | list) and all(is_whole(token, 0) for token in eos))
     need(fits, "eos_token_id", "token ids, or None")
-    need(pad is None or _whole(pad, 0), "pad_token_id", "a token id, or None")
+    need(pad is None or is_whole(pad, 0), "pad_token_id", "a token id, or None")
     need(isinstance(config.ignore_after_end, bool), "ignore_after_end", "true or false")
     few = not config.ignore_after_end or len(eos or ()) <= MOST_END_IDS
     need(few, "eos_token_id", f"at most {MOST_END_IDS} ids with ignore_after_end")

@@ -3,8 +3,8 @@
 What denoising a canvas saves is measured against this loop: the same keys and values, the same head, the same
 request. It has no canvas, so nothing that a canvas is asked for: no pins, no rules on logits, no form.
 
-Trap: DiffusionGemma is made to denoise. Its causal pass predicts the next token because training asks it to, so an
-answer in this way says what the weights know, not what the model would say.
+Trap: DiffusionGemma is made to denoise. Its causal pass predicts the next token because training asks it to,
+so an answer in this way says what the weights know, not what the model would say.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from ..config import NO_RULES
 from ..errors import UsageError
-from ..kernels.random import uniforms
-from ..kernels.vocab import head
+from ..kernels.ops import random
+from ..kernels.ops.vocab import head
 from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .denoise import read_prompts
@@ -27,8 +28,8 @@ from .runner import Runner
 def run(engine: Runner, request: Request) -> Generator[CommitRecord, None, None]:
     """One request, a commit of one token after each pass; `steps` of a commit is 1.
 
-    The token is the likeliest where the request's temperature is 0, else a sample at that temperature from the
-    request's seed. Raises UsageError for what only a canvas can do, and where the request does not fit.
+    The token is the likeliest where the request's temperature is 0, else a sample at that temperature from
+    the request's seed. Raises UsageError for what only a canvas can do, and where the request does not fit.
     """
     check(request)
     engine.check(request)
@@ -57,14 +58,16 @@ def _read_context(engine: Runner, request: Request) -> KVCache:
 def next_token(
     model: DiffusionGemma, kv: KVCache, token: int, place: int, request: Request
 ) -> tuple[int, bool]:
-    """Read `token`, and choose the one behind it: token `place` of the answer. -> it, and whether logits were finite."""
+    """Read `token`, and choose the one behind it: token `place` of the answer.
+
+    -> it, and whether logits were finite.
+    """
     ids = torch.tensor([[token]], device=model.device)
     hidden = model.encode(ids, [kv])
     temperature = request.config.temperature
-    inverse = torch.tensor([1.0 / temperature if temperature > 0 else 1.0], device=model.device)
-    stats = head(
-        hidden, model.table, model.config.final_logit_softcapping, inverse, _draws(request, place, hidden)
-    )
+    inverse = torch.tensor([1.0 / (temperature or 1.0)], device=model.device)
+    uniforms = _draws(request, place, hidden)
+    stats = head(hidden, model.table, model.config.final_logit_softcapping, inverse, uniforms)
     chosen = stats.argmax if temperature == 0 else stats.sample
     return int(chosen[0, 0]), bool(stats.entropy.isfinite().all())
 
@@ -72,14 +75,14 @@ def next_token(
 def _draws(request: Request, place: int, hidden: Tensor) -> Tensor:
     """The two uniforms of one token, [1, 1, 2]."""
     seed, number, zero = (torch.tensor([value], device=hidden.device) for value in (request.seed, place, 0))
-    return uniforms(seed, number, zero, 1)
+    return random.uniforms(seed, number, zero, 1)
 
 
 def check(request: Request) -> None:
     """Raise UsageError for what only a canvas can do."""
     if request.pins is not None or request.canvas_ids or request.only:
         raise UsageError("token by token there is no canvas: leave out pins and starting canvases")
-    if request.rules or request.grammar is not None:
+    if request.rules != NO_RULES or request.grammar is not None:
         raise UsageError("token by token knows no rules on tokens and no forms: leave them out")
 
 

@@ -1,21 +1,23 @@
-"""The canvases of several requests side by side: how they begin, what the head says of them, what is told of them.
+"""The canvases of several requests side by side: how they begin, what the head says of them, what is told of
+them.
 
 Shared by the plain loop and by every faster one, so that these differ in scheduling only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from ..kernels.vocab import CanvasStats, head
-from ..model.dgemma import DiffusionGemma, Previous
+from ..kernels.ops.vocab import CanvasStats, head
+from ..model.dgemma import DiffusionGemma, PrevProbs
 from ..sampling.pins import FREE
 from ..sampling.step import CanvasState, Settings, begin, draws, first_noise, inverse_temperature, step, take
+from .logits_processor import LogitsProcessor
 from .requests import CommitRecord, Request, StepRecord
-from .rules import Ruler
 
 
 def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: Sequence[int]) -> CanvasState:
@@ -35,31 +37,37 @@ def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: 
     return begin(settings, number, start, pins)
 
 
-def look(
-    model: DiffusionGemma, hidden: Tensor, state: CanvasState, spent: Tensor | None = None
+def head_stats(
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, out: Tensor | None = None
 ) -> CanvasStats:
-    """The head's statistics of hidden [B, C, D] at each row's temperature and draws. spent: probabilities [b, C, V] of the last step
-    whose memory may be used (a step has no use for two: at 262,144 tokens they are 134 MB a canvas in bf16)."""
-    memory = spent if spent is not None and spent.shape[:2] == hidden.shape[:2] else None
+    """The head's statistics of hidden [B, C, D] at each row's temperature and draws.
+
+    out: probabilities [b, C, V] of the last step whose memory may be used (a step has no use for two: at
+    262,144 tokens they are 134 MB a canvas in bf16).
+    """
+    memory = out if out is not None and out.shape[:2] == hidden.shape[:2] else None
     softcap = model.config.final_logit_softcapping
     return head(hidden, model.table, softcap, inverse_temperature(state), draws(state), p=memory)
 
 
-def look_by_rules(
-    model: DiffusionGemma, hidden: Tensor, state: CanvasState, rulers: Sequence[Ruler | None]
+def head_stats_constrained(
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, processors: Sequence[LogitsProcessor | None]
 ) -> CanvasStats:
-    """`look` where some rows have rules: these one by one, the others together through the fused head. Rows that are done wait."""
+    """`head_stats` where some rows have rules: these one by one, the others together through the fused head.
+
+    Rows that are done wait.
+    """
     by_row: dict[int, CanvasStats] = {}
-    for row, ruler in enumerate(rulers):
-        if ruler is not None:
-            own = torch.tensor([row], device=hidden.device)
-            by_row[row] = ruler.stats(model, hidden[own], take(state, own))
-    if free := [row for row, ruler in enumerate(rulers) if ruler is None]:
+    for row, processor in enumerate(processors):
+        if processor is not None:
+            alone = torch.tensor([row], device=hidden.device)
+            by_row[row] = processor.stats(model, hidden[alone], take(state, alone))
+    if free := [row for row, processor in enumerate(processors) if processor is None]:
         rows = torch.tensor(free, device=hidden.device)
-        stats = look(model, hidden[rows], take(state, rows))
+        stats = head_stats(model, hidden[rows], take(state, rows))
         for place, row in enumerate(free):
             by_row[row] = CanvasStats(*(field[place : place + 1] for field in stats))
-    parts = [by_row[row] for row in range(len(rulers))]
+    parts = [by_row[row] for row in range(len(processors))]
     return parts[0] if len(parts) == 1 else CanvasStats(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -67,29 +75,34 @@ def advance(
     model: DiffusionGemma,
     hidden: Tensor,
     state: CanvasState,
-    spent: Tensor | None = None,
-    rulers: Sequence[Ruler | None] = (),
-) -> tuple[CanvasState, Previous, Tensor]:
-    """One step of every canvas from hidden [B, C, D]. -> the next state, what was believed, and what is `told` of it."""
-    ruled = any(ruler is not None for ruler in rulers)
-    stats = look_by_rules(model, hidden, state, rulers) if ruled else look(model, hidden, state, spent)
+    out: Tensor | None = None,
+    processors: Sequence[LogitsProcessor | None] = (),
+) -> tuple[CanvasState, PrevProbs, Tensor]:
+    """One step of every canvas from hidden [B, C, D].
+
+    -> the next state, the probabilities, and what a watcher may learn of it.
+    """
+    if any(processor is not None for processor in processors):
+        stats = head_stats_constrained(model, hidden, state, processors)
+    else:
+        stats = head_stats(model, hidden, state, out)
     after = step(stats, state, model.config.vocab_size)
-    return after, (stats.p, stats.row_sum), told(state, after)
+    return after, (stats.p, stats.row_sum), step_output(state, after)
 
 
-def told(before: CanvasState, after: CanvasState) -> Tensor:
+def step_output(before: CanvasState, after: CanvasState) -> Tensor:
     """What a watcher may learn of a step as one tensor [B, 4 + 3 C] int64, so that the host reads once."""
     facts = torch.stack([(~before.done).long(), after.step, after.done.long(), after.number], dim=-1)
-    return torch.cat(
-        (facts, after.argmax, after.accepted.long(), after.entropy.double().view(torch.int64)), dim=-1
-    )
+    entropy = after.entropy.double().view(torch.int64)
+    return torch.cat((facts, after.argmax, after.accepted.long(), entropy), dim=-1)
 
 
-def step_records(names: Sequence[int], told: Tensor) -> Iterator[StepRecord]:
-    """One record, under its name, for each row that was still at work in this step."""
-    told, width = told.cpu(), (told.shape[1] - 4) // 3
-    entropy = told[:, -width:].view(torch.float64).tolist()
-    for name, row, nats in zip(names, told.tolist(), entropy, strict=True):
+def step_records(names: Sequence[int], output: Tensor) -> Iterator[StepRecord]:
+    """One record, under its name, for each row of a step's output that was still at work."""
+    output = output.cpu()
+    width = (output.shape[1] - 4) // 3
+    entropy = output[:, -width:].view(torch.float64).tolist()
+    for name, row, nats in zip(names, output.tolist(), entropy, strict=True):
         working, steps, done, number = row[:4]
         if working:
             accepted = [bool(taken) for taken in row[4 + width : 4 + 2 * width]]
@@ -101,35 +114,38 @@ def commit_records(
     requests: Sequence[Request],
     left: Sequence[int],
     state: CanvasState,
-    rulers: Sequence[Ruler | None] = (),
+    processors: Sequence[LogitsProcessor | None] = (),
 ) -> list[CommitRecord]:
-    """What each finished canvas adds to its answer, of which `left` tokens may come: cut at the first end token."""
+    """What each finished canvas adds to its answer, of which `left` tokens may come: cut at the first end
+    token.
+    """
     finite = torch.isfinite(state.entropy).all(-1).tolist()
     numbers, steps = state.number.tolist(), state.step.tolist()
     commits = []
     for i, canvas in enumerate(state.argmax.tolist()):
         ends = requests[i].config.eos_token_id or ()
         stop = next((place + 1 for place, token in enumerate(canvas) if token in ends), None)
-        tokens, reason = canvas[: stop or len(canvas)], "stop" if stop else None
-        if len(tokens) >= left[i] and not (stop and stop <= left[i]):
-            tokens, reason = tokens[: left[i]], "length"
+        tokens, reason = _cut(canvas, stop, left[i])
         if not finite[i]:
             tokens, reason = [], "error"
-        ruler = rulers[i] if rulers else None
-        if ruler is None:
-            commits.append(CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason))
-            continue
-        ruler.commit(tokens)
-        commits.append(
-            CommitRecord(
-                names[i],
-                numbers[i],
-                steps[i],
-                tokens,
-                canvas,
-                reason,
-                ruler.log_probs(len(tokens)),
-                ruler.failed,
-            )
-        )
+        commit = CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason)
+        processor = processors[i] if processors else None
+        if processor is not None:
+            processor.commit(tokens)
+            log_probs = processor.log_probs(len(tokens))
+            commit = dataclasses.replace(commit, logprobs=log_probs, fault=processor.failed)
+        commits.append(commit)
     return commits
+
+
+def _cut(canvas: list[int], stop: int | None, left: int) -> tuple[list[int], str | None]:
+    """The tokens of a canvas that join the answer, of which `left` may come, and why the answer ends there.
+
+    stop: how many tokens of the canvas there are up to its first end token.
+    """
+    if stop is not None and stop <= left:
+        return canvas[:stop], "stop"
+    tokens = canvas[:stop]
+    if len(tokens) >= left:
+        return tokens[:left], "length"
+    return tokens, None

@@ -1,12 +1,13 @@
 """Grammars on a canvas: what an answer may be, walked from left to right over the draft of every step.
 
-A Grammar is a small protocol over token ids; who writes one (a schema, banned texts) is no business of the engine's. At each step
-the walk starts behind the committed text and reads the draft; where a token is not allowed, its position is masked to
-those that are, and the best of them stands there instead. So every draft, and with it whatever is committed, is allowed. Only where
-the draft is not allowed are logits looked at, and only by rows with a grammar: one trip to the host for their argmax ids.
+A Grammar is a small protocol over token ids; who writes one (a schema, banned texts) is no business of the
+engine's. At each step the walk starts behind the committed text and reads the draft; where a token is not
+allowed, its position is masked to those that are, and the best of them stands there instead. So every draft,
+and with it whatever is committed, is allowed. Only where the draft is not allowed are logits looked at, and
+only by rows with a grammar: one trip to the host for their argmax ids.
 
-What must be closed is closed in time: where the way to the end would not fit into the tokens that are left, the draft
-is taken back as far as needed, and the end is pinned.
+What must be closed is closed in time: where the way to the end would not fit into the tokens that are left,
+the draft is taken back as far as needed, and the end is pinned.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class Walk(Protocol):
         """Which ids may come next, [V] bool on the CPU; V may be short of the model's."""
 
     def closing(self) -> list[int] | None:
-        """Ids that end the answer from here, as few as are known; None: none are. Empty where an answer may be cut anywhere."""
+        """Ids that end the answer from here, as few as are known; None: none are.
+
+        Empty where an answer may be cut anywhere.
+        """
 
 
 class Grammar(Protocol):
@@ -55,27 +59,34 @@ class Grammar(Protocol):
 def project(walk: Walk, processed: Tensor, left: int, ends: Sequence[int], pad: int | None) -> None:
     """Mask processed logits [C, V] so that their argmax is an answer the grammar allows, or its beginning.
 
-    walk: the place before the canvas, left where it is; left: tokens that may still come. Raises UsageError where there is no way.
+    walk: the place before the canvas, left where it is; left: tokens that may still come. Raises UsageError
+    where there is no way.
     """
-    start, walk = walk, walk.copy()
+    start = walk
+    walk = start.copy()
     draft = processed.argmax(-1).tolist()
-    room = min(left, len(draft))
+    end = min(left, len(draft))
     taken: list[int] = []
-    while len(taken) < room and not walk.ended:
-        if ids := walk.forced()[: room - len(taken)]:
+    while len(taken) < end and not walk.ended:
+        if ids := walk.forced()[: end - len(taken)]:
             _pin(processed, len(taken), ids)
         else:
-            ids = draft[len(taken) : room]
+            ids = draft[len(taken) : end]
         count = walk.take(ids)
-        taken += ids[:count] if count else [_best(walk, processed[len(taken)])]
+        if count:
+            taken += ids[:count]
+        else:
+            taken.append(_best(walk, processed[len(taken)]))
     ended = walk.ended
     if not ended:
         keep, way = _in_time(start, walk, taken, left)
         if keep < len(taken):
             _pin(processed, keep, way[: len(draft) - keep])
-            taken, ended = taken[:keep] + way, True
+            taken = taken[:keep] + way
+            ended = True
     if ended:
-        _pin(processed, len(taken), [ends[0] if pad is None else pad] * (len(draft) - len(taken)))
+        filler = ends[0] if pad is None else pad
+        _pin(processed, len(taken), [filler] * (len(draft) - len(taken)))
 
 
 def _best(walk: Walk, row: Tensor) -> int:
@@ -91,8 +102,11 @@ def _best(walk: Walk, row: Tensor) -> int:
 
 
 def _in_time(start: Walk, walk: Walk, taken: list[int], left: int) -> tuple[int, list[int]]:
-    """How many of the tokens may stay so that the end can be reached in `left`, and the way there from the last of these."""
-    keep, back = len(taken), 1
+    """How many of the tokens may stay so that the end can be reached in `left`, and the way there from the
+    last of these.
+    """
+    keep = len(taken)
+    back = 1
     while True:
         way = walk.closing()
         if way is not None and keep + len(way) <= left:
@@ -100,10 +114,9 @@ def _in_time(start: Walk, walk: Walk, taken: list[int], left: int) -> tuple[int,
         if keep == 0:
             raise cannot_be_closed(left, way)
         if way is None:
-            keep, back = (
-                keep - back,
-                2 * back,
-            )  # what stands before was known once: at the latest where the canvas begins
+            # what stands before was known once: at the latest where the canvas begins
+            keep -= back
+            back *= 2
         else:
             keep -= max(1, (keep + len(way) - left) // 2)
         keep = max(0, keep)

@@ -1,14 +1,26 @@
-"""What goes into the engine and what comes out: requests, step records, results. Ids only, no text, no tensors."""
+"""What goes into the engine and what comes out: requests, step records, results.
+
+Ids only, no text, no tensors.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..config import DenoiseConfig, ModelConfig, Rules
+from ..config import NO_RULES, DenoiseConfig, ModelConfig, TokenRules
+from ..config.reader import is_whole
 from ..errors import LengthError, UsageError
 from .grammar import Grammar, cannot_be_closed
+
+SEEDS = 2**63  # they are numbered from 0
+
+
+def next_seed(seed: int, places: int = 1) -> int:
+    """The seed that many places behind another one; the last is followed by 0."""
+    return (seed + places) % SEEDS
 
 
 @dataclass(frozen=True)
@@ -21,21 +33,19 @@ class Request:
     config: DenoiseConfig = DenoiseConfig()
     canvas_ids: tuple[tuple[int, ...], ...] = ()  # starting tokens of the first canvases, instead of noise
     pins: tuple[int, ...] | None = None  # of the first canvas: a token id, or -1 where the model decides
-    client: str = ""  # whose share of passes, slots and cache it takes: an opaque name, equal for requests of one client
-    salt: str = ""  # only requests of the same salt share what was read of their prompts
-    marks: tuple[
-        int, ...
-    ] = ()  # places in the prompt where another one is likely to go its own way: where turns begin
-    rules: Rules = Rules()
+    client: str = ""  # whose share of passes, slots and cache it takes: an opaque name
+    cache_salt: str = ""  # only requests of the same salt share what was read of their prompts
+    resume_points: tuple[int, ...] = ()  # places in the prompt where others are likely to part from it: turns
+    rules: TokenRules = NO_RULES
     grammar: Grammar | None = None  # what the answer may be
     only: tuple[
         tuple[int, tuple[int, ...]], ...
-    ] = ()  # cells of the first canvas and the tokens that each may hold
+    ] = ()  # cells of the first canvas, the tokens that each may hold
 
     @property
-    def ruled(self) -> bool:
+    def needs_logits(self) -> bool:
         """Whether somebody has to look at its logits; all others never leave the fused head."""
-        return bool(self.rules or self.only) or self.grammar is not None
+        return self.rules != NO_RULES or bool(self.only) or self.grammar is not None
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -51,9 +61,9 @@ class Request:
     def check(self, model: ModelConfig, max_prompt_tokens: int | None = None) -> None:
         """Raise UsageError, naming the setting, for anything that cannot be served as asked."""
         width = self.width(model)
-        if not whole(self.max_tokens) or self.max_tokens < 1:
+        if not is_whole(self.max_tokens, 1, math.inf):
             raise UsageError(f"max_tokens is {self.max_tokens!r}; it must be a whole number, at least 1")
-        if not whole(self.seed) or not 0 <= self.seed < 2**63:
+        if not is_whole(self.seed, below=SEEDS):
             raise UsageError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
         if width < 1:
             raise UsageError("a starting canvas is empty; canvas_ids must hold at least one token per canvas")
@@ -91,8 +101,10 @@ class Request:
         self._check_rules(model.vocab_size)
 
     def _check_only(self, vocab_size: int, width: int) -> None:
-        pins, cells = self.pins or (-1,) * width, [cell for cell, _ in self.only]
-        if any(not 0 <= cell < width or pins[cell] != -1 or cells.count(cell) > 1 for cell in cells):
+        pins = self.pins or (-1,) * width
+        cells = [cell for cell, _ in self.only]
+        is_free = [0 <= cell < width and pins[cell] == -1 for cell in cells]
+        if not all(is_free) or len({*cells}) < len(cells):
             raise UsageError(
                 f"only names the cells {cells}; each must be a free one of this request's {width}, named once"
             )
@@ -101,11 +113,11 @@ class Request:
 
     def _check_marks(self) -> None:
         last = -1
-        for place in self.marks:
-            if not whole(place) or not last < place < len(self.prompt_ids):
+        for place in self.resume_points:
+            if not is_whole(place, last + 1, len(self.prompt_ids)):
                 most = len(self.prompt_ids) - 1
                 raise UsageError(
-                    f"marks holds {place!r}; they must be whole numbers from 0 to {most}, each above the last"
+                    f"resume_points holds {place!r}; they must be whole numbers from 0 to {most}, each above the last"
                 )
             last = place
 
@@ -129,19 +141,17 @@ class Request:
 
 
 def check_width(width: int, model: ModelConfig) -> None:
-    """Raise UsageError for a wider canvas than the checkpoint has. Whoever lays out cells asks before it does."""
+    """Raise UsageError for a wider canvas than the checkpoint has.
+
+    Whoever lays out cells asks before it does.
+    """
     if width > model.canvas_length:
         raise UsageError(f"canvas_width {width} exceeds the checkpoint's canvas_length {model.canvas_length}")
 
 
-def whole(value: object) -> bool:
-    """An integer that is no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _check_ids(name: str, ids: Sequence[int], vocab_size: int) -> None:
     for token in ids:
-        if not whole(token) or not 0 <= token < vocab_size:
+        if not is_whole(token, below=vocab_size):
             raise UsageError(f"{name} holds {token!r}, which is no token id below {vocab_size}")
 
 
@@ -164,7 +174,9 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class LogProbs:
-    """What the model gave one token of the answer, in nats, at temperature 1 in the canvas's last step, before any rule."""
+    """What the model gave one token of the answer, in nats, at temperature 1 in the canvas's last step,
+    before any rule.
+    """
 
     log_prob: float
     top_ids: list[int]  # the likeliest tokens, likeliest first
@@ -180,9 +192,8 @@ class CommitRecord:
     steps: int
     token_ids: list[int]
     canvas_ids: list[int]  # the whole argmax canvas, C ids
-    finish_reason: (
-        str | None
-    )  # "stop" (end token), "length" (max_tokens), "error" (not finite, or see `fault`); None: goes on
+    # "stop" (end token), "length" (max_tokens), "error" (not finite, or see `fault`); None: goes on
+    finish_reason: str | None
     logprobs: tuple[LogProbs, ...] = ()  # of token_ids, where the request asked for them
     fault: str | None = None  # why no answer of the asked form can come, for a user
 
@@ -221,9 +232,12 @@ class Result:
 
 
 def results(records: Iterable[Record], count: int) -> list[Result]:
-    """The results of `count` requests from all their records; one that was not finite ends with "error", alone."""
-    found = [Result() for _ in range(count)]
+    """The results of `count` requests from all their records.
+
+    One that was not finite ends with "error", alone.
+    """
+    by_request = [Result() for _ in range(count)]
     for record in records:
         if isinstance(record, CommitRecord):
-            found[record.request].add(record)
-    return found
+            by_request[record.request].add(record)
+    return by_request

@@ -1,6 +1,8 @@
-"""What tasks ask of an engine: the Engine itself, or a stand-in that passes requests on to one (the service's).
+"""What tasks ask of an engine: the Engine itself, or a stand-in that passes requests on to one (the
+service's).
 
-Trap: what `read` and `do` are given uses the model by itself; a stand-in runs it where the passes run, never beside one.
+Trap: what `read` and `do` are given uses the model by itself; a stand-in runs it where the passes run, never
+beside one.
 """
 
 from __future__ import annotations

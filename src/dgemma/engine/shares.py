@@ -1,32 +1,34 @@
-"""What clients may take of what is scarce: the one rule of fairness, and the line of those who wait for a slot.
+"""What clients may take of what is scarce: the one rule of fairness, and the line of those who wait for a
+slot.
 
-    divide(room, wants)   equal shares; what one does not want goes to the others
+    divide(amount, wants) equal shares; what one does not want goes to the others
     Waiting               requests without a slot, by client, each client's in the order of arrival
 
-A client is an opaque name that comes with a request; a process of one user has one client, and for it nothing here changes
-anything. The rule: whoever holds least goes first, whoever holds most gives up first, and a client alone gets everything.
+A client is an opaque name that comes with a request; a process of one user has one client, and for it
+nothing here changes anything. The rule: whoever holds least goes first, whoever holds most gives up first,
+and a client alone gets everything.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .slots import Slot
+from .slot import Slot
 
 
-def divide(room: int, wants: Sequence[int]) -> list[int]:
-    """Shares of `room`, whole numbers: nobody gets more than it wants, and nobody gets less than another unless it wants no more.
+def divide(amount: int, wants: Sequence[int]) -> list[int]:
+    """Shares of an amount, whole numbers: nobody gets more than it wants, nor less than another unless it
+    wants no more.
 
-    Nothing is left while somebody wants more; of what cannot be divided those who want most get one more each.
+    Nothing is left while somebody wants more; of what cannot be divided those who want most get one more
+    each.
     """
     shares = [0] * len(wants)
     places = sorted(range(len(wants)), key=wants.__getitem__)
     for rank, place in enumerate(places):
-        shares[place] = min(wants[place], room // (len(places) - rank))
-        room -= shares[place]
+        shares[place] = min(wants[place], amount // (len(places) - rank))
+        amount -= shares[place]
     return shares
 
 
@@ -55,7 +57,10 @@ class Waiting:
     def add(self, slot: Slot, first: bool = False) -> None:
         """Stand in line, behind the client's others, or before them."""
         line = self._lines.setdefault(slot.request.client, deque())
-        line.appendleft(slot) if first else line.append(slot)
+        if first:
+            line.appendleft(slot)
+        else:
+            line.append(slot)
 
     def remove(self, slot: Slot) -> None:
         """Leave the line."""

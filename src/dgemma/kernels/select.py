@@ -1,11 +1,13 @@
 """Which form of an operation runs: one choice for all of them.
 
-Plain torch is the reference and runs everywhere. Training turns on the same functions compiled into fused loops by
-torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory passes in plain torch; fused,
-a training step takes 5.3 s of processor time instead of 7.3 s. Generation keeps the plain form: compiling takes longer
-than a prompt does. In bfloat16 on a processor that has the instructions, C (native.py) stands in for some of it, unless `DGEMMA_KERNELS=torch`
-says otherwise. `DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`<op>_triton.py`) and the tensor
-is on a card (or Triton in its interpreter). That is no default yet: they are checked in the interpreter and compiled for every architecture, but no card has run them.
+Plain torch is the reference and runs everywhere. Training turns on the same functions compiled into fused
+loops by torch.compile (`fuse`): on 2 CPU cores an elementwise chain over [4096, 256] costs 5-7 memory
+passes in plain torch; fused, a training step takes 5.3 s of processor time instead of 7.3 s. Generation
+keeps the plain form: compiling takes longer than a prompt does. In bfloat16 on a processor that has the
+instructions, C (c/native.py) stands in for some of it, unless `DGEMMA_KERNELS=torch` says otherwise.
+`DGEMMA_KERNELS=triton` runs an operation's Triton form where it has one (`triton/<op>.py`) and the tensor
+is on a card (or Triton in its interpreter). That is no default yet: they are checked in the interpreter and
+compiled for every architecture, but no card has run them.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ def wants_torch() -> bool:
 @functools.cache
 def lacks_avx512() -> bool:
     """Whether this is an x86 processor without AVX-512 (or one that does not say). There 16-bit products are slower than 32-bit ones
-    (widen.py), and packed weights (matmul.py) no faster than plain ones."""
+    (ops/widen.py), and packed weights (ops/matmul.py) no faster than plain ones."""
     return platform.machine().lower() in ("x86_64", "amd64") and not has_instructions("avx512bw")
 
 
@@ -50,8 +52,11 @@ def has_instructions(*names: str) -> bool:
         return False
 
 
-def triton_form(name: str, tensor: Any) -> ModuleType | None:
-    """The module `<name>_triton` where it is to run for this tensor, else None: the torch form does, and always where it is to learn."""
+def triton_backend(name: str, tensor: Any) -> ModuleType | None:
+    """The module `triton.<name>` where it is to run for this tensor.
+
+    None: the torch form runs, and always where something is to be learned.
+    """
     if not wants_triton() or tensor.element_size() > 4 or tensor.requires_grad:
         return None
     return _module(name) if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
@@ -60,7 +65,7 @@ def triton_form(name: str, tensor: Any) -> ModuleType | None:
 @functools.cache
 def _module(name: str) -> ModuleType | None:
     try:
-        return importlib.import_module(f".{name}_triton", __package__)
+        return importlib.import_module(f".triton.{name}", __package__)
     except ImportError:  # no Triton on this platform
         return None
 

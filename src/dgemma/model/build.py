@@ -12,12 +12,12 @@ from torch import nn
 
 from ..config import ModelConfig
 from ..config.formats import Format
-from ..kernels.formats import QuantTensor
-from ..kernels.formats import quantise as quantised
-from ..kernels.matmul import PART, pack_table, should_pack
-from ..kernels.matmul import pack as pack_weight
+from ..kernels.ops.matmul import PART, pack_table, should_pack
+from ..kernels.ops.matmul import pack as pack_weight
+from ..kernels.quant.formats import QuantTensor
+from ..kernels.quant.formats import quantise as quantised
+from ..memory.plan import copies_of_table
 from ..weights.names import expected_tensors
-from ..weights.plan import copies_of_table
 from ..weights.reader import assign
 from .dgemma import DiffusionGemma
 from .layers import Experts, Linear
@@ -62,11 +62,13 @@ def quantise(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionG
 
 
 def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
-    """On a CPU, in float32 or bfloat16 (where that pays, see should_pack): weights in the layout that products are fastest with (kernels/matmul.py), in place.
+    """Put weights into the layout that products are fastest with (kernels/ops/matmul.py), in place.
 
-    From then on the model only runs: it cannot be trained, saved or moved. The embedding stays, because ids are looked up in it,
-    beside its packed copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is short then, and the
-    embedding is packed for the time of a product, so that tokens are those of a model in memory.
+    Only on a CPU, in float32 or bfloat16, where that pays (should_pack). From then on the model only runs: it
+    cannot be trained, saved or moved. The embedding stays, because ids are looked up in it, beside its packed
+    copies; every other weight is replaced, one at a time. away: layers whose weights are not there; memory is
+    short then, and the embedding is packed for the time of a product, so that tokens are those of a model in
+    memory.
     """
     if model.device.type != "cpu":
         return model
@@ -94,30 +96,40 @@ def _keep_memory() -> None:
 
     By default the 1-2 MB tensors of a step come fresh from the kernel at every operation, zeroed page by page: 0.6 ms each.
     """
-    _tell_malloc(most_on_the_heap=1 << 25, kept=1 << 29)  # the most it takes
+    _set_malloc(most_on_the_heap=1 << 25, kept=1 << 29)  # the most it takes
 
 
 @contextlib.contextmanager
 def gives_back_memory() -> Iterator[None]:
-    """Load with glibc giving back what is freed; afterwards it keeps what a step frees, but less than for a model in memory.
+    """Load with glibc giving back what is freed.
 
-    By default it raises its own threshold as large blocks are freed: loading a 1.1 B model in FP8 under half of its bytes left 300 MB that nobody
-    used (260 with a threshold of 1 MB, above one expert's matrix). Steps under the low threshold took three times as long (INT4).
+    Afterwards it keeps what a step frees, but less than for a model in memory. By default it raises its own
+    threshold as large blocks are freed: loading a 1.1 B model in FP8 under half of its bytes left 300 MB that
+    nobody used (260 with a threshold of 1 MB, above one expert's matrix). Steps under the low threshold took
+    three times as long (INT4).
     """
-    _tell_malloc(most_on_the_heap=1 << 18, kept=1 << 23)
+    _set_malloc(most_on_the_heap=1 << 18, kept=1 << 23)
     yield
-    _tell_malloc(most_on_the_heap=1 << 25, kept=1 << 27)
+    _set_malloc(most_on_the_heap=1 << 25, kept=1 << 27)
 
 
 def trim_memory() -> None:
-    """Ask glibc to give back what it kept, all of it: 16 requests of 130,000 tokens left 2.1 GB in the shipped model's process, now 0.1."""
+    """Ask glibc to give back all that it kept.
+
+    16 requests of 130,000 tokens left 2.1 GB in the shipped model's process, now 0.1.
+    """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _tell_malloc(most_on_the_heap: int, kept: int) -> None:
-    """Bytes of the largest block that does not come from the system on its own, and of free memory at the heap's end that stays."""
-    trim_threshold, mmap_threshold = -1, -3
+def _set_malloc(most_on_the_heap: int, kept: int) -> None:
+    """Set two of glibc's limits, in bytes.
+
+    most_on_the_heap: the largest block that does not come from the system on its own; kept: free memory at the
+    heap's end that stays.
+    """
+    trim_threshold = -1
+    mmap_threshold = -3
     with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_threshold, most_on_the_heap)
@@ -125,22 +137,28 @@ def _tell_malloc(most_on_the_heap: int, kept: int) -> None:
 
 
 def weight_of(model: DiffusionGemma, name: str) -> Any:
-    """The weight that stands where the model's tensor `name` (weights/names.py) belongs: plain, packed, in few bits, or a list of such."""
+    """The weight that stands where the model's tensor `name` (weights/names.py) belongs.
+
+    Plain, packed, in few bits, or a list of such.
+    """
     place, _, leaf = name.rpartition(".")
     return getattr(model.get_submodule(place), leaf)
 
 
 def format_of(model: DiffusionGemma) -> str:
     """What it computes in, and the groups of tensors in number formats: "bfloat16", "bfloat16 (experts int4)"."""
-    found = {}
+    formats = {}
     for target in expected_tensors(model.config).values():
         weight = weight_of(model, target.model_name)
         while isinstance(weight, list | tuple):
             weight = weight[0]
         if isinstance(weight, QuantTensor):
-            found[target.group] = weight.format.name
-    few = ", ".join(f"{group} {name}" for group, name in found.items())
-    return str(model.dtype).removeprefix("torch.") + (f" ({few})" if few else "")
+            formats[target.group] = weight.format.name
+    dtype = str(model.dtype).removeprefix("torch.")
+    if not formats:
+        return dtype
+    few = ", ".join(f"{group} {name}" for group, name in formats.items())
+    return f"{dtype} ({few})"
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -1,8 +1,8 @@
 """DiffusionGemma: the embedding, self-conditioning and the two calls, encode() and denoise().
 
-`encode` reads clean tokens causally and keeps K and V; `denoise` reads a canvas bidirectionally
-against them and returns hidden states; `both` does the two in one pass. None knows steps, temperatures or text. The
-model has no mask token and no time input: a canvas starts as random vocabulary ids.
+`encode` reads clean tokens causally and keeps K and V; `denoise` reads a canvas bidirectionally against them
+and returns hidden states; `both` does the two in one pass. None knows steps, temperatures or text. The model has
+no mask token and no time input: a canvas starts as random vocabulary ids.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ModelConfig
-from ..kernels.formats import QuantTensor, Weight, lookup
-from ..kernels.matmul import Table, pack
-from ..kernels.norm import rms_norm
-from ..kernels.vocab import soft_embedding
+from ..kernels.ops.matmul import Table, pack
+from ..kernels.ops.norm import rms_norm
+from ..kernels.ops.vocab import soft_embedding
+from ..kernels.quant.formats import QuantTensor, Weight, lookup
 from .kv import KVCache
 from .layers import Embedding, GatedMLP, Norm
 from .passes import Pass, Span
 from .stack import Context, Stack
 
-Previous = tuple[Tensor, Tensor]  # the last step's p [B, C, V] and row_sum [B, C]; see kernels/vocab.py
+PrevProbs = tuple[Tensor, Tensor]  # the last step's p [B, C, V] and row_sum [B, C]; see kernels/ops/vocab.py
 
 
 class Canvases(NamedTuple):
@@ -33,7 +33,8 @@ class Canvases(NamedTuple):
 
     ids: Tensor  # [B, C] int64
     kv: Sequence[KVCache]  # what each continues
-    soft: Tensor | None  # [B, C, D] of `belief`, 0 where a canvas takes its first step; None: all do
+    # [B, C, D] of `self_conditioning_of`, 0 where a canvas takes its first step; None: all do
+    soft: Tensor | None
 
 
 class SelfConditioning(GatedMLP):
@@ -57,9 +58,8 @@ class DiffusionGemma(nn.Module):
         self.self_conditioning = SelfConditioning(config)
         self.layers = Stack(config)
         self.norm = Norm(config.hidden_size, config.rms_norm_eps)
-        self.packed: tuple[Table, Tensor | None] | None = (
-            None  # `table` and `columns` (None: packed when asked for), see build.pack
-        )
+        # `table` and `columns` (None: packed when they are needed), see build.pack
+        self.packed: tuple[Table, Tensor | None] | None = None
 
     @property
     def table(self) -> Table:
@@ -71,7 +71,8 @@ class DiffusionGemma(nn.Module):
         """The embedding as self-conditioning mixes it: turned, [D, V], but as it is where it is in few bits."""
         weight = self.embed.weight
         if self.packed:
-            return pack(weight.T) if self.packed[1] is None else self.packed[1]
+            _, columns = self.packed
+            return pack(weight.T) if columns is None else columns
         return weight if isinstance(weight, QuantTensor) else weight.T
 
     @property
@@ -94,28 +95,29 @@ class DiffusionGemma(nn.Module):
         -> hidden [B, T, D] after the final norm, whose head predicts the next token; rows past their count are 0.
         """
         counts = counts or [ids.shape[1]] * ids.shape[0]
-        real = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
+        is_token = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
+        is_token = is_token.to(ids.device)
         spans = [Span(row, count, True) for row, count in zip(kv, counts, strict=True) if count]
-        hidden = self._pass(self.embedded(ids[real.to(ids.device)][None]), spans)
-        return hidden.new_zeros((*ids.shape, hidden.shape[-1])).masked_scatter(
-            real.to(ids.device)[..., None], hidden
-        )
+        hidden = self._pass(self.embedded(ids[is_token][None]), spans)
+        padded = hidden.new_zeros((*ids.shape, hidden.shape[-1]))
+        return padded.masked_scatter(is_token[..., None], hidden)
 
     def denoise(
         self,
         canvas: Tensor,
         kv: Sequence[KVCache],
-        previous: Previous | None = None,
+        prev_probs: PrevProbs | None = None,
         pins: Tensor | None = None,
     ) -> Tensor:
         """One pass over a canvas that continues each row of `kv`, which keeps nothing of it.
 
-        canvas [B, C] int64; previous: the last step's (p, row_sum), None at a canvas's first step; pins
+        canvas [B, C] int64; prev_probs: the last step's (p, row_sum), None at a canvas's first step; pins
         [B, C] int64, a token id or -1: a pinned cell is conditioned on its own token. -> hidden [B, C, D].
         """
-        soft = None if previous is None else self.belief(previous, pins)
+        soft = None if prev_probs is None else self.self_conditioning_of(prev_probs, pins)
         spans = [Span(row, canvas.shape[1], False) for row in kv]
-        return self._pass(self.entering(canvas, soft).flatten(0, 1)[None], spans).view(*canvas.shape, -1)
+        x = self.entering(canvas, soft).flatten(0, 1)[None]
+        return self._pass(x, spans).view(*canvas.shape, -1)
 
     def both(self, clean: Sequence[tuple[KVCache, Tensor]], canvases: Sequence[Canvases]) -> list[Tensor]:
         """Read clean tokens and denoise canvases in one pass; a canvas sees the clean tokens of its own sequence.
@@ -132,14 +134,15 @@ class DiffusionGemma(nn.Module):
         parts = hidden[hidden.shape[0] - sum(sizes) :].split(sizes)
         return [part.view(*group.ids.shape, -1) for part, group in zip(parts, canvases, strict=True)]
 
-    def belief(self, previous: Previous, pins: Tensor | None = None) -> Tensor:
-        """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum); pinned cells get their own token."""
-        soft = soft_embedding(*previous, self.columns, self.config.embedding_scale)
-        return (
-            soft
-            if pins is None
-            else torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
-        )
+    def self_conditioning_of(self, prev_probs: PrevProbs, pins: Tensor | None = None) -> Tensor:
+        """The self-conditioning embedding [B, C, D] of the last step's (p, row_sum).
+
+        Pinned cells get their own token.
+        """
+        soft = soft_embedding(*prev_probs, self.columns, self.config.embedding_scale)
+        if pins is None:
+            return soft
+        return torch.where(pins[..., None] >= 0, self.embedded(pins.clamp_min(0)), soft)
 
     def _pass(self, x: Tensor, spans: list[Span]) -> Tensor:
         context = Pass(self.config, spans)
@@ -155,7 +158,10 @@ class DiffusionGemma(nn.Module):
     def denoise_with(
         self, canvas: Tensor, soft: Tensor | None, positions: Tensor, context: Context
     ) -> Tensor:
-        """The denoise pass over any context; soft [B, T, D] is the self-conditioning embedding, or None for none."""
+        """The denoise pass over any context.
+
+        soft [B, T, D] is the self-conditioning embedding, or None for none.
+        """
         hidden: Tensor = self.norm(self.layers.run(self.entering(canvas, soft), positions, context))
         return hidden
 
@@ -173,9 +179,9 @@ class DiffusionGemma(nn.Module):
     def rows(self, ids: Tensor) -> Tensor:
         """Rows of the embedding, [..., D]: for a head that asks for some tokens alone."""
         weight = self.embed.weight
-        return (
-            lookup(ids, weight, self.dtype) if isinstance(weight, QuantTensor) else F.embedding(ids, weight)
-        )
+        if isinstance(weight, QuantTensor):
+            return lookup(ids, weight, self.dtype)
+        return F.embedding(ids, weight)
 
 
 @functools.cache

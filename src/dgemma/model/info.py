@@ -1,7 +1,8 @@
-"""What a loaded model is and how it runs here, for people: its repr, the summary of a run, what a service says when it starts.
+"""What a loaded model is and how it runs here, for people.
 
-Knows the model and the folder that it came from. Trap: a packed matrix is no parameter any more, so parameters are counted by the
-config, not by the modules.
+That is its repr, the summary of a run, and what a service says when it starts. Knows the model and the folder
+that it came from. Trap: a packed matrix is no parameter any more, so parameters are counted by the config, not
+by the modules.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from pathlib import Path
 import torch
 
 from ..config.sizes import short_count
-from ..kernels.native import form
-from ..weights.locate import model_name
-from ..weights.plan import weight_bytes
+from ..hub.locate import model_name
+from ..kernels.c.native import backend
+from ..memory.plan import weight_bytes
 from .build import format_of
 from .dgemma import DiffusionGemma
 
@@ -29,7 +30,7 @@ class ModelInfo:
     parameters: int  # of the text model
     device: str  # "CPU", or the card by its number and name
     numbers: str  # "float32", "bfloat16 (experts int4)"
-    kernels: str  # which form of most operations runs: "torch", "c" or "triton"
+    kernels: str  # what most operations run on: "torch", "c" or "triton"
     context: int  # tokens
     canvas: int  # tokens
 
@@ -46,16 +47,22 @@ class ModelInfo:
     @property
     def line(self) -> str:
         """All of it on one line."""
-        return f"{self.name}: {self.size} parameters on {self.place}, context {self.context}, canvas {self.canvas}"
+        size = f"{self.size} parameters on {self.place}"
+        return f"{self.name}: {size}, context {self.context}, canvas {self.canvas}"
 
 
 def model_info(net: DiffusionGemma, folder: Path) -> ModelInfo:
     """What a model that was loaded from `folder` is, and how it runs here."""
     config = net.config
     return ModelInfo(
-        model_name(folder), sum(weight_bytes(config, 1).values()), device_name(net.device), format_of(net), form(net.norm.weight),
-        config.max_position_embeddings, config.canvas_length,
-    )  # fmt: skip
+        name=model_name(folder),
+        parameters=sum(weight_bytes(config, 1).values()),
+        device=device_name(net.device),
+        numbers=format_of(net),
+        kernels=backend(net.norm.weight),
+        context=config.max_position_embeddings,
+        canvas=config.canvas_length,
+    )
 
 
 def device_name(device: torch.device) -> str:

@@ -1,9 +1,10 @@
 """Keys and values of one sequence: the only state between passes.
 
-Full layers keep every token. Sliding layers need the last `window - 1` and keep some more, so that a pass finds
-room behind them and is written in place: when the buffer's end is reached, the window moves to its front. What lies
-behind `length` is scratch: a canvas writes its K and V there, reads everything as one slice, and the next pass
-overwrites it. Lengths live on the host, because the engine chose them. Nothing here computes attention; see passes.py.
+Full layers keep every token. Sliding layers need the last `window - 1` and keep some more, so that a pass
+finds room behind them and is written in place: when the buffer's end is reached, the window moves to its front.
+What lies behind `length` is scratch: a canvas writes its K and V there, reads everything as one slice, and the
+next pass overwrites it. Lengths live on the host, because the engine chose them. Nothing here computes
+attention; see passes.py.
 
 Trap: a slice may be read only until the next `make_room`, which may move or replace the buffers.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
+from . import blocks
 
 _numbers = itertools.count()
 Window = list[Tensor]  # k and v [G, <= window - 1, K] of every sliding layer, layer by layer
@@ -25,23 +27,32 @@ class KVCache:
     """K and V per layer, [G, slots, K]; the first `length` tokens of the sequence are encoded."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, capacity: int = 0):
-        """`capacity`: tokens that the full layers have room for, canvases in work included; they grow beyond it."""
-        self.config, self.length = config, 0
-        self.number = next(_numbers)  # no other sequence ever has the same
-        self.dtype, self.device = dtype, device
-        self.window_start = 0  # the position in slot 0 of the sliding layers
-        rows = (
-            config.sliding_window - 1 + 2 * config.canvas_length
-        )  # a commit and the next canvas in one pass
-        slots = [rows if layer.is_sliding else capacity for layer in config.layers]
-        self.keys = [self._empty(i, count) for i, count in enumerate(slots)]
-        self.values = [self._empty(i, count) for i, count in enumerate(slots)]
+        """An empty sequence.
 
-    def _empty(self, layer: int, slots: int) -> Tensor:
-        shape = self.config.layers[layer]
-        return torch.zeros(
-            (shape.num_key_value_heads, slots, shape.head_dim), dtype=self.dtype, device=self.device
-        )
+        capacity: tokens that the full layers have room for, canvases in work included; they grow beyond it.
+        """
+        self.config = config
+        self.length = 0
+        self.number = next(_numbers)  # no other sequence ever has the same
+        self.dtype = dtype
+        self.device = device
+        self.window_start = 0  # the position in slot 0 of the sliding layers
+        # a commit and the next canvas in one pass
+        window_slots = config.sliding_window - 1 + 2 * config.canvas_length
+        shapes = []
+        for i, layer in enumerate(config.layers):
+            shapes.append(self._shape(i, window_slots if layer.is_sliding else capacity))
+        self._hold(blocks.zeros([*shapes, *shapes], dtype, device))
+
+    def _hold(self, buffers: list[Tensor]) -> None:
+        """Take the buffers of all layers: those of K, then those of V."""
+        count = len(self.config.layers)
+        self.keys = buffers[:count]
+        self.values = buffers[count:]
+
+    def _shape(self, layer: int, slots: int) -> tuple[int, int, int]:
+        heads = self.config.layers[layer]
+        return heads.num_key_value_heads, slots, heads.head_dim
 
     def make_room(self, rows: int) -> None:
         """Before a pass of `rows` tokens behind `length`: every layer gets slots for them."""
@@ -62,10 +73,11 @@ class KVCache:
 
     def _replace(self, layer: int, first: int, count: int, slots: int) -> None:
         """Larger buffers, with `count` slots from `first` on at their front."""
-        for buffers in (self.keys, self.values):
-            grown = self._empty(layer, slots)
-            grown[:, :count] = buffers[layer][:, first : first + count]
-            buffers[layer] = grown
+        shape = self._shape(layer, slots)
+        grown = blocks.zeros([shape, shape], self.dtype, self.device)
+        for buffers, larger in zip((self.keys, self.values), grown, strict=True):
+            larger[:, :count] = buffers[layer][:, first : first + count]
+            buffers[layer] = larger
 
     def write(self, layer: int, position: int, k: Tensor, v: Tensor) -> None:
         """Put K and V [G, T, K] of the tokens from `position` on in their slots."""
@@ -85,36 +97,41 @@ class KVCache:
         """The same sequence in buffers of its own."""
         twin = object.__new__(KVCache)
         twin.__dict__ = self.__dict__ | {"number": next(_numbers)}
-        twin.keys = [buffer.clone() for buffer in self.keys]
-        twin.values = [buffer.clone() for buffer in self.values]
+        twin._hold(blocks.copies([*self.keys, *self.values]))
         return twin
 
     def window(self, length: int | None = None) -> Window:
-        """A copy of what the sliding layers need to go on behind the first `length` tokens, None: behind all of them.
+        """A copy of what the sliding layers need to go on behind the first `length` tokens (None: all of them).
 
         `length` is from where the last pass began to where it ended: `make_room` kept the window of its first row.
         """
         length = self.length if length is None else length
         first = max(0, length - (self.config.sliding_window - 1))
         sliding = [i for i, layer in enumerate(self.config.layers) if layer.is_sliding]
-        return [tensor[0].clone() for i in sliding for tensor in self.read(i, first, length)]
+        return blocks.copies([tensor[0] for i in sliding for tensor in self.read(i, first, length)])
 
     def resume(self, other: KVCache, length: int, window: Window) -> None:
         """Become a copy of the first `length` tokens of another sequence, whose window there is given."""
-        self.length, rest = length, iter(window)
+        self.length = length
         self.window_start = max(0, length - (self.config.sliding_window - 1))
+        remaining = iter(window)
         for i, layer in enumerate(self.config.layers):
             if layer.is_sliding:
-                k, v = next(rest), next(rest)
-            else:
-                if self.keys[i].shape[1] < length:
-                    self._replace(i, 0, 0, length)
-                k, v = (tensor[0] for tensor in other.read(i, 0, length))
-            self.write(i, self.window_start if layer.is_sliding else 0, k, v)
+                k = next(remaining)
+                v = next(remaining)
+                self.write(i, self.window_start, k, v)
+                continue
+            if self.keys[i].shape[1] < length:
+                self._replace(i, 0, 0, length)
+            k, v = (tensor[0] for tensor in other.read(i, 0, length))
+            self.write(i, 0, k, v)
 
     def retire(self) -> None:
-        """Give back all memory but K and V of the full layers' tokens; from now on others may `resume` it, nothing else."""
-        for i, layer in enumerate(self.config.layers):
-            kept = 0 if layer.is_sliding else self.length
-            for buffers in (self.keys, self.values):
-                buffers[i] = buffers[i][:, :kept].clone()
+        """Give back all memory but K and V of the full layers' tokens.
+
+        From now on others may `resume` it, nothing else.
+        """
+        kept = [0 if layer.is_sliding else self.length for layer in self.config.layers]
+        keys = [buffer[:, :count] for buffer, count in zip(self.keys, kept, strict=True)]
+        values = [buffer[:, :count] for buffer, count in zip(self.values, kept, strict=True)]
+        self._hold(blocks.copies([*keys, *values]))

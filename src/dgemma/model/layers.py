@@ -1,5 +1,6 @@
-"""One layer: attention, dense MLP and experts on a residual stream. Arithmetic is in kernels/, scheduling elsewhere.
+"""One layer: attention, dense MLP and experts on a residual stream.
 
+Arithmetic is in kernels/, scheduling elsewhere.
 A layer does not know whether it encodes or denoises: it is handed `attend`, which sees the layer's
 queries, keys and values and returns the mixed heads, and the scalar of its mode.
 """
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig, ModelConfig
-from ..kernels.formats import QuantTensor, Weight
-from ..kernels.heads import heads
-from ..kernels.matmul import Pair, gated_mlp, linear, pack, pays_packed
-from ..kernels.moe import choose_experts, experts
-from ..kernels.native import takes
-from ..kernels.norm import add_norm, rms_norm
+from ..kernels.c.native import takes
+from ..kernels.ops.heads import heads
+from ..kernels.ops.matmul import Pair, gated_mlp, linear, pack, pays_packed
+from ..kernels.ops.moe import choose_experts, experts
+from ..kernels.ops.norm import add_norm, rms_norm
+from ..kernels.quant.formats import QuantTensor, Weight
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B,H,T,K], k and v [B,G,T,K] -> [B,H,T,K]
 
@@ -27,7 +28,8 @@ class Norm(nn.Module):
 
     def __init__(self, dim: int, eps: float):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
@@ -37,8 +39,11 @@ class Norm(nn.Module):
 
 
 class Unfilled:
-    """A module of torch's whose weight is left as it comes: a loader fills it. On the meta device torch's own first draw would
-    import its compiler, 74 MB of Python that nobody uses and a second or more of every start."""
+    """A module of torch's whose weight is left as it comes: a loader fills it.
+
+    On the meta device torch's own first draw would import its compiler, 74 MB of Python that nobody uses and a
+    second or more of every start.
+    """
 
     def reset_parameters(self) -> None:
         pass
@@ -49,7 +54,10 @@ class Embedding(Unfilled, nn.Embedding):
 
 
 class Linear(Unfilled, nn.Linear):
-    """A projection without bias, whose weight may be packed (kernels/matmul.py) or in few bits (kernels/formats.py)."""
+    """A projection without bias.
+
+    Its weight may be packed (kernels/ops/matmul.py) or in few bits (kernels/quant/formats.py).
+    """
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, bias=False)
@@ -63,23 +71,31 @@ class Linear(Unfilled, nn.Linear):
 
 
 class Attention(nn.Module):
-    """Projections, per-head norms and rope around `attend`. Full layers have no v_proj: V is the raw K projection."""
+    """Projections, per-head norms and rope around `attend`.
+
+    Full layers have no v_proj: V is the raw K projection.
+    """
 
     def __init__(self, config: ModelConfig, layer: LayerConfig):
         super().__init__()
-        hidden, heads, dim = config.hidden_size, config.num_attention_heads, layer.head_dim
-        self.head_dim, self.eps = dim, config.rms_norm_eps
-        self.q_proj = Linear(hidden, heads * dim)
-        self.k_proj = Linear(hidden, layer.num_key_value_heads * dim)
-        self.v_proj = Linear(hidden, layer.num_key_value_heads * dim) if layer.is_sliding else None
-        self.o_proj = Linear(heads * dim, hidden)
-        self.q_norm, self.k_norm = Norm(dim, config.rms_norm_eps), Norm(dim, config.rms_norm_eps)
+        hidden = config.hidden_size
+        dim = layer.head_dim
+        q_width = config.num_attention_heads * dim
+        kv_width = layer.num_key_value_heads * dim
+        self.head_dim = dim
+        self.eps = config.rms_norm_eps
+        self.q_proj = Linear(hidden, q_width)
+        self.k_proj = Linear(hidden, kv_width)
+        self.v_proj = Linear(hidden, kv_width) if layer.is_sliding else None
+        self.o_proj = Linear(q_width, hidden)
+        self.q_norm = Norm(dim, self.eps)
+        self.k_norm = Norm(dim, self.eps)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q = self.q_proj(x)
+        k = self.k_proj(x)
         v = None if self.v_proj is None else self.v_proj(x)
-        q, k, v = heads(
-            self.q_proj(x), self.k_proj(x), v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope
-        )
+        q, k, v = heads(q, k, v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope)
         mixed: Tensor = self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return mixed
 
@@ -107,7 +123,8 @@ class Router(nn.Module):
         self.proj = Scores(config.hidden_size, config.num_experts, bias=False)
         self.scale = nn.Parameter(torch.ones(config.hidden_size))
         self.per_expert_scale = nn.Parameter(torch.ones(config.num_experts))
-        self.top_k, self.eps = config.top_k_experts, config.rms_norm_eps
+        self.top_k = config.top_k_experts
+        self.eps = config.rms_norm_eps
 
     def forward(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         return choose_experts(
@@ -121,7 +138,9 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        count, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
+        count = config.num_experts
+        inner = config.moe_intermediate_size
+        hidden = config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(count, hidden, inner))
 
@@ -145,7 +164,8 @@ class Experts(nn.Module):
         del self.gate_up_proj
         down = [pack(weight) for weight in self.down_proj]
         del self.down_proj
-        self.gate_up_proj, self.down_proj = pairs, down
+        self.gate_up_proj = pairs
+        self.down_proj = down
 
 
 class Layer(nn.Module):
@@ -156,24 +176,27 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: LayerConfig):
         super().__init__()
-        hidden, eps = config.hidden_size, config.rms_norm_eps
+        hidden = config.hidden_size
+        eps = config.rms_norm_eps
         self.self_attn = Attention(config, layer)
         self.mlp = GatedMLP(hidden, config.intermediate_size)
-        self.router, self.experts = Router(config), Experts(config)
-        self.input_layernorm, self.post_attention_layernorm = Norm(hidden, eps), Norm(hidden, eps)
-        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = Norm(hidden, eps), Norm(hidden, eps)
+        self.router = Router(config)
+        self.experts = Experts(config)
+        self.input_layernorm = Norm(hidden, eps)
+        self.post_attention_layernorm = Norm(hidden, eps)
+        self.pre_feedforward_layernorm = Norm(hidden, eps)
+        self.post_feedforward_layernorm = Norm(hidden, eps)
         self.post_feedforward_layernorm_1 = Norm(hidden, eps)
-        self.pre_feedforward_layernorm_2, self.post_feedforward_layernorm_2 = (
-            Norm(hidden, eps),
-            Norm(hidden, eps),
-        )
+        self.pre_feedforward_layernorm_2 = Norm(hidden, eps)
+        self.post_feedforward_layernorm_2 = Norm(hidden, eps)
         self.register_buffer("layer_scalar", torch.ones(1))
         self.register_buffer("encoder_layer_scalar", torch.ones(1))
 
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, encoding: bool | Tensor
     ) -> Tensor:
-        x = self.post_attention_layernorm.add_to(x, self.self_attn(self.input_layernorm(x), rope, attend))
+        attended = self.self_attn(self.input_layernorm(x), rope, attend)
+        x = self.post_attention_layernorm.add_to(x, attended)
         dense = self.post_feedforward_layernorm_1(self.mlp(self.pre_feedforward_layernorm(x)))
         flat = x.flatten(0, 1)
         weights, index = self.router(flat)

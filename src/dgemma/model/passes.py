@@ -1,12 +1,14 @@
 """One pass of the stack over many sequences at once: who writes to a cache, and who sees whom.
 
-A pass is a flat list of spans, each some rows of one sequence. A **clean** span (prompt, or a finished canvas) is causal and
-stays in the cache. A **canvas** span is bidirectional and is scratch: every canvas row sees all canvas rows and,
-on full layers, all cached keys; on sliding layers the last `window - 1` before the canvas, **the same set for
-every row** (a window that moves with the row is the usual mistake). Spans of one sequence follow each other: a canvas behind a
-clean span reads what that span wrote at the same layer, which is what makes a commit and the next canvas one pass.
+A pass is a flat list of spans, each some rows of one sequence. A **clean** span (prompt, or a finished canvas)
+is causal and stays in the cache. A **canvas** span is bidirectional and is scratch: every canvas row sees all
+canvas rows and, on full layers, all cached keys; on sliding layers the last `window - 1` before the canvas,
+**the same set for every row** (a window that moves with the row is the usual mistake). Spans of one sequence
+follow each other: a canvas behind a clean span reads what that span wrote at the same layer, which is what
+makes a commit and the next canvas one pass.
 
-Rows of different sequences meet only in products over the flat rows, never in attention, so nothing is padded or masked for company.
+Rows of different sequences meet only in products over the flat rows, never in attention, so nothing is padded
+or masked for company.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ..config import LayerConfig, ModelConfig
-from ..kernels.attention import attention
-from ..kernels.select import triton_form
+from ..kernels.ops.attention import attention
+from ..kernels.select import triton_backend
 from .kv import KVCache
 
 
@@ -41,48 +43,53 @@ class Span(NamedTuple):
     clean: bool
 
 
+def _starts(spans: Sequence[Span]) -> list[int]:
+    """Make room in every cache for the spans behind it. -> the position of each span's first row."""
+    caches = {id(span.kv): span.kv for span in spans}
+    ends = {key: kv.length for key, kv in caches.items()}
+    starts = []
+    for span in spans:
+        starts.append(ends[id(span.kv)])
+        ends[id(span.kv)] += span.rows
+    for key, kv in caches.items():
+        kv.make_room(ends[key] - kv.length)
+    return starts
+
+
 class Pass:
     """The attention context of a pass over `spans`, whose rows lie one after another in x [1, N, D]."""
 
     def __init__(self, config: ModelConfig, spans: Sequence[Span]):
-        self.config, self.spans = config, spans
-        ends: dict[int, int] = {}
-        for span in spans:
-            ends[id(span.kv)] = ends.get(id(span.kv), 0) + span.rows
-        for kv in {id(span.kv): span.kv for span in spans}.values():
-            kv.make_room(ends[id(kv)])
-        place = {id(span.kv): span.kv.length for span in spans}
-        self.starts = []  # the position of each span's first row
-        for span in spans:
-            self.starts.append(place[id(span.kv)])
-            place[id(span.kv)] += span.rows
+        self.config = config
+        self.spans = spans
+        self.starts = _starts(spans)  # the position of each span's first row
         device = spans[0].kv.device
-        ranges = [
-            torch.arange(start, start + span.rows) for start, span in zip(self.starts, spans, strict=True)
-        ]
-        self.positions = torch.cat(ranges)[None].to(device)
-        modes = {span.clean for span in spans}
-        self.encoding: bool | Tensor = modes.pop()
-        if modes:
-            clean = torch.tensor([span.clean for span in spans]).repeat_interleave(
-                torch.tensor([s.rows for s in spans])
-            )
+        positions = []
+        for start, span in zip(self.starts, spans, strict=True):
+            positions.append(torch.arange(start, start + span.rows))
+        self.positions = torch.cat(positions)[None].to(device)
+        self.encoding: bool | Tensor = spans[0].clean
+        if any(span.clean != spans[0].clean for span in spans):
+            rows = torch.tensor([span.rows for span in spans])
+            clean = torch.tensor([span.clean for span in spans]).repeat_interleave(rows)
             self.encoding = clean[None, :, None].to(device)
         self.masks: dict[tuple[int, bool], Tensor | None] = {}
         self.launches: dict[LayerConfig, Launch] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = self.config.layers[layer]
-        if (fast := triton_form("attention", q)) and fast.takes(shape.head_dim, q):
+        if (fast := triton_backend("attention", q)) and fast.takes(shape.head_dim, q):
             return self._launch(fast, layer, q, k, v)
         sliding = shape.is_sliding
-        mixed, row = [], 0
+        mixed = []
+        row = 0
         for number, (span, start) in enumerate(zip(self.spans, self.starts, strict=True)):
-            own = slice(row, row + span.rows)
-            span.kv.write(layer, start, k[0, :, own], v[0, :, own])
+            rows = slice(row, row + span.rows)
+            span.kv.write(layer, start, k[0, :, rows], v[0, :, rows])
             first = self._first(start) if sliding else 0
             keys, values = span.kv.read(layer, first, start + span.rows)
-            mixed.append(attention(q[:, :, own], keys, values, self._seen(number, sliding, first)))
+            visible = self._seen(number, sliding, first)
+            mixed.append(attention(q[:, :, rows], keys, values, visible))
             row += span.rows
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
 
@@ -102,19 +109,17 @@ class Pass:
         alike = [i for i, layer in enumerate(self.config.layers) if layer == shape]
         layouts = []
         for span, start in zip(self.spans, self.starts, strict=True):
-            first, slot = (self._first(start), span.kv.window_start) if shape.is_sliding else (0, 0)
-            layouts.append(
-                fast.Layout(span.rows, start, first, slot, span.kv.keys[alike[0]].shape[1], span.clean)
-            )
+            first = self._first(start) if shape.is_sliding else 0
+            slot = span.kv.window_start if shape.is_sliding else 0
+            slots = span.kv.keys[alike[0]].shape[1]
+            layouts.append(fast.Layout(span.rows, start, first, slot, slots, span.clean))
         kvs = [span.kv for span in self.spans]
-        at = [
-            [
-                [buffers[i].data_ptr() for buffers in (getattr(kv, name) for kv in kvs)]
-                for name in ("keys", "values")
-            ]
-            for i in alike
-        ]
-        places = torch.tensor(at, dtype=torch.int64).to(kvs[0].device)  # one transfer for all layers
+        addresses = []
+        for layer in alike:
+            keys = [kv.keys[layer].data_ptr() for kv in kvs]
+            values = [kv.values[layer].data_ptr() for kv in kvs]
+            addresses.append([keys, values])
+        places = torch.tensor(addresses, dtype=torch.int64).to(kvs[0].device)  # one transfer for all layers
         group = self.config.num_attention_heads // shape.num_key_value_heads
         spans = fast.Spans(layouts, shape.head_dim, group, kvs[0].device)
         return Launch(fast, spans, {layer: row for row, layer in enumerate(alike)}, places)
@@ -124,7 +129,10 @@ class Pass:
         self.launches = {shape: self._prepare(fast, shape) for shape in dict.fromkeys(self.config.layers)}
 
     def becomes(self, other: Pass) -> None:
-        """Take over another pass with spans of the same sizes in this one's tensors, which a captured graph reads."""
+        """Take over another pass with spans of the same sizes.
+
+        It goes into this one's tensors, which a captured graph reads.
+        """
         self.positions.copy_(other.positions)
         for shape, launch in self.launches.items():
             fresh = other._prepare(launch.fast, shape)
@@ -137,16 +145,17 @@ class Pass:
 
     def _seen(self, number: int, sliding: bool, first: int) -> Tensor | None:
         """What each row of a span sees of the keys from `first` on, [T, S] bool; None for everything."""
-        span, start = self.spans[number], self.starts[number]
+        span = self.spans[number]
+        start = self.starts[number]
         if not span.clean or span.rows == 1:
             return None
         if (number, sliding) not in self.masks:
             query = torch.arange(start, start + span.rows, device=span.kv.device)[:, None]
             key = torch.arange(first, start + span.rows, device=span.kv.device)
             seen = key <= query
-            self.masks[number, sliding] = (
-                seen & (key > query - self.config.sliding_window) if sliding else seen
-            )
+            if sliding:
+                seen &= key > query - self.config.sliding_window
+            self.masks[number, sliding] = seen
         return self.masks[number, sliding]
 
     def finish(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import LayerConfig, ModelConfig
-from ..kernels.rope import rope_table
+from ..kernels.ops.rope import rope_table
 from .layers import Layer
 
 
@@ -27,7 +27,7 @@ class Context(Protocol):
 class Arrivals(Protocol):
     """Whoever brings the matrices of layers that are not in memory (streaming.py)."""
 
-    def arrive(self, number: int) -> None: ...
+    def load_layer(self, number: int) -> None: ...
 
 
 class Stack(nn.ModuleList):
@@ -36,7 +36,7 @@ class Stack(nn.ModuleList):
     def __init__(self, config: ModelConfig):
         super().__init__(Layer(config, layer) for layer in config.layers)
         self.config = config
-        self.arrivals: Arrivals | None = None
+        self.offload: Arrivals | None = None
 
     if TYPE_CHECKING:
 
@@ -48,8 +48,8 @@ class Stack(nn.ModuleList):
         for i, (layer, shape) in enumerate(zip(self, self.config.layers, strict=True)):
             if shape not in tables:
                 tables[shape] = self._table(positions, shape, x.dtype)
-            if self.arrivals is not None:
-                self.arrivals.arrive(i)
+            if self.offload is not None:
+                self.offload.load_layer(i)
             x = layer(x, tables[shape], partial(context.attend, i), context.encoding)
         return x
 

@@ -1,16 +1,19 @@
-"""Layers whose matrices are not all in the device's memory: a pass calls `arrive(i)` before layer i, and they are there.
+"""Layers whose matrices are not all in the device's memory.
 
-A step needs every expert of every layer, so what passes through memory is whole layers, in their order, and every request and
-canvas of a pass shares a load.
+A pass calls `load_layer(i)` before layer i, and they are there. A step needs every expert of every layer, so
+what passes through memory is whole layers, in their order, and every request and canvas of a pass shares a load.
 
-    Carried    a CUDA card: the matrices wait in pinned host memory, one run of bytes per layer, and pass through a few buffers on the
-               card; the copy of the next one runs beside the arithmetic of this one.
-    Mapped     a CPU: the matrices are views of the checkpoint's files, which the system reads when they are touched and may drop
-               again. 16-bit and 32-bit ones are put into the layout of products (kernels/matmul.py) for their layer's time only, so
-               that tokens equal those of a model in memory; those in few bits are multiplied with as they stand.
+    HostOffload   a CUDA card: the matrices wait in pinned host memory, one run of bytes per layer, and pass
+                  through a few buffers on the card; the copy of the next one runs beside the arithmetic of
+                  this one.
+    MmapOffload   a CPU: the matrices are views of the checkpoint's files, which the system reads when they are
+                  touched and may drop again. 16-bit and 32-bit ones are put into the layout of products
+                  (kernels/ops/matmul.py) for their layer's time only, so that tokens equal those of a model in
+                  memory; those in few bits are multiplied with as they stand.
 
-Norms, routers and scalars are small and stay. Trap: a buffer is free for the next copy when the layer that used it has been computed, not
-when it has been launched: both directions wait for events, and an event belongs to one place in the order of layers.
+Norms, routers and scalars are small and stay. Trap: a buffer is free for the next copy when the layer that used
+it has been computed, not when it has been launched: both directions wait for events, and an event belongs to
+one place in the order of layers.
 """
 
 from __future__ import annotations
@@ -22,24 +25,25 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..kernels.formats import QuantTensor, Weight
-from ..kernels.matmul import should_pack
-from ..weights.placement import ALIGNED, BUFFERS
+from ..kernels.ops.matmul import should_pack
+from ..kernels.quant.formats import QuantTensor, Weight
+from ..memory.placement import ALIGNED, BUFFERS
 from .layers import Experts, Linear
 
 
 def matrices(layer: nn.Module) -> list[tuple[nn.Module, str]]:
     """Where a layer's large weights stand: (module, attribute)."""
-    found: list[tuple[nn.Module, str]] = []
+    places: list[tuple[nn.Module, str]] = []
     for module in layer.modules():
         if isinstance(module, Linear):
-            found.append((module, "weight"))
+            places.append((module, "weight"))
         elif isinstance(module, Experts):
-            found += [(module, "gate_up_proj"), (module, "down_proj")]
-    return found
+            places.append((module, "gate_up_proj"))
+            places.append((module, "down_proj"))
+    return places
 
 
-class Lane(Protocol):
+class CopyStream(Protocol):
     """A second line of work beside the arithmetic."""
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:
@@ -52,11 +56,12 @@ class Lane(Protocol):
         """Let the arithmetic from here on wait for a copy."""
 
 
-class CudaLane:
+class CudaCopyStream:
     """Copies on a stream of their own."""
 
     def __init__(self, device: torch.device):
-        self.device, self.stream = device, torch.cuda.Stream(device)
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:
         if after is not None:
@@ -72,38 +77,40 @@ class CudaLane:
         torch.cuda.current_stream(self.device).wait_event(event)
 
 
-class Carried:
-    """Layers on the host, and `BUFFERS` of them at a time on the device. Their number must be a multiple of BUFFERS."""
+class HostOffload:
+    """Layers on the host, and `BUFFERS` of them at a time on the device.
+
+    Their number must be a multiple of BUFFERS.
+    """
 
     def __init__(
         self,
         layers: Sequence[nn.Module] | nn.ModuleList,
         streamed: Sequence[int],
         device: torch.device,
-        lane: Lane | None = None,
+        stream: CopyStream | None = None,
     ):
         if len(streamed) % BUFFERS:
             raise ValueError(f"{len(streamed)} layers cannot take turns in {BUFFERS} buffers")
-        self.lane = lane or CudaLane(device)
+        self.stream = stream or CudaCopyStream(device)
         self.place = {number: place for place, number in enumerate(streamed)}
         self.host = [_gathered(layers[number], device.type == "cuda") for number in streamed]
         size = max(map(len, self.host))
         self.buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(BUFFERS)]
         for place, number in enumerate(streamed):
             _point(layers[number], self.buffers[place % BUFFERS])
-        self.copied: dict[
-            int, Any
-        ] = {}  # place -> its copy, from its launch until the layer after it arrives
+        # place -> its copy, from its launch until the layer after it arrives
+        self.copied: dict[int, Any] = {}
         self.last: int | None = None  # the place that is computed
 
-    def arrive(self, number: int) -> None:
+    def load_layer(self, number: int) -> None:
         """Layer `number` comes next: its matrices are in their buffer, and the next one's are on their way."""
         place = self.place.get(number)
         if place is None:
             return
         if place not in self.copied:  # the first pass, or the one before it broke off
             self.copied = {place: self._copy(place)}
-        self.lane.wait(self.copied.pop(place))
+        self.stream.wait(self.copied.pop(place))
         following = (place + 1) % len(self.host)
         if following not in self.copied:
             self.copied[following] = self._copy(following)
@@ -111,7 +118,8 @@ class Carried:
     def _copy(self, place: int) -> Any:
         """Fill the place's buffer, which was last read by layers before the one that arrives now."""
         source = self.host[place]
-        return self.lane.copy(self.buffers[place % BUFFERS][: len(source)], source, self.lane.mark())
+        target = self.buffers[place % BUFFERS][: len(source)]
+        return self.stream.copy(target, source, self.stream.mark())
 
 
 def _parts(weight: Weight) -> list[Tensor]:
@@ -120,14 +128,15 @@ def _parts(weight: Weight) -> list[Tensor]:
 
 def _offsets(layer: nn.Module) -> tuple[list[tuple[nn.Module, str, list[int]]], int]:
     """Where each part of each matrix of a layer stands in a run of bytes, and how long that is."""
-    found, end = [], 0
+    places = []
+    end = 0
     for module, name in matrices(layer):
         starts = []
         for part in _parts(getattr(module, name)):
             starts.append(end)
             end += -(-part.nbytes // ALIGNED) * ALIGNED
-        found.append((module, name, starts))
-    return found, end
+        places.append((module, name, starts))
+    return places, end
 
 
 def _gathered(layer: nn.Module, pinned: bool) -> Tensor:
@@ -155,7 +164,7 @@ def _view(run: Tensor, start: int, like: Tensor) -> Tensor:
     return run[start : start + like.nbytes].view(like.dtype).view(like.shape)
 
 
-class Mapped:
+class MmapOffload:
     """Layers whose matrices are views of files, on a CPU."""
 
     def __init__(
@@ -165,13 +174,21 @@ class Mapped:
         dtype: torch.dtype,
         expect: Callable[[int], None],
     ):
-        """mapped: their numbers; dtype: what the model computes in; expect: told the number of the layer that will be read next."""
-        self.layers, self.dtype, self.expect = layers, dtype, expect
+        """The layers whose numbers are `mapped`.
+
+        dtype: what the model computes in; expect: called with the number of the layer that will be read next.
+        """
+        self.layers = layers
+        self.dtype = dtype
+        self.expect = expect
         self.following = dict(zip(mapped, [*mapped[1:], *mapped[:1]], strict=True))
         self.replaced: list[tuple[nn.Module, str, Weight]] = []  # what the layer at work holds views of
 
-    def arrive(self, number: int) -> None:
-        """Layer `number` comes next: its matrices can be multiplied with, and the one before it holds nothing any more."""
+    def load_layer(self, number: int) -> None:
+        """Layer `number` comes next: its matrices can be multiplied with.
+
+        The one before it holds nothing any more.
+        """
         for module, name, weight in self.replaced:
             delattr(module, name)
             setattr(module, name, weight)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def temperature(step: Tensor, max_steps: Tensor, t_min: Tensor, t_max: Tensor) -> Tensor:
-    """T of each row, [B]; `step` counts from 0, so the first of 48 steps has T = t_max and the last never reaches t_min.
+    """T of each row, [B].
+
+    `step` counts from 0, so the first of 48 steps has T = t_max and the last never reaches t_min.
 
     The step cap enters T: fewer steps also cool faster.
     """

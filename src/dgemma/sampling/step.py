@@ -14,16 +14,18 @@ from torch import Tensor
 
 from ..config import DenoiseConfig
 from ..config.settings import MOST_END_IDS
-from ..kernels.random import noise, uniforms
-from ..kernels.vocab import CanvasStats
+from ..kernels.ops.random import noise, uniforms
+from ..kernels.ops.vocab import CanvasStats
 from .accept import accept
 from .pins import FREE, hold
 from .schedule import temperature
-from .stopping import counted, mean_entropy, stands, unchanged_steps
+from .stopping import converged, counted, mean_entropy, unchanged_steps
 
 
 class Settings(NamedTuple):
-    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids, bool."""
+    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids,
+    bool.
+    """
 
     max_steps: Tensor
     t_min: Tensor
@@ -32,7 +34,8 @@ class Settings(NamedTuple):
     stability_threshold: Tensor
     confidence_threshold: Tensor
     seed: Tensor
-    end_ids: Tensor  # [B, MOST_END_IDS] int64, -1 where there are fewer, and all -1 where what follows an end counts
+    # [B, MOST_END_IDS] int64, -1 where there are fewer, and all -1 where what follows an end counts
+    end_ids: Tensor
     greedy: Tensor  # [B] bool: an accepted position takes its likeliest token, not a sample
 
     @classmethod
@@ -40,9 +43,9 @@ class Settings(NamedTuple):
         def column(name: str, dtype: torch.dtype) -> Tensor:
             return torch.tensor([getattr(config, name) for config in configs], dtype=dtype, device=device)
 
-        asked = column("temperature", torch.float64)
-        heat = asked.where(asked > 0, 1.0)
-        ends = [(*(config.eos_token_id or ()),) if config.ignore_after_end else () for config in configs]
+        temperatures = column("temperature", torch.float64)
+        heat = temperatures.where(temperatures > 0, 1.0)
+        ends = [_end_ids(config) for config in configs]
         return cls(
             column("max_denoising_steps", torch.int64),
             column("t_min", torch.float64) * heat,
@@ -51,11 +54,15 @@ class Settings(NamedTuple):
             column("stability_threshold", torch.int64),
             column("confidence_threshold", torch.float64),
             torch.tensor(seeds, dtype=torch.int64, device=device),
-            torch.tensor(
-                [[*ids] + [-1] * (MOST_END_IDS - len(ids)) for ids in ends], dtype=torch.int64, device=device
-            ),
-            asked == 0,
+            torch.tensor(ends, dtype=torch.int64, device=device),
+            temperatures == 0,
         )
+
+
+def _end_ids(config: DenoiseConfig) -> list[int]:
+    """MOST_END_IDS ids that a draft may end at, -1 where there are fewer."""
+    ids = [*(config.eos_token_id or ())] if config.ignore_after_end else []
+    return ids + [-1] * (MOST_END_IDS - len(ids))
 
 
 class CanvasState(NamedTuple):
@@ -85,10 +92,17 @@ def begin(settings: Settings, number: Tensor, start: Tensor, pins: Tensor | None
     if pins is None:
         pins = torch.full_like(start, FREE)
     return CanvasState(
-        canvas=hold(start, pins), argmax=torch.full_like(start, -1), accepted=torch.zeros_like(start, dtype=torch.bool),
-        entropy=nothing, pins=pins, step=zero,
-        unchanged=zero, done=torch.zeros_like(number, dtype=torch.bool), number=number, settings=settings,
-    )  # fmt: skip
+        canvas=hold(start, pins),
+        argmax=torch.full_like(start, -1),
+        accepted=torch.zeros_like(start, dtype=torch.bool),
+        entropy=nothing,
+        pins=pins,
+        step=zero,
+        unchanged=zero,
+        done=torch.zeros_like(number, dtype=torch.bool),
+        number=number,
+        settings=settings,
+    )
 
 
 def inverse_temperature(state: CanvasState) -> Tensor:
@@ -104,7 +118,8 @@ def draws(state: CanvasState) -> Tensor:
 
 def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState:
     """Accept, renoise, hold pins, test for standing. -> the state of the next step, done rows unchanged."""
-    s, free = state.settings, state.pins < 0
+    s = state.settings
+    free = state.pins < 0
     entropy = stats.entropy.double()
     accepted = accept(entropy, s.entropy_bound, free)
     fresh = noise(s.seed, state.number, state.step + 1, state.canvas.shape[1], vocab_size)
@@ -115,16 +130,17 @@ def step(stats: CanvasStats, state: CanvasState, vocab_size: int) -> CanvasState
     unchanged = unchanged_steps(argmax, state.argmax, tested, state.unchanged)
     mean = mean_entropy(entropy.where(tested, 0.0), free)
     taken = state.step + 1
-    broken = ~entropy.isfinite().all(-1)  # nothing finite will come of it any more
-    done = (
-        stands(unchanged, mean, s.stability_threshold, s.confidence_threshold)
-        | (taken >= s.max_steps)
-        | broken
-    )
+    is_broken = ~entropy.isfinite().all(-1)  # nothing finite will come of it any more
+    has_converged = converged(unchanged, mean, s.stability_threshold, s.confidence_threshold)
     new = state._replace(
-        canvas=canvas, argmax=argmax, accepted=accepted, entropy=entropy, step=taken,
-        unchanged=unchanged, done=done,
-    )  # fmt: skip
+        canvas=canvas,
+        argmax=argmax,
+        accepted=accepted,
+        entropy=entropy,
+        step=taken,
+        unchanged=unchanged,
+        done=has_converged | (taken >= s.max_steps) | is_broken,
+    )
     return _keep_done(state, new)
 
 

@@ -1,31 +1,37 @@
-"""Who may ask: by the name the service was called by, the page that asks, and a key. Everything is denied that is not allowed.
+"""Who may ask: by the name the service was called by, the page that asks, and a key.
 
-One ASGI layer in front of all routes. Trap: loopback is reached by every web page in a browser here: by a name that resolves to it
-(hence the list of hosts), and by requests that need no permission to be sent (hence the check of Origin, for any method).
+Everything is denied that is not allowed.
+
+One ASGI layer in front of all routes. Trap: loopback is reached by every web page in a browser here: by a
+name that resolves to it (hence the list of hosts), and by requests that need no permission to be sent (hence
+the check of Origin, for any method).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .jobs import ENDINGS, Refusal, unexpected
+from .jobs import ENDINGS, RequestError, unexpected
 from .keys import OPERATOR, KeyRing
 from .limits import client_of
 from .settings import ServerConfig, is_loopback
 
 HOST = re.compile(r"(?:\[(?P<number>[0-9a-fA-F:.]+)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.ASCII)
 Needs = Literal["open", "key", "operator"]
-Denied = Callable[[Scope, Receive, Send, Refusal], Awaitable[None]]
+Denied = Callable[[Scope, Receive, Send, RequestError], Awaitable[None]]
 
 
 class Guard:
-    """Lets a request through, or answers it with a refusal. `needs(scope)`: whose key its route asks for, if any."""
+    """Lets a request through, or answers it with a refusal.
+
+    `needs(scope)`: whose key its route asks for, if any.
+    """
 
     def __init__(
         self,
@@ -51,12 +57,11 @@ class Guard:
             await self._let_through(scope, receive, sending)
         except ENDINGS:
             raise
-        except (
-            BaseException
-        ) as error:  # here, because whoever else met it would log its message, which may hold somebody's text
-            refusal = unexpected(error)
+        except BaseException as error:
+            # here, because whoever else met it would log its message, which may hold somebody's text
+            answer = unexpected(error)
             if not begun:
-                await self.denied(scope, receive, send, refusal)
+                await self.denied(scope, receive, send, answer)
 
     async def _let_through(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -65,8 +70,8 @@ class Guard:
             _check_sizes(scope, headers, self.config)
             self._check_host(scope, headers)
             origin = self._check_origin(headers)
-        except Refusal as refusal:
-            await self.denied(scope, receive, send, refusal)
+        except RequestError as error:
+            await self.denied(scope, receive, send, error)
             return
         if origin is not None:
             send = _with_cors(send, origin)
@@ -79,12 +84,12 @@ class Guard:
                 scope,
                 receive,
                 send,
-                Refusal(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"),
+                RequestError(401, "this needs a key: Authorization: Bearer KEY", "authentication_error"),
             )
             return
         if needs == "operator" and not self.keys.is_operator(tenant):
             message = f"this tells of all keys, and needs the one that is named '{OPERATOR}' in the key file"
-            await self.denied(scope, receive, send, Refusal(403, message, "permission_error"))
+            await self.denied(scope, receive, send, RequestError(403, message, "permission_error"))
             return
         client = client_of(tenant or "", (scope.get("client") or (None,))[0])
         scope["state"] = scope.get("state", {}) | {"tenant": tenant or "", "client": client}
@@ -102,17 +107,20 @@ class Guard:
         if name is None or not (
             is_loopback(name) or name in self.config.allow_hosts or _same_address(name, listening)
         ):
-            raise Refusal(
+            raise RequestError(
                 421, "this service is not known by that name; dgemma serve --allow-host NAME lets it be"
             )
 
     def _check_origin(self, headers: Headers) -> str | None:
-        """The page that asks, where it is another's that may. Our own page is at the very host that was asked for."""
+        """The page that asks, where it is another's that may.
+
+        Our own page is at the very host that was asked for.
+        """
         origin = headers.get("origin")
         if origin is None or origin in self.config.allow_origins:
             return origin
         if origin.partition("://")[2] != headers.get("host", ""):
-            raise Refusal(
+            raise RequestError(
                 403, "this origin may not ask; dgemma serve --allow-origin ORIGIN lets it", "permission_error"
             )
         return None
@@ -120,12 +128,15 @@ class Guard:
 
 def _host(value: str) -> str | None:
     """The name in a Host header, without its port; None where it is none."""
-    found = HOST.fullmatch(value)
-    return (found["number"] or found["name"]).lower() if found else None
+    match = HOST.fullmatch(value)
+    return (match["number"] or match["name"]).lower() if match else None
 
 
 def _same_address(name: str, listening: str) -> bool:
-    """A number is no name that somebody could have pointed here; it must be the one that the connection came to."""
+    """Whether a name is the number that the connection came to.
+
+    A number is no name that somebody could have pointed here.
+    """
     try:
         return ipaddress.ip_address(name) == ipaddress.ip_address(listening)
     except ValueError:
@@ -133,40 +144,42 @@ def _same_address(name: str, listening: str) -> bool:
 
 
 def _check_framing(scope: Scope, headers: Headers) -> None:
-    """Refuse what one program may read as one request and the next as two, and bodies that this one cannot read."""
+    """Refuse what one program may read as one request and the next as two, and bodies that this one cannot
+    read.
+    """
     version = scope.get("http_version", "1.1")
     if version not in ("1.0", "1.1"):
-        raise Refusal(505, "this version of HTTP is not answered here; use 1.1", closes=True)
+        raise RequestError(505, "this version of HTTP is not answered here; use 1.1", closes=True)
     if "transfer-encoding" in headers and ("content-length" in headers or version == "1.0"):
-        raise Refusal(
+        raise RequestError(
             400,
             "the length of the body is told in two ways; leave out Transfer-Encoding or Content-Length",
             closes=True,
         )
     codings = {coding.strip().lower() for coding in ",".join(headers.getlist("content-encoding")).split(",")}
     if codings - {"", "identity"}:
-        raise Refusal(415, "the body is compressed, which is not read here; send it without Content-Encoding")
+        raise RequestError(
+            415, "the body is compressed, which is not read here; send it without Content-Encoding"
+        )
 
 
 def _check_sizes(scope: Scope, headers: Headers, config: ServerConfig) -> None:
     if len(scope.get("raw_path", b"")) + len(scope["query_string"]) > config.max_target:
-        raise Refusal(414, f"the path has more than {config.max_target} bytes")
+        raise RequestError(414, f"the path has more than {config.max_target} bytes")
     if len(headers.raw) > config.max_headers:
-        raise Refusal(431, f"there are {len(headers.raw)} headers; {config.max_headers} are allowed")
-    if (
-        sum(len(name) + len(value) for name, value in headers.raw) > config.max_header_bytes
-    ):  # the parser bounds parts only
-        raise Refusal(431, f"the head has more than {config.max_header_bytes} bytes")
+        raise RequestError(431, f"there are {len(headers.raw)} headers; {config.max_headers} are allowed")
+    size = sum(len(name) + len(value) for name, value in headers.raw)
+    if size > config.max_header_bytes:  # the parser bounds parts only
+        raise RequestError(431, f"the head has more than {config.max_header_bytes} bytes")
 
 
 def _with_cors(send: Send, origin: str) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            more: Sequence[tuple[bytes, bytes]] = [
-                (b"access-control-allow-origin", origin.encode()),
-                (b"vary", b"Origin"),
-            ]
-            message["headers"] = [*message.get("headers", []), *more]
+            headers = [*message.get("headers", [])]
+            headers.append((b"access-control-allow-origin", origin.encode()))
+            headers.append((b"vary", b"Origin"))
+            message["headers"] = headers
         await send(message)
 
     return sending
@@ -174,8 +187,9 @@ def _with_cors(send: Send, origin: str) -> Send:
 
 async def _answer_preflight(send: Send) -> None:
     headers = [
-        (b"access-control-allow-methods", b"GET, POST"), (b"access-control-max-age", b"600"),
+        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-max-age", b"600"),
         (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
-    ]  # fmt: skip
+    ]
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

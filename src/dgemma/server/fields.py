@@ -1,8 +1,10 @@
-"""A body's bytes as JSON, and its fields as the struct of a route: laxer than both, where the meaning is plain.
+"""A body's bytes as JSON, and its fields as the struct of a route: laxer than both, where the meaning is
+plain.
 
-Clients send what their own servers ignore. Here, once for every route, null and neutral fields fall away (config/neutral.py), a whole
-float stands for its integer, and half a character, which JavaScript leaves where it cuts an emoji, is read as U+FFFD.
-Trap: JSON escapes are text like any other to whoever searches the bytes; a backslash that is escaped itself begins none.
+Clients send what their own servers ignore. Here, once for every route, null and neutral fields fall away
+(config/neutral.py), a whole float stands for its integer, and half a character, which JavaScript leaves
+where it cuts an emoji, is read as U+FFFD. Trap: JSON escapes are text like any other to whoever searches
+the bytes; a backslash that is escaped itself begins none.
 """
 
 from __future__ import annotations
@@ -16,10 +18,56 @@ from typing import Any
 import msgspec
 
 from ..config.neutral import effective, whole_number
+from .jobs import RequestError
 
+CONTAINERS = (dict, list)  # a union made for each value would take five times as long
 ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)", re.DOTALL)
 HALF = re.compile(rb"\\u[dD][89a-fA-F]..", re.DOTALL)
 ENCODED_HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # in UTF-8 nothing valid begins so
+
+
+def decode(body: bytes, kind: type[Any], max_depth: int) -> Any:
+    """A body as the struct of its route.
+
+    Raises RequestError 400 that names the field, never what stands in it.
+    """
+    try:
+        raw = parse(body)
+    except RecursionError:
+        raise RequestError(400, f"the body is nested more than {max_depth} deep") from None
+    except (msgspec.DecodeError, ValueError):
+        raise RequestError(400, "the body is not JSON in UTF-8") from None
+    if not isinstance(raw, dict):
+        raise RequestError(400, "the body must be a JSON object")
+    _check_depth(raw, max_depth)
+    try:
+        return as_struct(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
+
+
+def _invalid(message: str) -> RequestError:
+    """What to tell of a validation error, whose message may quote what was sent."""
+    if message.startswith("Object contains unknown field"):
+        name = message.split("`")[1][:64]
+        return RequestError(400, f"'{name}' is not supported here", parameter=name)
+    parameter = None
+    if "`" in message:  # the path stands last: Expected `int`, got `str` - at `$.seed`
+        parameter = message.rpartition("`")[0].rpartition("`")[2].removeprefix("$.")
+    if message.startswith("Invalid enum value"):
+        place = message.rfind(" - at")
+        message = "Invalid value" + (message[place:] if place >= 0 else "")
+    return RequestError(400, message, parameter=parameter)
+
+
+def _check_depth(raw: Any, most: int) -> None:
+    level = [raw]
+    for _ in range(most):
+        values = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [inner for inside in values for inner in inside if isinstance(inner, CONTAINERS)]
+        if not level:
+            return
+    raise RequestError(400, f"the body is nested more than {most} deep")
 
 
 def parse(body: bytes) -> Any:
@@ -36,7 +84,11 @@ def parse(body: bytes) -> Any:
 def without_halves(body: bytes) -> bytes:
     """JSON text with U+FFFD for each half of a surrogate pair that stands alone, escaped or encoded."""
     encoded = ENCODED_HALF.sub("\ufffd".encode(), body)
-    return ESCAPES.sub(lambda found: b"\\ufffd" if HALF.fullmatch(found[0]) else found[0], encoded)
+    return ESCAPES.sub(_whole_character, encoded)
+
+
+def _whole_character(escape: re.Match[bytes]) -> bytes:
+    return b"\\ufffd" if HALF.fullmatch(escape[0]) else escape[0]
 
 
 def as_struct(raw: dict[str, Any], kind: type[Any]) -> Any:
@@ -67,18 +119,22 @@ def _whole(value: Any, kind: Any) -> Any:
     if isinstance(value, float) and int in options and float not in options:
         return whole_number(value)
     if isinstance(value, list):
-        members = [
-            member
-            for option in options
-            if typing.get_origin(option) is list
-            for member in typing.get_args(option)
-        ]
-        return [_whole(one, typing.Union[tuple(members)]) for one in value] if members else value  # noqa: UP007
+        member = _member(options)
+        return value if member is None else [_whole(one, member) for one in value]
     inner = _struct(kind)
     if inner is not None and isinstance(value, dict):
         known = _types(inner)
         return {name: _whole(one, known[name]) if name in known else one for name, one in value.items()}
     return value
+
+
+def _member(options: tuple[Any, ...]) -> Any:
+    """The type of a list's members, where some of the types are lists; else None."""
+    members: list[Any] = []
+    for option in options:
+        if typing.get_origin(option) is list:
+            members += typing.get_args(option)
+    return typing.Union[tuple(members)] if members else None  # noqa: UP007
 
 
 @functools.cache
@@ -94,7 +150,7 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _struct(kind: Any) -> type[msgspec.Struct] | None:
     """The struct among a type's options."""
-    found = [
-        option for option in _options(kind) if isinstance(option, type) and issubclass(option, msgspec.Struct)
-    ]
-    return found[0] if found else None
+    for option in _options(kind):
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return option
+    return None

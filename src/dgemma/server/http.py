@@ -1,11 +1,25 @@
 """The socket, the connections and the end: uvicorn, with the deadlines and limits that it lacks.
 
     listen(config)     the bound socket, or a UsageError in one line, before any model is loaded
-    serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended); SIGHUP reads the keys again
+    serve(app, ...)    until SIGTERM (what runs is finished) or Ctrl-C (what runs is ended); SIGHUP reads the
+                       keys again
 
-Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection itself, so that no handler
-waits for them; where there is no room for one more, the one that has been silent for longest goes first. Trap: `transport.close()`
-waits until all is written, which a client that does not read prevents for ever; only `abort` ends such a connection.
+Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection
+itself, so that no handler waits for them; where there is no room for one more, the one that has been silent
+for longest goes first. Trap: `transport.close()` waits until all is written, which a client that does not
+read prevents for ever; only `abort` ends such a connection.
+
+uvicorn has no public place for these, so two of its classes are extended, and pyproject.toml lets in only
+versions that were tested (tests/server/test_uvicorn.py holds the list):
+
+    H11Protocol     connection_made, data_received, connection_lost: the timer of a head, and who is cut to make
+                    room
+                    pause_writing, resume_writing, on_response_complete, timeout_keep_alive_handler: the timers
+                    of a reader
+                    send_400_response: an error in JSON, and 431 for a head that is too long
+                    read: client, connections, conn, cycle.response_complete, loop, transport
+    uvicorn.Server  startup: SIGHUP, and the word that it is ready; handle_exit: SIGTERM drains; on_tick: when
+                    the drain is over
 """
 
 from __future__ import annotations
@@ -30,9 +44,9 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import DeviceError, UsageError
-from .app import Service, Task
 from .idle import Idle
 from .limits import client_of
+from .service import Service
 from .settings import ServerConfig, is_loopback
 from .shed import Shed
 
@@ -51,42 +65,40 @@ def listen(config: ServerConfig) -> socket.socket:
         family, kind, protocol, _, address = choices[0]
     except (OSError, UnicodeError):
         raise UsageError(f"host '{config.host}' is no address of this machine; try 127.0.0.1") from None
-    found = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     if os.name == "posix":  # on Windows the option would let a second program listen at the same port
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind(address)
-        found.listen(2048)
+        listener.bind(address)
+        listener.listen(2048)
     except OSError as error:
-        found.close()
-        hint = (
-            "another program listens there; --port names another one"
-            if error.errno == errno.EADDRINUSE
-            else error.strerror
-        )
+        listener.close()
+        hint = error.strerror
+        if error.errno == errno.EADDRINUSE:
+            hint = "another program listens there; --port names another one"
         raise UsageError(f"{config.url} cannot be listened at: {hint}") from None
-    return found
+    return listener
 
 
 def _listen_at(path: Path) -> socket.socket:
     """A Unix socket for this user alone; one that nobody listens at any more is replaced."""
-    found = socket.socket(socket.AF_UNIX)
+    listener = socket.socket(socket.AF_UNIX)
     try:
         if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX) as asking:
-                if asking.connect_ex(str(path)) == 0:
+            with socket.socket(socket.AF_UNIX) as probe:
+                if probe.connect_ex(str(path)) == 0:
                     raise OSError("another program listens there")
             path.unlink()
         mask = os.umask(0o177)
         try:
-            found.bind(str(path))
+            listener.bind(str(path))
         finally:
             os.umask(mask)
-        found.listen(2048)
+        listener.listen(2048)
     except OSError as error:
-        found.close()
+        listener.close()
         raise UsageError(f"'{path}' cannot be listened at: {error.strerror or error}") from None
-    return found
+    return listener
 
 
 class Connection(H11Protocol):
@@ -217,9 +229,11 @@ class Connection(H11Protocol):
 
 
 def _send_at_once(transport: asyncio.Transport) -> None:
-    """Turn off Nagle's algorithm, with which the end of an answer waits 40 ms for an acknowledgement of its beginning.
+    """Turn off Nagle's algorithm, with which the end of an answer waits 40 ms for an acknowledgement of its
+    beginning.
 
-    asyncio does so only where the listening socket knows its protocol; one that a supervisor or a test brings may not.
+    asyncio does so only where the listening socket knows its protocol; one that a supervisor or a test
+    brings may not.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -248,7 +262,10 @@ class Server(uvicorn.Server):
         self.ready()
 
     def _hang_up(self) -> None:
-        """SIGHUP: read the key file again. Without one it is a terminal that was closed, and the service ends as by SIGTERM."""
+        """SIGHUP: read the key file again.
+
+        Without one it is a terminal that was closed, and the service ends as by SIGTERM.
+        """
         if self.service.config.key_file is None:
             self.handle_exit(signal.SIGTERM, None)
             return
@@ -280,25 +297,34 @@ def server(app: Any, ready: Callable[[], None] = lambda: None) -> Server:
     """The server of an app, not yet running; tests run it on a thread."""
     service: Service = app.state.service
     limits = service.config
-    shapes = {route.path: route.shape for route in service.routes if isinstance(route, Task)}
-    shed = Shed(
-        service.admission,
-        shapes,
-        bool(limits.keys),
-        lambda path, status: service.metrics.requests.labels(path, status).inc(),
-    )
+
+    def count(path: str, status: int) -> None:
+        service.metrics.requests.labels(path, status).inc()
+
+    shed = Shed(service.admission, service.table.find_task, bool(limits.keys), count)
+    connection = functools.partial(Connection, limits=limits, shed=shed, idle=Idle())
     config = uvicorn.Config(
-        app, http=functools.partial(Connection, limits=limits, shed=shed, idle=Idle()), ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",  # type: ignore[arg-type]  # a partial of a class
-        access_log=False, server_header=False, proxy_headers=False, h11_max_incomplete_event_size=limits.max_header_bytes,
-        timeout_keep_alive=limits.keep_alive, timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]  # seconds as floats
-    )  # fmt: skip
+        app,
+        http=connection,  # type: ignore[arg-type]  # a partial of a class
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=limits.max_header_bytes,
+        timeout_keep_alive=limits.keep_alive,  # type: ignore[arg-type]  # seconds as floats
+        timeout_graceful_shutdown=LINGER,  # type: ignore[arg-type]  # seconds as floats
+    )
     return Server(config, service, ready)
 
 
-def serve(app: Any, found: socket.socket, ready: Callable[[], None] = lambda: None) -> bool:
+def serve(app: Any, listener: socket.socket, ready: Callable[[], None] = lambda: None) -> bool:
     """Answer until told to end. -> whether it was Ctrl-C. Raises DeviceError where passes run no more."""
     at = server(app, ready)
-    at.run([found])
+    at.run([listener])
     if at.fault is not None:
         raise DeviceError(at.fault)
     return at.interrupted

@@ -1,6 +1,8 @@
-"""Connections that wait without a request, in the order in which they are cut where another one needs the room.
+"""Connections that wait without a request, in the order in which they are cut where another one needs the
+room.
 
-Knows no HTTP. Trap: a client that keeps a connection for its next request is idle too; it goes after those that never asked.
+Knows no HTTP. Trap: a client that keeps a connection for its next request is idle too; it goes after those
+that never asked.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ class Cuttable(Protocol):
 
 
 class Idle:
-    """Connections without a request at work, the longest idle first. Those that never asked anything are cut before those that rest."""
+    """Connections without a request at work, the longest idle first.
+
+    Those that never asked anything are cut before those that rest.
+    """
 
     def __init__(self) -> None:
         self._silent: dict[Cuttable, None] = {}

@@ -3,7 +3,8 @@
     operator  9tq...            # a line of a key file: a name and a key, or a key alone
     alice     Zc0...
 
-Trap: whoever may read the file may ask in its owner's name, so a file that every user of the machine can read is refused.
+Trap: whoever may read the file may ask in its owner's name, so a file that every user of the machine can read
+is refused.
 """
 
 from __future__ import annotations
@@ -51,19 +52,19 @@ class KeyRing:
         """Whose key this is, as a salt of its own; "" where no key is asked for, None for no good one."""
         if not self._names:
             return ""
-        digest, found = _digest(given), None
-        for key in self._names:  # all of them, so that the time tells nothing
+        digest = _digest(given)
+        tenant = None
+        for key in self._names:  # all of them, so that the time gives nothing away
             if hmac.compare_digest(key, digest):
-                found = tenant_of(key)
-        return found
+                tenant = tenant_of(key)
+        return tenant
 
     def is_operator(self, tenant: str | None) -> bool:
         """Whether a key may see figures of all keys: the only one there is, or one that is named so."""
         if tenant is None:
             return False
-        return len(self._names) < 2 or tenant in {
-            tenant_of(key) for key, name in self._names.items() if name == OPERATOR
-        }
+        operators = {tenant_of(key) for key, name in self._names.items() if name == OPERATOR}
+        return len(self._names) < 2 or tenant in operators
 
 
 def tenant_of(digest: bytes) -> str:
@@ -87,7 +88,10 @@ def check_strength(keys: Iterable[str]) -> None:
 
 
 def read_keys(path: Path | None) -> tuple[Key, ...]:
-    """The keys of a file, one a line (# begins a remark), and those of DGEMMA_API_KEY, parted by commas. Raises UsageError."""
+    """The keys of a file, one a line (# begins a remark), and those of DGEMMA_API_KEY, parted by commas.
+
+    Raises UsageError.
+    """
     keys = [_key(part, KEY_VARIABLE) for part in os.environ.get(KEY_VARIABLE, "").split(",") if part.strip()]
     if path is not None:
         keys += _in_file(path)

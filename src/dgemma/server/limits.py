@@ -1,7 +1,8 @@
 """How much a client may take: of the body, of nesting, of the queue. Each limit has its own status.
 
-A client is whoever a key belongs to, or where no keys are asked for an address. Where a place in the queue is wanted and none is
-free, the newest request that waits of the client with most of them gives up its own; so one client never leaves 429 for the others.
+A client is whoever a key belongs to, or where no keys are asked for an address. Where a place in the queue is
+wanted and none is free, the newest request that waits of the client with most of them gives up its own; so
+one client never leaves 429 for the others.
 
 Refuses to know dialects. Trap: a body's length is what has arrived, never what its header claims.
 """
@@ -18,20 +19,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from .fields import as_struct, parse
-from .jobs import Refusal
+from .fields import decode
+from .jobs import RequestError
 from .settings import ServerConfig
 
 LARGE = 64 * 2**10  # bytes of a body: below, a thread would cost more than it spares others
 STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-CONTAINERS = (dict, list)  # a union made for each value would take five times as long
 
 
 def client_of(tenant: str, address: str | None) -> str:
-    """The name under which a request takes its share: that of its key, else its address (of IPv6 the network, which is one user's)."""
+    """The name under which a request takes its share: that of its key, else its address (of IPv6 the network,
+    which is one user's).
+    """
     if tenant or address is None:
         return tenant
     try:
@@ -44,7 +45,9 @@ def client_of(tenant: str, address: str | None) -> str:
 
 
 class Bodies:
-    """Bytes of all bodies that are being read and translated. What of one lies within LARGE is free, so that large ones do not shut out others.
+    """Bytes of all bodies that are being read and translated.
+
+    What of one lies within LARGE is free, so that large ones do not shut out others.
 
     No client holds more than it leaves free, so there is always room for another one's.
     """
@@ -59,14 +62,17 @@ class Bodies:
 
     @contextmanager
     def one(self, client: str = "") -> Iterator[Callable[[int], None]]:
-        """What is yielded is told how long a body is so far. It raises Refusal 503 where that is too much."""
+        """What is yielded is told how long a body is so far.
+
+        It raises RequestError 503 where that is too much.
+        """
         mine = 0
 
         def grow(length: int) -> None:
             nonlocal mine
             fresh = max(0, length - LARGE) - mine
             if fresh and self._held[client] + fresh > self.most - self.held - fresh:
-                raise Refusal(
+                raise RequestError(
                     503,
                     "too many large bodies are being read; try again later",
                     "server_error",
@@ -84,7 +90,10 @@ class Bodies:
 
 
 async def read(request: Request, kind: type[Any], config: ServerConfig, grow: Callable[[int], None]) -> Any:
-    """The body as the struct of its route. What takes long to read is read on a thread, so that others are heard meanwhile."""
+    """The body as the struct of its route.
+
+    What takes long to read is read on a thread, so that others are heard meanwhile.
+    """
     body = await read_body(request, config, grow)
     _check_values(body, config.max_values)
     if len(body) < LARGE:
@@ -93,8 +102,14 @@ async def read(request: Request, kind: type[Any], config: ServerConfig, grow: Ca
 
 
 async def read_body(request: Request, config: ServerConfig, grow: Callable[[int], None]) -> bytes:
-    """The body. Raises Refusal: 413 for one that is too long, 408 for one that does not come to its end, 503 where all are too long together."""
-    refused = Refusal(413, f"the body has more than {config.max_body} bytes; max_body is {config.max_body}")
+    """The body.
+
+    Raises RequestError: 413 for one that is too long, 408 for one that does not come to its end, 503 where
+    all are too long together.
+    """
+    refused = RequestError(
+        413, f"the body has more than {config.max_body} bytes; max_body is {config.max_body}"
+    )
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > config.max_body:
         raise refused
@@ -108,66 +123,22 @@ async def read_body(request: Request, config: ServerConfig, grow: Callable[[int]
                 grow(length)
                 parts.append(part)
     except TimeoutError:
-        raise Refusal(408, f"the body did not arrive within {config.body_timeout:g} seconds") from None
+        raise RequestError(408, f"the body did not arrive within {config.body_timeout:g} seconds") from None
     except ClientDisconnect:
-        raise Refusal(499, "the client went away") from None
+        raise RequestError(499, "the client went away") from None
     return b"".join(parts)
 
 
-def decode(body: bytes, kind: type[Any], max_depth: int) -> Any:
-    """A body as the struct of its route. Raises Refusal 400 that names the field, never what stands in it."""
-    try:
-        raw = parse(body)
-    except RecursionError:
-        raise Refusal(400, f"the body is nested more than {max_depth} deep") from None
-    except (msgspec.DecodeError, ValueError):
-        raise Refusal(400, "the body is not JSON in UTF-8") from None
-    if not isinstance(raw, dict):
-        raise Refusal(400, "the body must be a JSON object")
-    _check_depth(raw, max_depth)
-    try:
-        return as_struct(raw, kind)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        parameter = (
-            message.rpartition("`")[0].rpartition("`")[2].removeprefix("$.") if "`" in message else None
-        )
-        if message.startswith("Object contains unknown field"):
-            raise Refusal(
-                400, f"'{parameter_of(message)}' is not supported here", parameter=parameter_of(message)
-            ) from None
-        if message.startswith("Invalid enum value"):
-            message = (
-                "Invalid value" + message[message.rfind(" - at") :] if " - at" in message else "Invalid value"
-            )
-        raise Refusal(400, message, parameter=parameter) from None
-
-
 def _check_values(body: bytes, most: int) -> None:
-    """Raises Refusal for more values than any request has: Python needs seconds for the millions of lists that a body can hold."""
+    """Raises RequestError for more values than any request has: Python needs seconds for the millions of
+    lists that a body can hold.
+    """
 
     def values(text: bytes) -> int:
         return sum(map(text.count, (b",", b"[", b"{")))
 
     if values(body) > most and values(STRINGS.sub(b"", body)) > most:
-        raise Refusal(413, f"the body holds more than {most} values; max_values is {most}")
-
-
-def parameter_of(message: str) -> str:
-    """The field that a validation message names first."""
-    return message.split("`")[1][:64]
-
-
-def _check_depth(raw: Any, most: int) -> None:
-    level = [raw]
-    for _ in range(most):
-        level = [
-            inner for value in level for inner in (value.values() if isinstance(value, dict) else value)
-            if isinstance(inner, CONTAINERS)
-        ]  # fmt: skip
-        if not level:
-            return
-    raise Refusal(400, f"the body is nested more than {most} deep")
+        raise RequestError(413, f"the body holds more than {most} values; max_values is {most}")
 
 
 class Asking(Protocol):
@@ -175,7 +146,7 @@ class Asking(Protocol):
 
     begun: bool  # something of its answer has come
 
-    def end(self, refusal: Refusal) -> None:
+    def end(self, error: RequestError) -> None:
         """Turn it away."""
 
 
@@ -213,16 +184,19 @@ class Admission:
         return self.open >= self.most
 
     def check(self, client: str) -> None:
-        """Raise Refusal where `enter` would, before a body is read: 429 where the service is full, 503 on the way down."""
+        """Raise RequestError where `enter` would, before a body is read: 429 where the service is full, 503
+        on the way down.
+        """
         if self.draining:
-            raise Refusal(503, "the service is shutting down", "server_error", retry_after=10)
+            raise RequestError(503, "the service is shutting down", "server_error", retry_after=10)
         if self.full and all(held <= self._held[client] + 1 for held in self._held.values()):
             raise self._full()
 
     def enter(self, client: str, count: int, asking: Asking | None = None) -> Callable[[], None]:
-        """A place for `count` answers; call what comes back to leave it. Raises Refusal as `check` does.
+        """A place for `count` answers; call what comes back to leave it. Raises RequestError as `check` does.
 
-        Where none is free, the newest requests of clients that have more are turned away, of those that still wait.
+        Where none is free, the newest requests of clients that have more are turned away, of those that still
+        wait.
         """
         self.check(client)
         count = max(1, count)
@@ -241,28 +215,33 @@ class Admission:
 
         return leave
 
-    def _full(self) -> Refusal:
+    def _full(self) -> RequestError:
         wait = max(1, min(60, round(self._seconds)))
-        return Refusal(
+        return RequestError(
             429, "too many requests are open; try again later", "rate_limit_error", retry_after=wait
         )
 
     def _too_many(self, client: str, count: int) -> list[Place]:
-        """Who is turned away so that `count` more of a client have a place, the newest of whoever has most again and again."""
+        """Who is turned away so that `count` more of a client have a place.
+
+        It is the newest of whoever has most, again and again.
+        """
         held = self._held.copy()
         excess = self.open + count - max(count, self.most)
-        found: list[Place] = []
-        waiting = [place for place in reversed(self._places) if place.waits] if excess > 0 else []
+        if excess <= 0:
+            return []
+        turned_away: list[Place] = []
+        waiting = [place for place in reversed(self._places) if place.waits]
         while excess > 0:
             richer = [place for place in waiting if held[place.client] > held[client] + count]
             if not richer:
                 raise self._full()
             newest = max(richer, key=lambda place: held[place.client])  # the first of several that are equal
             waiting.remove(newest)
-            found.append(newest)
+            turned_away.append(newest)
             held[newest.client] -= newest.count
             excess -= newest.count
-        return found
+        return turned_away
 
     def _give_back(self, place: Place) -> None:
         del self._places[place]

@@ -40,13 +40,13 @@ class Metrics:
         )
         gauges = {
             "dgemma_requests_open": ("Requests at work or waiting.", lambda: admission.open),
-            "dgemma_requests_running": ("Requests that have a slot.", lambda: len(engine.slots.taken)),
+            "dgemma_requests_running": ("Requests that have a slot.", lambda: len(engine.scheduler.taken)),
             "dgemma_requests_waiting": (
                 "Requests that wait for a slot.",
-                lambda: max(0, admission.open - len(engine.slots.taken)),
+                lambda: max(0, admission.open - len(engine.scheduler.taken)),
             ),
             "dgemma_passes": ("Passes over the model that have ended.", lambda: engine.passes),
-            "dgemma_prefix_bytes": ("Bytes of the prefix cache.", lambda: engine.slots.prefixes.counted),
+            "dgemma_prefix_bytes": ("Bytes of the prefix cache.", lambda: engine.scheduler.prefixes.counted),
             "dgemma_kv_bytes": (
                 "Bytes given to requests at work, K and V and buffers.",
                 lambda: _given(engine),
@@ -69,4 +69,4 @@ class Metrics:
 
 
 def _given(engine: Engine) -> int:
-    return sum(slot.memory for slot in [*engine.slots.taken])
+    return sum(slot.memory for slot in [*engine.scheduler.taken])

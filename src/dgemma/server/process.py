@@ -1,4 +1,5 @@
-"""What a serving process keeps from others of its machine: no core dump and no debugger gets at prompts and keys.
+"""What a serving process keeps from others of its machine: no core dump and no debugger gets at prompts and
+keys.
 
 Linux and macOS; elsewhere nothing. Trap: programs that watch other processes (py-spy, gdb) then need root.
 """

@@ -1,7 +1,9 @@
-"""One line a request, for `serve --log-requests`: when, which route, status, tokens of the answer, milliseconds. Never a text, a key or an address.
+"""One line a request, for `serve --log-requests`: when, which route, status, tokens of the answer,
+milliseconds.
 
-Knows the route's pattern, not the path that was asked for, because a path may hold anything. Trap: whoever reads stderr may stop reading,
-and a full pipe must not hold up the service; so a thread of its own writes, and what it cannot keep up with is counted and dropped.
+It never holds a text, a key or an address. It knows the route's pattern, not the path that was asked for,
+because a path may hold anything. Trap: whoever reads stderr may stop reading, and a full pipe must not hold
+up the service; so a thread of its own writes, and what it cannot keep up with is counted and dropped.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class RequestLog:
 
     def _write_all(self) -> None:
         while (text := self._lines.get()) is not None:
-            dropped, self._dropped = self._dropped, 0
+            dropped = self._dropped
+            self._dropped = 0
             more = f"({dropped} lines were dropped: nobody read them)\n" if dropped else ""
             try:
                 self._out.write(f"{more}{text}\n")
@@ -58,13 +61,16 @@ class LogRequests:
     """Middleware: a line for each request, when it is over."""
 
     def __init__(self, app: ASGIApp, log: RequestLog, route_of: Callable[[Scope], Any]):
-        self.app, self.log, self.route_of = app, log, route_of
+        self.app = app
+        self.log = log
+        self.route_of = route_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.monotonic(), GONE
+        start = time.monotonic()
+        status = GONE
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -80,9 +86,10 @@ class LogRequests:
     def _line(self, scope: Scope, status: int, seconds: float) -> str:
         route = self.route_of(scope)
         running = scope.get("state", {}).get("running")
-        tokens = f"{running.tokens if running else 0} tokens"
+        tokens = running.tokens if running else 0
+        path = route.path if route else "(no route)"
         when = time.strftime("%Y-%m-%d %H:%M:%S")
-        return f"{when} {_method(scope)} {route.path if route else '(no route)'} {status} {tokens} {1000 * seconds:.0f} ms"
+        return f"{when} {_method(scope)} {path} {status} {tokens} tokens {1000 * seconds:.0f} ms"
 
 
 def _method(scope: Scope) -> str:

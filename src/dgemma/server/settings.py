@@ -1,7 +1,8 @@
 """ServerConfig: where the service listens, who may ask, and how much of anything one client may take.
 
-Knows no model and no web framework, so that `dgemma serve` can refuse a bad setting before anything is loaded.
-Trap: loopback is no boundary against web pages, which is why names of hosts and origins are checked there as well.
+Knows no model and no web framework, so that `dgemma serve` can refuse a bad setting before anything is
+loaded. Trap: loopback is no boundary against web pages, which is why names of hosts and origins are checked
+there as well.
 """
 
 from __future__ import annotations

@@ -1,32 +1,30 @@
-"""The one thread that owns the device: it alone makes passes, and all else that touches the model runs on it between them.
+"""The one thread that owns the device: it alone makes passes, and all else that touches the model runs on
+it between them.
 
     call(fn)          run something on it, between two passes
     at_work_for       seconds since a pass or a call began: whether passes still end
     fault             why the thread has ended, where nobody asked it to
-    Remote            what a request's own thread has in place of the engine: `run` waits for records instead of driving
+    submit(batch)     requests of one client's call, whose thread waits at the batch's box (engine_proxy.py)
 
-A request's task (api.Model's generators) runs on a small thread of its own, which sleeps in `Remote.run` until there is
-something to read; so one task's Python never holds up another's pass for longer than the interpreter's lock does.
+A pass that fails says nothing of who broke it. Everything it carried is forgotten; those who were in it are
+run again alone, newest first, until one fails alone: that one gets the error. Requests give the same tokens
+again, so what a client has already been told is not told twice. Trap: in bf16 the company changes a few
+tokens; one whose committed text came out otherwise the second time ends with an error instead of two halves
+that do not belong together.
 
-A pass that fails says nothing of who broke it. Everything it carried is forgotten; those who were in it are run again alone,
-newest first, until one fails alone: that one gets the error. Requests give the same tokens again, so what a client has already been
-told is not told twice. Trap: in bf16 the company changes a few tokens; one whose committed text came out otherwise the second
-time ends with an error instead of two halves that do not belong together.
-
-After a request that failed alone, a pass of our own is made: where that fails too, the device is lost and the thread ends with a
-`fault`. So does it after an error outside of a pass. Trap: a panic of a Rust library is no Exception; at the edge of a thread
-everything is caught.
+After a request that failed alone, a pass of our own is made: where that fails too, the device is lost and
+the thread ends with a `fault`. So does it after an error outside of a pass. Trap: a panic of a Rust library
+is no Exception; at the edge of a thread everything is caught.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -35,15 +33,10 @@ from typing import Any, TypeVar
 from ..config import DenoiseConfig
 from ..engine.engine import Engine
 from ..engine.requests import CommitRecord, Record, Request
-from ..errors import DeviceError, DgemmaError, ResourceError, is_out_of_memory
-from ..model.kv import KVCache
+from ..errors import Cancelled, DeviceError, DgemmaError, ResourceError, is_out_of_memory
 
 T = TypeVar("T")
 log = logging.getLogger("dgemma.server")
-
-
-class Cancelled(Exception):
-    """Nobody waits for this request any more."""
 
 
 class WorkerError(DgemmaError):
@@ -52,14 +45,14 @@ class WorkerError(DgemmaError):
 
 @dataclass(eq=False)
 class Batch:
-    """Requests of one `Remote.run`, and where their thread waits."""
+    """Requests of one `EngineProxy.run`, and where their thread waits."""
 
     requests: Sequence[Request]
     box: SimpleQueue[Any] = field(
         default_factory=SimpleQueue
     )  # lists of records, or the exception that ends it
     watched: bool = (
-        True  # False: of its steps only the first is told, so that no thread wakes for what nobody looks at
+        True  # False: only its first step is sent, so that no thread wakes for what nobody looks at
     )
     closed: bool = False
 
@@ -72,7 +65,7 @@ class _Entry:
     index: int
     commits: list[list[int]] = field(
         default_factory=list
-    )  # that its client was told of, in this attempt or in one before
+    )  # what its client has, of this attempt or one before
 
 
 class Worker:
@@ -106,11 +99,12 @@ class Worker:
         if threading.current_thread() is self._thread:
             return fn(*arguments)
         future: Future[T] = Future()
-        self._ask(
-            lambda: self._calls.setdefault(client, deque()).append(
-                lambda: self._fulfil(future, fn, arguments)
-            )
-        )
+
+        def enqueue() -> None:
+            calls = self._calls.setdefault(client, deque())
+            calls.append(lambda: self._fulfil(future, fn, arguments))
+
+        self._ask(enqueue)
         return future.result()
 
     def submit(self, batch: Batch) -> None:
@@ -131,15 +125,14 @@ class Worker:
     @property
     def waiting(self) -> int:
         """Requests that are not at work yet."""
-        return (
-            max(0, len(self._entries) - len(self.engine.slots.taken))
-            + len(self._suspects)
-            + len(self._parked)
-        )
+        without_slot = max(0, len(self._entries) - len(self.engine.scheduler.taken))
+        return without_slot + len(self._suspects) + len(self._parked)
 
     @property
     def at_work_for(self) -> float:
-        """Seconds since the pass or the call that the thread is in began; 0 while it waits for something to do."""
+        """Seconds since the pass or the call that the thread is in began; 0 while it waits for something to
+        do.
+        """
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
 
@@ -167,7 +160,8 @@ class Worker:
             end = self.fault = DeviceError(f"the device failed ({kind}); the service must be started again")
         self._began = None
         self._end = end
-        for batch in {entry.batch for entry in (*self._entries.values(), *self._suspects, *self._parked)}:
+        entries = (*self._entries.values(), *self._suspects, *self._parked)
+        for batch in {entry.batch for entry in entries}:
             batch.closed = True
             batch.box.put(end)
         self._turn_away()
@@ -191,12 +185,10 @@ class Worker:
         try:
             self.engine.advance()
         except BaseException as error:
-            self._recover(_told_to_its_client(error))
+            self._recover(_client_error(error))
             self._began = None
-        if (
-            self.engine.passes != passes
-        ):  # not where `advance` found nobody to make a pass for: that may not go on either
-            self._began = None
+        if self.engine.passes != passes:
+            self._began = None  # else `advance` found nobody to make a pass for, which may not go on either
 
     def _obey(self) -> None:
         """What others asked for; without anything to do, wait until they do."""
@@ -212,7 +204,9 @@ class Worker:
         self._take_calls()
 
     def _take_calls(self) -> None:
-        """The calls that wait: all of them of a client that is alone, one of each where several want the device."""
+        """The calls that wait: all of them of a client that is alone, one of each where several want the
+        device.
+        """
         alone = len(self._calls.keys() | self.engine.clients) <= 1
         for client, calls in [*self._calls.items()]:
             for _ in range(len(calls) if alone else 1):
@@ -247,7 +241,7 @@ class Worker:
         try:
             self._entries[self.engine.submit(entry.batch.requests[entry.index])] = entry
         except BaseException as error:
-            self._fail(entry.batch, _told_to_its_client(error))
+            self._fail(entry.batch, _client_error(error))
 
     def _forget(self, batch: Batch) -> None:
         for ticket, entry in [*self._entries.items()]:
@@ -267,7 +261,7 @@ class Worker:
         for ticket, entry in [*self._entries.items()]:
             records = self.engine.poll(ticket)
             fresh = [record.of(entry.index) for record in records if self._is_news(entry, record)]
-            if records and _is_last(records[-1]) and ticket in self._entries:
+            if records and is_last(records[-1]) and ticket in self._entries:
                 del self._entries[ticket]
                 self.engine.cancel(ticket)
             if fresh and not entry.batch.closed:
@@ -275,7 +269,9 @@ class Worker:
         self._go_on()
 
     def _is_news(self, entry: _Entry, record: Record) -> bool:
-        """Whether a record goes on from what the client knows; one of a canvas that was committed before must say the same."""
+        """Whether a record goes on from what the client knows; one of a canvas that was committed before
+        must say the same.
+        """
         known = entry.commits
         if record.canvas >= len(known):
             self._observe(record)
@@ -284,20 +280,18 @@ class Worker:
                 return True
             return entry.batch.watched or (record.canvas, record.step) == (0, 1)
         if isinstance(record, CommitRecord) and record.token_ids != known[record.canvas]:
-            self._fail(
-                entry.batch, WorkerError("this answer could not be continued after a failed pass; ask again")
-            )
+            lost = "this answer could not be continued after a failed pass; ask again"
+            self._fail(entry.batch, WorkerError(lost))
         return False
 
     def _recover(self, error: DgemmaError) -> None:
         """After a pass that failed: who was in it is run again alone."""
         self.failures += 1
-        working = {slot.ticket for slot in self.engine.slots.taken}
-        entries = [self._entries[ticket] for ticket in sorted(self._entries, reverse=True)]
-        suspects = [
-            entry for ticket, entry in sorted(self._entries.items(), reverse=True) if ticket in working
-        ]
-        if waiting := [entry for entry in entries if entry not in suspects]:
+        working = {slot.ticket for slot in self.engine.scheduler.taken}
+        newest_first = sorted(self._entries.items(), reverse=True)
+        suspects = [entry for ticket, entry in newest_first if ticket in working]
+        waiting = [entry for ticket, entry in newest_first if ticket not in working]
+        if waiting:
             suspects.insert(0, waiting.pop())  # the oldest of these: it may have broken while it was let in
         self._entries.clear()
         self.engine.abandon()
@@ -314,7 +308,9 @@ class Worker:
             self._fail(entry.batch, error)
 
     def _check_device(self) -> None:
-        """Raises DeviceError where a pass of our own, with nobody else in it, fails as well: then it was no request's fault."""
+        """Raises DeviceError where a pass of our own, with nobody else in it, fails as well: then it was no
+        request's fault.
+        """
         config = DenoiseConfig(max_denoising_steps=1, stability_threshold=1, eos_token_id=None)
         try:
             for _ in self.engine.run([Request((0,), 1, config=config)]):
@@ -336,75 +332,10 @@ class Worker:
                 self._enter(entry)
 
 
-class Remote:
-    """The engine, as a request's thread sees it: the Runner that tasks get in place of the engine."""
-
-    def __init__(
-        self, worker: Worker, salt: str = "", max_prompt_tokens: int | None = None, watched: bool = True, client: str = ""
-    ):  # fmt: skip
-        self._worker, self._salt, self._most, self._watched = worker, salt, max_prompt_tokens, watched
-        self._client = client
-        self._batch: Batch | None = None
-        self._closed = False
-        self.model, self.config, self.slots = worker.engine.model, worker.engine.config, worker.engine.slots
-
-    def check(self, request: Request) -> None:
-        """Engine.check, and the service's own limit. Raises UsageError or ResourceError."""
-        request.check(self.model.config, self._most)
-        self._worker.engine.check(request)
-
-    def run(self, requests: Sequence[Request]) -> Generator[Record, None, None]:
-        """Engine.run, by the worker. Raises Cancelled once nobody waits for it any more."""
-        salted = [
-            dataclasses.replace(request, salt=self._salt + request.salt, client=self._client)
-            for request in requests
-        ]
-        batch = self._batch = Batch(salted, watched=self._watched)
-        if self._closed:
-            raise Cancelled
-        self._worker.submit(batch)
-        left = len(salted)
-        try:
-            while left:
-                told = batch.box.get()
-                if isinstance(told, BaseException):
-                    raise told
-                for record in told:
-                    left -= _is_last(record)
-                    yield record
-        finally:
-            if left:
-                self._worker.cancel(batch)
-
-    def read(self, ids: Sequence[int], keep: bool = False) -> Generator[None, None, KVCache]:
-        return self._worker.engine.read(ids, self._salt, keep, self._client)
-
-    def do(self, fn: Callable[..., T], *arguments: Any) -> T:
-        """Engine.do, by the worker. Raises Cancelled once nobody waits for it any more."""
-        if self._closed:
-            raise Cancelled
-        result: T = self._worker.call(self._worker.engine.do, fn, *arguments, client=self._client)
-        return result
-
-    @property
-    def owner(self) -> str:
-        """Whose requests these are."""
-        return f"client {self._client or self._salt}"
-
-    def still_wanted(self) -> None:
-        """Raises Cancelled once nobody waits for it any more."""
-        if self._closed:
-            raise Cancelled
-
-    def close(self) -> None:
-        """End what runs, from any thread; its slots are free before the next pass."""
-        self._closed = True
-        if self._batch is not None:
-            self._worker.cancel(self._batch)
-
-
-def _told_to_its_client(error: BaseException) -> DgemmaError:
-    """The same without a traceback, whose frames would keep the pass's memory alive, and without anybody's text."""
+def _client_error(error: BaseException) -> DgemmaError:
+    """The same without a traceback, whose frames would keep the pass's memory alive, and without anybody's
+    text.
+    """
     if isinstance(error, DgemmaError):
         return error.with_traceback(None)
     if is_out_of_memory(error):
@@ -412,5 +343,6 @@ def _told_to_its_client(error: BaseException) -> DgemmaError:
     return WorkerError(f"the pass failed ({type(error).__name__}); no text was made from it")
 
 
-def _is_last(record: Record) -> bool:
+def is_last(record: Record) -> bool:
+    """Whether a record ends its request."""
     return isinstance(record, CommitRecord) and record.finish_reason is not None

@@ -1,7 +1,10 @@
-"""Banned texts as a grammar: an answer may be anything in which none of them occurs, however it is cut into tokens.
+"""Banned texts as a grammar: an answer may be anything in which none of them occurs, however it is cut into
+tokens.
 
-Works on the bytes of tokens: a token is barred where it would complete a banned text, alone or together with what stands before it.
-Control tokens are not part of the text and change nothing. Trap: the texts are looked for as written; another case is another text.
+Works on the bytes of tokens: a token is barred where it would complete a banned text, alone or together with
+what stands before it. Control tokens are not part of the text and change nothing.
+
+Trap: the texts are looked for as written; another case is another text.
 """
 
 from __future__ import annotations
@@ -14,14 +17,16 @@ from torch import Tensor
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
 
-MOST_WORDS, MOST_BYTES = 256, 256  # of banned texts, and of each
+MOST_WORDS = 256
+MOST_BYTES = 256  # of each
 
 
 class TextBans:
     """A Grammar: every text without these in it."""
 
     def __init__(self, words: Sequence[str] | str, tokenizer: Tokenizer):
-        words = [words] if isinstance(words, str) else words
+        if isinstance(words, str):
+            words = [words]
         if not isinstance(words, list | tuple) or not all(isinstance(word, str) and word for word in words):
             raise UsageError("bad_words must be texts of at least one character each")
         self.words = [word.encode("utf-8", "replace") for word in words]
@@ -32,7 +37,9 @@ class TextBans:
         control = tokenizer.control_ids
         self.pieces = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self.reach = max(map(len, self.words)) - 1
-        self._starting: dict[bytes, Tensor] = {}  # which tokens begin with these bytes, as they are asked for
+        self._starting: dict[
+            bytes, Tensor
+        ] = {}  # which tokens begin with these bytes; filled as they are needed
         self._never = torch.tensor([any(word in piece for word in self.words) for piece in self.pieces])
 
     def begin(self) -> BansWalk:
@@ -59,7 +66,8 @@ class BansWalk:
     ended = False  # an end token may come at any time, and what follows it is nobody's business
 
     def __init__(self, bans: TextBans, tail: bytes):
-        self.bans, self.tail = bans, tail
+        self.bans = bans
+        self.tail = tail
 
     def copy(self) -> BansWalk:
         return BansWalk(self.bans, self.tail)
@@ -67,7 +75,8 @@ class BansWalk:
     def take(self, ids: Sequence[int]) -> int:
         bans = self.bans
         for count, token in enumerate(ids):
-            text = self.tail + (bans.pieces[token] if token < len(bans.pieces) else b"")
+            piece = bans.pieces[token] if token < len(bans.pieces) else b""
+            text = self.tail + piece
             if any(word in text for word in bans.words):
                 return count
             self.tail = text[len(text) - min(len(text), bans.reach) :]

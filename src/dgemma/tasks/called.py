@@ -18,10 +18,10 @@ from ..engine.grammar import Grammar, Walk
 from ..errors import UsageError
 from ..text.tokenizer import Tokenizer
 from .forms.compiler import ALONE, Asker
-from .structured import Form, Turns, at_once, call_form
+from .structured import OutputConstraint, Turns, at_once, call_constraint
 
 
-def call_asked(
+def required_call(
     choice: Any,
     tools: Sequence[dict[str, Any]] | None,
     tokenizer: Tokenizer,
@@ -29,16 +29,13 @@ def call_asked(
     asker: Asker = ALONE,
     turns: Turns = at_once,
 ) -> Called | None:
-    """The Grammar of a `tool_choice` in OpenAI's shape; None where any answer will do. Raises UsageError for
-    one that names no tool.
+    """The Grammar of a `tool_choice` in OpenAI's shape; None where any answer will do.
+
+    Raises UsageError for a choice that names no tool.
     """
-    name = (
-        choice.get("function", {}).get("name")
-        if isinstance(choice, dict) and isinstance(choice.get("function"), dict)
-        else None
-    )
     if choice in (None, "auto", "none"):
         return None
+    name = _chosen_name(choice)
     if name is None and choice != "required":
         raise UsageError(
             "tool_choice must be 'auto', 'none', 'required', "
@@ -49,17 +46,28 @@ def call_asked(
         raise UsageError("tool_choice asks for a call, and tools has none of that name")
     if not ends:
         raise UsageError("tool_choice needs an end token to end the answer; leave eos_token_id out")
-    asked = [(function["name"], function.get("parameters")) for function in functions]
-    inner = call_form(asked, tokenizer, tokenizer.special.need("end_tool_call"), asker, turns)
-    return Called(inner, tokenizer, ends)
+    parameters = [(function["name"], function.get("parameters")) for function in functions]
+    closing = tokenizer.special.need("end_tool_call")
+    return Called(call_constraint(parameters, tokenizer, closing, asker, turns), tokenizer, ends)
+
+
+def _chosen_name(choice: Any) -> Any:
+    """The name of the one function that may be called, where a choice gives one."""
+    if not isinstance(choice, dict):
+        return None
+    function = choice.get("function")
+    return function.get("name") if isinstance(function, dict) else None
 
 
 class Called:
     """A Grammar: a call's opening token, what `inner` allows, and one of `ends`."""
 
-    def __init__(self, inner: Form, tokenizer: Tokenizer, ends: Sequence[int]):
-        self.inner, self.size, self.notes = inner, tokenizer.vocab_size, inner.notes
-        self.opening, self.ends = tokenizer.special.need("tool_call"), tuple(ends)
+    def __init__(self, inner: OutputConstraint, tokenizer: Tokenizer, ends: Sequence[int]):
+        self.inner = inner
+        self.size = tokenizer.vocab_size
+        self.notes = inner.notes
+        self.opening = tokenizer.special.need("tool_call")
+        self.ends = tuple(ends)
 
     def begin(self) -> CalledWalk:
         return CalledWalk(self, self.inner.begin())
@@ -68,32 +76,41 @@ class Called:
 class CalledWalk:
     """A Walk: before the call, inside it, or behind it."""
 
-    def __init__(self, form: Called, walk: Walk, inside: bool = False, ended: bool = False):
-        self.form, self.walk, self.inside, self.ended = form, walk, inside, ended
+    def __init__(self, constraint: Called, walk: Walk, inside: bool = False, ended: bool = False):
+        self.constraint = constraint
+        self.walk = walk
+        self.inside = inside
+        self.ended = ended
 
     def copy(self) -> CalledWalk:
-        return CalledWalk(self.form, self.walk.copy(), self.inside, self.ended)
+        return CalledWalk(self.constraint, self.walk.copy(), self.inside, self.ended)
 
     def take(self, ids: Sequence[int]) -> int:
         count = 0
-        if not self.inside and ids and ids[0] == self.form.opening:
-            self.inside, count = True, 1
+        if not self.inside and ids and ids[0] == self.constraint.opening:
+            self.inside = True
+            count = 1
         if self.inside and not self.walk.ended:
             count += self.walk.take(ids[count:])
-        if self.walk.ended and not self.ended and count < len(ids) and ids[count] in self.form.ends:
-            self.ended, count = True, count + 1
+        may_end = self.walk.ended and not self.ended
+        if may_end and count < len(ids) and ids[count] in self.constraint.ends:
+            self.ended = True
+            count += 1
         return count
 
     def forced(self) -> list[int]:
         if not self.inside:
-            return [self.form.opening]
-        return [self.form.ends[0]] if self.walk.ended else self.walk.forced()
+            return [self.constraint.opening]
+        if self.walk.ended:
+            return [self.constraint.ends[0]]
+        return self.walk.forced()
 
     def allowed(self) -> Tensor:
         if self.inside and not self.walk.ended:
             return self.walk.allowed()
-        allowed = torch.zeros(self.form.size, dtype=torch.bool)
-        allowed[[*self.form.ends] if self.inside else [self.form.opening]] = True
+        allowed = torch.zeros(self.constraint.size, dtype=torch.bool)
+        next_ids = list(self.constraint.ends) if self.inside else [self.constraint.opening]
+        allowed[next_ids] = True
         return allowed
 
     def closing(self) -> list[int] | None:
@@ -102,26 +119,32 @@ class CalledWalk:
         way = self.walk.closing()
         if way is None:
             return None
-        return [*([] if self.inside else [self.form.opening]), *way, self.form.ends[0]]
+        opening = [] if self.inside else [self.constraint.opening]
+        return [*opening, *way, self.constraint.ends[0]]
 
 
 class CallOr:
     """A Grammar: a call, or an answer of another form."""
 
     def __init__(self, call: Called, other: Grammar):
-        self.call, self.other = call, other
+        self.call = call
+        self.other = other
 
     def begin(self) -> CallOrWalk:
         return CallOrWalk(self, self.call.begin(), self.other.begin())
 
 
 class CallOrWalk:
-    """A Walk: one of two, which the first token decides. None of the other's begins with the token that opens
-    a call.
+    """A Walk: one of two, which the first token decides.
+
+    No answer of the other form begins with the token that opens a call.
     """
 
-    def __init__(self, form: CallOr, call: Walk, other: Walk, chosen: Walk | None = None):
-        self.form, self.call, self.other, self.chosen = form, call, other, chosen
+    def __init__(self, constraint: CallOr, call: Walk, other: Walk, chosen: Walk | None = None):
+        self.constraint = constraint
+        self.call = call
+        self.other = other
+        self.chosen = chosen
 
     @property
     def ended(self) -> bool:
@@ -129,13 +152,13 @@ class CallOrWalk:
 
     def copy(self) -> CallOrWalk:
         if self.chosen is None:
-            return CallOrWalk(self.form, self.call.copy(), self.other.copy())
-        return CallOrWalk(self.form, self.call, self.other, self.chosen.copy())
+            return CallOrWalk(self.constraint, self.call.copy(), self.other.copy())
+        return CallOrWalk(self.constraint, self.call, self.other, self.chosen.copy())
 
     def take(self, ids: Sequence[int]) -> int:
         if self.chosen is not None:
             return self.chosen.take(ids)
-        likely = self.call if ids and ids[0] == self.form.call.opening else self.other
+        likely = self.call if ids and ids[0] == self.constraint.call.opening else self.other
         count = likely.take(ids)
         if count:
             self.chosen = likely
@@ -148,7 +171,7 @@ class CallOrWalk:
         if self.chosen is not None:
             return self.chosen.allowed()
         allowed = self.other.allowed()
-        allowed[self.form.call.opening] = True
+        allowed[self.constraint.call.opening] = True
         return allowed
 
     def closing(self) -> list[int] | None:

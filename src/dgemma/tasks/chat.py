@@ -14,9 +14,9 @@ from ..text.turns import goes_on, render
 from .events import Generation, Reply
 from .limits import characters, check_length
 from .offer import offer
-from .voices import Voices
+from .output_parser import OutputParser
 
-__all__ = ["Prompt", "Voices", "end_ids", "prepare", "prompt_ids", "reply", "turn_starts"]
+__all__ = ["Prompt", "OutputParser", "end_ids", "prepare", "prompt_ids", "reply", "turn_starts"]
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,13 @@ class Prompt:
 
 
 def prepare(
-    tokenizer: Tokenizer, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None,
-    tool_choice: Any = None, thinking: bool = False, continue_final_message: bool | None = None,
-) -> Prompt:  # fmt: skip
+    tokenizer: Tokenizer,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None = None,
+    tool_choice: Any = None,
+    thinking: bool = False,
+    continue_final_message: bool | None = None,
+) -> Prompt:
     """The prompt of a chat, with the turn that the model is to write opened, or its last message left open.
 
     Raises UsageError that names the message, tool or choice at fault.
@@ -41,13 +45,14 @@ def prepare(
     check_length("the conversation", characters(messages) + characters(tools))
     if not isinstance(continue_final_message, bool | None):
         raise UsageError("continue_final_message must be true or false", "continue_final_message")
-    offered, unread = offer(tools, tool_choice), Unread()
+    offered = offer(tools, tool_choice)
     is_open = bool(continue_final_message) or (isinstance(messages, Sequence) and goes_on(messages))
     if is_open and thinking:
         raise UsageError(
             "an answer that goes on from a message has begun, and cannot think first; leave thinking out",
             "thinking",
         )
+    unread = Unread()
     ids = render(
         messages,
         tokenizer,
@@ -70,7 +75,9 @@ def prompt_ids(
 
 
 def turn_starts(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
-    """The places in a prompt where a turn begins: from there on a conversation may be edited, or told in another way."""
+    """The places in a prompt where a turn begins: from there on a conversation may be edited, or told in
+    another way.
+    """
     return tuple(place for place, token in enumerate(ids) if token == tokenizer.special.turn)
 
 

@@ -1,4 +1,6 @@
-"""What a task tells whoever watches it: drafts while a canvas settles, text once it is committed, the result at the end."""
+"""What a task tells whoever watches it: drafts while a canvas settles, text once it is committed, the result
+at the end.
+"""
 
 from __future__ import annotations
 
@@ -36,26 +38,25 @@ class Committed:
     text: str
     token_ids: list[int]
     steps: int
-    parts: list[tuple[str, str]] = field(
-        default_factory=list
-    )  # the text by channel: ("thought" or "content", text)
+    # the text by channel: ("thought" or "content", text)
+    parts: list[tuple[str, str]] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)  # tool calls that ended here and can be read
-    logprobs: list[TokenLogProbs] = field(
-        default_factory=list
-    )  # of the tokens that the content among the parts ends
+    # of the tokens that the content among the parts ends
+    logprobs: list[TokenLogProbs] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class TokenLogProbs:
-    """One token of the answer and the likeliest in its place: nats at temperature 1, in its canvas's last step, before any rule."""
+    """One token of the answer and the likeliest in its place: nats at temperature 1, in its canvas's last
+    step, before any rule.
+    """
 
     token_id: int
     text: str
     log_prob: float
     top: list[tuple[int, str, float]]  # (id, text, log-probability), likeliest first
-    start: int | None = (
-        None  # characters of the content before it; None: it is no part of the content, or a stop string cut it
-    )
+    # characters of the content before it; None: it is no part of the content, or a stop string cut it
+    start: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,8 @@ class Generation:
     notes: list[str] = field(default_factory=list)
     stop: str | None = None  # the stop string that ended the text; it is not part of it
     logprobs: list[TokenLogProbs] | None = None  # one for each of token_ids, where they were asked for
-    autoregressive: bool = (
-        False  # written token by token: a step is one token, and each counts as a canvas of its own
-    )
+    # written token by token: a step is one token, and each counts as a canvas of its own
+    autoregressive: bool = False
 
     @property
     def canvases(self) -> int:
@@ -95,8 +95,10 @@ class Generation:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for --json."""
-        names = ("text", "token_ids", "finish_reason", "prompt_tokens", "canvases", "steps", "steps_per_canvas",
-                 "tokens_per_forward", "tokens_per_second", "seconds", "first_draft_seconds", "seed", "notes", "stop")  # fmt: skip
+        names = (
+            "text token_ids finish_reason prompt_tokens canvases steps steps_per_canvas tokens_per_forward "
+            "tokens_per_second seconds first_draft_seconds seed notes stop"
+        ).split()
         more: dict[str, Any] = {"autoregressive": True} if self.autoregressive else {}
         if self.logprobs is not None:
             more["logprobs"] = [dataclasses.asdict(one) for one in self.logprobs]
@@ -115,8 +117,13 @@ class Reply:
 
     def to_dict(self) -> dict[str, Any]:
         calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls]
-        return {"content": self.content, "thought": self.thought, "tool_calls": calls, "malformed": self.malformed,
-                **self.generation.to_dict()}  # fmt: skip
+        return {
+            "content": self.content,
+            "thought": self.thought,
+            "tool_calls": calls,
+            "malformed": self.malformed,
+            **self.generation.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,15 @@ class Filling:
     candidates: list[str] = field(default_factory=list)  # the text of every width
 
     def to_dict(self) -> dict[str, Any]:
-        return {"gap": self.text, "closed": self.closed, "gap_width": self.width,
-                "mean_log_prob": self.mean_log_prob, "row_steps": self.row_steps, "candidates": self.candidates,
-                **self.generation.to_dict()}  # fmt: skip
+        return {
+            "gap": self.text,
+            "closed": self.closed,
+            "gap_width": self.width,
+            "mean_log_prob": self.mean_log_prob,
+            "row_steps": self.row_steps,
+            "candidates": self.candidates,
+            **self.generation.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Edit:
-    """A document, changed in place: `text` is `document` with every change's `after` where its `before` stood."""
+    """A document, changed in place: `text` is `document` with every change's `after` where its `before`
+    stood.
+    """
 
     document: str
     text: str

@@ -1,7 +1,10 @@
 """How long an answer may be whose request names no length: one rule for the command line and the service.
 
-A chat-tuned model ends its turns itself, so it gets TURN tokens, and less where context or memory has no room for so many. Trap: a
-length that was asked for is not cut here for memory: whoever asks for it wants to know that there is none.
+A chat-tuned model ends its turns itself, so it gets TURN tokens, and less where context or memory holds
+fewer.
+
+Trap: a max_tokens that was given is not cut here for memory: whoever gives it wants to know that there is
+none.
 """
 
 from __future__ import annotations
@@ -15,39 +18,41 @@ TURN = 8192  # tokens; a checkpoint's own default may be a single canvas
 T = TypeVar("T")
 
 
-def default_length(own: int, chat_tuned: bool) -> int:
-    """Tokens of an answer: `own` is the checkpoint's default."""
-    return max(own, TURN) if chat_tuned else own
+def default_length(checkpoint_default: int, chat_tuned: bool) -> int:
+    """Tokens of an answer."""
+    return max(checkpoint_default, TURN) if chat_tuned else checkpoint_default
 
 
 def open_with_room(
-    begin: Callable[[int | None], T], asked: int | None, default: int, canvas: int
+    begin: Callable[[int | None], T], max_tokens: int | None, default: int, canvas: int
 ) -> tuple[T, int | None]:
     """begin(max_tokens), and the length that the answer was cut to, None where it was not.
 
-    begin raises LengthError for more than the context leaves, and ResourceError for more than memory holds. Where nobody asked for a
-    length, `default` is halved for memory, down to a canvas. Raises these errors where not even that has room.
+    begin raises LengthError for more than the context leaves, and ResourceError for more than memory holds.
+    Where no max_tokens is given, `default` is halved for memory, down to a canvas. Raises these errors where
+    not even that can be held.
     """
-    length, cut = asked, None
+    length = max_tokens
+    cut: int | None = None
     while True:
         try:
             return begin(length), cut
         except LengthError as error:
             if error.most < 1:
                 raise
-            length = cut = error.most
+            cut = error.most
         except ResourceError:
-            if asked is not None or (cut or default) <= canvas:
+            tried = cut or default
+            if max_tokens is not None or tried <= canvas:
                 raise
-            length = cut = max(canvas, (cut or default) // 2)
+            cut = max(canvas, tried // 2)
+        length = cut
 
 
-def note_of_cut(asked: int | None, cut: int, finish_reason: str) -> str | None:
+def note_of_cut(max_tokens: int | None, cut: int, finish_reason: str) -> str | None:
     """What an answer says of the length that it was cut to, if there is anything to say."""
-    if asked is not None:
-        return f"max_tokens {asked} was cut to {cut}, all that the context has room for"
-    return (
-        f"cut at {cut} tokens, all that there is room for behind this prompt"
-        if finish_reason == "length"
-        else None
-    )
+    if max_tokens is not None:
+        return f"max_tokens {max_tokens} was cut to {cut}, all that the context has room for"
+    if finish_reason == "length":
+        return f"cut at {cut} tokens, all that there is room for behind this prompt"
+    return None

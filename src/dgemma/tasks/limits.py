@@ -1,4 +1,6 @@
-"""What every task asks of what it is given, before it begins: texts no longer than any prompt may be, ids that are whole numbers."""
+"""What every task checks before it begins: texts no longer than any prompt may be, ids that are whole
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +59,9 @@ def canvas_rows(canvas_ids: Any) -> tuple[tuple[int, ...], ...]:
     """Starting canvases from one [C] or several [n, C]."""
     if canvas_ids is None:
         return ()
-    found = rows("canvas_ids", canvas_ids)
-    if not found:
+    canvases = rows("canvas_ids", canvas_ids)
+    if not canvases:
         raise UsageError("canvas_ids is empty; give one canvas [C] or several [n, C], or None")
-    if hasattr(found[0], "__index__") and getattr(found[0], "ndim", 0) == 0:
-        found = [found]
-    return tuple(token_ids("canvas_ids", row) for row in found)
+    if hasattr(canvases[0], "__index__") and getattr(canvases[0], "ndim", 0) == 0:  # one canvas: its ids
+        canvases = [canvases]
+    return tuple(token_ids("canvas_ids", row) for row in canvases)

@@ -1,7 +1,8 @@
-"""The tools of a chat: which of them the model is told of, and which it may or must call.
+"""The tools of a chat: which of them the model is shown, and which it may or must call.
 
-`tool_choice` has a spelling in each dialect; all of them are read here, into the one that tasks/called.py keeps. Tools that are no
-functions (a provider's search, a shell) cannot be run from here: they are left out, and a note says so.
+`tool_choice` has a spelling in each dialect; all of them are read here, into the one that tasks/called.py
+keeps. Tools that are no functions (a provider's search, a shell) cannot be run from here: they are left out,
+and a note says so.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ from ..errors import UsageError
 
 MODES = {"auto": "auto", "none": "none", "required": "required", "any": "required"}
 SHAPES = (
-    "tool_choice must be 'auto', 'none', 'required', a tool's name, {'type': 'function', 'function': {'name': ...}}, "
-    "or {'type': 'allowed_tools', 'mode': 'auto' or 'required', 'tools': [...]} with a function among them"
+    "tool_choice must be 'auto', 'none', 'required', a tool's name, {'type': 'function', 'function': "
+    "{'name': ...}}, or {'type': 'allowed_tools', 'mode': 'auto' or 'required', 'tools': [...]} with a "
+    "function among them"
 )
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a chat is told of its tools. `choice` is "auto", "none", "required", or a function in OpenAI's shape."""
+    """The tools that a chat shows the model.
+
+    `choice`: "auto", "none", "required", or a function in OpenAI's shape.
+    """
 
     tools: list[dict[str, Any]]
     choice: Any
@@ -31,13 +36,16 @@ class Offer:
 def offer(tools: Sequence[Any] | None, choice: Any) -> Offer:
     """The tools that a chat may call: none with the choice "none", of `allowed_tools` those.
 
-    Raises UsageError for a choice of no known spelling, for one that no tool here answers to, and for tools that are no list.
+    Raises UsageError for a choice of no known spelling, for one that no tool here answers to, and for tools
+    that are no list.
     """
     mode, names = read_choice(choice)
     if isinstance(tools, str) or not isinstance(tools, Sequence | None):
         raise UsageError("tools must be a list of tool declarations", "tools")
     functions, skipped = _functions(tools or ())
-    notes = [f"tools of type {', '.join(skipped)} are not served and were left out"] if skipped else []
+    notes = []
+    if skipped:
+        notes.append(f"tools of type {', '.join(skipped)} are not served and were left out")
     if mode == "none":
         return Offer([], mode, notes)
     if names is None:
@@ -53,11 +61,16 @@ def offer(tools: Sequence[Any] | None, choice: Any) -> Offer:
 
 
 def read_choice(choice: Any) -> tuple[str, list[str] | None]:
-    """(mode, names): "auto", "none" or "required", and the tools that it is about; None: all. Raises UsageError."""
+    """(mode, names): "auto", "none" or "required", and the tools that it is about; None: all.
+
+    Raises UsageError.
+    """
     if choice is None:
         return "auto", None
+    if isinstance(choice, str) and choice in MODES:
+        return MODES[choice], None
     if isinstance(choice, str) and choice:
-        return (MODES[choice], None) if choice in MODES else ("required", [choice])
+        return "required", [choice]
     if not isinstance(choice, Mapping):
         raise UsageError(SHAPES, "tool_choice")
     kind = choice.get("type")
@@ -72,42 +85,49 @@ def read_choice(choice: Any) -> tuple[str, list[str] | None]:
 
 
 def _allowed(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
-    inner = choice["allowed_tools"] if isinstance(choice.get("allowed_tools"), Mapping) else choice
-    mode, tools = inner.get("mode") or "auto", inner.get("tools")
-    names = [_name(tool) for tool in tools if isinstance(tool, Mapping)] if isinstance(tools, list) else []
-    named = [name for name in names if isinstance(name, str)]
-    if not named or mode not in ("auto", "required"):
+    nested = choice.get("allowed_tools")
+    allowed = nested if isinstance(nested, Mapping) else choice
+    mode = allowed.get("mode") or "auto"
+    tools = allowed.get("tools")
+    names: list[str] = []
+    for tool in tools if isinstance(tools, list) else []:
+        name = _name(tool) if isinstance(tool, Mapping) else None
+        if isinstance(name, str):
+            names.append(name)
+    if not names or mode not in ("auto", "required"):
         raise UsageError(SHAPES, "tool_choice")
-    return mode, named
+    return mode, names
 
 
 def _name(tool: Mapping[str, Any]) -> Any:
     """The name of a function, declared or chosen, in either of OpenAI's shapes."""
     function = tool.get("function")
-    return function.get("name") if isinstance(function, Mapping) else tool.get("name")
+    if isinstance(function, Mapping):
+        return function.get("name")
+    return tool.get("name")
 
 
 def _functions(tools: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]:
     """The functions among tools, in the shape of chat completions, and the types of the others."""
-    functions, skipped = [], []
-    for n, tool in enumerate(tools):
+    functions: list[dict[str, Any]] = []
+    skipped: list[str] = []
+    for number, tool in enumerate(tools):
         kind = tool.get("type") or "function" if isinstance(tool, Mapping) else None
         if not isinstance(kind, str):
-            raise UsageError(
-                f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}",
-                "tools",
-            )
+            raise _no_tool(number)
         if kind != "function":
             skipped.append(kind[:40])
         elif isinstance(tool.get("function"), Mapping):
             functions.append({**tool, "type": "function"})
         elif "name" in tool:  # as responses have it
-            functions.append(
-                {"type": "function", "function": {key: value for key, value in tool.items() if key != "type"}}
-            )
+            function = {key: value for key, value in tool.items() if key != "type"}
+            functions.append({"type": "function", "function": function})
         else:
-            raise UsageError(
-                f"tools[{n}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}",
-                "tools",
-            )
+            raise _no_tool(number)
     return functions, list(dict.fromkeys(skipped))[:8]
+
+
+def _no_tool(number: int) -> UsageError:
+    return UsageError(
+        f"tools[{number}]: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}", "tools"
+    )

@@ -2,10 +2,12 @@
 
     {"type": "choice", "instructions": ..., "criteria": {label: description or None}}     or a list of labels
     {"type": "score",  "instructions": ..., "criteria": [level 0, level 1, ...]}
-    {"type": "noul",   "instructions": ..., "criteria": {"true": ..., "false": ...}}      yes or no; criteria may be left out
+    {"type": "noul",   "instructions": ..., "criteria": {"true": ..., "false": ...}}      yes or no; or none
 
-State, instructions and descriptions may be text or any JSON, which is shown as JSON. Trap: a score's levels are numbered from 0,
-in the prompt as in the answer, so that what a client reads is what the model was asked.
+State, instructions and descriptions may be text or any JSON, which is shown as JSON.
+
+Trap: a score's levels are numbered from 0, in the prompt as in the answer, so that what a client reads is
+what the model was asked.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from ..errors import UsageError
 from .events import Decision
 
 TYPES = ("choice", "score", "noul")
-MOST_QUESTIONS, MOST_LABELS = 256, 255
-YES, NO = "yes", "no"
+MOST_QUESTIONS = 256
+MOST_LABELS = 255
+YES = "yes"
+NO = "no"
 
 
 @dataclass(frozen=True)
@@ -33,27 +37,30 @@ class Question:
 
     def text(self) -> str:
         """What is put behind the state."""
-        told = [f"{label}: {meaning}" for label, meaning in self.labels.items() if meaning is not None]
+        meanings = [f"{label}: {meaning}" for label, meaning in self.labels.items() if meaning is not None]
         one_of = f"Answer with one of: {', '.join(self.labels)}."
-        return "\n".join([part for part in (self.instructions, *told, one_of) if part])
+        return "\n".join([part for part in (self.instructions, *meanings, one_of) if part])
 
     def answer(self, probabilities: list[float]) -> Decision:
-        """The answer from the labels' probabilities. Confidence is how far the peak is above an even spread: 0 there, 1 if certain."""
+        """The answer from the labels' probabilities."""
         named = dict(zip(self.labels, probabilities, strict=True))
-        count, peak = len(probabilities), max(probabilities)
-        confidence = min(1.0, max(0.0, (count * peak - 1) / (count - 1))) if count > 1 else 1.0
+        confidence = _confidence(probabilities)
         if self.type == "noul":
             return Decision("noul", named, confidence, noul=named[YES])
         if self.type == "choice":
             return Decision("choice", named, confidence, choice=max(named, key=named.__getitem__))
         score = sum(level * share for level, share in enumerate(probabilities))
-        return Decision(
-            "score",
-            named,
-            confidence,
-            score=score,
-            legend={label: meaning or "" for label, meaning in self.labels.items()},
-        )
+        legend = {label: meaning or "" for label, meaning in self.labels.items()}
+        return Decision("score", named, confidence, score=score, legend=legend)
+
+
+def _confidence(probabilities: list[float]) -> float:
+    """How far the peak is above an even spread: 0 there, 1 if certain."""
+    count = len(probabilities)
+    if count == 1:
+        return 1.0
+    above_even = (count * max(probabilities) - 1) / (count - 1)
+    return min(1.0, max(0.0, above_even))
 
 
 def read_questions(questions: Any) -> dict[str, Question]:
@@ -84,14 +91,16 @@ def _question(raw: Any, where: str) -> Question:
         raise UsageError(
             f"{where} has an unknown key {unknown[0]!r:.40}; known: type, instructions, criteria"
         )
-    kind, criteria = raw.get("type"), raw.get("criteria")
+    kind = raw.get("type")
     if kind not in TYPES:
         raise UsageError(f"{where}: type {kind!r:.40} is not one of {', '.join(TYPES)}")
-    told = raw.get("instructions")
-    labels = {"choice": _choices, "score": _levels, "noul": _yes_no}[kind](criteria, where)
+    read_labels = {"choice": _choices, "score": _levels, "noul": _yes_no}[kind]
+    labels = read_labels(raw.get("criteria"), where)
     if len(labels) > MOST_LABELS:
         raise UsageError(f"{where} has {len(labels)} answers; at most {MOST_LABELS} are possible")
-    return Question(kind, "" if told is None else content(told, f"{where}: instructions").strip(), labels)
+    instructions = raw.get("instructions")
+    text = "" if instructions is None else content(instructions, f"{where}: instructions").strip()
+    return Question(kind, text, labels)
 
 
 def _meaning(value: Any, where: str) -> str | None:
@@ -103,7 +112,8 @@ def _choices(criteria: Any, where: str) -> dict[str, str | None]:
         criteria = dict.fromkeys(criteria) if all(isinstance(label, str) for label in criteria) else None
     if not isinstance(criteria, Mapping) or not criteria:
         raise UsageError(
-            f"{where}: criteria of a choice are a dict of labels with what they mean (or None), or a list of labels"
+            f"{where}: criteria of a choice are a dict of labels with what they mean (or None), or a list of "
+            f"labels"
         )
     for label in criteria:
         if not isinstance(label, str) or not label.strip():

@@ -1,13 +1,12 @@
-"""Answers of a given form: a JSON schema, a regular expression or a Lark grammar, kept by llguidance and
-walked over the canvas.
+"""Answers of a given form: a JSON schema, a regular expression or a Lark grammar, kept by llguidance.
 
-engine/grammar.py does the walking; here a form becomes a Grammar over this checkpoint's tokens. It is
+engine/grammar.py walks a form over the canvas; here it becomes a Grammar over this checkpoint's tokens. It is
 compiled in a child process first (forms/compiler.py), and its shortest answer is known before the first pass
 (forms/language.py, forms/ways.py). Refuses to guess: what cannot be kept is a UsageError. Control tokens are
 never part of a form's text.
 
-Trap: a Form and its walks share one Language, so they belong to one thread at a time: the request's until the
-request is submitted, then whoever makes passes.
+Trap: an OutputConstraint and its walks share one Language, so they belong to one thread at a time: the
+request's until the request is submitted, then whoever makes passes.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ MOST_WORK = 400_000  # operations of the search for the shortest answer; docs/sa
 BUILD_WORK = 100_000  # operations of reading a form as a language
 TURN_WORK = 5_000  # of these at a time, between two passes
 PASS_WORK = 6_000  # operations that one step may spend at one place of a draft
-REQUEST_WORK, TOKEN_WORK = (
-    4_000_000,
-    5_000,
-)  # and all steps of a request together: so many, and more for each token of the answer
+REQUEST_WORK = 4_000_000  # and all steps of a request together
+TOKEN_WORK = 5_000  # more for each token of its answer
 JSON_OPTIONS = {"whitespace_flexible": False, "coerce_one_of": True}
 _ENGINES: dict[int, _Engine] = {}  # by tokenizer: see `_engine`
 _MAKING = threading.Lock()  # requests come on threads of their own
@@ -60,7 +57,7 @@ def at_once(work: Callable[[], bool]) -> bool:
     return work()
 
 
-class Form:
+class OutputConstraint:
     """A Grammar: every answer of one form, ended by one of `ends`. `notes`: what of it is not kept."""
 
     def __init__(
@@ -73,7 +70,10 @@ class Form:
         names: bool = False,
     ):
         library = _library()
-        self.engine, self.ends, self.end, self.notes = engine, frozenset(ends), ends[0], notes
+        self.engine = engine
+        self.ends = frozenset(ends)
+        self.end = ends[0]
+        self.notes = notes
         self.language = Language(BUILD_WORK)
         self.finder = Ways(self.language, engine.spelling)
         self.start = _read(self.language, build)
@@ -83,18 +83,19 @@ class Form:
         if self.matcher.is_error():
             raise UsageError(f"the asked form cannot be kept: {first_line(self.matcher.get_error())}")
         self.ways: deque[Way] = deque(maxlen=MOST_WAYS)
-        self.names = Names() if names else None  # where a name of an object may stand but once
+        self.names = Names() if names else None  # where an object may have a name but once
 
-    def begin(self) -> FormWalk:
-        return FormWalk(self, self.matcher.deep_copy(), (), self.start, self.names)
+    def begin(self) -> ConstraintWalk:
+        return ConstraintWalk(self, self.matcher.deep_copy(), (), self.start, self.names)
 
     def prepare(self, turns: Turns) -> None:
-        """Find the shortest answer, by turns. Raises UsageError where there is none, or where none was found
-        in time.
+        """Find the shortest answer, by turns.
+
+        Raises UsageError where there is none, or where none was found in time.
         """
-        spent = self.language.work
+        before = self.language.work
         while not turns(self._search_on):
-            if self.language.work - spent > MOST_WORK:
+            if self.language.work - before > MOST_WORK:
                 raise UsageError(
                     f"no answer of the asked form was found within {MOST_WORK} steps; ask for a simpler form"
                 )
@@ -139,54 +140,61 @@ def _read(language: Language, build: Build | None) -> Expression | None:
         return None
 
 
-class FormWalk:
+class ConstraintWalk:
     """A Walk: the matcher behind the ids taken, and what the language may still hold there."""
 
     def __init__(
-        self, form: Form, matcher: Any, taken: tuple[int, ...], rest: Expression | None, names: Names | None
+        self,
+        constraint: OutputConstraint,
+        matcher: Any,
+        taken: tuple[int, ...],
+        rest: Expression | None,
+        names: Names | None,
     ):
-        self.form, self.matcher, self.taken = form, matcher, taken
+        self.constraint = constraint
+        self.matcher = matcher
+        self.taken = taken
         self.names = names.copy() if names is not None else None
         self.ended = False
-        self._rest, self._unread = rest, 0  # the language behind all but the last so many of the ids taken
+        self._rest = rest  # the language behind all but the last `_unread` of the ids taken
+        self._unread = 0
 
-    def copy(self) -> FormWalk:
-        walk = FormWalk(self.form, self.matcher.deep_copy(), self.taken, self._rest, self.names)
-        walk.ended, walk._unread = self.ended, self._unread
+    def copy(self) -> ConstraintWalk:
+        walk = ConstraintWalk(self.constraint, self.matcher.deep_copy(), self.taken, self._rest, self.names)
+        walk.ended = self.ended
+        walk._unread = self._unread
         return walk
 
     def take(self, ids: Sequence[int]) -> int:
         if self.ended:
             return 0
-        end = next((place for place, token in enumerate(ids) if token in self.form.ends), len(ids))
-        end = self._until_a_name_stands_twice(ids[:end])
+        end = next((place for place, token in enumerate(ids) if token in self.constraint.ends), len(ids))
+        end = self._until_repeated_name(ids[:end])
         count = self._consume(list(ids[:end]))
         if self.names is not None:
-            self.names.take(self.form.engine.spelling.text(ids[:count]))
+            self.names.take(self.constraint.engine.spelling.text(ids[:count]))
         self.taken += tuple(ids[:count])
         self._unread += count
-        if count == end < len(ids) and ids[count] in self.form.ends and self.matcher.is_accepting():
+        is_end_next = count == end < len(ids) and ids[count] in self.constraint.ends
+        if is_end_next and self.matcher.is_accepting():
             self.ended = True
             self.taken += (ids[count],)
             count += 1
         return count
 
-    def _until_a_name_stands_twice(self, ids: Sequence[int]) -> int:
-        """How many of the ids come before one that closes such a name."""
+    def _until_repeated_name(self, ids: Sequence[int]) -> int:
+        """How many of the ids come before one that closes a name which its object has already."""
         if self.names is None:
             return len(ids)
-        names, pieces = self.names.copy(), self.form.engine.spelling.pieces
-        return next(
-            (
-                place
-                for place, token in enumerate(ids)
-                if token < len(pieces) and not names.take(pieces[token])
-            ),
-            len(ids),
-        )
+        names = self.names.copy()
+        pieces = self.constraint.engine.spelling.pieces
+        for place, token in enumerate(ids):
+            if token < len(pieces) and not names.take(pieces[token]):
+                return place
+        return len(ids)
 
     def _consume(self, ids: list[int]) -> int:
-        size = self.form.engine.vocabulary.vocab_size
+        size = self.constraint.engine.vocabulary.vocab_size
         known = next((place for place, token in enumerate(ids) if token >= size), len(ids))
         if self.matcher.is_stopped():
             return 0
@@ -200,23 +208,24 @@ class FormWalk:
 
     def forced(self) -> list[int]:
         if self.matcher.is_stopped():
-            return [self.form.end]
+            return [self.constraint.end]
         ids: list[int] = self.matcher.compute_ff_tokens()
         return ids
 
     def allowed(self) -> Tensor:
         """[V] bool; end tokens where the form may be left."""
-        vocabulary = self.form.engine.vocabulary
+        vocabulary = self.constraint.engine.vocabulary
         allowed = np.zeros(vocabulary.vocab_size, dtype=np.bool_)
         if not self.matcher.is_stopped():
             mask = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
             allowed = np.unpackbits(mask, count=vocabulary.vocab_size, bitorder="little").view(np.bool_)
         self._check()
         if self.names is not None and self.names.any:
-            for token in (allowed & self.form.engine.quoting).nonzero()[0].tolist():
-                allowed[token] = self.names.copy().take(self.form.engine.spelling.pieces[token])
+            pieces = self.constraint.engine.spelling.pieces
+            for token in (allowed & self.constraint.engine.quoting).nonzero()[0].tolist():
+                allowed[token] = self.names.copy().take(pieces[token])
         allowed[vocabulary.eos_token] = False
-        for end in self.form.ends:
+        for end in self.constraint.ends:
             if end < len(allowed):
                 allowed[end] = self.matcher.is_accepting()
         return torch.from_numpy(allowed)
@@ -224,12 +233,12 @@ class FormWalk:
     def closing(self) -> list[int] | None:
         if self.ended:
             return []
-        for taken, known in self.form.ways:
+        for taken, known in self.constraint.ways:
             gone = len(self.taken) - len(taken)
             if 0 <= gone < len(known) and self.taken == taken + known[:gone]:
                 return [*known[gone:]]
         try:
-            return self.form.find(self.matcher, self._place(), self.taken, PASS_WORK, self.names)
+            return self.constraint.find(self.matcher, self._place(), self.taken, PASS_WORK, self.names)
         except (Exhausted, RecursionError):
             return None
 
@@ -237,28 +246,28 @@ class FormWalk:
         """What the language may still hold; None where it is not known, or where the matcher knows more than
         it.
         """
-        language = self.form.language
+        language = self.constraint.language
         if self._rest is not None and self._unread:
-            text = self.form.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
-            self.form.allow(PASS_WORK, len(self.taken))
+            text = self.constraint.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
+            self.constraint.allow(PASS_WORK, len(self.taken))
             rest = language.walk(self._rest, text)
             self._rest = None if rest is language.nothing else rest
         self._unread = 0
         return self._rest
 
 
-def form(
+def output_constraint(
     name: str,
     value: Any,
     tokenizer: Tokenizer,
     ends: Sequence[int],
     asker: Asker = ALONE,
     turns: Turns = at_once,
-) -> Form:
+) -> OutputConstraint:
     """The Grammar of a `json_schema` (a mapping, or its JSON), a `regex` or a Lark `grammar`.
 
-    asker: who waits for it; turns: where the search for its end may run. Raises UsageError where it cannot be
-    kept.
+    asker: who waits for it; turns: where the search for its end may run.
+    Raises UsageError where it cannot be kept.
     """
     library = _library()
     if not ends:
@@ -269,7 +278,7 @@ def form(
             _limited(name, json.dumps(schema)), overrides=JSON_OPTIONS
         )
         names = "minProperties" in source
-        return _form(
+        return _constraint(
             name,
             source,
             tokenizer,
@@ -285,21 +294,22 @@ def form(
     _limited(name, value)
     if name == "regex":
         source = library.LLMatcher.grammar_from_regex(value)
-        return _form(
+        return _constraint(
             name, source, tokenizer, ends, lambda language: expression(language, value), (), asker, turns
         )
-    return _form(name, compact_json(value), tokenizer, ends, None, (), asker, turns, translate=True)
+    return _constraint(name, compact_json(value), tokenizer, ends, None, (), asker, turns, translate=True)
 
 
-def call_form(
+def call_constraint(
     tools: Sequence[tuple[str, Any]],
     tokenizer: Tokenizer,
     end: int,
     asker: Asker = ALONE,
     turns: Turns = at_once,
-) -> Form:
-    """The Grammar of a call's inside: `call:NAME` and arguments, for one of the tools (its name, the schema
-    of its arguments).
+) -> OutputConstraint:
+    """The Grammar of a call's inside: `call:NAME` and arguments.
+
+    tools: of each that may be called its name and the schema of its arguments.
     """
     library = _library()
     rules = [f"start: {' | '.join(f'call{n}' for n in range(len(tools)))}"]
@@ -322,12 +332,12 @@ def call_form(
 
     source = library.LLMatcher.grammar_from_lark(_limited("tools", "\n".join(rules)))
     names = "minProperties" in source
-    return _form(
+    return _constraint(
         "a tool's parameters", source, tokenizer, (end,), build, tuple(notes), asker, turns, names=names
     )
 
 
-def _form(
+def _constraint(
     name: str,
     source: str,
     tokenizer: Tokenizer,
@@ -338,14 +348,14 @@ def _form(
     turns: Turns,
     translate: bool = False,
     names: bool = False,
-) -> Form:
+) -> OutputConstraint:
     engine = _engine(_library(), tokenizer)
     checked = engine.compiler.check(source, name, asker, translate)
     if any("oneOf" in warning for warning in checked.warnings):
         notes += ("oneOf is kept as anyOf: an answer may have the form of more than one of its schemas",)
     if translate:
         build = partial(grammar_texts, text=checked.source)
-    made = Form(checked.source, engine, ends, build, notes, names)
+    made = OutputConstraint(checked.source, engine, ends, build, notes, names)
     made.prepare(turns)
     return made
 
@@ -390,12 +400,13 @@ def _engine(library: Any, tokenizer: Tokenizer) -> _Engine:
 
 
 class _Pieces:
-    """A tokenizer as llguidance asks for it: the bytes of each token, none for control tokens."""
+    """A tokenizer as llguidance wants it: the bytes of each token, none for control tokens."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         control = tokenizer.control_ids
-        self.eos_token_id, self.bos_token_id = tokenizer.special.need("eos"), tokenizer.special.bos
+        self.eos_token_id = tokenizer.special.need("eos")
+        self.bos_token_id = tokenizer.special.bos
         self.special_token_ids = sorted(control)
         self.tokens = [b"" if i in control else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
 

@@ -1,4 +1,7 @@
-"""A form behind a thought: where the model was asked to think, its answer may open with one, and the form holds for what follows."""
+"""A form behind a thought.
+
+Where the model was asked to think, its answer may open with a thought; the form holds for what follows it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class ThoughtFirst:
 
     def __init__(self, inner: Grammar, tokenizer: Tokenizer):
         self.inner = inner
-        self.opening, self.close = tokenizer.special.need("channel"), tokenizer.special.need("end_channel")
+        self.opening = tokenizer.special.need("channel")
+        self.close = tokenizer.special.need("end_channel")
         self.control = tokenizer.control_ids
         self.inside = torch.ones(tokenizer.vocab_size, dtype=torch.bool)
         self.inside[[i for i in self.control if i != self.close]] = False
@@ -28,27 +32,30 @@ class ThoughtFirst:
 class ThoughtWalk:
     """A Walk: before the thought, inside it, or behind it."""
 
-    def __init__(self, form: ThoughtFirst, walk: Walk, place: str):
-        self.form, self.walk, self.place = form, walk, place
+    def __init__(self, constraint: ThoughtFirst, walk: Walk, place: str):
+        self.constraint = constraint
+        self.walk = walk
+        self.place = place  # "before", "inside" or "behind"
 
     @property
     def ended(self) -> bool:
         return self.walk.ended
 
     def copy(self) -> ThoughtWalk:
-        return ThoughtWalk(self.form, self.walk.copy(), self.place)
+        return ThoughtWalk(self.constraint, self.walk.copy(), self.place)
 
     def take(self, ids: Sequence[int]) -> int:
         for count, token in enumerate(ids):
-            if self.place == "before" and token == self.form.opening:
+            if self.place == "before" and token == self.constraint.opening:
                 self.place = "inside"
-            elif self.place == "inside" and token == self.form.close:
+            elif self.place == "inside" and token == self.constraint.close:
                 self.place = "behind"
-            elif self.place == "inside" and token in self.form.control:
+            elif self.place == "inside" and token in self.constraint.control:
                 return count
             elif self.place != "inside":
                 taken = self.walk.take(ids[count:])
-                self.place = "behind" if taken else self.place
+                if taken:
+                    self.place = "behind"
                 return count + taken
         return len(ids)
 
@@ -57,14 +64,14 @@ class ThoughtWalk:
 
     def allowed(self) -> Tensor:
         if self.place == "inside":
-            return self.form.inside
+            return self.constraint.inside
         allowed = self.walk.allowed()
         if self.place == "before":
-            allowed[self.form.opening] = True
+            allowed[self.constraint.opening] = True
         return allowed
 
     def closing(self) -> list[int] | None:
         way = self.walk.closing()
         if way is None or self.place != "inside":
             return way
-        return [self.form.close, *way]
+        return [self.constraint.close, *way]

@@ -3,8 +3,8 @@
 Refuses to repair: a call is read whole or not at all, and never executed half. Works on ids: a string is what
 stands between two quote tokens, whatever characters it holds.
 
-Trap: the text between strings is searched for commas and brackets, the text inside strings must not be. So each
-string is taken out first, and a mark put in its place.
+Trap: the text between strings is searched for commas and brackets, the text inside strings must not be. So
+each string is taken out first, and a mark put in its place.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ToolCall:
 def parse_call(ids: Sequence[int], tokenizer: Tokenizer) -> ToolCall | None:
     """Read the ids between a call's control tokens: `call:NAME{key:<|"|>text<|"|>,n:42,list:[...]}`.
 
-    Returns None for anything else (a call cut short, a control token inside, a bare word as a value). Strings in
-    plain double quotes, with JSON's escapes, are read too: models slip into them.
+    Returns None for anything else (a call cut short, a control token inside, a bare word as a value). Strings
+    in plain double quotes, with JSON's escapes, are read too: models slip into them.
     """
     runs: list[list[int]] = [[]]
     for token_id in ids:
@@ -100,27 +100,27 @@ class _Reader:
 
     def _mapping(self, depth: int) -> dict[str, Any]:
         self._expect("{")
-        found: dict[str, Any] = {}
+        members: dict[str, Any] = {}
         if self._peek() == "}":
             self._at += 1
-            return found
+            return members
         while True:
             key = self._key()
             self._expect(":")
-            found[key] = self._value(depth + 1)
+            members[key] = self._value(depth + 1)
             if not self._goes_on("}"):
-                return found
+                return members
 
     def _list(self, depth: int) -> list[Any]:
         self._expect("[")
-        found: list[Any] = []
+        values: list[Any] = []
         if self._peek() == "]":
             self._at += 1
-            return found
+            return values
         while True:
-            found.append(self._value(depth + 1))
+            values.append(self._value(depth + 1))
             if not self._goes_on("]"):
-                return found
+                return values
 
     def _key(self) -> str:
         if self._peek() in (_MARK, '"'):

@@ -1,10 +1,11 @@
 """What the model wrote, split into thought, content and tool calls: by control ids, never by text.
 
-Refuses to know when generation stops; it only drops what stands after an end token. Works on ids in any portions,
-because one canvas can bring a thought, a call and an answer at once, and another can end in the middle of each.
+Refuses to know when generation stops; it only drops what stands after an end token. Works on ids in any
+portions, because one canvas can bring a thought, a call and an answer at once, and another can end in the
+middle of each.
 
-Trap: a channel opens with its name and a newline ("thought\\n"), which belongs to neither thought nor content, and
-may be cut anywhere; its ids are held back until the newline is there.
+Trap: a channel opens with its name and a newline ("thought\\n"), which belongs to neither thought nor
+content, and may be cut anywhere; its ids are held back until the newline is there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CHANNEL_NAME = re.compile(r"[A-Za-z_]{0,32}")
 
 
 class Span(NamedTuple):
-    """Ids of one channel, in the order written. A `tool_call` span is always one whole call (see parse_call)."""
+    """Ids of one channel, in the order written. A `tool_call` span is one whole call (see parse_call)."""
 
     channel: Channel
     ids: list[int]
@@ -31,7 +32,9 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Parts:
-    """A reply, split. `malformed` holds the text of calls that could not be read; it is never part of `content`."""
+    """A reply, split. `malformed` holds the text of calls that could not be read; it is never part of
+    `content`.
+    """
 
     thought: str = ""
     content: str = ""
@@ -43,25 +46,30 @@ def split(ids: Sequence[int], tokenizer: Tokenizer) -> Parts:
     """Split a whole reply. A thought that was not closed is a thought, a call that was cut is malformed."""
     splitter = ChannelSplitter(tokenizer)
     spans = splitter.feed(ids) + splitter.finish()
-    found: dict[str, list[int]] = {"thought": [], "content": []}
-    calls, malformed = [], []
+    ids_of: dict[str, list[int]] = {"thought": [], "content": []}
+    calls: list[ToolCall] = []
+    malformed: list[str] = []
     for span in spans:
         if span.channel != "tool_call":
-            found[span.channel] += span.ids
+            ids_of[span.channel] += span.ids
         elif call := parse_call(span.ids, tokenizer):
             calls.append(call)
         else:
             malformed.append(tokenizer.decode(span.ids, skip_special=False))
-    thought = tokenizer.decode(found["thought"]).strip("\n")
-    return Parts(thought, tokenizer.decode(found["content"]), calls, malformed)
+    thought = tokenizer.decode(ids_of["thought"]).strip("\n")
+    return Parts(thought, tokenizer.decode(ids_of["content"]), calls, malformed)
 
 
 class ChannelSplitter:
-    """Splits ids as they come. All spans of `feed`, then `finish`, are the reply, however it was portioned."""
+    """Splits ids as they come.
+
+    All spans of `feed`, then `finish`, are the reply, however it was portioned.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer, self._special = tokenizer, tokenizer.special
-        special = self._special
+        special = tokenizer.special
+        self._tokenizer = tokenizer
+        self._special = special
         self._ends = {special.eos, special.end_turn, special.tool_response, special.turn} - {None}
         self._dropped = {special.pad, special.bos}
         self._channel: Channel = "content"
@@ -78,7 +86,10 @@ class ChannelSplitter:
         return spans
 
     def finish(self) -> list[Span]:
-        """What was still held back: an unclosed call, or the start of a thought. Nothing can be fed after it."""
+        """What was still held back: an unclosed call, or the start of a thought.
+
+        Nothing can be fed after it.
+        """
         spans: list[Span] = []
         self._leave(spans)
         self.ended = True
@@ -86,6 +97,7 @@ class ChannelSplitter:
 
     def _take(self, token_id: int, spans: list[Span]) -> None:
         special = self._special
+        closing = special.end_tool_call if self._channel == "tool_call" else special.end_channel
         if token_id in self._ends:
             self._leave(spans)
             self.ended = True
@@ -93,7 +105,7 @@ class ChannelSplitter:
             self._enter("thought", spans)
         elif token_id == special.tool_call:
             self._enter("tool_call", spans)
-        elif token_id == (special.end_tool_call if self._channel == "tool_call" else special.end_channel):
+        elif token_id == closing:
             self._leave(spans)
         elif token_id in self._dropped:
             return
@@ -109,16 +121,18 @@ class ChannelSplitter:
     def _enter(self, channel: Channel, spans: list[Span]) -> None:
         """Open a channel. One that is still open ends here: control tokens do not nest."""
         self._leave(spans)
-        self._channel, self._held = channel, []
+        self._channel = channel
+        self._held = []
 
     def _leave(self, spans: list[Span]) -> None:
         """Back to content; what is held goes out, except the name of a channel."""
-        held, channel = self._held, self._channel
+        held = self._held
         if held is not None:
-            cut = self._tokenizer.decode(held).strip()
-            if channel == "tool_call" or not "thought".startswith(cut):
+            begun = self._tokenizer.decode(held).strip()
+            if self._channel == "tool_call" or not "thought".startswith(begun):
                 self._emit(spans, held)
-        self._channel, self._held = "content", None
+        self._channel = "content"
+        self._held = None
 
     def _name(self, held: list[int], spans: list[Span]) -> None:
         """Hold the first line of a channel; drop it if it is a name, give it out if it is something else."""

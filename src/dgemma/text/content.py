@@ -1,8 +1,10 @@
-"""What a message is made of, read as text: the parts of every dialect, and a short text in place of what cannot be read.
+"""What a message is made of, read as text: the parts of every dialect, and a short text in place of what
+cannot be read.
 
-One picture or search result must not end a conversation that holds it: clients send the whole history with every turn. So a part
-of another kind becomes a line that says what stood there, and its kind is counted, for a note with the answer.
-Trap: such a line must hold no picture's bytes; only members whose names promise text are read.
+One picture or search result must not end a conversation that holds it: clients send the whole history with
+every turn. So a part of another kind becomes a line that says what stood there, and its kind is counted, for
+a note with the answer. Trap: such a line must hold no picture's bytes; only members whose names promise text
+are read.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ MOST_KINDS = 8  # that a note names
 
 # Members whose texts say what a part held.
 READABLE = (
-    "title", "name", "tool_name", "filename", "file", "source", "url", "query", "queries", "action", "command", "input", "arguments",
-    "code", "content", "text", "transcript", "stdout", "stderr", "output", "outputs", "results", "logs", "error", "error_code", "message",
-)  # fmt: skip
+    "title name tool_name filename file source url query queries action command input arguments code content "
+    "text transcript stdout stderr output outputs results logs error error_code message"
+).split()
 
 
 class Part(NamedTuple):
@@ -63,14 +65,12 @@ def joined(content: Any, where: str, unread: Unread) -> str:
 def substitute(part: Mapping[str, Any], kind: str, unread: Unread) -> str:
     """The line that stands for a part, or for an item of a history, that cannot be read."""
     unread[kind[:40]] += 1
-    found = " ".join(_readable(part, 0))
-    if len(found) > LONGEST:
-        found = found[:LONGEST] + " ..."
-    return (
-        f"[{kind[:40]}, of which only this can be read: {found}]"
-        if found
-        else f"[{kind[:40]}, which cannot be read]"
-    )
+    text = " ".join(_readable(part, 0))
+    if not text:
+        return f"[{kind[:40]}, which cannot be read]"
+    if len(text) > LONGEST:
+        text = text[:LONGEST] + " ..."
+    return f"[{kind[:40]}, of which only this can be read: {text}]"
 
 
 def note(unread: Unread) -> list[str]:
@@ -117,10 +117,10 @@ def _text(text: Any, where: str) -> str:
 
 def _thought(part: Mapping[str, Any]) -> str:
     """Clients have it as a text, or as a list of text parts, under one of several names."""
-    found = next(
-        (part[name] for name in ("thinking", "reasoning", "text", "summary", "content") if part.get(name)), ""
-    )
-    return "\n".join(_readable(found, 0))
+    for name in ("thinking", "reasoning", "text", "summary", "content"):
+        if part.get(name):
+            return "\n".join(_readable(part[name], 0))
+    return ""
 
 
 def _readable(value: Any, depth: int) -> list[str]:

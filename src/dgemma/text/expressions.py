@@ -55,24 +55,25 @@ class _Parser:
     """Walks once over an expression; each method leaves `at` behind what it read."""
 
     def __init__(self, text: str):
-        self.text, self.at = text, 0
+        self.text = text
+        self.at = 0
 
     def alternatives(self, depth: int) -> _Item:
         """What stands between `|`, up to a closing bracket or the end."""
         if depth > 20:
             raise _Refused("its groups stand too deep in each other")
-        found = [self.sequence(depth)]
+        items = [self.sequence(depth)]
         while self.peek() == "|":
             self.at += 1
-            found.append(self.sequence(depth))
-        several = len(found) > 1
+            items.append(self.sequence(depth))
+        several = len(items) > 1
         return _Item(
-            can_fail=all(item.can_fail for item in found),
-            fixed=not several and found[0].fixed,
-            choices=max(item.choices for item in found) + (len(found) - 1).bit_length(),
-            retries=max(item.retries for item in found),
-            unbounded=any(item.unbounded for item in found),
-            size=sum(item.size for item in found),
+            can_fail=all(item.can_fail for item in items),
+            fixed=not several and items[0].fixed,
+            choices=max(item.choices for item in items) + (len(items) - 1).bit_length(),
+            retries=max(item.retries for item in items),
+            unbounded=any(item.unbounded for item in items),
+            size=sum(item.size for item in items),
         )
 
     def sequence(self, depth: int) -> _Item:
@@ -120,28 +121,32 @@ class _Parser:
         char = self.peek()
         if char == "?":
             self.at += 1
-            found: str | tuple[int, int | None] = _OPTIONAL
+            quantifier: str | tuple[int, int | None] = _OPTIONAL
         elif char in ("*", "+"):
             self.at += 1
-            found = (int(char == "+"), None)
+            quantifier = (int(char == "+"), None)
         elif char == "{" and (counts := self.counts()) is not None:
-            found = counts
+            quantifier = counts
         else:
             return None
         if char != "{" and self.peek() in ("?", "+"):  # lazy or possessive: tries no more than the greedy one
             self.at += 1
         if self.peek() in ("*", "+", "?"):
             raise _Refused("a repeat is repeated")
-        return found
+        return quantifier
 
     def counts(self) -> tuple[int, int | None] | None:
         """{3}, {1,3}, {,3}, {1,}; anything else in braces is text."""
         end = self.text.find("}", self.at)
-        low, comma, high = self.text[self.at + 1 : end].partition(",") if end > 0 else ("", "", "")
+        if end < 0:
+            return None
+        low, comma, high = self.text[self.at + 1 : end].partition(",")
         if not (low + high).isascii() or not (low + high).isdigit() or len(low) > 6 or len(high) > 6:
             return None
         least = int(low or 0)
-        most = int(high) if high else (None if comma else least)
+        most: int | None = least
+        if comma:
+            most = int(high) if high else None
         self.at = end + 1
         return least, most
 

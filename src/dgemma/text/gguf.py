@@ -1,9 +1,10 @@
 """The vocabulary inside a GGUF file as the JSON of a `tokenizer.json`, which tokenizer.py builds from.
 
-One kind is read, `tokenizer.ggml.model` = "gemma4", which the published files of this model hold: merges by rank over characters,
-spaces written as U+2581, runs of newlines apart from what is around them, bytes for what has no token. Knows metadata as plain
-values, no file. Trap: a GGUF file keeps no list of added tokens. Its token types name the control tokens; but ordinary text
-that no merge builds (runs of newlines, in some vocabularies) was an added token too, and has to be matched whole.
+One kind is read, `tokenizer.ggml.model` = "gemma4", which the published files of this model hold: merges by
+rank over characters, spaces written as U+2581, runs of newlines apart from what is around them, bytes for
+what has no token. Knows metadata as plain values, no file. Trap: a GGUF file keeps no list of added tokens.
+Its token types name the control tokens; but ordinary text that no merge builds (runs of newlines, in some
+vocabularies) was an added token too, and has to be matched whole.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ def is_readable(metadata: Mapping[str, Any]) -> bool:
 
 
 def tokenizer_json(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The `tokenizer.json` of a file's metadata. Raises ConfigError that names `source` where it holds none that is read."""
+    """The `tokenizer.json` of a file's metadata.
+
+    Raises ConfigError that names `source` where it holds none that is read.
+    """
     if not is_readable(metadata):
         raise ConfigError(
-            f"{source}: its vocabulary is of the kind {shown(metadata.get(_PREFIX + 'model'))}; '{KIND}' is read"
+            f"{source}: its vocabulary is of the kind {shown(metadata.get(_PREFIX + 'model'))}; '{KIND}' is "
+            f"read"
         )
     tokens, merges = (_list(metadata, key, str, source) for key in ("tokens", "merges"))
     types = _list(metadata, "token_type", int, source)
@@ -89,12 +94,12 @@ _STEPS = {
 
 
 def _list(metadata: Mapping[str, Any], key: str, kind: type, source: str) -> list[Any]:
-    found = metadata.get(_PREFIX + key)
-    if not isinstance(found, list) or not all(isinstance(one, kind) for one in found):
+    values = metadata.get(_PREFIX + key)
+    if not isinstance(values, list) or not all(isinstance(one, kind) for one in values):
         raise ConfigError(
             f"{source}: the metadata '{_PREFIX}{key}' is missing, or no list of {kind.__name__}"
         )
-    return found
+    return values
 
 
 def _is_merge(pair: list[str], vocab: Mapping[str, int]) -> bool:

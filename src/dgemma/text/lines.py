@@ -1,7 +1,9 @@
 """Lines of a text: where they stand, and what changed between two texts.
 
-A line ends with "\\n" and with nothing else. Trap: `str.splitlines` also cuts at form feeds and Unicode's separators, so that its
-lines are not those of editors, compilers and patch.
+A line ends with "\\n" and with nothing else.
+
+Trap: `str.splitlines` also cuts at form feeds and Unicode's separators, so that its lines are not those of
+editors, compilers and patch.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ def split_lines(text: str) -> list[str]:
     """The lines of a text with their ends; the last one may have none."""
     lines = [line + "\n" for line in text.split("\n")]
     lines[-1] = lines[-1][:-1]
-    return lines if lines[-1] else lines[:-1]
+    if not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def line_end(*texts: str) -> str:
@@ -43,12 +47,12 @@ class PlainView:
     """A text as a model reads it, and where its characters stand in the text as it is."""
 
     def __init__(self, text: str):
-        self.original, self.text = text, plain(text)
+        self.original = text
+        self.text = plain(text)
         self.line_end = line_end(text)
-        self._pairs = [found.start() for found in re.finditer("\r\n", text)]
-        self._breaks = [
-            start - number for number, start in enumerate(self._pairs)
-        ]  # the same in the plain text
+        self._pairs = [match.start() for match in re.finditer("\r\n", text)]
+        # the same in the plain text
+        self._breaks = [start - number for number, start in enumerate(self._pairs)]
 
     def to_plain(self, place: int) -> int:
         """A place of the original in the plain text; between "\\r" and "\\n" it is the one before both."""
@@ -63,7 +67,10 @@ class PlainView:
 
 
 def lines_span(text: str, first: int, last: int) -> tuple[int, int]:
-    """The characters of lines `first` to `last`, counted from 1, without the last one's end. Raises UsageError."""
+    """The characters of lines `first` to `last`, counted from 1, without the last one's end.
+
+    Raises UsageError.
+    """
     lines = split_lines(text)
     if not 1 <= first <= last <= len(lines):
         raise UsageError(f"there are no lines {first}:{last}; the text has {len(lines)}, and the first is 1")
@@ -74,6 +81,10 @@ def lines_span(text: str, first: int, last: int) -> tuple[int, int]:
 
 def unified_diff(before: str, after: str, name: str = "document") -> str:
     """What `diff -u` says; empty where nothing changed."""
-    pair = split_lines(before), split_lines(after)
-    found = difflib.unified_diff(*pair, f"a/{name}", f"b/{name}")
-    return "".join(line if line.endswith("\n") else f"{line}\n{NO_NEWLINE}" for line in found)
+    lines = difflib.unified_diff(split_lines(before), split_lines(after), f"a/{name}", f"b/{name}")
+    parts = []
+    for line in lines:
+        parts.append(line)
+        if not line.endswith("\n"):
+            parts.append(f"\n{NO_NEWLINE}")
+    return "".join(parts)

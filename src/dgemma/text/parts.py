@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..config.reader import shown
+from ..config.reader import is_whole, shown
 from ..errors import ConfigError
 from .expressions import why_slow
 
@@ -103,12 +103,7 @@ def check_tokens(vocab: dict[str, Any], added: list[dict[str, Any]], source: str
     most = max(2 * count, count + MOST_HOLES)
     pairs = [*vocab.items(), *((token["content"], token["id"]) for token in added)]
     for text, number in pairs:
-        if (
-            not isinstance(text, str)
-            or not isinstance(number, int)
-            or isinstance(number, bool)
-            or not 0 <= number < most
-        ):
+        if not isinstance(text, str) or not is_whole(number, below=most):
             raise ConfigError(
                 f"{source}: token {shown(text)} has the id {shown(number)}; "
                 f"of {count} tokens ids from 0 to {most - 1} are read"

@@ -3,8 +3,8 @@
 Refuses to know channels and canvases: it is fed ids or text in any portions. What has been given out is never
 taken back, and the pieces put together are exactly the whole.
 
-Trap: a stop string may begin in one piece and end in the next, so up to its length less one is held back; call
-`flush` at the end, or the tail of the answer is lost.
+Trap: a stop string may begin in one piece and end in the next, so up to its length less one is held back;
+call `flush` at the end, or the tail of the answer is lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class StreamDecoder:
         return self._start(self._utf8.decode(data))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that never became whole. The decoder starts anew."""
+        """What is left at the end: U+FFFD for a character that never became whole.
+
+        The decoder starts anew.
+        """
         text = self._start(self._utf8.decode(b"", final=True))
         self._utf8.reset()
         self._leading = self._tokenizer.leading_spaces
@@ -40,15 +43,20 @@ class StreamDecoder:
 
     def _start(self, text: str) -> str:
         while self._leading and text:
-            self._leading, text = (self._leading - 1, text[1:]) if text[0] == " " else (0, text)
+            if text[0] != " ":
+                self._leading = 0
+                break
+            self._leading -= 1
+            text = text[1:]
         return text
 
 
 class StopFinder:
-    """Ends a text before the first stop string that becomes complete. `hit` tells which one, once there is one.
+    """Ends a text before the first stop string that becomes complete. `hit` is that one, once there is one.
 
     Of several stops the one that ends first counts, then the longest: the only rule that gives the same text
-    however it is cut into pieces. An empty stop string stops nothing. Raises UsageError for one that is not a string.
+    however it is cut into pieces. An empty stop string stops nothing. Raises UsageError for one that is not a
+    string.
     """
 
     def __init__(self, stops: Sequence[str] | str | None):
@@ -66,18 +74,23 @@ class StopFinder:
         if self.hit is not None:
             return ""
         text = self._held + text
-        found = [(start + len(stop), start, stop) for stop in self._stops if (start := text.find(stop)) >= 0]
-        if found:
-            _, start, self.hit = min(found)
+        matches: list[tuple[int, int, str]] = []  # (end, start, stop)
+        for stop in self._stops:
+            start = text.find(stop)
+            if start >= 0:
+                matches.append((start + len(stop), start, stop))
+        if matches:
+            _, start, self.hit = min(matches)
             self._held = ""
             return text[:start]
-        keep = self._suffix(text)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        certain = len(text) - self._suffix(text)
+        self._held = text[certain:]
+        return text[:certain]
 
     def flush(self) -> str:
         """What was held back and turned out to be no stop string."""
-        held, self._held = self._held, ""
+        held = self._held
+        self._held = ""
         return held
 
     def _suffix(self, text: str) -> int:
@@ -97,4 +110,6 @@ def cut_at_stop(text: str, stops: Sequence[str] | str | None) -> tuple[str, str]
     finder = StopFinder([plain(stop) for stop in given if stop])
     before = finder.feed(plain(text)) + finder.flush()
     end = line_end(text)
-    return with_line_end(before, end) if end != "\n" else before, finder.hit or ""
+    if end != "\n":
+        before = with_line_end(before, end)
+    return before, finder.hit or ""

@@ -1,8 +1,8 @@
 """Text to token ids and back, for one checkpoint's `tokenizer.json`.
 
-Refuses to know turns: control tokens are appended by id, by whoever writes turns. Nothing that `encode` is given
-can become one, because text comes from users, files and tools. Decoding goes through bytes, not through strings
-of tokens, so that a stream of pieces and one whole text are the same thing.
+Refuses to know turns: control tokens are appended by id, by whoever writes turns. Nothing that `encode` is
+given can become one, because text comes from users, files and tools. Decoding goes through bytes, not through
+strings of tokens, so that a stream of pieces and one whole text are the same thing.
 
 Trap: a token may hold half a character, so `decode(a) + decode(b)` is not `decode(a + b)`; see stream.py.
 """
@@ -52,7 +52,10 @@ class ControlIds:
     end_image: int | None = None
 
     def need(self, name: str) -> int:
-        """The id of one control token, named as the field here. Raises UsageError where the checkpoint lacks it."""
+        """The id of one control token, named as the field here.
+
+        Raises UsageError where the checkpoint lacks it.
+        """
         token_id: int | None = getattr(self, name)
         if token_id is None:
             raise UsageError(
@@ -78,12 +81,18 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """Read a `tokenizer.json`. Raises ConfigError that names the file when it is missing or not understood."""
+        """Read a `tokenizer.json`.
+
+        Raises ConfigError that names the file when it is missing or not understood.
+        """
         return cls.from_json(read_json(Path(path), LARGEST), str(path))
 
     @classmethod
     def from_json(cls, raw: dict[str, Any], source: str = "tokenizer.json") -> Tokenizer:
-        """Build from the parsed JSON of a `tokenizer.json`, which is changed. Raises ConfigError naming `source`."""
+        """Build from the parsed JSON of a `tokenizer.json`, which is changed.
+
+        Raises ConfigError naming `source`.
+        """
         not_run = {name: raw.get(name) for name in NOT_RUN}
         vocabulary = read_vocabulary(raw, source)
         try:
@@ -111,8 +120,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without anything added. No part of it becomes a control token.
 
-        Raises UsageError for text that cannot be written as UTF-8 (half of a surrogate pair), with its position, and for
-        text on which a pattern of the tokenizer gives up.
+        Raises UsageError for text that cannot be written as UTF-8 (half of a surrogate pair), with its
+        position, and for text on which a pattern of the tokenizer gives up.
         """
         if not isinstance(text, str):
             raise UsageError(f"text must be a string, not {type(text).__name__}")
@@ -123,7 +132,8 @@ class Tokenizer:
             raise UsageError(
                 f"character {error.start} of the text (U+{broken:04X}) is half a character"
             ) from None
-        # of several, because that one lets other threads run meanwhile; "fast" leaves out places, which nobody asks for
+        # of several, because that one lets other threads run meanwhile; "fast" leaves out places, which
+        # nobody asks for
         try:
             ids = self._engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except (
@@ -137,7 +147,8 @@ class Tokenizer:
     def _without_control(self, ids: list[int]) -> list[int]:
         """The same text with control tokens spelled out byte by byte.
 
-        A vocabulary that holds them among its words (`ignore_merges`) gives one for a piece of text that reads like it.
+        A vocabulary that holds them among its words (`ignore_merges`) gives one for a piece of text that
+        reads like it.
         """
         spelled: list[int] = []
         for token in ids:
@@ -154,7 +165,9 @@ class Tokenizer:
         return token_id
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """The text of some ids. Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.
+        """The text of some ids.
+
+        Bytes that are not UTF-8 become U+FFFD; control tokens are left out, or spelled out.
 
         Raises UsageError for a negative id; an id beyond the vocabulary (a padding row) becomes U+FFFD.
         """
@@ -165,13 +178,18 @@ class Tokenizer:
         return text
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The UTF-8 bytes one token stands for; perhaps only a part of a character. See `decode` for the errors."""
-        found = self._bytes.get(token_id)
-        if found is None:
-            if token_id < 0:
-                raise UsageError(f"token id {token_id} is negative")
-            found = self._bytes[token_id] = self._vocabulary.bytes_of(token_id)
-        return found
+        """The UTF-8 bytes one token stands for; perhaps only a part of a character.
+
+        See `decode` for the errors.
+        """
+        known = self._bytes.get(token_id)
+        if known is not None:
+            return known
+        if token_id < 0:
+            raise UsageError(f"token id {token_id} is negative")
+        piece = self._vocabulary.bytes_of(token_id)
+        self._bytes[token_id] = piece
+        return piece
 
     def beginning_with(self, piece: bytes) -> tuple[int, ...]:
         """The tokens of text whose bytes begin with these."""
@@ -179,11 +197,12 @@ class Tokenizer:
             self._sorted = sorted(
                 (self.token_bytes(i), i) for i in range(self.vocab_size) if i not in self.control_ids
             )
-        start, found = bisect_left(self._sorted, (piece,)), []
+        start = bisect_left(self._sorted, (piece,))
+        tokens: list[int] = []
         while start < len(self._sorted) and self._sorted[start][0].startswith(piece):
-            found.append(self._sorted[start][1])
+            tokens.append(self._sorted[start][1])
             start += 1
-        return tuple(found)
+        return tuple(tokens)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token by its text as it stands in the vocabulary, or None."""

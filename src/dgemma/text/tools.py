@@ -1,10 +1,11 @@
 """The tool syntax, written: declarations, calls and results between their control tokens (calls.py reads it).
 
-Refuses to know turns and roles. What it writes is a list of pieces: text, and ids of control tokens; the text is
-encoded later, so nothing in a tool's name, schema, arguments or result can become a control token.
+Refuses to know turns and roles. What it writes is a list of pieces: text, and ids of control tokens; the text
+is encoded later, so nothing in a tool's name, schema, arguments or result can become a control token.
 
-Trap: keys are written bare and sorted without regard to case, as the checkpoints were trained; JSON order is lost.
-And a schema is not copied: only what the checkpoints know is written, and its type comes last, in capitals.
+Trap: keys are written bare and sorted without regard to case, as the checkpoints were trained; JSON order is
+lost. And a schema is not copied: only what the checkpoints know is written, and its type comes last, in
+capitals.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UsageError
 from .calls import MAX_DEPTH, TOOL_NAME
@@ -23,11 +24,13 @@ Piece = str | int  # text still to be encoded, or the id of a control token
 
 
 def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
-    """Pieces that declare one tool in the OpenAI shape `{type: function, function: {name, description, parameters}}`.
+    """Pieces that declare one tool in the OpenAI shape `{type: function, function: {name, description,
+    parameters}}`.
 
     Raises UsageError, naming `where`, for another shape, and for a checkpoint without the tool tokens.
     """
-    function = tool.get("function") if isinstance(tool, Mapping) and tool.get("type") == "function" else None
+    is_function = isinstance(tool, Mapping) and tool.get("type") == "function"
+    function = tool.get("function") if is_function else None
     if not isinstance(function, Mapping):
         raise UsageError(
             f"{where}: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}"
@@ -73,10 +76,30 @@ def _bare(name: str) -> list[Piece]:
 
 def _braces(fields: Mapping[str, list[Piece]], key: Callable[[str], list[Piece]] = _bare) -> list[Piece]:
     """`{name:value,...}` in the order given; `key` writes a name."""
-    pieces: list[Piece] = ["{"]
-    for n, (name, value) in enumerate(fields.items()):
-        pieces += ["," if n else "", *key(name), ":", *value]
-    return [*pieces, "}"]
+    members = [[*key(name), ":", *value] for name, value in fields.items()]
+    return ["{", *_with_commas(members), "}"]
+
+
+def _brackets(members: Sequence[list[Piece]]) -> list[Piece]:
+    """`[value,...]`."""
+    return ["[", *_with_commas(members), "]"]
+
+
+def _with_commas(members: Sequence[list[Piece]]) -> list[Piece]:
+    pieces: list[Piece] = []
+    for number, member in enumerate(members):
+        pieces.append("," if number else "")
+        pieces += member
+    return pieces
+
+
+class _Resolved(NamedTuple):
+    """A schema whose union of options is brought to what the notation can say."""
+
+    schema: Mapping[str, Any]
+    kinds: list[str]  # in capitals; without null
+    nullable: bool
+    options: list[Any]  # that are left, for `anyOf`
 
 
 class _Writer:
@@ -86,7 +109,8 @@ class _Writer:
     """
 
     def __init__(self, special: ControlIds, where: str):
-        self._quote, self._where = special.need("quote"), where
+        self._quote = special.need("quote")
+        self._where = where
 
     def _fail(self, what: str) -> UsageError:
         return UsageError(f"{self._where}: {what}")
@@ -110,11 +134,9 @@ class _Writer:
             fields = {key: self.value(member, depth + 1, quote_keys) for key, member in self._sorted(value)}
             return _braces(fields, self.string) if quote_keys else _braces(fields)
         if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-            pieces: list[Piece] = ["["]
-            for n, member in enumerate(value):
-                pieces += ["," if n else "", *self.value(member, depth + 1, quote_keys)]
-            return [*pieces, "]"]
-        raise self._fail(f"{value if isinstance(value, float) else type(value).__name__} is not a JSON value")
+            return _brackets([self.value(member, depth + 1, quote_keys) for member in value])
+        what = value if isinstance(value, float) else type(value).__name__
+        raise self._fail(f"{what} is not a JSON value")
 
     def _sorted(self, mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:
         if odd := [key for key in mapping if not isinstance(key, str)]:
@@ -122,18 +144,21 @@ class _Writer:
         return sorted(mapping.items(), key=lambda item: item[0].lower())
 
     def schema(self, raw: Any, depth: int, top: bool = False) -> list[Piece]:
-        """One plain JSON schema (schemas.py); at the top, that of all the parameters, its description is left out.
+        """One plain JSON schema (schemas.py); at the top, that of all the parameters, its description is left
+        out.
 
-        The published layout knows description, a text's enum, items, nullable, properties, required and one type. What it cannot
-        say stands beside these in the same notation: any enum, `anyOf`, `prefixItems`, and a list of types.
+        The published layout knows description, a text's enum, items, nullable, properties, required and one
+        type. What it cannot say stands beside these in the same notation: any enum, `anyOf`, `prefixItems`,
+        and a list of types.
         """
         if depth > MAX_DEPTH:
             raise self._fail(f"schemas are nested more than {MAX_DEPTH} deep")
         schema, kinds, nullable, options = self._resolve(raw)
-        kinds = kinds or (["OBJECT"] if top and not options else [])
+        if top and not kinds and not options:
+            kinds = ["OBJECT"]
         fields: dict[str, list[Piece]] = {}
         if options:
-            fields["anyOf"] = self._list([self.schema(option, depth + 1) for option in options])
+            fields["anyOf"] = _brackets([self.schema(option, depth + 1) for option in options])
         if schema.get("description") and not top:
             fields["description"] = self.string(schema["description"])
         if enum := _enum(schema):
@@ -144,21 +169,14 @@ class _Writer:
         if nullable and not top:
             fields["nullable"] = ["true"]
         if "ARRAY" in kinds and isinstance(schema.get("prefixItems"), list):
-            fields["prefixItems"] = self._list(
-                [self.schema(member, depth + 1) for member in schema["prefixItems"]]
-            )
+            members = [self.schema(member, depth + 1) for member in schema["prefixItems"]]
+            fields["prefixItems"] = _brackets(members)
         if "OBJECT" in kinds and (schema.get("properties") or not (top or options)):
             fields["properties"] = self._properties(schema.get("properties") or {}, depth + 1)
         if "OBJECT" in kinds and schema.get("required"):
             fields["required"] = self.value(schema["required"], depth)
-        told = self.string("".join(kinds)) if len(kinds) < 2 else self.value(kinds, depth)
-        return _braces({**fields, "type": told})
-
-    def _list(self, members: Sequence[list[Piece]]) -> list[Piece]:
-        pieces: list[Piece] = ["["]
-        for n, member in enumerate(members):
-            pieces += ["," if n else "", *member]
-        return [*pieces, "]"]
+        fields["type"] = self.value(kinds, depth) if len(kinds) > 1 else self.string("".join(kinds))
+        return _braces(fields)
 
     def _properties(self, raw: Any, depth: int) -> list[Piece]:
         if not isinstance(raw, Mapping):
@@ -174,66 +192,90 @@ class _Writer:
             if key == "properties":
                 fields[key] = self._properties(value, depth + 1)
             elif key == "type":
-                kinds = [value] if isinstance(value, str) else value
-                names = [str(kind).upper() for kind in kinds or ()]
-                fields[key] = self.value(names[0] if isinstance(value, str) else names, depth)
+                fields[key] = self.value(_in_capitals(value), depth)
             elif value is not None:
                 fields[key] = self.value(value, depth, quote_keys=True)
         return _braces(fields)
 
-    def _resolve(self, raw: Any) -> tuple[Mapping[str, Any], list[str], bool, list[Any]]:
-        """(schema, TYPES, nullable?, options). An option of a union that is null makes it nullable.
+    def _resolve(self, raw: Any) -> _Resolved:
+        """A schema without the options that another keyword can say.
 
-        A union of one other option is that option. One of plain types is a list of types, one of values an enum; of any other the
-        options are left, for `anyOf`.
+        An option of a union that is null makes it nullable. A union of one other option is that option. One
+        of plain types is a list of types, one of values an enum; of any other the options are left.
         """
         if not isinstance(raw, Mapping):
             raise self._fail(f"a schema must be an object, not {type(raw).__name__}")
-        schema, nullable, options = raw, bool(raw.get("nullable")), _options(raw)
-        others = [
-            option for option in options if not (isinstance(option, Mapping) and option.get("type") == "null")
-        ]
-        nullable = nullable or len(others) < len(options)
-        if len(others) == 1 and isinstance(others[0], Mapping):
-            schema, others = {**others[0], **raw}, _options(others[0])  # a union may be wrapped in another
-        values = [_enum(option) if isinstance(option, Mapping) else None for option in others]
-        if others and all(values):
-            schema, others = {"enum": [one for value in values for one in value or ()], **schema}, []
+        schema = raw
+        all_options = _options(raw)
+        options = [option for option in all_options if not _is_null(option)]
+        nullable = bool(raw.get("nullable")) or len(options) < len(all_options)
+        if len(options) == 1 and isinstance(options[0], Mapping):
+            schema = {**options[0], **raw}
+            options = _options(options[0])  # a union may be wrapped in another
+        values = [_enum(option) if isinstance(option, Mapping) else None for option in options]
+        if options and all(values):
+            schema = {"enum": [one for listed in values for one in listed or ()], **schema}
+            options = []
         kinds, has_null = self._kinds(schema)
         nullable = nullable or (has_null and len(kinds) > 0)
         if has_null and not kinds:
             kinds = ["NULL"]
-        if others and all(
-            isinstance(option, Mapping) and option.keys() <= {"type", "title"} for option in others
-        ):
-            found = [kind for option in others for kind in self._kinds(option)[0]]
-            kinds, others = found, []
-        elif others and not kinds:
-            kinds = [
-                kind for option in others if isinstance(option, Mapping) for kind in self._kinds(option)[0]
-            ]
-        return schema, list(dict.fromkeys(kinds)), nullable, others
+        if options and all(map(_is_plain_type, options)):
+            kinds = self._kinds_of_options(options)
+            options = []
+        elif options and not kinds:
+            kinds = self._kinds_of_options(options)
+        return _Resolved(schema, list(dict.fromkeys(kinds)), nullable, options)
+
+    def _kinds_of_options(self, options: Sequence[Any]) -> list[str]:
+        kinds: list[str] = []
+        for option in options:
+            if isinstance(option, Mapping):
+                kinds += self._kinds(option)[0]
+        return kinds
 
     def _kinds(self, schema: Mapping[str, Any]) -> tuple[list[str], bool]:
         """The TYPES that a schema names but for null, and whether it names that."""
-        kind = schema.get("type") or ("object" if "properties" in schema else [])
-        kinds = [kind] if isinstance(kind, str) else kind
+        kinds = schema.get("type")
+        if not kinds:
+            kinds = ["object"] if "properties" in schema else []
+        if isinstance(kinds, str):
+            kinds = [kinds]
         if not isinstance(kinds, Sequence) or not all(isinstance(one, str) for one in kinds):
-            raise self._fail(f"a type must be a text, not {type(kind).__name__}")
+            raise self._fail(f"a type must be a text, not {type(kinds).__name__}")
         return [one.upper() for one in kinds if one != "null"], "null" in kinds
 
 
 def _options(schema: Mapping[str, Any]) -> list[Any]:
     """The options of a union that no type is given for."""
     options = schema.get("anyOf") or schema.get("oneOf")
-    return list(options) if "type" not in schema and isinstance(options, list | tuple) else []
+    if "type" in schema or not isinstance(options, list | tuple):
+        return []
+    return list(options)
+
+
+def _in_capitals(kinds: Any) -> str | list[str]:
+    """A type, or a list of them, as the notation writes it."""
+    if isinstance(kinds, str):
+        return kinds.upper()
+    return [str(kind).upper() for kind in kinds or ()]
+
+
+def _is_null(option: Any) -> bool:
+    return isinstance(option, Mapping) and option.get("type") == "null"
+
+
+def _is_plain_type(option: Any) -> bool:
+    return isinstance(option, Mapping) and option.keys() <= {"type", "title"}
 
 
 def _enum(schema: Mapping[str, Any]) -> list[Any] | None:
     """The values that a schema allows, where it lists them."""
     if isinstance(schema.get("enum"), list | tuple):
         return list(schema["enum"])
-    return [schema["const"]] if "const" in schema else None
+    if "const" in schema:
+        return [schema["const"]]
+    return None
 
 
 def _kinds_of(values: Sequence[Any]) -> list[str]:

@@ -1,10 +1,12 @@
 """The chat format: messages in the OpenAI shape to the ids of a prompt.
 
-Refuses to run a template: no text from a checkpoint decides how a conversation is laid out. Control tokens are
-put down by id; everything else is encoded as plain text, so no message can open a turn, a channel or a tool call.
+Refuses to run a template: no text from a checkpoint decides how a conversation is laid out. Control tokens
+are put down by id; everything else is encoded as plain text, so no message can open a turn, a channel or a
+tool call.
 
-Trap: encoding is not piecewise, BPE merges across seams. Text is therefore joined up to the next control token
-and encoded once ("user\\n" together with what the user wrote), as it was when the checkpoint was trained.
+Trap: encoding is not piecewise, BPE merges across seams. Text is therefore joined up to the next control
+token and encoded once ("user\\n" together with what the user wrote), as it was when the checkpoint was
+trained.
 
     <bos><|turn>system\\n<|think|>\\nBe brief.<|tool>...<tool|><turn|>\\n
     <|turn>user\\nPlan<turn|>\\n
@@ -27,9 +29,14 @@ from .tokenizer import ControlIds, Tokenizer
 from .tools import Piece
 
 _ROLES = {
-    "system": "system", "developer": "system", "user": "user",
-    "assistant": "model", "model": "model", "tool": "tool", "function": "tool",
-}  # fmt: skip
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "model",
+    "model": "model",
+    "tool": "tool",
+    "function": "tool",
+}
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -64,12 +71,13 @@ def render(
 ) -> list[int]:
     """The prompt ids of a conversation.
 
-    `messages`: dicts with `role` (system, developer, user, assistant, model, tool, function) and `content` (a text, or a
-    list of parts, content.py); an assistant's may have `tool_calls` (or one `function_call`) and `reasoning_content`, a
-    tool's has `tool_call_id` or `name`. `tools`: declarations in the OpenAI shape. `thinking` lets the model think first.
-    Thoughts are kept only after the last user message. With `add_generation_prompt` the ids end where the model is
-    to write. With `continue_final_message`, or `prefix: true` in the last message, they end with that message's text,
-    its turn left open. `unread` counts the parts that a short text was put in place of.
+    `messages`: dicts with `role` (system, developer, user, assistant, model, tool, function) and `content` (a
+    text, or a list of parts, content.py); an assistant's may have `tool_calls` (or one `function_call`) and
+    `reasoning_content`, a tool's has `tool_call_id` or `name`. `tools`: declarations in the OpenAI shape.
+    `thinking` lets the model think first. Thoughts are kept only after the last user message. With
+    `add_generation_prompt` the ids end where the model is to write. With `continue_final_message`, or
+    `prefix: true` in the last message, they end with that message's text, its turn left open. `unread` counts
+    the parts that a short text was put in place of.
     Raises UsageError that names the message or tool, also where the checkpoint lacks a token.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
@@ -79,10 +87,13 @@ def render(
     if continue_final_message or goes_on(messages):
         parsed[-1] = _left_open(messages[-1], parsed[-1])
     special = tokenizer.special
-    pieces: list[Piece] = [] if special.bos is None else [special.bos]
-    system = parsed.pop(0) if parsed[0].role == "system" else None
-    if system or tools or thinking:
-        pieces += _system_turn(system.text if system else "", tools or [], thinking, special)
+    pieces: list[Piece] = []
+    if special.bos is not None:
+        pieces.append(special.bos)
+    has_system = parsed[0].role == "system"
+    system_text = parsed.pop(0).text if has_system else ""
+    if has_system or tools or thinking:
+        pieces += _system_turn(system_text, tools or [], thinking, special)
     pieces += _turns(parsed, special, add_generation_prompt)
     return _encode(pieces, tokenizer)
 
@@ -94,18 +105,20 @@ def goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _left_open(raw: Mapping[str, Any], message: _Message) -> _Message:
-    """The last message as the beginning of the answer: what its text ends with, blanks included, is gone on from."""
+    """The last message as the beginning of the answer: what its text ends with, blanks included, is gone on
+    from.
+    """
     if message.role != "model":
         raise UsageError(
-            f"{message.where}: only a message of the assistant can be gone on from, not one of role {raw['role']!r:.40}"
+            f"{message.where}: only a message of the assistant can be gone on from, not one of role "
+            f"{raw['role']!r:.40}"
         )
     if message.calls:
         raise UsageError(
             f"{message.where}: a message with tool_calls cannot be gone on from; add their results"
         )
-    texts = [
-        part.text for part in read_parts(raw.get("content"), message.where, Counter()) if part.kind == "text"
-    ]
+    parts = read_parts(raw.get("content"), message.where, Counter())
+    texts = [part.text for part in parts if part.kind == "text"]
     return replace(message, text="".join(texts).lstrip(), is_open=True)
 
 
@@ -159,7 +172,9 @@ def _turns(messages: list[_Message], special: ControlIds, add_generation_prompt:
         if tail is not None:
             return [*pieces, *opening, *turn.body, *tail]
         pieces += _turn("model", turn.body, special)
-    return pieces + opening if add_generation_prompt else pieces
+    if add_generation_prompt:
+        pieces += opening
+    return pieces
 
 
 @dataclass
@@ -172,7 +187,8 @@ class _ModelTurn:
     last: str = ""
 
     def add(self, message: _Message, keep_thought: bool) -> None:
-        special, self.last = self.special, message.role
+        special = self.special
+        self.last = message.role
         if message.role == "tool":
             self.body += syntax.result(self._answered(message), message.text, special, message.where)
             return
@@ -182,8 +198,8 @@ class _ModelTurn:
                 f"thought\n{message.thought}\n",
                 special.need("end_channel"),
             ]
-        # Text stands before the calls, in the order written, so that a history starts with the very ids generated.
-        # (The published template puts it behind the results, glued to the next answer.)
+        # Text stands before the calls, in the order written, so that a history starts with the very ids
+        # generated. (The published template puts it behind the results, glued to the next answer.)
         self.body.append(message.text)
         for call in message.calls:
             self.body += syntax.call(call.name, call.arguments, special, message.where)
@@ -192,22 +208,26 @@ class _ModelTurn:
     def _answered(self, message: _Message) -> str:
         """The name of the tool that a tool message answers for; its call no longer waits."""
         key, name = message.call_id, message.name
-        match = [call for call in self.waiting if key is not None and call.id == key]
-        match = match or [call for call in self.waiting if name is not None and call.name == name]
-        match = match or (self.waiting if key is None and name is None and len(self.waiting) == 1 else [])
+        match: list[_Call] = []
+        if key is not None:
+            match = [call for call in self.waiting if call.id == key]
+        if not match and name is not None:
+            match = [call for call in self.waiting if call.name == name]
+        if key is None and name is None and len(self.waiting) == 1:
+            match = self.waiting
         if not match:
             raise UsageError(
                 f"{message.where}: no tool call before it waits for this result (id {key!r:.40})"
             )
-        found = match[0]
-        self.waiting.remove(found)
-        return found.name
+        call = match[0]
+        self.waiting.remove(call)
+        return call.name
 
     def tail(self, to_generate: bool) -> list[Piece] | None:
         """How the turn ends when it is the last one and stays open; None when it is closed like any other.
 
-        After a result the model goes on in the same turn. After a call it stops, with the token that asks for the
-        result: there is nothing to generate, so that is a UsageError when a generation is to follow.
+        After a result the model goes on in the same turn. After a call it stops, with the token that asks for
+        the result: there is nothing to generate, so that is a UsageError when a generation is to follow.
         """
         if self.waiting and to_generate:
             raise UsageError(
@@ -215,7 +235,9 @@ class _ModelTurn:
             )
         if self.last == "tool":
             return []
-        return [self.special.need("tool_response")] if self.waiting else None
+        if self.waiting:
+            return [self.special.need("tool_response")]
+        return None
 
 
 def _message(raw: Any, where: str, unread: Unread) -> _Message:
@@ -233,7 +255,12 @@ def _message(raw: Any, where: str, unread: Unread) -> _Message:
     if role == "model":
         parts += _beside_content(raw, where, unread)
     thought = raw.get("reasoning_content") or raw.get("reasoning") or ""
-    for key, value in (("reasoning_content", thought), *((k, raw.get(k)) for k in ("name", "tool_call_id"))):
+    texts = {
+        "reasoning_content": thought,
+        "name": raw.get("name"),
+        "tool_call_id": raw.get("tool_call_id"),
+    }
+    for key, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise UsageError(f"{where}: {key} must be a text, not {type(value).__name__}")
     if role == "model" and not thought:
@@ -243,24 +270,26 @@ def _message(raw: Any, where: str, unread: Unread) -> _Message:
 
 def _beside_content(raw: Mapping[str, Any], where: str, unread: Unread) -> list[Part]:
     """What OpenAI's answers have beside a content that is null: a refusal, or spoken words."""
-    found: list[Any] = []
+    parts: list[Any] = []
     if raw.get("refusal"):
-        found.append({"type": "refusal", "refusal": raw["refusal"]})
+        parts.append({"type": "refusal", "refusal": raw["refusal"]})
     if isinstance(raw.get("audio"), Mapping):
-        found.append({**raw["audio"], "type": "audio"})
-    return read_parts(found, where, unread)
+        parts.append({**raw["audio"], "type": "audio"})
+    return read_parts(parts, where, unread)
 
 
 def _text(parts: Sequence[Part], role: str) -> str:
-    """The text of a message, trimmed at both ends, as checkpoints were trained (a tool's result is left alone).
+    """The text of a message, trimmed at both ends, as checkpoints were trained (a tool's result is left
+    alone).
 
     What stands for a part that cannot be read has a line of its own.
     """
     kept = [part for part in parts if part.kind != "thought"]
-    if not any(part.kind == "substitute" for part in kept):
-        glue = " " if role == "system" else ""
-        return glue.join(part.text if role == "tool" else part.text.strip() for part in kept)
-    return "\n".join(part.text if role == "tool" else part.text.strip() for part in kept if part.text)
+    texts = [part.text if role == "tool" else part.text.strip() for part in kept]
+    if any(part.kind == "substitute" for part in kept):
+        return "\n".join(text for text, part in zip(texts, kept, strict=True) if part.text)
+    glue = " " if role == "system" else ""
+    return glue.join(texts)
 
 
 def _calls(message: Mapping[str, Any], where: str) -> tuple[_Call, ...]:
@@ -278,9 +307,8 @@ def _call(raw: Any, where: str) -> _Call:
     kind = raw.get("type") or "function" if isinstance(raw, Mapping) else None
     custom = raw.get("custom") if kind == "custom" else None
     if isinstance(custom, Mapping):  # a tool whose input is a text
-        return _Call(
-            raw.get("id"), syntax.checked_name(custom.get("name"), where), {"input": custom.get("input")}
-        )
+        name = syntax.checked_name(custom.get("name"), where)
+        return _Call(raw.get("id"), name, {"input": custom.get("input")})
     function = raw.get("function") if kind == "function" else None
     if not isinstance(function, Mapping):
         raise UsageError(
@@ -292,16 +320,21 @@ def _call(raw: Any, where: str) -> _Call:
             arguments = _whole_characters(json.loads(arguments))
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{where}: arguments are not JSON ({error})") from None
-    arguments = {} if arguments is None else arguments
+    if arguments is None:
+        arguments = {}
     if not isinstance(arguments, Mapping):
         raise UsageError(f"{where}: arguments must be a JSON object, not {type(arguments).__name__}")
     return _Call(raw.get("id"), syntax.checked_name(function.get("name"), where), dict(arguments))
 
 
 def _whole_characters(value: Any) -> Any:
-    """A JSON value with U+FFFD for half a surrogate pair, which JSON's escapes can spell inside a text of JSON."""
+    """A JSON value with U+FFFD for half a surrogate pair, which JSON's escapes can spell inside a text of
+    JSON.
+    """
     if isinstance(value, str):
         return _HALF.sub("\ufffd", value)
     if isinstance(value, dict):
         return {_HALF.sub("\ufffd", name): _whole_characters(member) for name, member in value.items()}
-    return [_whole_characters(member) for member in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_whole_characters(member) for member in value]
+    return value

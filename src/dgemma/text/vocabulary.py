@@ -1,11 +1,12 @@
-"""What a `tokenizer.json` holds: which tokens control the model, and which bytes every other token stands for.
+"""What a `tokenizer.json` holds: which tokens control the model, and which bytes every other token stands
+for.
 
 Knows the layout of the file and nothing of turns. Two kinds are accepted, both BPE over whole bytes, so that
 every text can be encoded and comes back as it was: byte-level, and sentencepiece with byte fallback.
 
-Trap: the file's `special` flag does not decide what is a control token. Checkpoints also keep ordinary text as
-added tokens (runs of newlines, HTML tags), and a control token may lack the flag. So the rule is turned round:
-an added token is control unless its text is one that ordinary writing is made of.
+Trap: the file's `special` flag does not decide what is a control token. Checkpoints also keep ordinary text
+as added tokens (runs of newlines, HTML tags), and a control token may lack the flag. So the rule is turned
+round: an added token is control unless its text is one that ordinary writing is made of.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ CONTROL_TEXTS = {
 LARGEST = 1 << 26  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 # Parts that are read, or not, and never run: nothing is added to texts, and decoding goes by `bytes_of`.
 NOT_RUN = ("decoder", "post_processor")
-UNKNOWN = (
-    "\N{REPLACEMENT CHARACTER}".encode()
-)  # how an id without a token is shown: padding rows of the embedding
+# how an id without a token is shown: padding rows of the embedding
+UNKNOWN = "\N{REPLACEMENT CHARACTER}".encode()
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 PLAIN = re.compile(
-    r"[\s\u2581]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup|code"
-    r"|p|br|hr|ul|ol|li|pre|div|span)>"
+    r"[\s\u2581]+|</?(?:table|caption|thead|tbody|tfoot|tr|th|td|h[1-6]|blockquote|strong|em|b|i|u|s|sub|sup"
+    r"|code|p|br|hr|ul|ol|li|pre|div|span)>"
 )
 
 
 def _byte_characters() -> dict[str, int]:
-    """Character -> byte of byte-level BPE: printable Latin-1 stands for itself, the other 68 bytes for 256, 257, ..."""
+    """Character -> byte of byte-level BPE: printable Latin-1 stands for itself, the other 68 bytes for 256,
+    257, ...
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
@@ -60,23 +62,24 @@ class Vocabulary:
     added: frozenset[int]
     byte_level: bool
     replacements: tuple[tuple[str, str], ...]  # of the decoder, in order: ("▁", " ")
-    leading_spaces: (
-        int  # how many spaces at the very start of a text belong to the tokenizer, not to the text
-    )
+    leading_spaces: int  # at the very start of a text, which belong to the tokenizer, not to the text
 
     def byte_token(self, byte: int) -> str:
         """The text of the token that stands for one byte; every vocabulary has all 256."""
         return _CHARACTERS[byte] if self.byte_level else f"<0x{byte:02X}>"
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a token stands for (perhaps half a character); of a control token, those of its text."""
+        """The UTF-8 bytes a token stands for (perhaps half a character); of a control token, those of its
+        text.
+        """
         text = self.texts.get(token_id)
         if text is None:
             return UNKNOWN
         if text in self.control or (self.byte_level and token_id in self.added):
             return text.encode()
         if self.byte_level:
-            return bytes(_BYTES[c] for c in text) if all(c in _BYTES for c in text) else text.encode()
+            is_bytes = all(character in _BYTES for character in text)
+            return bytes(_BYTES[character] for character in text) if is_bytes else text.encode()
         if match := _BYTE_TOKEN.fullmatch(text):
             return bytes([int(match[1], 16)])
         for old, new in self.replacements:
@@ -85,10 +88,12 @@ class Vocabulary:
 
 
 def read_vocabulary(raw: dict[str, Any], source: str) -> Vocabulary:
-    """Read the JSON of a `tokenizer.json`, and shut the doors in `raw` through which text could become control.
+    """Read the JSON of a `tokenizer.json`, and shut the doors in `raw` through which text could become
+    control.
 
-    Changes `raw`: every added token that text must not match gets the `special` flag (which the encoder is told
-    to ignore), and merges that would build a control token are dropped. Raises ConfigError that names `source`.
+    Changes `raw`: every added token that text must not match gets the `special` flag (which the encoder is
+    told to ignore), and merges that would build a control token are dropped. Raises ConfigError that names
+    `source`.
     """
     try:
         return _read(raw, source)
@@ -99,8 +104,10 @@ def read_vocabulary(raw: dict[str, Any], source: str) -> Vocabulary:
 
 
 def _read(raw: dict[str, Any], source: str) -> Vocabulary:
-    model, added = raw["model"], raw.get("added_tokens") or []
-    if (kind := model.get("type", "BPE")) != "BPE":
+    model = raw["model"]
+    added = raw.get("added_tokens") or []
+    kind = model.get("type", "BPE")
+    if kind != "BPE":
         raise ConfigError(f"{source}: model type '{kind}'; this build reads BPE tokenizers")
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
@@ -111,10 +118,13 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
     check_tokens(vocab, added, source)
     check_parts(raw, source)
     check_decoder(raw, source)
-    texts = {token_id: text for text, token_id in vocab.items()} | {t["id"]: t["content"] for t in added}
+    texts = {token_id: text for text, token_id in vocab.items()}
     known = set(CONTROL_TEXTS.values())
     control = {text: vocab[text] for text in known & vocab.keys()}
-    control |= {t["content"]: t["id"] for t in added if t["content"] in known or _is_control(t)}
+    for token in added:
+        texts[token["id"]] = token["content"]
+        if token["content"] in known or _is_control(token):
+            control[token["content"]] = token["id"]
     byte_level, replacements, leading = _decoder(raw.get("decoder") or {}, source)
     _check_bytes(raw, byte_level, source)
     _shut(model, added, control, source)
@@ -125,9 +135,8 @@ def _read(raw: dict[str, Any], source: str) -> Vocabulary:
 def _is_control(token: dict[str, Any]) -> bool:
     if _BYTE_TOKEN.fullmatch(token["content"]):
         return False
-    swallows = token.get("lstrip") or token.get(
-        "rstrip"
-    )  # would eat the spaces beside it: never match it in text
+    # would eat the spaces beside it: never match it in text
+    swallows = token.get("lstrip") or token.get("rstrip")
     return bool(token.get("special") or swallows or not PLAIN.fullmatch(token["content"]))
 
 
@@ -137,7 +146,8 @@ def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, s
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return True, (), 0
-    replacements, leading = [], 0
+    replacements: list[tuple[str, str]] = []
+    leading = 0
     for step, kind in zip(steps, kinds, strict=True):
         if kind == "Replace" and "String" in step["pattern"]:
             replacements.append((step["pattern"]["String"], step["content"]))
@@ -182,10 +192,13 @@ def _shut(model: dict[str, Any], added: list[dict[str, Any]], control: dict[str,
     for token in added:
         if token["content"] in control or _BYTE_TOKEN.fullmatch(token["content"]):
             token["special"] = True
-    pairs = (
-        (merge.split(" ", 1) if isinstance(merge, str) else merge, merge)
-        for merge in model.get("merges") or []
-    )
-    model["merges"] = [merge for pair, merge in pairs if "".join(pair) not in control]
+    merges = model.get("merges") or []
+    model["merges"] = [merge for merge in merges if _merged(merge) not in control]
     if single := [text for text in control if len(text) < 2]:
         raise ConfigError(f"{source}: the control token {single[0]!r} is too short to be told from text")
+
+
+def _merged(merge: str | list[str]) -> str:
+    """The text that a merge makes, in either spelling of its two parts."""
+    parts = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return "".join(parts)

@@ -1,16 +1,17 @@
 """Batches as a pure function of (source, settings, step): the same step always gives the same batch.
 
-That makes training resumable without saving a reader's state. Examples are drawn in pools; a pool is sorted by length
-and cut into blocks of about equal work, one block a step, so that little is padding. Every example is read once by
-the causal pass and carries several canvases, each with its own noise: what the causal pass costs is shared.
+That makes training resumable without saving a reader's state. Examples are drawn in pools; a pool is sorted
+by length and cut into blocks of about equal work, one block a step, so that little is padding. Every example
+is read once by the causal pass and carries several canvases, each with its own noise: what the causal pass
+costs is shared.
 
-A canvas covers the beginning of something the model writes, or what a canvas before it left over. What follows the
-end inside a canvas is padding, as the sampler will see it. Some canvases keep a beginning and an end and open a gap
-between them, mostly wider than its text and closed with padding: so the model learns to fill a gap whose length
-nobody told it.
+A canvas covers the beginning of something the model writes, or what a canvas before it left over. What
+follows the end inside a canvas is padding, as the sampler will see it. Some canvases keep a beginning and an
+end and open a gap between them, mostly wider than its text and closed with padding: so the model learns to
+fill a gap whose length nobody told it.
 
-Trap: a denoiser is asked hardest at its first step, where all is noise and most answers are decided. A share of
-canvases is pure noise for that reason; a uniform noise level alone leaves that step nearly untrained.
+Trap: a denoiser is asked hardest at its first step, where all is noise and most answers are decided. A share
+of canvases is pure noise for that reason; a uniform noise level alone leaves that step nearly untrained.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean tokens [B, T], padded on the right, and n canvases [B, n, C] over each; n is 0 in the first, causal steps.
+    """Clean tokens [B, T], padded on the right, and n canvases [B, n, C] over each.
+
+    N is 0 in the first, causal steps.
 
     A weight of 0 leaves a place out of its loss. `pinned` cells hold their target.
     """
@@ -161,7 +164,9 @@ class Batches:
         return [blocks[i] for i in rng.permutation(len(blocks))]
 
     def _cut(self, examples: list[_Example], work: int) -> list[list[_Example]]:
-        """Examples in `pool` blocks of about the same work, each of canvases of one width and of neighbours in length."""
+        """Examples in `pool` blocks of about the same work, each of canvases of one width and of neighbours
+        in length.
+        """
         config = self.config
         widths = sorted({example.width for example in examples})
         groups = [[example for example in examples if example.width == width] for width in widths]
@@ -233,8 +238,8 @@ class Batches:
         first, last = gap[0], min(gap[1], gap[0] + width // 2)
         lead = min(first - span[0], int(rng.integers(0, width // 8 + 1)))
         start = first - lead
-        room = width - lead - (last - first)
-        padding = int(rng.integers(0, max(1, min(room, width // 3) + 1))) if rng.random() < 0.8 else 0
+        spare = width - lead - (last - first)
+        padding = int(rng.integers(0, max(1, min(spare, width // 3) + 1))) if rng.random() < 0.8 else 0
         padding = max(padding, int(first == last))
         pad = self.config.pad
         behind = ids[last : span[1]]

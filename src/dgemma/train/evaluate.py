@@ -1,15 +1,16 @@
 """Scoring text: exact next-token bits per byte of the causal pass, and an upper bound from the diffusion.
 
 The bound is the continuous-time ELBO of uniform discrete diffusion (Schiff et al., arXiv:2412.10193) for the
-schedule alpha(t) = 1 - t. Its trap: the denoiser sees the token it is asked about, kept with probability
-a, so its raw prediction is not the p of the formula. The leave-one-out prediction is: subtract
-ln(1 + V a / (1 - a)) from the observed token's logit. With the raw prediction the "bound" is smaller and wrong;
+schedule alpha(t) = 1 - t. Its trap: the denoiser sees the token it is asked about, kept with probability a,
+so its raw prediction is not the p of the formula. The leave-one-out prediction is: subtract ln(1 + V a / (1 -
+a)) from the observed token's logit. With the raw prediction the "bound" is smaller and wrong;
 tests/train/test_evaluate.py holds the one-token model that shows it.
 
-A denoiser that is not told t keeps a doubt about every token it sees, however little noise there is, and near t = 0 the
-integrand turns that doubt into doubt / t: the integral has no end (5 nats per canvas for every further tenth of t,
-from 0.001 down). So it runs from START to 1, and what is left, the tokens given their canvas at START, is
-charged to the raw denoiser, as in any diffusion model's last step: together still a bound on -ln p(x).
+A denoiser that is not told t keeps a doubt about every token it sees, however little noise there is, and near
+t = 0 the integrand turns that doubt into doubt / t: the integral has no end (5 nats per canvas for every
+further tenth of t, from 0.001 down). So it runs from START to 1, and what is left, the tokens given their
+canvas at START, is charged to the raw denoiser, as in any diffusion model's last step: together still a bound
+on -ln p(x).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
-from ..kernels.vocab import soft_capped_logits
+from ..kernels.ops.vocab import soft_capped_logits
 from ..model.dgemma import DiffusionGemma
 from .objective import CanvasContext, CleanContext
 from .world import World
@@ -86,9 +87,9 @@ def score(
 ) -> Score:  # fmt: skip
     """Score one text of `text_bytes` bytes given as `ids` (without bos and eos; the eos is scored too).
 
-    It is read in windows of bos, `context_canvases` canvases of context and `new_canvases` scored ones, so each
-    token is predicted from at least that much context where there is as much. `samples`: noise levels per canvas; `progress`
-    is called with the number of tokens that each window scored.
+    It is read in windows of bos, `context_canvases` canvases of context and `new_canvases` scored ones, so
+    each token is predicted from at least that much context where there is as much. `samples`: noise levels
+    per canvas; `progress` is called with the number of tokens that each window scored.
     """
     if not ids:
         raise UsageError("there is nothing to score: the text is empty")
@@ -115,7 +116,9 @@ def score(
 def _windows(
     body: list[int], special: Special, width: int, context: int, new: int
 ) -> Iterator[tuple[Tensor, int, int]]:
-    """(clean [1, T], where the scored part begins, how many of its tokens are text) for each window of a text."""
+    """(clean [1, T], where the scored part begins, how many of its tokens are text) for each window of a
+    text.
+    """
     for start in range(0, len(body), new * width):
         before = body[max(0, start - context * width) : start]
         scored = body[start : start + new * width]
@@ -137,7 +140,9 @@ def _bounds(
     model: DiffusionGemma, context: CleanContext, starts: list[int], targets: Tensor, samples: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Monte Carlo draws of the bound's two parts, summed over each canvas: [samples, canvases] and [2, canvases] nats."""
+    """Monte Carlo draws of the bound's two parts, summed over each canvas: [samples, canvases] and [2,
+    canvases] nats.
+    """
     draws = []
     for sample in range(samples):
         # one t per canvas, each stratum once per canvas: less variance than independent draws
@@ -156,10 +161,11 @@ def _nats(
     model: DiffusionGemma, context: CleanContext, starts: list[int], targets: Tensor, t: Tensor,
     generator: torch.Generator, cost: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:  # fmt: skip
-    """Corrupt each canvas at its own t [canvases], denoise all at once, and sum its tokens' cost: [canvases] nats.
+    """Corrupt each canvas at its own t [canvases], denoise all at once, and sum its tokens' cost: [canvases]
+    nats.
 
-    Noise is drawn on the CPU, so that every device scores the same canvases; costs are taken one canvas at a time,
-    because they are float64 over the whole vocabulary.
+    Noise is drawn on the CPU, so that every device scores the same canvases; costs are taken one canvas at a
+    time, because they are float64 over the whole vocabulary.
     """
     width, device = model.config.canvas_length, targets.device
     keep = (1.0 - t).repeat_interleave(width)[None]
@@ -171,9 +177,9 @@ def _nats(
     hidden = model.denoise_with(noisy, None, rows, own_context)
     nats = []
     for start in range(0, targets.shape[1], width):
-        own = slice(start, start + width)
-        logits = soft_capped_logits(hidden[0, own], model.table, model.config.final_logit_softcapping)
-        nats.append(cost(logits, targets[0, own], noisy[0, own], keep[0, own]).sum().cpu())
+        cells = slice(start, start + width)
+        logits = soft_capped_logits(hidden[0, cells], model.table, model.config.final_logit_softcapping)
+        nats.append(cost(logits, targets[0, cells], noisy[0, cells], keep[0, cells]).sum().cpu())
     return torch.stack(nats)
 
 
@@ -200,7 +206,8 @@ def leave_one_out(logits: Tensor, observed: Tensor, keep: Tensor) -> Tensor:
 def bound_nats(log_p: Tensor, x: Tensor, z: Tensor, keep: Tensor) -> Tensor:
     """The integrand of the ELBO at noise level 1 - keep, [N] nats; its mean over t and z bounds -ln p(x).
 
-    log_p [N, V] leave-one-out predictions, x [N] the clean tokens, z [N] the noisy ones, keep [N] the a of the level.
+    log_p [N, V] leave-one-out predictions, x [N] the clean tokens, z [N] the noisy ones, keep [N] the a of
+    the level.
     """
     vocab, a = log_p.shape[-1], keep.double()
     mixed = vocab * a[:, None] * log_p.exp() + (1.0 - a)[:, None]  # xbar

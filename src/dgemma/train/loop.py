@@ -1,9 +1,9 @@
 """The training loop: resumable, on one device, with a state made of tensors and text (no pickle).
 
-A run is a folder: `state.safetensors` (weights and moments; its header holds the step, the seed and what the text
-was), `metrics.csv` (one row per report). A killed run goes on from its last save and takes the same steps it would have
-taken. The learning rate is constant after a warm-up and falls linearly to zero over the last `decay`
-steps; `before-decay.safetensors` keeps the state from which a longer run can go on.
+A run is a folder: `state.safetensors` (weights and moments; its header holds the step, the seed and what the
+text was), `metrics.csv` (one row per report). A killed run goes on from its last save and takes the same
+steps it would have taken. The learning rate is constant after a warm-up and falls linearly to zero over the
+last `decay` steps; `before-decay.safetensors` keeps the state from which a longer run can go on.
 
 Knows batches and steps; refuses to know files of text (recipe.py does).
 """
@@ -67,9 +67,10 @@ class Report:
 def initialise(config: ModelConfig, seed: int, device: str = "cpu") -> DiffusionGemma:
     """Fresh weights, the same on every device: matrices normal / sqrt(fan-in), norms 1 but for two.
 
-    The norms that return a branch to the residual start at (2 layers)^-0.5, so that all branches together weigh as
-    much as the token itself: after 70 steps 6.89 nats per next token and 3.81 per canvas position, against 7.38
-    and 4.74 with 1. The router divides by sqrt(hidden); its scale starts there, or all experts would look alike.
+    The norms that return a branch to the residual start at (2 layers)^-0.5, so that all branches together
+    weigh as much as the token itself: after 70 steps 6.89 nats per next token and 3.81 per canvas position,
+    against 7.38 and 4.74 with 1. The router divides by sqrt(hidden); its scale starts there, or all experts
+    would look alike.
     """
     branch = (2 * len(config.layers)) ** -0.5
     model = build(config, "cpu", torch.float32).train().requires_grad_(True)

@@ -47,7 +47,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, number: int, factor: float) -> None:
-        """One update with all learning rates times `factor`; `number` counts from 0. Gradients are dropped."""
+        """One update with all learning rates times `factor`; `number` counts from 0.
+
+        Gradients are dropped.
+        """
         for name, parameter in self.parameters.items():
             gradient = parameter.grad
             if gradient is None:  # the self-conditioning MLP, in steps without a first pass

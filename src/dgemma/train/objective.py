@@ -1,14 +1,15 @@
-"""What is minimised: flat cross-entropy of every canvas position + next-token cross-entropy of the causal pass.
+"""What is minimised: flat cross-entropy of every canvas position + next-token cross-entropy of the causal
+pass.
 
-One sequence serves both: the causal pass over the clean tokens gives the next-token loss and the K and V
-that the canvases read; every block of the sequence is one canvas, corrupted with its own t and denoised
-in parallel. A canvas sees the clean tokens strictly before it and itself, exactly as at generation.
-Corruption keeps a token with probability 1 - t and otherwise draws a uniform id from the vocabulary.
+One sequence serves both: the causal pass over the clean tokens gives the next-token loss and the K and V that
+the canvases read; every block of the sequence is one canvas, corrupted with its own t and denoised in
+parallel. A canvas sees the clean tokens strictly before it and itself, exactly as at generation. Corruption
+keeps a token with probability 1 - t and otherwise draws a uniform id from the vocabulary.
 
-With self-conditioning, a first pass without gradient reads a noisier version of the same canvas, as the sampler's step
-before did, and the trained pass is conditioned on its guess at a temperature as the sampler has it. The trap it
-avoids: conditioned on a guess about the very canvas it reads, a model learns to trust what it has said itself, and a
-canvas settles on noise it is sure of (docs/log.md, 2026-11-24).
+With self-conditioning, a first pass without gradient reads a noisier version of the same canvas, as the
+sampler's step before did, and the trained pass is conditioned on its guess at a temperature as the sampler
+has it. The trap it avoids: conditioned on a guess about the very canvas it reads, a model learns to trust
+what it has said itself, and a canvas settles on noise it is sure of (docs/log.md, 2026-11-24).
 
 Refuses to know where batches come from (data.py) and how steps are taken (loop.py).
 """
@@ -25,9 +26,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..config import ModelConfig
-from ..kernels.attention import attention
-from ..kernels.moe import router_probabilities
-from ..kernels.vocab import soft_capped_logits, soft_embedding, weigh
+from ..kernels.ops.attention import attention
+from ..kernels.ops.moe import router_probabilities
+from ..kernels.ops.vocab import soft_capped_logits, soft_embedding, weigh
 from ..model.dgemma import DiffusionGemma
 from ..model.layers import Router
 from .batches import Batch
@@ -63,7 +64,8 @@ class CleanContext:
 
 
 class CanvasContext:
-    """Canvases side by side over the clean sequences they continue: each sees the clean tokens before it, and itself.
+    """Canvases side by side over the clean sequences they continue: each sees the clean tokens before it, and
+    itself.
 
     starts [B, n]: clean tokens before each canvas. Rows of a pass are [B, n C].
     """
@@ -81,18 +83,18 @@ class CanvasContext:
         visible = key < starts[..., None]
         if window is not None:
             visible = visible & (key > starts[..., None] - window)
-        own = visible.new_ones((*starts.shape, self.width))
-        return torch.cat((visible, own), dim=-1)[:, :, None, None, :]
+        cells = visible.new_ones((*starts.shape, self.width))
+        return torch.cat((visible, cells), dim=-1)[:, :, None, None, :]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         clean_k, clean_v = self.clean.kept[layer]
         visible = self.near if self.clean.config.layers[layer].is_sliding else self.full
         mixed = []
         for n in range(self.count):
-            own = slice(n * self.width, (n + 1) * self.width)
-            keys = torch.cat((clean_k, k[:, :, own]), dim=2)
-            values = torch.cat((clean_v, v[:, :, own]), dim=2)
-            mixed.append(attention(q[:, :, own], keys, values, visible[:, n]))
+            cells = slice(n * self.width, (n + 1) * self.width)
+            keys = torch.cat((clean_k, k[:, :, cells]), dim=2)
+            values = torch.cat((clean_v, v[:, :, cells]), dim=2)
+            mixed.append(attention(q[:, :, cells], keys, values, visible[:, n]))
         return torch.cat(mixed, dim=2)
 
 
@@ -109,7 +111,10 @@ def losses(
     guess: torch.Generator | None = None,
     balance: BalanceLoss | None = None,
 ) -> Losses:
-    """The objective on one batch; with `guess`, conditioned on a first guess at temperatures drawn from it."""
+    """The objective on one batch.
+
+    With `guess`, conditioned on a first guess at temperatures drawn from it.
+    """
     clean = CleanContext(model.config, batch.clean.shape[1])
     positions = torch.arange(batch.clean.shape[1], device=batch.clean.device)[None]
     hidden = model.encode_with(batch.clean, positions, clean)
@@ -139,7 +144,10 @@ def canvas_loss(
 def first_guess(
     model: DiffusionGemma, batch: Batch, rows: Tensor, context: CanvasContext, generator: torch.Generator
 ) -> Tensor:
-    """The self-conditioning embedding [B, n C, D] of the noisier canvases; pinned cells get their own token."""
+    """The self-conditioning embedding [B, n C, D] of the noisier canvases.
+
+    Pinned cells get their own token.
+    """
     hidden = model.denoise_with(batch.noisier.flatten(1), None, rows, context)
     logits = soft_capped_logits(hidden, model.embed.weight, model.config.final_logit_softcapping)
     low, high = TEMPERATURES
@@ -152,7 +160,10 @@ def first_guess(
 
 
 def cross_entropy(model: DiffusionGemma, hidden: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """Mean nats of targets [B, T] under the soft-capped head, by weight [B, T]; what weighs nothing is not computed."""
+    """Mean nats of targets [B, T] under the soft-capped head, by weight [B, T].
+
+    What weighs nothing is not computed.
+    """
     weight = weight.flatten()
     counted = weight.nonzero()[:, 0]
     scale = weight[counted] / weight.sum()
@@ -198,7 +209,8 @@ class HeadLoss(torch.autograd.Function):
 
 
 class BalanceLoss:
-    """Load balance of the experts (Switch Transformer, arXiv:2101.03961): E * sum_e share_e * mean probability_e.
+    """Load balance of the experts (Switch Transformer, arXiv:2101.03961): E * sum_e share_e * mean
+    probability_e.
 
     1 when even. Listens to every router's input, so that the model itself stays as it is at inference.
     """

@@ -1,8 +1,10 @@
-"""The recipe of the shipped checkpoint: its shape, its vocabulary, its batches. One place, so that it can be repeated.
+"""The recipe of the shipped checkpoint: its shape, its vocabulary, its batches.
 
-A model of the published architecture in small: sliding and full layers with their own head counts, dense MLP beside
-experts, tied soft-capped head, self-conditioning. Positions are declared as the released model's are; it has
-been trained on examples of a few hundred tokens, and is not to be trusted far beyond.
+One place, so that it can be repeated.
+
+A model of the published architecture in small: sliding and full layers with their own head counts, dense MLP
+beside experts, tied soft-capped head, self-conditioning. Positions are declared as the released model's are;
+it has been trained on examples of a few hundred tokens, and is not to be trusted far beyond.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Start(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """What of the shipped checkpoint may be chosen; the defaults made it."""
 
     vocab_size: int = 2048
@@ -97,26 +99,31 @@ class Recipe:
         return Batches(source, config, np.array(line_breaks))
 
 
-def vocabulary(recipe: Recipe, files: Sequence[Path], run: Path, start: Tokenizer | None = None) -> Tokenizer:
-    """The run's tokenizer: that of the checkpoint it starts from, or learned; then kept in the run's folder."""
+def vocabulary(
+    training_recipe: TrainingRecipe, files: Sequence[Path], run: Path, start: Tokenizer | None = None
+) -> Tokenizer:
+    """The run's tokenizer: that of the checkpoint it starts from, or learned.
+
+    Then kept in the run's folder.
+    """
     path = run / "tokenizer.json"
     with disk_errors(run, "and give the same command again"):
         run.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            replace_text(path, start.to_json() if start is not None else _learned(recipe, files))
+            replace_text(path, start.to_json() if start is not None else _learned(training_recipe, files))
     return Tokenizer.from_file(path)
 
 
-def _learned(recipe: Recipe, files: Sequence[Path]) -> str:
+def _learned(training_recipe: TrainingRecipe, files: Sequence[Path]) -> str:
     """The JSON of a vocabulary made for the world, or learned from `files`."""
     if not files:
-        return world_vocabulary(recipe.vocab_size, recipe.seed).to_str()
+        return world_vocabulary(training_recipe.vocab_size, training_recipe.seed).to_str()
     texts = (text for _, record in records(files) for text in texts_of(record))
-    return train_tokenizer(texts, recipe.vocab_size).to_str()
+    return train_tokenizer(texts, training_recipe.vocab_size).to_str()
 
 
 def trainer(
-    recipe: Recipe,
+    training_recipe: TrainingRecipe,
     loop: LoopConfig,
     run: Path,
     files: Sequence[Path] = (),
@@ -127,13 +134,13 @@ def trainer(
 
     start: a checkpoint whose shape, vocabulary and weights a new run begins with; else the recipe's shape.
     """
-    tokenizer = vocabulary(recipe, files, run, None if start is None else start.tokenizer)
-    source: Source = SmallWorld(recipe.seed, tokenizer)
+    tokenizer = vocabulary(training_recipe, files, run, None if start is None else start.tokenizer)
+    source: Source = SmallWorld(training_recipe.seed, tokenizer)
     if files:
         source = Files.read(files, tokenizer, BatchConfig.longest)
-    config = recipe.config(tokenizer) if start is None else start.net.config
-    batches = recipe.batches(source, tokenizer, config.canvas_length)
-    job = Trainer(initialise(config, recipe.seed, device), batches, loop, run)
+    config = training_recipe.config(tokenizer) if start is None else start.net.config
+    batches = training_recipe.batches(source, tokenizer, config.canvas_length)
+    job = Trainer(initialise(config, training_recipe.seed, device), batches, loop, run)
     if start is not None and job.step == 0:
         job.start_from(start.net)
     return job

@@ -1,11 +1,11 @@
 """What a model learns from, one piece at a time: token ids, and which of them the model itself would write.
 
-A conversation is laid out exactly as a prompt is (text/turns.py), so that what is trained is what is served. The model
-writes its own turns, calls included, but not the results of tools that stand between them. Of a text without turns it
-writes everything.
+A conversation is laid out exactly as a prompt is (text/turns.py), so that what is trained is what is served.
+The model writes its own turns, calls included, but not the results of tools that stand between them. Of a
+text without turns it writes everything.
 
-Trap: the token that ends a piece of the model's writing (the end of its turn, the opening of a tool's result) belongs
-to the piece. Without it a model never learns to stop.
+Trap: the token that ends a piece of the model's writing (the end of its turn, the opening of a tool's result)
+belongs to the piece. Without it a model never learns to stop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ Span = tuple[int, int]  # places in `ids`, end excluded
 
 @dataclass(frozen=True)
 class Sample:
-    """One training example. `ids` open with <bos>; `written` are the spans of the model's own writing, in order."""
+    """One training example.
+
+    `ids` open with <bos>; `written` are the spans of the model's own writing, in order.
+    """
 
     ids: list[int]
     written: list[Span]
@@ -33,7 +36,10 @@ class Sample:
 
 
 class Source(Protocol):
-    """Unlimited examples. The same (seed, number) gives the same example, so that a run can go on anywhere."""
+    """Unlimited examples.
+
+    The same (seed, number) gives the same example, so that a run can go on anywhere.
+    """
 
     @property
     def fingerprint(self) -> str:

@@ -1,7 +1,7 @@
 """Where examples come from: the small world (world/), or a user's own files.
 
-A file that ends in .jsonl holds one conversation a line, `{"messages": [...], "tools": [...]}` in the shape that chat
-takes, or one `{"text": ...}`; any other file is a text. Refuses to know batches.
+A file that ends in .jsonl holds one conversation a line, `{"messages": [...], "tools": [...]}` in the shape
+that chat takes, or one `{"text": ...}`; any other file is a text. Refuses to know batches.
 
 Trap: an example is drawn by its number, not by a reader that moves on, so that a run can go on at any step.
 """
@@ -34,14 +34,14 @@ class Files:
     @classmethod
     def read(cls, paths: Sequence[Path], tokenizer: Tokenizer, longest: int) -> Files:
         """Read and encode. Raises UsageError that names the file, and the line where there is one."""
-        found = list(records(paths))
-        samples = [encode(record, tokenizer, where) for where, record in found]
+        read = list(records(paths))
+        samples = [encode(record, tokenizer, where) for where, record in read]
         if not samples:
             raise UsageError("the training files hold no text and no conversation")
         checksum = 0
         for sample in samples:
             checksum = zlib.crc32(repr(sample.ids).encode(), checksum)
-        converses = any("messages" in record for _, record in found)
+        converses = any("messages" in record for _, record in read)
         return cls(samples, longest, f"{checksum:08x}", converses)
 
     def sample(self, seed: int, number: int) -> Sample:

@@ -1,5 +1,5 @@
-"""Second copies of tied tensors: an output head saved beside the embedding, encoder weights saved beside the
-decoder's.
+"""Second copies of tied tensors: an output head saved beside the embedding, encoder weights saved beside
+the decoder's.
 
 The model has each of them once. A copy that says the same is left out; one that says something else is
 refused, because whoever saved it computes with it and this build would not. Trap: headers tell only that a

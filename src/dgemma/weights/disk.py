@@ -1,7 +1,7 @@
 """Files and folders that are on the disk when a call returns, and the folders that may be written to.
 
-Knows no tensors and never loads torch. Trap: a file is safe once it is synced, its name once its folder is; a
-rename that comes before either may survive a power cut that its data does not.
+Knows no tensors and never loads torch. Trap: a file is safe once it is synced, its name once its folder is;
+a rename that comes before either may survive a power cut that its data does not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""The header of a GGUF file: its metadata, and name, type, shape and byte range of each tensor, checked against the file's size.
+"""The header of a GGUF file: its metadata, and name, type, shape and byte range of each tensor, checked
+against the file's size.
 
-Reads no tensor data but what it is asked for, knows no model and never loads torch. We parse it ourselves because the `gguf`
-library maps the file, believes every count (a damaged one keeps it looping until memory ends), and takes 19 s and 1.5 GB for the
-262,144 tokens and 514,906 merges of the published files, where this takes 1 s; tests compare the two. Trap: a shape stands in the
-file with its inputs first; here it is turned round, as everywhere else.
+Reads no tensor data but what it is asked for, knows no model and never loads torch. We parse it ourselves
+because the `gguf` library maps the file, believes every count (a damaged one keeps it looping until memory
+ends), and takes 19 s and 1.5 GB for the 262,144 tokens and 514,906 merges of the published files, where
+this takes 1 s; tests compare the two. Trap: a shape stands in the file with its inputs first; here it is
+turned round, as everywhere else.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import CheckpointError
-from .headers import TensorInfo
+from .headers import TensorInfo, check_ranges
 
+GGUF = ".gguf"  # how the names of such files end
 HEADER_LIMIT = 64 * 2**20  # bytes; the published header has 16 MB, nearly all of it the vocabulary
 MOST_PAIRS, MOST_TENSORS, MOST_ELEMENTS = 4096, 1 << 16, 1 << 21  # published: 44, 692, 514,906
 MOST_DIMS, LONGEST_NAME = 4, 256  # ggml's own names have at most 64 bytes
@@ -51,10 +54,10 @@ class Gguf:
     @property
     def architecture(self) -> str:
         """`general.architecture`. Raises CheckpointError where the file does not say."""
-        found = self.metadata.get(ARCHITECTURE_KEY)
-        if not isinstance(found, str) or not found.isprintable():
+        architecture = self.metadata.get(ARCHITECTURE_KEY)
+        if not isinstance(architecture, str) or not architecture.isprintable():
             raise CheckpointError(f"{self.path}: its metadata names no general.architecture")
-        return found
+        return architecture
 
 
 def read_gguf(path: Path) -> Gguf:
@@ -169,8 +172,8 @@ class _Cursor:
             raise CheckpointError(
                 f"{self.path}: metadata '{key}' has a value of type {kind}, which is not known"
             )
-        found = self.number(_SCALARS[kind])
-        return _short(found) if kind == _FLOAT32 else found
+        number = self.number(_SCALARS[kind])
+        return _short(number) if kind == _FLOAT32 else number
 
     def _array(self, key: str) -> list[Any]:
         kind, count = self.number("I"), self.count(f"elements of '{key}'", MOST_ELEMENTS)
@@ -217,9 +220,8 @@ def _read(cursor: _Cursor) -> Gguf:
         if name in tensors:
             raise CheckpointError(f"{cursor.path}: the tensor '{name}' stands twice in the header")
         tensors[name] = TensorInfo(name, cursor.path, dtype, shape, start + offset, nbytes)
-    return Gguf(
-        cursor.path, metadata, tensors, tuple(_check_ranges(cursor, list(tensors.values()), start, alignment))
-    )
+    problems = check_ranges(cursor.path, list(tensors.values()), start, cursor.size, alignment)
+    return Gguf(cursor.path, metadata, tensors, tuple(problems))
 
 
 def _check_start(cursor: _Cursor) -> None:
@@ -252,29 +254,3 @@ def _entry(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     if sizes[0] % elements:
         raise CheckpointError(f"{where}: rows of {sizes[0]} are no whole blocks of {dtype} ({elements})")
     return name, dtype, tuple(reversed(sizes)), offset, math.prod(sizes) // elements * size
-
-
-def _check_ranges(cursor: _Cursor, tensors: list[TensorInfo], start: int, alignment: int) -> list[str]:
-    """Gaps and overlaps, one problem each, and a file that ends too early or too late; tensors begin at whole alignments."""
-    path, size, problems, position = cursor.path, cursor.size, [], start
-    for tensor in tensors:
-        expected = -(-position // alignment) * alignment
-        if tensor.offset % alignment:
-            problems.append(
-                f"{path}: tensor '{tensor.name}' does not begin at a multiple of {alignment} bytes"
-            )
-        elif tensor.offset < position:
-            problems.append(f"{path}: tensor '{tensor.name}' overlaps the one before it; the file is damaged")
-        elif tensor.offset > expected:
-            problems.append(
-                f"{path}: {tensor.offset - expected} unclaimed bytes before tensor '{tensor.name}'"
-            )
-        position = max(position, tensor.offset + tensor.nbytes)
-    cut = next((tensor for tensor in tensors if tensor.offset + tensor.nbytes > size), None)
-    if cut is not None:
-        problems.append(
-            f"{path}: truncated inside tensor '{cut.name}': {size} of {position} bytes; fetch it again"
-        )
-    elif size > -(-position // alignment) * alignment:
-        problems.append(f"{path}: {size - position} unclaimed bytes after the last tensor")
-    return problems

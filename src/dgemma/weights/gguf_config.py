@@ -1,8 +1,10 @@
-"""What the metadata of a GGUF file says: ModelConfig and DenoiseConfig, through the parsers that read a folder's JSON.
+"""What the metadata of a GGUF file says: ModelConfig and DenoiseConfig, through the parsers that read a
+folder's JSON.
 
-Knows llama.cpp's keys of the architecture `diffusion-gemma` (its conversion of this model, and the header of a published file)
-and no tensor but two: the vocabulary is as long as the embedding, and how much of a full layer's head rotates stands nowhere
-but in the values of `rope_freqs.weight`. Trap: a published file names one end token of three; the others are found by their text.
+Knows llama.cpp's keys of the architecture `diffusion-gemma` (its conversion of this model, and the header
+of a published file) and no tensor but two: the vocabulary is as long as the embedding, and how much of a
+full layer's head rotates stands nowhere but in the values of `rope_freqs.weight`. Trap: a published file
+names one end token of three; the others are found by their text.
 """
 
 from __future__ import annotations
@@ -37,14 +39,12 @@ _FIXED: dict[str, tuple[Any, ...]] = {
 
 def check_kind(file: Gguf) -> None:
     """Raises CheckpointError for another model's file, a part of one, or one that holds no model."""
-    if (found := file.architecture) != ARCHITECTURE:
+    if (architecture := file.architecture) != ARCHITECTURE:
         raise CheckpointError(
-            f"{file.path}: a model of the architecture {shown(found)}; this build runs '{ARCHITECTURE}'"
+            f"{file.path}: a model of the architecture {shown(architecture)}; this build runs '{ARCHITECTURE}'"
         )
-    if (found := file.metadata.get("general.type", "model")) != "model":
-        raise CheckpointError(
-            f"{file.path}: its general.type is {shown(found)}; it holds no model of its own"
-        )
+    if (kind := file.metadata.get("general.type", "model")) != "model":
+        raise CheckpointError(f"{file.path}: its general.type is {shown(kind)}; it holds no model of its own")
     if file.metadata.get("split.count", 0) not in (0, 1):
         raise CheckpointError(f"{file.path}: one part of several; join them with `llama-gguf-split --merge`")
 
@@ -53,8 +53,10 @@ def model_config(file: Gguf) -> ModelConfig:
     """The model of a file. Raises ConfigError or CheckpointError (names file and key)."""
     check_kind(file)
     prefix = ARCHITECTURE + "."
-    own = {key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)}
-    keys = Reader(own, f"{file.path}: metadata of {ARCHITECTURE}")
+    values = {
+        key.removeprefix(prefix): value for key, value in file.metadata.items() if key.startswith(prefix)
+    }
+    keys = Reader(values, f"{file.path}: metadata of {ARCHITECTURE}")
     for key, allowed in _FIXED.items():
         if key in keys.raw and (value := keys.raw.pop(key)) not in allowed:
             raise ConfigError(
@@ -83,8 +85,8 @@ def denoise_config(file: Gguf, config: ModelConfig | None) -> DenoiseConfig:
         "max_denoising_steps": "eb_max_steps", "t_min": "eb_t_min", "t_max": "eb_t_max",
         "stability_threshold": "eb_stability_threshold", "confidence_threshold": "eb_confidence_threshold",
     }  # fmt: skip
-    found = {name: file.metadata.get(f"diffusion.{key}") for name, key in names.items()}
-    raw: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    settings = {name: file.metadata.get(f"diffusion.{key}") for name, key in names.items()}
+    raw: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if (bound := file.metadata.get("diffusion.eb_entropy_bound")) is not None:
         raw["sampler_config"] = {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": bound}
     if config is not None:
@@ -148,8 +150,8 @@ def _head_dim(keys: Reader, kind: str) -> int:
     """One number that stands there three times: keys, values, and dims that rope is given (rope_freqs stops some of them)."""
     dim = keys.size(f"attention.key_length{kind}")
     for key in (f"attention.value_length{kind}", f"rope.dimension_count{kind}"):
-        if (found := keys.size(key)) != dim:
-            raise ConfigError(f"{keys.source}: '{key}' is {found}, but attention.key_length{kind} is {dim}")
+        if (other := keys.size(key)) != dim:
+            raise ConfigError(f"{keys.source}: '{key}' is {other}, but attention.key_length{kind} is {dim}")
     return dim
 
 

@@ -1,9 +1,11 @@
-"""The tensors of a GGUF file against what the model asks for: names, types and shapes -> Layout, as a folder's.
+"""The tensors of a GGUF file against what the model asks for: names, types and shapes -> Layout, as a
+folder's.
 
-Names are llama.cpp's for `diffusion-gemma`; docs/gguf.md says where each is known from. Values are the published ones: norms as
-they multiply, rows of q and k in their order, gate rows before up rows. Blocks stay blocks: such a tensor is handed on as bytes
-[..., rows, blocks, bytes of a block]. Knows no data. Trap: gate and up of the experts may be two tensors; the model wants them
-expert by expert, so each is cut into its experts.
+Names are llama.cpp's for `diffusion-gemma`; docs/gguf.md says where each is known from. Values are the
+published ones: norms as they multiply, rows of q and k in their order, gate rows before up rows. Blocks
+stay blocks: such a tensor is handed on as bytes [..., rows, blocks, bytes of a block]. Knows no data. Trap:
+gate and up of the experts may be two tensors; the model wants them expert by expert, so each is cut into
+its experts.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def gguf_name(model_name: str) -> str:
 def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
     """The file's tensors matched with the model's, every fault one line; without a config only the file's own faults."""
     tensors = {name: _as_bytes(info) for name, info in file.tensors.items()}
-    found = list(file.problems)
+    problems = list(file.problems)
     text: dict[str, Stored] = {}
     left = dict(file.tensors)
     copies: tuple[tuple[TensorInfo, TensorInfo], ...] = ()
@@ -81,14 +83,16 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
         if isinstance(stored, Stored):
             text[target.model_name] = stored
         else:
-            found.append(f"{file.path}: {stored}")
+            problems.append(f"{file.path}: {stored}")
     if config is not None:
         if not all(layer.is_sliding for layer in config.layers):
             left.pop(ROPE_FREQS, None)  # read by the config
         copies = _copies(left, file.tensors)
-        found += [f"{file.path}: unexpected tensor '{name}': {_why(name)}" for name in left]
+        problems += [f"{file.path}: unexpected tensor '{name}': {_why(name)}" for name in left]
     said = (copies_note([HEAD]),) if copies else ()
-    return Layout(file.path, config, (file.path,), tensors, text, (), tuple(found), said=said, copies=copies)
+    return Layout(
+        file.path, config, (file.path,), tensors, text, (), tuple(problems), said=said, copies=copies
+    )
 
 
 def _copies(
@@ -149,7 +153,7 @@ def _fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
 def _format(info: TensorInfo) -> tuple[Format, Scheme] | tuple[None, None]:
     if info.dtype in READABLE:
         return None, None
-    return (form := Format(info.dtype.lower())), Scheme("gguf", form)
+    return (format := Format(info.dtype.lower())), Scheme("gguf", format)
 
 
 def _as_bytes(info: TensorInfo) -> TensorInfo:

@@ -1,7 +1,9 @@
-"""What a checkpoint's files are, in a few figures: a digest of their content, their size, how many parameters, in what format.
+"""What a checkpoint's files are, in a few figures: a digest of their content, their size, how many
+parameters, in what format.
 
-Trap: the digest reads samples of large files, so that 50 GB are no wait. It tells checkpoints apart that were trained or quantised
-apart, and is the same for a copy; it proves nothing of a file's every byte (the hub's hashes do).
+Trap: the digest reads samples of large files, so that 50 GB are no wait. It tells checkpoints apart that
+were trained or quantised apart, and is the same for a copy; it proves nothing of a file's every byte (the
+hub's hashes do).
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ class Identity:
 
 def identify(place: Path) -> Identity:
     """The identity of the checkpoint at a place that `locate` returned. Raises CheckpointError, ConfigError, OSError."""
-    found = source(place)
-    layout = found.layout(found.config())
+    checkpoint = source(place)
+    layout = checkpoint.layout(checkpoint.config())
     beside = (
         ()
-        if isinstance(found, GgufSource)
+        if isinstance(checkpoint, GgufSource)
         else ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
     )
     files = [*layout.files, *(path for name in beside if (path := place / name).is_file())]
@@ -50,8 +52,8 @@ def identify(place: Path) -> Identity:
         size=sum(state.st_size for state in states),
         modified=max((state.st_mtime for state in states), default=0.0),
         parameters=sum(math.prod(stored.shape) for stored in layout.text.values()),
-        kind="gguf" if isinstance(found, GgufSource) else "safetensors",
-        quantization=_quantization(found, next(iter(layout.dtypes), "unknown")),
+        kind="gguf" if isinstance(checkpoint, GgufSource) else "safetensors",
+        quantization=_quantization(checkpoint, next(iter(layout.dtypes), "unknown")),
     )
 
 
@@ -71,9 +73,9 @@ def _add(digest: hashlib._Hash, path: Path) -> None:
         digest.update(file.read(EDGE))
 
 
-def _quantization(found: Source, most: str) -> str:
+def _quantization(checkpoint: Source, most: str) -> str:
     """The name of the file's own mix of formats, where it has one; else the format of most bytes."""
-    if isinstance(found, GgufSource):
-        file_type = found.file.metadata.get("general.file_type")
+    if isinstance(checkpoint, GgufSource):
+        file_type = checkpoint.file.metadata.get("general.file_type")
         return FILE_TYPES.get(file_type, most.upper()) if isinstance(file_type, int) else most.upper()
     return most.upper()

@@ -1,10 +1,12 @@
 """What a checkpoint folder holds and what is wrong with it, from the headers alone.
 
-`inspect` is the gate before anything large is allocated: it raises the first problem. `read_layout` never raises
-for a fault of the files and lists them all, for `doctor`. Does not read tensor data and never loads torch.
+`inspect` is the gate before anything large is allocated: it raises the first problem. `read_layout` never
+raises for a fault of the files and lists them all, for `doctor`. Does not read tensor data and never loads
+torch.
 
-Trap: the files of a Hugging Face cache snapshot are symlinks to `../../blobs`, so "inside the folder" is asked of
-where a name leads, with that cache's own blob folders allowed; any other link out of the folder is refused.
+Trap: the files of a Hugging Face cache snapshot are symlinks to `../../blobs`, so "inside the folder" is
+asked of where a name leads, with that cache's own blob folders allowed; any other link out of the folder is
+refused.
 """
 
 from __future__ import annotations
@@ -119,31 +121,33 @@ def problems(folder: Path, config: ModelConfig) -> list[str]:
 def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     """Headers of all shards of `folder`, checked against its index and, where given, against `config`."""
     folder = Path(folder)
-    found: list[str] = []
+    errors: list[str] = []
     if not folder.is_dir():
         return Layout(folder, config, (), {}, {}, (), (f"{folder}: no such folder",))
     said: list[str] = []
-    files, weight_map = _shards(folder, found, said)
+    files, weight_map = _shards(folder, errors, said)
     tensors: dict[str, TensorInfo] = {}
     unread = False
     for path in files:
         try:
             listed, faults = read_header(path)
         except CheckpointError as error:
-            found.append(str(error))
+            errors.append(str(error))
             unread = True
             continue
-        found += faults
+        errors += faults
         for tensor in listed:
             if tensor.name in tensors:
-                found.append(f"{path}: tensor '{tensor.name}' stands in {tensors[tensor.name].file.name} too")
+                errors.append(
+                    f"{path}: tensor '{tensor.name}' stands in {tensors[tensor.name].file.name} too"
+                )
             else:
                 tensors[tensor.name] = tensor
-    indexed = _check_index(folder, weight_map, tensors, files, found)
+    indexed = _check_index(folder, weight_map, tensors, files, errors)
     vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
     quantization, matched = None, Match()
     if config is not None and len(config.layers) > len(tensors) + _FEW_LAYERS:
-        found.append(
+        errors.append(
             f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them"
         )
     elif config is not None and files:
@@ -152,19 +156,19 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
             # with a shard unread, "missing" would repeat its one fault for each of its tensors
             matched = match(folder, tensors, config, quantization, None if unread else indexed)
         except ConfigError as error:
-            found.append(str(error))
-    found += matched.problems
+            errors.append(str(error))
+    errors += matched.problems
     return Layout(
-        folder, config, tuple(files), tensors, matched.text, vision, tuple(found), quantization, (*said, *matched.notes),
+        folder, config, tuple(files), tensors, matched.text, vision, tuple(errors), quantization, (*said, *matched.notes),
         tuple(matched.copies),
     )  # fmt: skip
 
 
-def _shards(folder: Path, found: list[str], said: list[str]) -> tuple[list[Path], dict[str, str] | None]:
+def _shards(folder: Path, errors: list[str], said: list[str]) -> tuple[list[Path], dict[str, str] | None]:
     """The weight files to read, sorted, and the index's tensor-to-file map where there is an index."""
     on_disk = sorted(folder.glob("model*.safetensors"))
     has_index = (folder / INDEX).exists() or (folder / INDEX).is_symlink()
-    weight_map = _read_index(folder, found) if has_index else None
+    weight_map = _read_index(folder, errors) if has_index else None
     shards = [path for path in on_disk if SHARD.fullmatch(path.name)]
     if folder / SINGLE in on_disk and shards and SINGLE not in (weight_map or {}).values():
         # a folder that was saved twice: every other reader takes the single file
@@ -175,28 +179,28 @@ def _shards(folder: Path, found: list[str], said: list[str]) -> tuple[list[Path]
             [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)],
             None,
         )
-        found.clear()  # of what is wrong with an index that is not read
+        errors.clear()  # of what is wrong with an index that is not read
     files = []
     for path in on_disk:
         if not _stays_inside(path, folder):
-            found.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
+            errors.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
         elif weight_map is not None and path.name not in weight_map.values():
-            found.append(f"{path}: on disk, but {INDEX} does not name it; remove it or mend the index")
+            errors.append(f"{path}: on disk, but {INDEX} does not name it; remove it or mend the index")
         else:
             files.append(path)
     if weight_map is None:
-        _check_numbering(folder, on_disk, found)
-    if not on_disk and not found:
+        _check_numbering(folder, on_disk, errors)
+    if not on_disk and not errors:
         others = sorted(path.name for pattern in _FOREIGN for path in folder.glob(pattern))
         hint = f"; {others[0]} is a format this build does not read" if others else ""
-        found.append(f"{folder}: no model*.safetensors in it{hint}")
+        errors.append(f"{folder}: no model*.safetensors in it{hint}")
     return files, weight_map
 
 
-def _read_index(folder: Path, found: list[str]) -> dict[str, str] | None:
+def _read_index(folder: Path, errors: list[str]) -> dict[str, str] | None:
     path = folder / INDEX
     if not _stays_inside(path, folder):
-        found.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
+        errors.append(f"{path}: a link to a file outside the checkpoint folder is not followed")
         return None
     try:
         if path.exists() and path.stat().st_size > HEADER_LIMIT:  # that it is missing is said by read_json
@@ -207,18 +211,18 @@ def _read_index(folder: Path, found: list[str]) -> dict[str, str] | None:
         if strange := sorted(name for name in raw if not name.isprintable()):
             raise CheckpointError(f"{path}: the tensor name {strange[0]!r} holds control characters")
     except (CheckpointError, ValueError) as error:  # ValueError: a number of more digits than Python converts
-        found.append(
+        errors.append(
             str(error) if isinstance(error, CheckpointError) else f"{path}: not readable as JSON ({error})"
         )
         return None
     for file in sorted(set(raw.values())):
         tensor = min(name for name, named in raw.items() if named == file)
         if not re.fullmatch(r"model[A-Za-z0-9._-]*\.safetensors", file):
-            found.append(
+            errors.append(
                 f"{path}: tensor '{tensor}' is put into {file!r}, which is no file name of this folder"
             )
         elif not _exists(folder / file):
-            found.append(f"{folder / file}: the shard is missing; {INDEX} puts tensor '{tensor}' there")
+            errors.append(f"{folder / file}: the shard is missing; {INDEX} puts tensor '{tensor}' there")
     return raw
 
 
@@ -242,14 +246,14 @@ def _stays_inside(path: Path, folder: Path) -> bool:
     return any(target.is_relative_to(root) for root in roots)
 
 
-def _check_numbering(folder: Path, files: list[Path], found: list[str]) -> None:
+def _check_numbering(folder: Path, files: list[Path], errors: list[str]) -> None:
     """Without an index the names alone say how many shards there are."""
     numbered = [match for path in files if (match := SHARD.fullmatch(path.name))]
     for total in sorted({match[2] for match in numbered}):
         have = {int(match[1]) for match in numbered if match[2] == total}
         for number in range(1, min(int(total), 10_000) + 1):
             if number not in have:
-                found.append(f"{folder / f'model-{number:05}-of-{total}.safetensors'}: the shard is missing")
+                errors.append(f"{folder / f'model-{number:05}-of-{total}.safetensors'}: the shard is missing")
 
 
 def _check_index(
@@ -257,23 +261,23 @@ def _check_index(
     weight_map: dict[str, str] | None,
     tensors: dict[str, TensorInfo],
     files: list[Path],
-    found: list[str],
+    errors: list[str],
 ) -> set[str]:
     """Index against headers; returns the names it complained about, so that nobody complains twice."""
     if weight_map is None:
         return set()
-    path, read, told = folder / INDEX, {tensor.file for tensor in tensors.values()}, set()
+    path, read, reported = folder / INDEX, {tensor.file for tensor in tensors.values()}, set()
     readable = {file.name for file in files if file in read}
     for name, file in sorted(weight_map.items()):
         tensor = tensors.get(name)
         if tensor is None:
-            told.add(name)
+            reported.add(name)
             if file in readable:
-                found.append(f"{folder / file}: tensor '{name}' is missing; {INDEX} puts it there")
+                errors.append(f"{folder / file}: tensor '{name}' is missing; {INDEX} puts it there")
         elif tensor.file.name != file:
-            found.append(
+            errors.append(
                 f"{path}: tensor '{name}' is said to stand in {file}, but stands in {tensor.file.name}"
             )
     for name in sorted(set(tensors) - set(weight_map)):
-        found.append(f"{tensors[name].file}: tensor '{name}' is not in {INDEX}")
-    return told
+        errors.append(f"{tensors[name].file}: tensor '{name}' is not in {INDEX}")
+    return reported

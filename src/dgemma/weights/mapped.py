@@ -1,9 +1,11 @@
-"""Weights as views of the checkpoint's files, for machines with less memory than weights (model/streaming.py).
+"""Weights as views of the checkpoint's files, for machines with less memory than weights
+(model/streaming.py).
 
-The system reads pages of a mapped file when they are touched and drops them when memory is short; they count as its cache, not as
-memory of the process, which cannot write to them. Only what stands in a file as products want it can be mapped: plain tensors,
-and layouts whose codes are ours. Trap: a file that shrinks under a mapping kills the process (SIGBUS), where the reader gives an error
-with a name; so nobody may write into the folder of a model that runs mapped.
+The system reads pages of a mapped file when they are touched and drops them when memory is short; they
+count as its cache, not as memory of the process, which cannot write to them. Only what stands in a file as
+products want it can be mapped: plain tensors, and layouts whose codes are ours. Trap: a file that shrinks
+under a mapping kills the process (SIGBUS), where the reader gives an error with a name; so nobody may write
+into the folder of a model that runs mapped.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..config.sizes import Progress
 from ..errors import CheckpointError, ResourceError
-from ..kernels.formats import QuantTensor
+from ..kernels.quant.formats import QuantTensor
 from .headers import TensorInfo
 from .layout import Layout, Stored
-from .reader import DTYPES, Mappable, Progress, assign, finite, matrix
+from .reader import DTYPES, Mappable, assign, finite, matrix
 
 COPIED = ("gptq", "gptq_v2", "awq")  # layouts that are turned over: they would be copies, not views
 
 
 class Maps:
-    """Mapped files; closed when the last view is gone."""
+    """MmapOffload files; closed when the last view is gone."""
 
     def __init__(self) -> None:
         self.files: dict[Path, mmap.mmap] = {}
@@ -106,5 +109,9 @@ def mapped(stored: Stored, maps: Maps) -> Mappable:
     if len(read) == 1:
         parts = {name: torch.unflatten(part, 0, stored.shape[:-1]) for name, part in read[0].items()}
         return QuantTensor(stored.format, stored.shape, parts)
-    found = [QuantTensor(stored.format, (len(parts["codes"]), stored.shape[-1]), parts) for parts in read]
-    return list(zip(found[::2], found[1::2], strict=True)) if len(found) == 2 * stored.shape[0] else found
+    matrices = [QuantTensor(stored.format, (len(parts["codes"]), stored.shape[-1]), parts) for parts in read]
+    return (
+        list(zip(matrices[::2], matrices[1::2], strict=True))
+        if len(matrices) == 2 * stored.shape[0]
+        else matrices
+    )

@@ -1,8 +1,10 @@
-"""The one table from the names in a checkpoint to the names in the model, with the shapes a config asks for.
+"""The one table from the names in a checkpoint to the names in the model, with the shapes a config asks
+for.
 
-Knows no file and no tensor. Trap: `layer_scalar` is the only text tensor that is stored twice (once for `denoise`
-under the decoder, once for `encode` under the encoder); any other text tensor found under the encoder is a second copy of the
-decoder's, and an `lm_head` one of the embedding (`tied_to`): nobody reads them, and they must say the same.
+Knows no file and no tensor. Trap: `layer_scalar` is the only text tensor that is stored twice (once for
+`denoise` under the decoder, once for `encode` under the encoder); any other text tensor found under the
+encoder is a second copy of the decoder's, and an `lm_head` one of the embedding (`tied_to`): nobody reads
+them, and they must say the same.
 """
 
 from __future__ import annotations
@@ -128,8 +130,8 @@ def classify(name: str) -> str:
         return "cache"
     if name.startswith(DECODER) and name.removeprefix(DECODER) in _ONCE:
         return "text"
-    if found := _LAYER_NAME.fullmatch(name):
-        part, _, suffix = found.groups()
+    if match := _LAYER_NAME.fullmatch(name):
+        part, _, suffix = match.groups()
         return (
             "text" if (suffix in _PER_LAYER if part == "decoder" else suffix == "layer_scalar") else "unknown"
         )

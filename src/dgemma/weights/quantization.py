@@ -1,8 +1,10 @@
-"""What `quantization_config` (of config.json) or ModelOpt's hf_quant_config.json says about a folder's weights, as schemes.
+"""What `quantization_config` (of config.json) or ModelOpt's hf_quant_config.json says about a folder's
+weights, as schemes.
 
-Everything is read against an allow-list: a word that is not known here may change what the numbers mean. Never loads torch.
-Trap: the tools agree on little. The version of GPTQ's zero points stands in `checkpoint_format`, a missing one meaning the first;
-ModelOpt's `ignore` has stars, compressed-tensors' has regular expressions after "re:".
+Everything is read against an allow-list: a word that is not known here may change what the numbers mean.
+Never loads torch. Trap: the tools agree on little. The version of GPTQ's zero points stands in
+`checkpoint_format`, a missing one meaning the first; ModelOpt's `ignore` has stars, compressed-tensors' has
+regular expressions after "re:".
 """
 
 from __future__ import annotations
@@ -35,17 +37,17 @@ def read_quantization(folder: Path) -> Quantization | None:
     """A folder's description, or None for one that has none. Raises ConfigError that names what is not understood."""
     config, beside = Path(folder) / "config.json", Path(folder) / BESIDE
     raw = read_json(config).get("quantization_config") if config.exists() else None
-    found = None if raw is None else parse(raw, f"{config}: quantization_config")
+    quantization = None if raw is None else parse(raw, f"{config}: quantization_config")
     if beside.exists():
         other = _modelopt_file(Reader(read_json(beside), str(beside)))
-        if found is not None and {group.scheme for group in found.groups} != {
+        if quantization is not None and {group.scheme for group in quantization.groups} != {
             group.scheme for group in other.groups
         }:
             raise ConfigError(
                 f"{beside}: describes other weights than quantization_config of config.json; remove what is wrong"
             )
-        return found or other
-    return found
+        return quantization or other
+    return quantization
 
 
 def parse(raw: Any, source: str = "quantization_config") -> Quantization:
@@ -56,16 +58,18 @@ def parse(raw: Any, source: str = "quantization_config") -> Quantization:
         raise ConfigError(
             f"{source}: quant_method {shown(method)} is not read; readable: {', '.join(sorted(_METHODS))}"
         )
-    found = _METHODS[method](top)
+    quantization = _METHODS[method](top)
     _finish(top)
     for pattern in (
-        pattern for names in (found.ignore, *(group.targets for group in found.groups)) for pattern in names
+        pattern
+        for names in (quantization.ignore, *(group.targets for group in quantization.groups))
+        for pattern in names
     ):
         try:
             re.compile(pattern.removeprefix("re:") if pattern.startswith("re:") else "")
         except (re.error, RecursionError, OverflowError):
             raise ConfigError(f"{source}: {shown(pattern)} is no regular expression") from None
-    return found
+    return quantization
 
 
 def _compressed_tensors(top: Reader) -> Quantization:
@@ -82,8 +86,8 @@ def _compressed_tensors(top: Reader) -> Quantization:
         layout = group.take("format", str, None) or whole
         scheme = _compressed_scheme(layout, Reader(group.take("weights", dict), f"{group.source}.weights"))
         _only(group, "output_activations", None)
-        scheme, told = _activations(scheme, group)
-        notes += told
+        scheme, group_notes = _activations(scheme, group)
+        notes += group_notes
         groups.append(Group(_names(group, "targets"), scheme))
         _finish(group)
     if not groups:
@@ -105,19 +109,22 @@ def _compressed_scheme(layout: str | None, weights: Reader) -> Scheme:
     if layout == "naive-quantized":  # the same files under an older name
         layout = {"float": "float-quantized", "int": "int-quantized"}.get(kind)
     permuted = order in ("group", "dynamic")
-    found = (layout, kind, bits, strategy)
-    if symmetric and found in (
+    declared = (layout, kind, bits, strategy)
+    if symmetric and declared in (
         ("float-quantized", "float", 8, "channel"),
         ("float-quantized", "float", 8, "tensor"),
     ):
         return Scheme("float-quantized", Format("fp8"), whole=strategy == "tensor")
-    if symmetric and found in (("int-quantized", "int", 8, "channel"), ("int-quantized", "int", 8, "tensor")):
+    if symmetric and declared in (
+        ("int-quantized", "int", 8, "channel"),
+        ("int-quantized", "int", 8, "tensor"),
+    ):
         return Scheme("int-quantized", Format("int8"), whole=strategy == "tensor")
-    if symmetric and group == 16 and found in (
+    if symmetric and group == 16 and declared in (
         ("nvfp4-pack-quantized", "float", 4, "tensor_group"), ("nvfp4-pack-quantized", "float", 4, "group")
     ):  # fmt: skip
         return Scheme("nvfp4-pack-quantized", Format("nvfp4"))
-    if found == ("pack-quantized", "int", 4, "group") and group and group > 0 and group % 2 == 0:
+    if declared == ("pack-quantized", "int", 4, "group") and group and group > 0 and group % 2 == 0:
         return Scheme("pack-quantized", Format("int4", group, zeros=not symmetric), permuted=permuted)
     said = f"format {shown(layout)} with {shown(kind)} of {bits} bits, strategy {shown(strategy)}"
     raise ConfigError(
@@ -233,10 +240,10 @@ _METHODS = {
 
 def _cache_notes(top: Reader) -> list[str]:
     """A K/V cache in few bits is proposed, not stored: ours keeps the model's own numbers, which is more exact."""
-    told = [top.raw.pop(name, None) for name in ("kv_cache_scheme", "kv_cache_quant_algo")]
+    proposals = [top.raw.pop(name, None) for name in ("kv_cache_scheme", "kv_cache_quant_algo")]
     return (
         ["the checkpoint proposes a K/V cache in few bits; K and V are kept at the model's own precision"]
-        if any(told)
+        if any(proposals)
         else []
     )
 

@@ -1,16 +1,16 @@
 """Tensors from disk to the device, one at a time, into a module that was built without memory.
 
-Host memory holds one tensor of the model at a time (1.5 GB for the published embedding), never a model: each is read into its
-own buffer rather than mapped, because a file that shrinks under a mapping kills the process with SIGBUS, where a
-short read is an error with a name. A tensor in few bits is put together from its fields (unpack.py). Knows no
-mathematics. Trap: a parameter nobody assigned stays uninitialised and answers with nonsense, so both lists of names
-must be equal before the first byte is read.
+Host memory holds one tensor of the model at a time (1.5 GB for the published embedding), never a model:
+each is read into its own buffer rather than mapped, because a file that shrinks under a mapping kills the
+process with SIGBUS, where a short read is an error with a name. A tensor in few bits is put together from
+its fields (unpack.py). Knows no mathematics. Trap: a parameter nobody assigned stays uninitialised and
+answers with nonsense, so both lists of names must be equal before the first byte is read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from io import FileIO
@@ -19,18 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..config.sizes import disk_size
+from ..config.sizes import Progress, disk_size
 from ..errors import CheckpointError, ResourceError
-from ..kernels import formats
-from ..kernels.formats import QuantTensor, Weight, codec, empty
+from ..kernels.quant import formats
+from ..kernels.quant.formats import QuantTensor, Weight, codec, empty
 from .headers import TensorInfo
 from .layout import Layout, Stored, inspect, problems, read_layout
 from .unpack import unpack
 
-__all__ = ["DTYPES", "Layout", "Progress", "inspect", "load_into", "problems", "read_layout", "stream"]
+__all__ = ["DTYPES", "Layout", "inspect", "load_into", "problems", "read_layout", "stream"]
 
 Mappable = Weight | list[tuple[QuantTensor, QuantTensor]] | list[QuantTensor]  # see mapped.mapped
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the name being worked on
 DTYPES = formats.DTYPES | {
     "I32": torch.int32,
     "I64": torch.int64,

@@ -1,8 +1,10 @@
-"""The published layouts of matrices in few bits: which fields each has, their dtypes and shapes, and which modules have it.
+"""The published layouts of matrices in few bits: which fields each has, their dtypes and shapes, and which
+modules have it.
 
-quantization.py makes these from a config; which matrices are quantised is said by the files. Never loads torch. Trap: the
-same field name means two things: `weight_scale` is a scale per row in FP8 and one per group in NVFP4, and NVFP4's scale of a
-whole matrix is stored inverted by one tool (`weight_global_scale`) and plain by the other (`weight_scale_2`).
+quantization.py makes these from a config; which matrices are quantised is said by the files. Never loads
+torch. Trap: the same field name means two things: `weight_scale` is a scale per row in FP8 and one per
+group in NVFP4, and NVFP4's scale of a whole matrix is stored inverted by one tool (`weight_global_scale`)
+and plain by the other (`weight_scale_2`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""One safetensors file, written where it will stand: the header first, then tensors in any order, piece by piece.
+"""One safetensors file, written where it will stand: the header first, then tensors in any order, piece by
+piece.
 
-For files whose tensors are known before their data, so that host memory holds a piece of one and never a file. Knows no model. A
-file that is not closed whole keeps its `.part` name. Trap: the data has no gaps, so wide numbers come first in the file:
-behind an odd number of bytes they could not be mapped.
+For files whose tensors are known before their data, so that host memory holds a piece of one and never a
+file. Knows no model. A file that is not closed whole keeps its `.part` name. Trap: the data has no gaps, so
+wide numbers come first in the file: behind an odd number of bytes they could not be mapped.
 """
 
 from __future__ import annotations

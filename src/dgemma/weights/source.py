@@ -1,7 +1,8 @@
 """A checkpoint on this machine, whatever it is kept in: the same questions to a folder and to a GGUF file.
 
-`source` looks at a place that `locate` found; nothing is read before it is asked for. Never loads torch. Trap: in a folder each
-answer stands in a file of its own; a GGUF file holds them all in one header, which is read once per Source.
+`source` looks at a place that `locate` found; nothing is read before it is asked for. Never loads torch.
+Trap: in a folder each answer stands in a file of its own; a GGUF file holds them all in one header, which
+is read once per Source.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from ..config.remarks import remarks
 from ..errors import CheckpointError, ConfigError
 from ..text.gguf import is_readable, tokenizer_json
 from ..text.vocabulary import LARGEST
-from .gguf import Gguf, read_gguf
+from .gguf import GGUF, Gguf, read_gguf
 from .gguf_config import denoise_config, model_config
 from .gguf_names import read_layout as read_gguf_layout
 from .layout import Layout, faultless, read_layout
-from .locate import GGUF, is_chat_tuned
 
 VOCABULARY = "tokenizer.json"
 
@@ -60,12 +60,12 @@ class Source:
 
     def remarks(self) -> list[str]:
         """What its settings say and this build does not use, one line for each file; nothing where they cannot be read."""
-        found = []
+        notes = []
         for name in ("config.json", "generation_config.json"):
             with suppress(ConfigError):
                 if keys := remarks(read_json(self.place / name)):
-                    found.append(f"{name}: not used, and without effect on the model: {', '.join(keys)}")
-        return found
+                    notes.append(f"{name}: not used, and without effect on the model: {', '.join(keys)}")
+        return notes
 
     def vocabulary(self) -> Path:
         """The file that `tokenizer_json` reads."""
@@ -81,6 +81,14 @@ class Source:
     def is_chat_tuned(self) -> bool:
         """Whether the checkpoint brings a chat template. It is never run."""
         return is_chat_tuned(self.place)
+
+
+def is_chat_tuned(folder: Path) -> bool:
+    """Whether the checkpoint brings a chat template, in either of the usual places. It is never run."""
+    settings = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").exists() or (
+        settings.exists() and "chat_template" in read_json(settings)
+    )
 
 
 class GgufSource(Source):

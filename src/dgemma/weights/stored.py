@@ -1,8 +1,9 @@
-"""Which tensors of a folder make each tensor of the model: Stored, and the match of names, dtypes and shapes that fills it.
+"""Which tensors of a folder make each tensor of the model: Stored, and the match of names, dtypes and
+shapes that fills it.
 
-The files say which matrices are quantised (by the fields that are there), the quantisation config what that means. Knows no data
-and never loads torch. Trap: a field that no scheme asks for is as much a fault as one that is missing; the tensors of
-one model tensor share a fate, and a fault of 256 experts is told once.
+The files say which matrices are quantised (by the fields that are there), the quantisation config what that
+means. Knows no data and never loads torch. Trap: a field that no scheme asks for is as much a fault as one
+that is missing; the tensors of one model tensor share a fate, and a fault of 256 experts is told once.
 """
 
 from __future__ import annotations
@@ -91,10 +92,10 @@ def match(
     tensors: dict[str, TensorInfo],
     config: ModelConfig,
     quantization: Quantization | None,
-    told: set[str] | None,
+    reported: set[str] | None,
 ) -> Match:
-    """Tensors against the names and shapes of the config. told: missing names already complained of; None: complain of none."""
-    matching = _Matching(folder, tensors, quantization, told)
+    """Tensors against the names and shapes of the config. reported: missing names already complained of; None: complain of none."""
+    matching = _Matching(folder, tensors, quantization, reported)
     for name, target in expected_tensors(config).items():
         matching.place(name, target)
     matching.finish()
@@ -109,9 +110,9 @@ class _Matching:
         folder: Path,
         tensors: dict[str, TensorInfo],
         quantization: Quantization | None,
-        told: set[str] | None,
+        reported: set[str] | None,
     ):
-        self.folder, self.tensors, self.quantization, self.told = folder, tensors, quantization, told
+        self.folder, self.tensors, self.quantization, self.reported = folder, tensors, quantization, reported
         self.result = Match()
         self.claimed: set[str] = set()
         self.missing: list[str] = []
@@ -178,12 +179,12 @@ class _Matching:
             for (module, shape), scheme in zip(matrices, schemes, strict=True)
         ]
         if any(fault is not None for fault in faults):
-            self._tell([fault for fault in faults if fault])
+            self._report([fault for fault in faults if fault])
             return
         fields = tuple(self.modules[module] for module in names)
         formats = [
-            scheme.stored(own[scheme.scales].dtype) if scheme is not None else None
-            for scheme, own in zip(schemes, fields, strict=True)
+            scheme.stored(field_infos[scheme.scales].dtype) if scheme is not None else None
+            for scheme, field_infos in zip(schemes, fields, strict=True)
         ]
         if odd := next(
             (n for n in range(len(names)) if (schemes[n], formats[n]) != (schemes[0], formats[0])), 0
@@ -242,21 +243,21 @@ class _Matching:
     def _absent(self, name: str, why: str = "") -> str:
         return (
             ""
-            if self.told is None or name in self.told
+            if self.reported is None or name in self.reported
             else f"{self.folder}: tensor '{name}' is missing{why}"
         )
 
-    def _tell(self, faults: list[str]) -> None:
+    def _report(self, faults: list[str]) -> None:
         if faults:
             more = f" (and {len(faults) - 1} more of the same layer's experts)" if len(faults) > 1 else ""
             self.result.problems.append(faults[0] + more)
 
     def _targeted(self, module: str, kind: str) -> bool:
-        found = self.quantization
+        quantization = self.quantization
         return (
-            found is not None
-            and found.scheme_of(module, kind) is not None
-            and not found.ignores(module, kind)
+            quantization is not None
+            and quantization.scheme_of(module, kind) is not None
+            and not quantization.ignores(module, kind)
         )
 
     def _note(self, names: list[str], kind: str, plain: bool) -> None:
@@ -288,7 +289,7 @@ class _Matching:
             if name not in self.claimed and self.kinds[name] in ("text", "unknown")
         ]
         strange = [name for name in unclaimed if not self._is_copy(name)]
-        untold = [] if self.told is None else [name for name in self.missing if name not in self.told]
+        untold = [] if self.reported is None else [name for name in self.missing if name not in self.reported]
         result.problems += [
             f"{self.folder}: tensor '{name}' is missing{_hint(name, strange)}" for name in untold
         ]
@@ -299,13 +300,13 @@ class _Matching:
             result.notes.append(copies_note([copy.name for copy, _ in result.copies]))
         if self.quantization is not None:
             result.notes += self.quantization.notes
-        for found, what in (
+        for matrices, what in (
             (self.ignored, "on the ignore list of the quantisation config but stored in few bits"),
             (self.left, "named by the targets of the quantisation config but stored in 16 bits or more"),
         ):
-            if found:
+            if matrices:
                 result.notes.append(
-                    f"{len(found)} matrices are {what} ('{found[0]}' ...): read as they are stored"
+                    f"{len(matrices)} matrices are {what} ('{matrices[0]}' ...): read as they are stored"
                 )
         if self.inputs:
             result.notes.append(

@@ -1,10 +1,10 @@
 """The hashes of a checkpoint's files: SHA256SUMS in its folder, as `sha256sum` writes and checks it, and
 comparing with them.
 
-`pull` writes it from the hub's own hashes, `train` and `quantize` from what they wrote. A file that has none
-there but links into the Hugging Face cache is compared with the name of its blob, which is its hash. Trap: a
-list that was made here from files that were damaged already says that they are right; the messages tell which
-list it was.
+`pull` writes it from the hub's own hashes, `train` and `quantize` from what they wrote. A file that has
+none there but links into the Hugging Face cache is compared with the name of its blob, which is its hash.
+Trap: a list that was made here from files that were damaged already says that they are right; the messages
+tell which list it was.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..config.sizes import Progress
 from ..errors import CheckpointError
 from .disk import CHUNK, replace_text
-from .hub_names import GGUF
+from .gguf import GGUF
 
 SUMS = "SHA256SUMS"
 MOST = 1 << 20  # bytes of a list that are read
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, what is being done
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _HASH = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 _OURS = re.compile(r"model[\w.-]*\.safetensors|[\w.-]+\.json|tokenizer\.model|chat_template\.jinja")
@@ -83,13 +83,13 @@ def checkpoint_files(place: Path) -> list[str]:
 
 def _fault(path: Path, expected: str) -> str | None:
     try:
-        found = git_digest(path) if len(expected) == 40 else digest(path)
+        actual = git_digest(path) if len(expected) == 40 else digest(path)
     except OSError as error:
         return f"{path}: not readable ({error.strerror or error})"
     return (
         None
-        if found == expected
-        else f"{path}: is not what it was: its hash is {found[:12]}..., expected {expected[:12]}..."
+        if actual == expected
+        else f"{path}: is not what it was: its hash is {actual[:12]}..., expected {expected[:12]}..."
     )
 
 
@@ -97,12 +97,12 @@ def _blob_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The hashes that links into the Hugging Face cache lead to by name; a list in the folder goes before
     them.
     """
-    listed, found = read_sums(folder), {}
+    listed, blobs = read_sums(folder), {}
     for name in names:
         path = folder / name
         if name not in listed and path.is_symlink() and _HASH.fullmatch(blob := Path(os.readlink(path)).name):
-            found[name] = blob
-    return found
+            blobs[name] = blob
+    return blobs
 
 
 def read_sums(folder: Path) -> dict[str, str]:
@@ -119,10 +119,10 @@ def read_sums(folder: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not readable ({error})") from None
-    found = [match for line in lines if (match := _LINE.fullmatch(line))]
+    matches = [match for line in lines if (match := _LINE.fullmatch(line))]
     return {
         match[2]: match[1].lower()
-        for match in found
+        for match in matches
         if match[2].isprintable() and not re.search(r"[/\\]|^\.", match[2])
     }
 

@@ -1,9 +1,10 @@
 """The fields of a published layout as they stand in a file, as the parts of our format (config/formats.py).
 
-One matrix at a time: fields by name, shapes already checked (schemes.py). Knows no file. Values are kept bit for bit, and a
-part is a view of its field wherever the layout keeps it as we do, so that a mapped file stays mapped; GPTQ and AWQ are turned
-over, which copies. Trap: words of 32 bits hold eight codes, the lowest bits first, so their bytes are our codes, but AWQ
-deals the eight out in another order, and GPTQ packs along the inputs.
+One matrix at a time: fields by name, shapes already checked (schemes.py). Knows no file. Values are kept
+bit for bit, and a part is a view of its field wherever the layout keeps it as we do, so that a mapped file
+stays mapped; GPTQ and AWQ are turned over, which copies. Trap: words of 32 bits hold eight codes, the
+lowest bits first, so their bytes are our codes, but AWQ deals the eight out in another order, and GPTQ
+packs along the inputs.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..kernels.int4 import MIDDLE
-from ..kernels.nvfp4 import packed
+from ..kernels.quant.int4 import MIDDLE
+from ..kernels.quant.nvfp4 import packed
 from .schemes import Scheme
 
 Tensors = dict[str, Tensor]

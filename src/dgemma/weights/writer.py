@@ -3,8 +3,8 @@
 Everything goes into a folder beside the target, which gets its name once it is whole and on the disk; where
 one is replaced, the two change names in one step, so that a process killed at any time leaves the old
 checkpoint or the new one. What it leaves besides is removed by the next save. Knows nothing of training.
-Trap: the folder that is replaced may hold files that are nobody's to delete (a NOTICE, a log): they stand in
-the new one before it gets the name.
+Trap: the folder that is replaced may hold files that are nobody's to delete (a NOTICE, a log): they stand
+in the new one before it gets the name.
 """
 
 from __future__ import annotations
@@ -177,12 +177,12 @@ def _beside(folder: Path, kind: str, process: int) -> Path:
 
 def _recover(folder: Path) -> None:
     """Mend what killed saves left: a checkpoint without its name gets it back, everything else goes."""
-    found = [
+    leftovers = [
         (kind, path)
         for kind in (OLD, PARTIAL)
         for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.{kind}")
     ]
-    for kind, path in found:
+    for kind, path in leftovers:
         process = path.name[len(folder.name) + 2 : -len(kind) - 1]
         if not process.isdigit() or _runs(int(process)):
             continue

@@ -1,7 +1,7 @@
-/* The end of the vocabulary head: rows of tanh'd logits turn into probabilities in place, and into what vocab.py tells of them. */
+/* The end of the vocabulary head: rows of tanh'd logits turn into probabilities in place, and into what ops/vocab.py tells of them. */
 #include "lanes.h"
 
-enum { TILE = 128 }; /* tokens whose p is summed (vocab.py) */
+enum { TILE = 128 }; /* tokens whose p is summed (../sizes.py) */
 
 typedef struct {
     number *p;         /* [rows, vocabulary]: values at first, then 2^(heat * (value - the row's largest)) */

@@ -1,4 +1,4 @@
-/* The router: norm, scores, softmax and choice of a row in one go. What is rounded, and when, is what torch's form rounds (moe.py), since a
+/* The router: norm, scores, softmax and choice of a row in one go. What is rounded, and when, is what torch's form rounds (ops/moe.py), since a
    choice between two experts may hang on a last bit. Of equal scores the lower expert is taken. */
 #include "lanes.h"
 

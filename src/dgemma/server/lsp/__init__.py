@@ -1,1 +1,3 @@
-"""The language server: LSP's `textDocument/inlineCompletion` over stdin and stdout. Start reading at session.py."""
+"""The language server: LSP's `textDocument/inlineCompletion` over stdin and stdout. Start reading at
+session.py.
+"""

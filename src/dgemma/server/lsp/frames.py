@@ -1,7 +1,7 @@
 """Messages of JSON-RPC over a byte stream, as LSP frames them: headers, an empty line, so many bytes of JSON.
 
-Knows no method. Trap: what comes in may be anything. A frame that cannot be read is one Malformed, and the next one is looked for
-behind it; only the stream's end ends reading.
+Knows no method. Trap: what comes in may be anything. A frame that cannot be read is one Malformed, and the
+next one is looked for behind it; only the stream's end ends reading.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def _read(stream: IO[bytes], count: int) -> bytes:
 
 
 class Writer:
-    """Where messages go, from any thread: a stream without a buffer, which nothing is left in when the client is gone."""
+    """Where messages go, from any thread: a stream without a buffer, which nothing is left in when the client
+    is gone.
+    """
 
     def __init__(self, stream: IO[bytes]):
         self._stream, self._lock = stream, threading.Lock()

@@ -1,7 +1,9 @@
-"""Gaps filled by a model in this process: loaded while the editor goes on, then asked through the service's worker.
+"""Gaps filled by a model in this process: loaded while the editor goes on, then asked through the service's
+worker.
 
-The worker's thread owns the model; a gap's own thread only waits for it, so that one that is cancelled frees its slots before the next
-pass. Trap: torch comes with the model, on its thread; an editor that waits for `initialize` must not wait for torch.
+The worker's thread owns the model; a gap's own thread only waits for it, so that one that is cancelled frees
+its slots before the next pass. Trap: torch comes with the model, on its thread; an editor that waits for
+`initialize` must not wait for torch.
 """
 
 from __future__ import annotations
@@ -11,19 +13,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ResourceError, is_out_of_memory
-from .session import Cancelled
+from ...errors import Cancelled, ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
     from ...api import Model
-    from ..worker import Remote, Worker
+    from ..engine_proxy import EngineProxy
+    from ..worker import Worker
 
 
 class Loaded:
-    """A Filler. load: called once, on a thread. longest: most tokens of a gap, and never more than half a canvas of them."""
+    """A Filler. load: called once, on a thread. longest: most tokens of a gap, and never more than half a
+    canvas of them.
+    """
 
     def __init__(self, load: Callable[[], Model], longest: int | None = None, seed: int = 0, **sampler: Any):
-        self._load, self.longest, self.settings = load, longest, {"seed": seed, **sampler}
+        self._load = load
+        self.longest = longest
+        self.settings = {"seed": seed, **sampler}
         self.ready: Future[tuple[Model, Worker]] = Future()
         threading.Thread(target=self._begin, daemon=True).start()
 
@@ -44,42 +50,37 @@ class Loaded:
             worker.start()
             self.ready.set_result((model, worker))
         except BaseException as error:  # the edge of a thread
-            small = (
-                ResourceError("out of memory; `dgemma doctor` says what fits where")
-                if is_out_of_memory(error)
-                else error
-            )
-            self.ready.set_exception(small)
+            if is_out_of_memory(error):
+                error = ResourceError("out of memory; `dgemma doctor` says what fits where")
+            self.ready.set_exception(error)
 
 
 class LoadedGap:
     """A Gap."""
 
     def __init__(self, filler: Loaded, prefix: str, suffix: str):
-        self._filler, self._texts = filler, (prefix, suffix)
-        self._remote: Remote | None = None
+        self._filler = filler
+        self._texts = (prefix, suffix)
+        self._proxy: EngineProxy | None = None
         self._closed = False
 
     def texts(self) -> list[str]:
         model, worker = self._filler.ready.result()
         from ...tasks.infill import default_widths
-        from ..worker import Cancelled as Dropped
-        from ..worker import Remote
+        from ..engine_proxy import EngineProxy
 
-        remote = self._remote = Remote(worker, watched=False)
+        self._proxy = EngineProxy(worker, watched=False)
         if self._closed:
             raise Cancelled
-        served = model.run_by(remote)
-        settings, longest = self._filler.settings, self._filler.longest
+        served = model.run_by(self._proxy)
+        settings = self._filler.settings
+        longest = self._filler.longest
         canvas = settings.get("canvas_width") or model.config.canvas_length
-        widths = default_widths(canvas, None if longest is None else min(longest, max(1, canvas // 2)))
-        try:
-            filling = served.fill(*self._texts, widths=widths, **settings)
-        except Dropped:
-            raise Cancelled from None
+        most = None if longest is None else min(longest, max(1, canvas // 2))
+        filling = served.fill(*self._texts, widths=default_widths(canvas, most), **settings)
         return [filling.text, *filling.candidates]
 
     def cancel(self) -> None:
         self._closed = True
-        if self._remote is not None:
-            self._remote.close()
+        if self._proxy is not None:
+            self._proxy.close()

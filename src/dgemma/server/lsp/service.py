@@ -1,7 +1,7 @@
 """Gaps filled by a running `dgemma serve`, through its /infill: no model in this process, and no torch.
 
-A gap is a connection of its own, so that closing it is how the service learns that nobody waits. Trap: Python's client gives the
-socket away with the reply; who is to shut it from another thread keeps it.
+A gap is a connection of its own, so that closing it is how the service learns that nobody waits. Trap:
+Python's client gives the socket away with the reply; who is to shut it from another thread keeps it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import socket
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...errors import UsageError
-from .session import Cancelled
+from ...errors import Cancelled, UsageError
 
 PATIENCE = 120.0  # seconds without a byte
 SOON = 2.0  # the same, for what may be done without
@@ -25,19 +24,23 @@ class Service:
     """A Filler. Raises UsageError for what is no address."""
 
     def __init__(self, url: str, key: str = "", longest: int | None = None, seed: int = 0, **sampler: Any):
-        self.url, self.parts = url.rstrip("/"), urlsplit(url)
-        try:
-            valid = (
-                self.parts.scheme in ("http", "https") and bool(self.parts.hostname) and self.parts.port != 0
-            )
-        except ValueError:
-            valid = False
-        if not valid:
+        self.url = url.rstrip("/")
+        self.parts = urlsplit(url)
+        if not self._is_address():
             raise UsageError(f"'{url}' is no address; it begins with http:// or https://")
-        self.headers = {"Content-Type": "application/json"} | (
-            {"Authorization": f"Bearer {key}"} if key else {}
-        )
-        self.settings = sampler | {"seed": seed} | ({} if longest is None else {"n_predict": longest})
+        self.headers = {"Content-Type": "application/json"}
+        if key:
+            self.headers["Authorization"] = f"Bearer {key}"
+        self.settings = sampler | {"seed": seed}
+        if longest is not None:
+            self.settings["n_predict"] = longest
+
+    def _is_address(self) -> bool:
+        try:
+            has_port = self.parts.port != 0  # reading it raises where it is no number
+        except ValueError:
+            return False
+        return self.parts.scheme in ("http", "https") and bool(self.parts.hostname) and has_port
 
     def __call__(self, prefix: str, suffix: str) -> ServiceGap:
         return ServiceGap(self, {"input_prefix": prefix, "input_suffix": suffix} | self.settings)
@@ -51,9 +54,9 @@ class Service:
         connection = self.connection(SOON)
         try:
             connection.request("GET", f"{self.parts.path.rstrip('/')}/props", headers=self.headers)
-            told = json.loads(connection.getresponse().read(MOST_REPLY))
-            context = int(told["n_ctx"])
-            return min(context, int(told.get("max_prompt_tokens") or context))
+            props = json.loads(connection.getresponse().read(MOST_REPLY))
+            context = int(props["n_ctx"])
+            return min(context, int(props.get("max_prompt_tokens") or context))
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
             return None
         finally:
@@ -64,25 +67,24 @@ class ServiceGap:
     """A Gap."""
 
     def __init__(self, service: Service, body: dict[str, Any]):
-        self._service, self._body = service, body
+        self._service = service
+        self._body = body
         self._socket: socket.socket | None = None
         self._closed = False
 
     def texts(self) -> list[str]:
-        service, connection = self._service, self._service.connection()
+        service = self._service
+        connection = service.connection()
         try:
             connection.connect()
             self._socket = connection.sock
             if self._closed:
                 raise Cancelled
-            connection.request(
-                "POST",
-                f"{service.parts.path.rstrip('/')}/infill",
-                json.dumps(self._body).encode(),
-                service.headers,
-            )
-            reply = connection.getresponse()
-            status, data = reply.status, reply.read(MOST_REPLY)
+            path = f"{service.parts.path.rstrip('/')}/infill"
+            connection.request("POST", path, json.dumps(self._body).encode(), service.headers)
+            response = connection.getresponse()
+            status = response.status
+            data = response.read(MOST_REPLY)
         except (OSError, http.client.HTTPException) as error:
             if self._closed:
                 raise Cancelled from None
@@ -98,10 +100,10 @@ class ServiceGap:
         if status in BUSY:  # the next key asks again
             return []
         try:
-            told = json.loads(data)
+            reply = json.loads(data)
             if status == 200:
-                return [told["content"], *told.get("candidates", ())]
-            message = told["error"]["message"]
+                return [reply["content"], *reply.get("candidates", ())]
+            message = reply["error"]["message"]
         except (ValueError, KeyError, TypeError, RecursionError):
             message = f"status {status}, and no answer of /infill"
         raise UsageError(f"{self._service.url} says: {message}")

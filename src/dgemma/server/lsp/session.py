@@ -1,11 +1,14 @@
-"""One editor's session: reads its messages in turn, keeps its documents, and has gaps filled where its cursor stands.
+"""One editor's session: reads its messages in turn, keeps its documents, and has gaps filled where its cursor
+stands.
 
     Filler     who fills a gap: a model in this process (loaded.py), or a running service (service.py)
-    Session    the methods. Completions run on a thread each and are answered once: by their gap, by a cancel, or by what supersedes them
+    Session    the methods. Completions run on a thread each and are answered once: by their gap, by a cancel,
+               or by what supersedes them
 
-A newer request for a document, and a change of it, supersede the one at work, whose answer (null) nobody could use; its slot is free
-before the next pass. Refuses to log: what an editor sends is somebody's text. Trap: `insertText` has "\\n" alone, also in documents of
-other line ends; editors put in their own, and Neovim would keep a "\\r".
+A newer request for a document, and a change of it, supersede the one at work, whose answer (null) nobody
+could use; its slot is free before the next pass. Refuses to log: what an editor sends is somebody's text.
+Trap: `insertText` has "\\n" alone, also in documents of other line ends; editors put in their own, and Neovim
+would keep a "\\r".
 """
 
 from __future__ import annotations
@@ -16,16 +19,21 @@ from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
 from ... import __version__
-from ...errors import DgemmaError
-from .documents import Document, Wrong, get, shown
+from ...errors import Cancelled, DgemmaError
+from .documents import Document, InvalidParams, get, shown
 from .frames import Malformed, Writer, read_message
 
-PARSE, INVALID_REQUEST, NO_METHOD, INVALID_PARAMS, INTERNAL = -32700, -32600, -32601, -32602, -32603
-NOT_INITIALIZED, CANCELLED, FAILED = -32002, -32800, -32803
-PREFIX, SUFFIX = (
-    2**16,
-    2**14,
-)  # characters around a gap that may be read: more than any model here reads of them
+PARSE = -32700
+INVALID_REQUEST = -32600
+NO_METHOD = -32601
+INVALID_PARAMS = -32602
+INTERNAL = -32603
+NOT_INITIALIZED = -32002
+CANCELLED = -32800
+FAILED = -32803
+# characters around a gap that may be read: more than any model here reads of them
+PREFIX = 2**16
+SUFFIX = 2**14
 ERROR = 1  # of window/showMessage
 CAPABILITIES = {
     "positionEncoding": "utf-16",
@@ -34,15 +42,14 @@ CAPABILITIES = {
 }
 
 
-class Cancelled(Exception):
-    """Nobody waits for this gap any more."""
-
-
 class Gap(Protocol):
     """A gap that is being filled."""
 
     def texts(self) -> list[str]:
-        """Wait for what may stand there, best first. Raises Cancelled, and a DgemmaError that says what is wrong."""
+        """Wait for what may stand there, best first.
+
+        Raises Cancelled, and a DgemmaError that says what is wrong.
+        """
 
     def cancel(self) -> None:
         """Stop, from any thread."""
@@ -65,27 +72,33 @@ class Refused(Exception):
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code = code
+        self.message = message
 
 
 class Session:
     """Reads `source` until it ends or says exit; answers on `sink`."""
 
     def __init__(self, fill: Filler, source: IO[bytes], sink: IO[bytes]):
-        self._fill, self._source, self._writer = fill, source, Writer(sink)
+        self._fill = fill
+        self._source = source
+        self._writer = Writer(sink)
         self._documents: dict[str, Document] = {}
         self._pending: dict[int | str, Pending] = {}
         self._lock = threading.Lock()
-        self._initialized = self._shut_down = False
-        self._told = ""  # the last error that was shown
+        self._initialized = False
+        self._shut_down = False
+        self._shown_error = ""  # the last one
         self._requests: dict[str, Callable[[Any], Any]] = {
             "initialize": self._initialize,
             "shutdown": self._shutdown,
         }
         self._notifications: dict[str, Callable[[Any], None]] = {
-            "textDocument/didOpen": self._open, "textDocument/didChange": self._change, "textDocument/didClose": self._close,
+            "textDocument/didOpen": self._open,
+            "textDocument/didChange": self._change,
+            "textDocument/didClose": self._close,
             "$/cancelRequest": self._cancel,
-        }  # fmt: skip
+        }
 
     def run(self) -> int:
         """-> the exit code: 0 where the editor said shutdown and then exit, 1 where it went away."""
@@ -107,19 +120,19 @@ class Session:
         return code
 
     def _take(self, message: Any) -> None:
-        if not isinstance(message, dict) or not isinstance(method := message.get("method"), str):
-            if not (
-                isinstance(message, dict) and "method" not in message and {"result", "error"} & message.keys()
-            ):
-                self._error(None, INVALID_REQUEST, "a message has no method")
-            return  # an answer to what we never asked
+        if _is_answer(message):
+            return  # to what we never asked
+        method = message.get("method") if isinstance(message, dict) else None
+        if not isinstance(method, str):
+            self._error(None, INVALID_REQUEST, "a message has no method")
+            return
         params = message.get("params")
         if "id" in message:
             self._request(message["id"], method, params)
         elif self._initialized and not self._shut_down and method in self._notifications:
             try:
                 self._notifications[method](params)
-            except Wrong:
+            except InvalidParams:
                 pass  # nobody to tell; `_change` has forgotten what it could not follow
 
     def _request(self, number: Any, method: str, params: Any) -> None:
@@ -139,7 +152,7 @@ class Session:
                 raise Refused(NO_METHOD, f"there is no method '{method:.40}' here")
         except Refused as error:
             self._error(number, error.code, error.message)
-        except Wrong as error:
+        except InvalidParams as error:
             self._error(number, INVALID_PARAMS, str(error))
 
     # the methods
@@ -154,10 +167,10 @@ class Session:
         self._documents.clear()
 
     def _open(self, params: Any) -> None:
-        found = get(params, "textDocument", dict)
-        uri = get(found, "uri", str)
+        item = get(params, "textDocument", dict)
+        uri = get(item, "uri", str)
         self._supersede(uri)
-        self._documents[uri] = Document(get(found, "text", str))
+        self._documents[uri] = Document(get(item, "text", str))
 
     def _change(self, params: Any) -> None:
         uri = get(get(params, "textDocument", dict), "uri", str)
@@ -165,11 +178,10 @@ class Session:
         document = self._documents.pop(uri, None)
         if document is None:
             return
-        for found in get(params, "contentChanges", list):
-            document.change(found)
-        self._documents[uri] = (
-            document  # one whose changes could not be followed is forgotten until it is opened again
-        )
+        for change in get(params, "contentChanges", list):
+            document.change(change)
+        # only now: one whose changes could not be followed is forgotten until it is opened again
+        self._documents[uri] = document
 
     def _close(self, params: Any) -> None:
         uri = get(get(params, "textDocument", dict), "uri", str)
@@ -191,15 +203,17 @@ class Session:
         if document is None:
             self._result(number, None)
             return
-        place = get(params, "position", dict)
-        start = end = document.offset(place)
-        span, chosen = {"start": place, "end": place}, ""
+        position = get(params, "position", dict)
+        document.offset(position)  # judges it, also where it is not the place
+        span = {"start": position, "end": position}
+        chosen = ""
         context = params.get("context")
         if isinstance(context, dict) and context.get("selectedCompletionInfo") is not None:
-            # what the editor's own menu has chosen already stands before the gap, in place of the text that it replaces
+            # what the editor's own menu has chosen stands before the gap, in place of the text that it replaces
             info = get(context, "selectedCompletionInfo", dict)
-            span, chosen = get(info, "range", dict), get(info, "text", str)
-            start, end = document.span(span)
+            span = get(info, "range", dict)
+            chosen = get(info, "text", str)
+        start, end = document.span(span)
         prefix = shown(document.text[max(0, start - PREFIX) : start] + chosen)
         suffix = shown(document.text[end : end + SUFFIX])
         if not prefix and not suffix:
@@ -216,20 +230,23 @@ class Session:
             texts = [text for text in dict.fromkeys(pending.gap.texts()) if text.strip()]
             items = [{"insertText": chosen + text, "range": span} for text in texts]
             self._settle(pending, result=items)
-            self._told = ""
+            self._shown_error = ""
         except Cancelled:
             self._settle(pending)
         except DgemmaError as error:
-            if self._settle(pending, error=(FAILED, str(error))) and self._told != str(error):
-                self._told = str(error)  # once, and not with every key
-                self._writer.write(
-                    {"method": "window/showMessage", "params": {"type": ERROR, "message": f"dgemma: {error}"}}
-                )
-        except BaseException as error:  # a fault of ours, or a library's panic: its words may hold somebody's text, and go nowhere
-            self._settle(
-                pending,
-                error=(INTERNAL, f"the gap could not be filled ({type(error).__name__}); this is a bug"),
-            )
+            if self._settle(pending, error=(FAILED, str(error))):
+                self._show_error(str(error))
+        except BaseException as error:
+            # a fault of ours, or a library's panic: its words may hold somebody's text, and go nowhere
+            message = f"the gap could not be filled ({type(error).__name__}); this is a bug"
+            self._settle(pending, error=(INTERNAL, message))
+
+    def _show_error(self, message: str) -> None:
+        """In the editor's window: once, and not with every key."""
+        if self._shown_error != message:
+            self._shown_error = message
+            params = {"type": ERROR, "message": f"dgemma: {message}"}
+            self._writer.write({"method": "window/showMessage", "params": params})
 
     # answers
 
@@ -257,3 +274,8 @@ class Session:
 
     def _error(self, number: int | str | None, code: int, message: str) -> None:
         self._writer.write({"id": number, "error": {"code": code, "message": message}})
+
+
+def _is_answer(message: Any) -> bool:
+    is_object = isinstance(message, dict)
+    return is_object and "method" not in message and ("result" in message or "error" in message)

@@ -1,8 +1,9 @@
 """Anthropic's dialect: messages, and the count of their tokens.
 
-Thoughts, text and calls are content blocks, in the order in which they were committed. Fields of betas are let through, because
-clients send many; what would change the answer and is not served is refused by name. Trap: a stream opens before the prompt was
-counted, so `input_tokens` stand in `message_delta`, and in `message_start` as 0.
+Thoughts, text and calls are content blocks, in the order in which they were committed. Fields of betas are
+let through, because clients send many; what would change the answer and is not served is refused by name.
+Trap: a stream opens before the prompt was counted, so `input_tokens` stand in `message_delta`, and in
+`message_start` as 0.
 """
 
 from __future__ import annotations
@@ -17,15 +18,21 @@ from ...tasks.chat import prepare
 from ...tasks.events import Generation
 from ...text.content import Unread, joined, note, read_parts
 from .. import sse
-from ..app import Page, Service, Task
-from ..jobs import Call, Job, Refusal
-from .sampling import OWN, settings, unserved
-from .turn import Remarks, Turn, arguments_of, drawn, form_of, new_id
+from ..jobs import Call, Job, RequestError
+from ..routes import Page, ServedModel, Task
+from .sampling import SCHEDULE, params_of, unserved
+from .turn import Remarks, Turn, arguments_of, constraint_from_format, drawn, new_id
+from .usage import usage_of
 
 KINDS = {
-    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error",
-    500: "api_error", 503: "overloaded_error",
-}  # fmt: skip
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
 
 
 class CountRequest(msgspec.Struct, kw_only=True):
@@ -76,11 +83,11 @@ class Count(msgspec.Struct):
     input_tokens: int
 
 
-def shape(refusal: Refusal) -> dict[str, Any]:
+def shape(error: RequestError) -> dict[str, Any]:
     """An error's body."""
     return {
         "type": "error",
-        "error": {"type": KINDS.get(refusal.status, "invalid_request_error"), "message": refusal.message},
+        "error": {"type": KINDS.get(error.status, "invalid_request_error"), "message": error.message},
     }
 
 
@@ -96,10 +103,13 @@ BLOCKS = {
 
 
 class MessagesAnswer:
-    media, watched = sse.MEDIA, False
+    media = sse.MEDIA
+    watched = False
 
-    def __init__(self, service: Service):
-        self.model, self.turn, self.id = service.config.name, Turn(service), new_id("msg_")
+    def __init__(self, service: ServedModel):
+        self.model = service.config.name
+        self.turn = Turn(service)
+        self.id = new_id("msg_")
         self.blocks: list[dict[str, Any]] = []
         self.open: str | None = None  # the channel of the last block
 
@@ -145,97 +155,117 @@ class MessagesAnswer:
         yield _event("message_delta", delta=delta, usage=self.usage(), dgemma=self.turn.notes())
         yield _event("message_stop")
 
-    def broken(self, error: Refusal) -> Iterable[bytes]:
+    def broken(self, error: RequestError) -> Iterable[bytes]:
         yield sse.data(shape(error), "error")
 
     def reason(self) -> str:
-        if self.open == "tool_call" or self.turn.told:
+        if self.open == "tool_call" or self.turn.calls_given:
             return "tool_use"
         if self.turn.result.stop is not None:
             return "stop_sequence"
         return "max_tokens" if self.turn.result.finish_reason == "length" else "end_turn"
 
     def usage(self) -> MessagesUsage:
-        result = self.turn.result
-        return MessagesUsage(result.prompt_tokens, len(result.token_ids), sum(result.steps), result.canvases)
+        usage = usage_of(self.turn.result)
+        return MessagesUsage(usage.prompt_tokens, usage.completion_tokens, usage.steps, usage.canvases)
 
     def whole(self) -> MessagesReply:
-        stop, told = self.turn.result.stop, self.turn.notes()
-        return MessagesReply(self.id, self.model, self.blocks, self.reason(), self.usage(), stop, dgemma=told)
+        return MessagesReply(
+            self.id,
+            self.model,
+            self.blocks,
+            self.reason(),
+            self.usage(),
+            self.turn.result.stop,
+            dgemma=self.turn.notes(),
+        )
 
 
-def messages(service: Service, body: MessagesRequest) -> Job:
-    own, unread = body.dgemma or {}, Unread()
-    if unknown := sorted(set(own) - set(OWN)):
-        raise Refusal(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(OWN)}")
-    asked = (
-        _prompt(body, unread)
-        | settings(body)
-        | form_of(body.output_format or (body.output_config or {}).get("format"))
-        | own
-    )
-    asked |= {"max_tokens": body.max_tokens, "seed": drawn(body.seed), "stop": body.stop_sequences or []}
+def messages(service: ServedModel, body: MessagesRequest) -> Job:
+    schedule = body.dgemma or {}
+    if unknown := sorted(set(schedule) - set(SCHEDULE)):
+        raise RequestError(400, f"'dgemma.{unknown[0]:.40}' is no setting; known: {', '.join(SCHEDULE)}")
+    unread = Unread()
+    params = _prompt(body, unread)
+    params |= params_of(body)
+    params |= constraint_from_format(body.output_format or (body.output_config or {}).get("format"))
+    params |= schedule
+    params |= {"max_tokens": body.max_tokens, "seed": drawn(body.seed), "stop": body.stop_sequences or []}
     if isinstance(body.tool_choice, dict) and body.tool_choice.get("disable_parallel_tool_use"):
-        asked["parallel_tool_calls"] = False
-    return Job((Call("stream_chat", asked, tuple(note(unread))),), MessagesAnswer(service), bool(body.stream))
+        params["parallel_tool_calls"] = False
+    call = Call("stream_chat", params, tuple(note(unread)))
+    return Job((call,), MessagesAnswer(service), bool(body.stream))
 
 
-async def count(service: Service, body: CountRequest) -> Count:
-    asked = _prompt(body, Unread())
-    prompt = await asyncio.to_thread(prepare, service.model.tokenizer, **asked)
+async def count(service: ServedModel, body: CountRequest) -> Count:
+    params = _prompt(body, Unread())
+    prompt = await asyncio.to_thread(prepare, service.model.tokenizer, **params)
     return Count(len(prompt.ids))
 
 
 def _prompt(body: CountRequest, unread: Unread) -> dict[str, Any]:
-    """The arguments of a chat that say what is read. Raises Refusal."""
+    """The arguments of a chat that say what is read. Raises RequestError."""
     if body.mcp_servers:
         raise unserved("mcp_servers")
-    system = joined(body.system, "system", unread)
-    told = [{"role": "system", "content": system}] if system else []
-    for n, message in enumerate(body.messages):
-        told += _message(message, f"messages[{n}]", unread)
-    is_open = bool(told) and told[-1]["role"] == "assistant"  # the answer goes on from it
-    tools = [_tool(tool) for tool in body.tools or ()]
-    thinking = (body.thinking or {}).get("type", "disabled") != "disabled"
+    messages: list[dict[str, Any]] = []
+    if system := joined(body.system, "system", unread):
+        messages.append({"role": "system", "content": system})
+    for place, message in enumerate(body.messages):
+        messages += _message(message, f"messages[{place}]", unread)
     return {
-        "messages": told, "tools": tools, "tool_choice": body.tool_choice, "thinking": thinking, "continue_final_message": is_open,
-    }  # fmt: skip
+        "messages": messages,
+        "tools": [_tool(tool) for tool in body.tools or ()],
+        "tool_choice": body.tool_choice,
+        "thinking": (body.thinking or {}).get("type", "disabled") != "disabled",
+        # the answer goes on from a last message of the assistant's
+        "continue_final_message": bool(messages) and messages[-1]["role"] == "assistant",
+    }
 
 
 def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[dict[str, Any]]:
     """One message in OpenAI's shape, as text/turns.py reads it: each tool's result is one of its own."""
-    content, role = message.get("content"), message.get("role")
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if blocks is None and role == "assistant":
-        blocks = []
-    if not isinstance(blocks, list) or not all(isinstance(block, dict | str) for block in blocks):
-        raise Refusal(400, f"{where}: content must be a text or a list of blocks", parameter=where)
+    blocks = _blocks(message, where)
     texts: list[str] = []
+    thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
-    thought: list[str] = []
     for block in blocks:
         kind = block.get("type") if isinstance(block, dict) else "text"
         if kind == "tool_result":
-            text = ("Error: " if block.get("is_error") else "") + joined(block.get("content"), where, unread)
-            yield {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
+            yield _tool_result(block, where, unread)
         elif kind == "tool_use":
-            calls.append(
-                {
-                    "id": block.get("id"),
-                    "function": {"name": block.get("name"), "arguments": block.get("input")},
-                }
-            )
+            function = {"name": block.get("name"), "arguments": block.get("input")}
+            calls.append({"id": block.get("id"), "function": function})
         else:
             for part in read_parts(block, where, unread):
-                (thought if part.kind == "thought" else texts).append(part.text)
-    thought = [text for text in thought if text]
-    if thought or texts or calls or not blocks:
-        told = {"role": role, "content": "\n".join(texts)}
-        yield (
-            told
-            | ({"tool_calls": calls} if calls else {})
-            | ({"reasoning_content": "\n".join(thought)} if thought else {})
-        )
+                (thoughts if part.kind == "thought" else texts).append(part.text)
+    thoughts = [text for text in thoughts if text]
+    if blocks and not (texts or thoughts or calls):
+        return  # all of it was results
+    turn = {"role": message.get("role"), "content": "\n".join(texts)}
+    if calls:
+        turn["tool_calls"] = calls
+    if thoughts:
+        turn["reasoning_content"] = "\n".join(thoughts)
+    yield turn
+
+
+def _blocks(message: dict[str, Any], where: str) -> list[Any]:
+    """A message's content as blocks. Raises RequestError."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if content is None and message.get("role") == "assistant":
+        return []
+    if not isinstance(content, list) or not all(isinstance(block, dict | str) for block in content):
+        raise RequestError(400, f"{where}: content must be a text or a list of blocks", parameter=where)
+    return content
+
+
+def _tool_result(block: dict[str, Any], where: str, unread: Unread) -> dict[str, Any]:
+    text = joined(block.get("content"), where, unread)
+    if block.get("is_error"):
+        text = "Error: " + text
+    return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text}
 
 
 def _tool(tool: Any) -> Any:

@@ -1,11 +1,13 @@
-"""Our own event stream, POST /v1/canvas: every task of this model, seen settling step by step. Always a stream.
+"""Our own event stream, POST /v1/canvas: every task of this model, seen settling step by step.
+
+Always a stream.
 
     step     one denoising step of one canvas; tokens are differences to the step before
     commit   a canvas that became text (of an edit: `change`, a span that settled)
     done     the whole answer, usage and times; or error
 
-A client that reads slowly is told of fewer steps, and differences are then to the last one it was told of. Trap: in `row`s of an infill several
-canvases of the same number settle side by side, each with differences of its own.
+A client that reads slowly gets fewer steps, and differences are then to the last one that was sent. Trap: in
+`row`s of an infill several canvases of the same number settle side by side, each with differences of its own.
 """
 
 from __future__ import annotations
@@ -14,22 +16,22 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-import msgspec
-
 from ...tasks.chat import reply
 from ...tasks.events import Committed, Draft, Generation
 from ...tasks.infill import default_widths
 from .. import sse
-from ..app import Service, Task
-from ..jobs import Call, Job, Refusal
-from .logprobs import asked_of_chat, of_chat
-from .openai import shape
-from .sampling import RULES, Formed, Sampling, form, seeds, settings
+from ..jobs import Call, Job, RequestError
+from ..routes import ServedModel, Task
+from .logprobs import chat_logprobs_params, of_chat
+from .openai_answers import shape
+from .sampling import FORMS, RULES, Formed, constraint_of, params_of, seeds
+from .usage import usage_of
 
 
 class CanvasRequest(Formed, kw_only=True):
-    """`task` and its own fields: chat (messages, tools, thinking), complete (prompt), infill (prefix, suffix, widths), edit
-    (document, instruction, spans: pairs of characters)."""
+    """`task` and its own fields: chat (messages, tools, thinking), complete (prompt), infill (prefix, suffix,
+    widths), edit (document, instruction, spans: pairs of characters).
+    """
 
     task: Literal["chat", "complete", "infill", "edit"]
     model: str | None = None
@@ -52,33 +54,37 @@ class CanvasRequest(Formed, kw_only=True):
 
 
 FIELDS = {
-    "chat": ("messages", "tools", "tool_choice", "parallel_tool_calls", "continue_final_message", "thinking", "max_tokens"),
+    "chat": (
+        "messages",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "continue_final_message",
+        "thinking",
+        "max_tokens",
+    ),
     "complete": ("prompt", "max_tokens"),
-    "infill": ("prefix", "suffix", "widths", "max_tokens"), "edit": ("document", "instruction", "spans"),
-}  # fmt: skip
+    "infill": ("prefix", "suffix", "widths", "max_tokens"),
+    "edit": ("document", "instruction", "spans"),
+}
 # what has no meaning in a text that settles in place; an edit has no rules of tokens either
-IN_ORDER = (
-    *Formed.__struct_fields__[len(Sampling.__struct_fields__) :],
-    "logprobs",
-    "top_logprobs",
-    "stop",
-    "bad_words",
-    "min_tokens",
-)
-UNRULED = {"infill": IN_ORDER, "edit": (*IN_ORDER, *(name for name in RULES if name != "temperature"))}
+IN_ORDER = (*FORMS, "logprobs", "top_logprobs", "stop", "bad_words", "min_tokens")
+MEANINGLESS = {"infill": IN_ORDER, "edit": (*IN_ORDER, *RULES)}
 METHODS = {"chat": "stream_chat", "complete": "stream", "infill": "stream_fill", "edit": "stream_edit"}
 
 
 class CanvasAnswer:
     """The events of one task."""
 
-    media, watched = sse.MEDIA, True
+    media = sse.MEDIA
+    watched = True
 
-    def __init__(self, service: Service, task: str):
-        self.tokenizer, self.task = service.model.tokenizer, task
+    def __init__(self, service: ServedModel, task: str):
+        self.tokenizer = service.model.tokenizer
+        self.task = task
         self.shown: dict[
             int, tuple[int, list[int]]
-        ] = {}  # by row: the canvas that was last told of, and its ids
+        ] = {}  # by row: the canvas that was last sent, and its ids
         self.committed = 0  # tokens
 
     def begin(self) -> Iterable[bytes]:
@@ -90,7 +96,7 @@ class CanvasAnswer:
     def whole(self) -> Any:
         return None
 
-    def broken(self, error: Refusal) -> Iterator[bytes]:
+    def broken(self, error: RequestError) -> Iterator[bytes]:
         yield sse.data(shape(error)["error"], "error")
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
@@ -98,96 +104,116 @@ class CanvasAnswer:
             yield sse.data(self.step(event), "step")
         elif isinstance(event, Committed):
             self.committed += len(event.token_ids)
-            told = {"canvas": event.canvas, "steps": event.steps, "text": event.text}
-            if self.task == "chat":
-                told["parts"] = [{"channel": channel, "text": text} for channel, text in event.parts]
-            if event.logprobs:
-                told["logprobs"] = msgspec.to_builtins(of_chat(self.tokenizer, event.logprobs))["content"]
-            yield sse.data(told, "commit")
+            yield sse.data(self.commit(event), "commit")
         elif isinstance(event, Generation) or hasattr(event, "generation"):
             yield sse.data(self.done(event), "done")
         else:
             yield sse.data(dataclasses.asdict(event), "change")
 
+    def commit(self, event: Committed) -> dict[str, Any]:
+        data: dict[str, Any] = {"canvas": event.canvas, "steps": event.steps, "text": event.text}
+        if self.task == "chat":
+            data["parts"] = [{"channel": channel, "text": text} for channel, text in event.parts]
+        if event.logprobs:
+            data["logprobs"] = of_chat(self.tokenizer, event.logprobs).content
+        return data
+
     def step(self, draft: Draft) -> dict[str, Any]:
-        canvas, ids = self.shown.get(draft.row, (-1, []))
-        known = ids if canvas == draft.canvas else [-1] * len(draft.token_ids)
-        self.shown[draft.row] = draft.canvas, draft.token_ids
-        changed = [at for at, (old, new) in enumerate(zip(known, draft.token_ids, strict=True)) if old != new]
-        told = {
-            "canvas": draft.canvas, "row": draft.row, "step": draft.step, "start": self.committed, "width": len(draft.token_ids),
+        canvas, shown_ids = self.shown.get(draft.row, (-1, []))
+        is_new = canvas != draft.canvas
+        known = [-1] * len(draft.token_ids) if is_new else shown_ids
+        self.shown[draft.row] = (draft.canvas, draft.token_ids)
+        pairs = enumerate(zip(known, draft.token_ids, strict=True))
+        changed = [at for at, (old, new) in pairs if old != new]
+        data = {
+            "canvas": draft.canvas,
+            "row": draft.row,
+            "step": draft.step,
+            "start": self.committed,
+            "width": len(draft.token_ids),
             "tokens": [{"at": at, "id": draft.token_ids[at], "text": draft.pieces[at]} for at in changed],
-            "accepted": [at for at, taken in enumerate(draft.accepted) if taken],
+            "accepted": [at for at, is_accepted in enumerate(draft.accepted) if is_accepted],
             "entropy": [round(nats, 3) for nats in draft.entropy],
             "mean_entropy": round(sum(draft.entropy) / len(draft.entropy), 4),
-        }  # fmt: skip
-        if canvas != draft.canvas:
-            told["pinned"] = [at for at, given in enumerate(draft.pinned) if given]
-        return told
+        }
+        if is_new:
+            data["pinned"] = [at for at, is_pinned in enumerate(draft.pinned) if is_pinned]
+        return data
 
     def done(self, result: Any) -> dict[str, Any]:
         generation: Generation = getattr(result, "generation", result)
-        new, steps = len(generation.token_ids), sum(generation.steps)
-        told = {
-            "text": result.text, "finish_reason": generation.finish_reason, "seed": generation.seed, "notes": generation.notes,
-            "usage": {
-                "prompt_tokens": generation.prompt_tokens, "completion_tokens": new,
-                "total_tokens": generation.prompt_tokens + new, "steps": steps, "canvases": generation.canvases,
-            },
+        data = {
+            "text": result.text,
+            "finish_reason": generation.finish_reason,
+            "seed": generation.seed,
+            "notes": generation.notes,
+            "usage": usage_of(generation),
             "timings": {
-                "seconds": generation.seconds, "first_draft_seconds": generation.first_draft_seconds,
-                "tokens_per_second": generation.tokens_per_second, "steps_per_canvas": generation.steps_per_canvas,
+                "seconds": generation.seconds,
+                "first_draft_seconds": generation.first_draft_seconds,
+                "tokens_per_second": generation.tokens_per_second,
+                "steps_per_canvas": generation.steps_per_canvas,
             },
-        }  # fmt: skip
+        }
         if self.task == "chat":
             parts = reply(self.tokenizer, generation)
-            calls = [{"name": call.name, "arguments": call.arguments} for call in parts.tool_calls]
-            told |= {
-                "text": parts.content,
-                "thought": parts.thought,
-                "tool_calls": calls,
-                "malformed": parts.malformed,
-            }
+            data["text"] = parts.content
+            data["thought"] = parts.thought
+            data["tool_calls"] = [
+                {"name": call.name, "arguments": call.arguments} for call in parts.tool_calls
+            ]
+            data["malformed"] = parts.malformed
         if self.task == "infill":
-            told |= {"width": result.width, "closed": result.closed, "candidates": result.candidates}
+            data |= {"width": result.width, "closed": result.closed, "candidates": result.candidates}
         if self.task == "edit":
-            told["diff"] = result.diff()
-        return told
+            data["diff"] = result.diff()
+        return data
 
 
-def canvas(service: Service, body: CanvasRequest) -> Job:
-    """A job of one call. Raises Refusal for fields that are another task's, and for those that a task needs."""
-    own = FIELDS[body.task]
+def canvas(service: ServedModel, body: CanvasRequest) -> Job:
+    """A job of one call.
+
+    Raises RequestError for fields that are another task's, and for those that a task needs.
+    """
+    task = body.task
+    fields = FIELDS[task]
+    given = _given_fields(body)
+    params = {name: getattr(body, name) for name in fields if name in given}
+    params |= params_of(body)
+    params["seed"] = seeds(body.seed, 1)[0]
+    if task in ("chat", "complete"):
+        params |= constraint_of(body) | chat_logprobs_params(body.logprobs, body.top_logprobs)
+    else:
+        _check_meaning(body)
+    if task == "complete":
+        params["text"] = params.pop("prompt", "")
+    elif task == "infill":
+        params = {"prefix": "", "suffix": ""} | params
+        longest = params.pop("max_tokens", None)
+        if longest is not None and "widths" not in params:
+            width = body.canvas_width or service.model.config.canvas_length
+            params["widths"] = default_widths(width, longest)
+    elif fields[0] not in given:
+        raise RequestError(400, f"the task {task} needs '{fields[0]}'", parameter=fields[0])
+    return Job((Call(METHODS[task], params),), CanvasAnswer(service, task), stream=True)
+
+
+def _given_fields(body: CanvasRequest) -> set[str]:
+    """The fields of tasks that a body names. Raises RequestError where one is another task's."""
+    fields = FIELDS[body.task]
     given = {name for names in FIELDS.values() for name in names if getattr(body, name) is not None}
-    if stray := sorted(given - set(own)):
-        raise Refusal(
-            400,
-            f"'{stray[0]}' has no meaning in the task {body.task}; it takes {', '.join(own)}",
-            parameter=stray[0],
-        )
-    asked = (
-        {name: getattr(body, name) for name in own if name in given}
-        | settings(body)
-        | {"seed": seeds(body.seed, 1)[0]}
-    )
-    if body.task in ("chat", "complete"):
-        asked |= form(body) | asked_of_chat(body.logprobs, body.top_logprobs)
-    elif unruled := next((name for name in UNRULED[body.task] if getattr(body, name, None)), None):
-        raise Refusal(
-            400, f"'{unruled}' has no meaning in the task {body.task}; leave it out", parameter=unruled
-        )
-    if body.task == "infill":
-        asked = {"prefix": "", "suffix": ""} | asked
-        longest = asked.pop("max_tokens", None)
-        if longest is not None:
-            asked.setdefault(
-                "widths", default_widths(body.canvas_width or service.model.config.canvas_length, longest)
-            )
-    elif body.task == "complete":
-        asked["text"] = asked.pop("prompt", "")
-    elif own[0] not in given:
-        raise Refusal(400, f"the task {body.task} needs '{own[0]}'", parameter=own[0])
-    return Job((Call(METHODS[body.task], asked),), CanvasAnswer(service, body.task), stream=True)
+    for name in sorted(given - set(fields)):
+        message = f"'{name}' has no meaning in the task {body.task}; it takes {', '.join(fields)}"
+        raise RequestError(400, message, parameter=name)
+    return given
+
+
+def _check_meaning(body: CanvasRequest) -> None:
+    """Raise RequestError for a parameter that means nothing in a text that settles in place."""
+    for name in MEANINGLESS[body.task]:
+        if getattr(body, name, None):
+            message = f"'{name}' has no meaning in the task {body.task}; leave it out"
+            raise RequestError(400, message, parameter=name)
 
 
 EXAMPLE = {"task": "infill", "prefix": "def area(r):\n", "suffix": "\n\nprint(area(2))\n", "widths": [4, 8]}

@@ -1,7 +1,8 @@
-"""Typed decisions, POST /v1/systemone and its alias /v1/decisions: questions about a state, answered with label probabilities.
+"""Typed decisions, POST /v1/systemone and its alias /v1/decisions: questions about a state, answered with
+label probabilities.
 
-What a question may be is tasks/questions.py's business, and refused there by the question's name. Nothing is generated, so
-nothing is streamed.
+What a question may be is tasks/questions.py's business, and refused there by the question's name. Nothing is
+generated, so nothing is streamed.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import msgspec
 
 from ...tasks.events import Decisions
 from .. import sse
-from ..app import Service, Task
-from ..jobs import Call, Job, Refusal
-from .openai import shape
+from ..jobs import Call, Job, RequestError
+from ..routes import ServedModel, Task
+from .openai_answers import shape
 
 
 class DecisionRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -35,23 +36,23 @@ class DecisionUsage(msgspec.Struct):
 
 class DecisionReply(msgspec.Struct):
     model: str
-    answers: dict[
-        str, dict[str, Any]
-    ]  # by id: type, choice | score, legend | noul, probabilities, confidence
+    # by id: type, choice | score, legend | noul, probabilities, confidence
+    answers: dict[str, dict[str, Any]]
     usage: DecisionUsage
     seed: int
     seconds: float
 
 
 class DecisionAnswer:
-    media, watched = sse.MEDIA, False
+    media = sse.MEDIA
+    watched = False
 
-    def __init__(self, service: Service):
+    def __init__(self, service: ServedModel):
         self.model = service.config.name
-        self.found: Decisions  # there once `take` has seen them
+        self.decisions: Decisions  # there once `take` has seen them
 
     def take(self, index: int, event: Decisions) -> Iterable[bytes]:
-        self.found = event
+        self.decisions = event
         return ()
 
     def begin(self) -> Iterable[bytes]:
@@ -60,16 +61,22 @@ class DecisionAnswer:
     def end(self) -> Iterable[bytes]:
         return ()
 
-    def broken(self, error: Refusal) -> Iterable[bytes]:
+    def broken(self, error: RequestError) -> Iterable[bytes]:
         return ()
 
     def whole(self) -> DecisionReply:
-        return msgspec.convert({"model": self.model} | self.found.to_dict(), DecisionReply)
+        return msgspec.convert({"model": self.model} | self.decisions.to_dict(), DecisionReply)
 
 
-def decide(service: Service, body: DecisionRequest) -> Job:
-    asked = {name: getattr(body, name) for name in ("state", "questions", "instructions", "steps", "seed")}
-    return Job((Call("decide", asked),), DecisionAnswer(service))
+def decide(service: ServedModel, body: DecisionRequest) -> Job:
+    params = {
+        "state": body.state,
+        "questions": body.questions,
+        "instructions": body.instructions,
+        "steps": body.steps,
+        "seed": body.seed,
+    }
+    return Job((Call("decide", params),), DecisionAnswer(service))
 
 
 QUESTION = {"type": "choice", "instructions": "What is it?", "criteria": ["code", "prose"]}

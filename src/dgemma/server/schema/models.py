@@ -5,18 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from ... import __version__
-from ..app import Absent, Page, Service
-from ..jobs import Refusal
-from .openai import shape
+from ..jobs import RequestError
+from ..routes import Absent, Page
+from ..service import Service
+from .openai_answers import shape
 
 
 def model_card(service: Service) -> dict[str, Any]:
     model = service.model
     return {
-        "id": service.config.name, "object": "model", "created": service.created, "owned_by": "dgemma",
-        "max_model_len": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
-        "chat_tuned": model.chat_tuned, "version": __version__,
-    }  # fmt: skip
+        "id": service.config.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "dgemma",
+        "max_model_len": model.config.max_position_embeddings,
+        "canvas_length": model.config.canvas_length,
+        "chat_tuned": model.chat_tuned,
+        "version": __version__,
+    }
 
 
 def models(service: Service, request: Any) -> dict[str, Any]:
@@ -27,7 +33,7 @@ def models(service: Service, request: Any) -> dict[str, Any]:
 
 def one_model(service: Service, request: Any) -> dict[str, Any]:
     if request.path_params["name"] != service.config.name:
-        raise Refusal(404, "there is no model of that name here", "not_found_error", parameter="model")
+        raise RequestError(404, "there is no model of that name here", "not_found_error", parameter="model")
     return model_card(service)
 
 

@@ -1,7 +1,8 @@
-"""What Ollama's clients ask of models before they use one: tags, show, ps, version; and the routes of its that are refused.
+"""What Ollama's clients ask of models before they use one: tags, show, ps, version; and the routes of its
+that are refused.
 
-There is one model, whatever name it is asked by. Trap: clients take a model for what `capabilities` say, so they say what the loaded
-checkpoint can do, not what the service could.
+There is one model, whatever name it is asked by. Trap: clients take a model for what `capabilities` say, so
+they say what the loaded checkpoint can do, not what the service could.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import msgspec
 from ... import __version__
 from ...weights.gguf_config import ARCHITECTURE
 from ...weights.identity import Identity, identify
-from ..app import Absent, Page, Service
+from ..routes import Absent, Page
+from ..service import Service
 from .ollama import shape
 
 # The release of Ollama whose routes these are: clients refuse older ones. From 0.13.4 on they expect /v1/responses, from 0.14 on
@@ -70,7 +72,7 @@ def _model_info(service: Service, identity: Identity) -> dict[str, Any]:
     """By llama.cpp's keys of this architecture, which clients look up by the architecture's name."""
     config = service.model.config
     full = next((layer for layer in config.layers if not layer.is_sliding), config.layers[0])
-    own = {
+    of_architecture = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
         "block_count": len(config.layers),
@@ -90,7 +92,7 @@ def _model_info(service: Service, identity: Identity) -> dict[str, Any]:
         "general.parameter_count": identity.parameters,
         "diffusion.canvas_length": config.canvas_length,
     }
-    return general | {f"{ARCHITECTURE}.{name}": value for name, value in own.items()}
+    return general | {f"{ARCHITECTURE}.{name}": value for name, value in of_architecture.items()}
 
 
 def _parameters(service: Service) -> str:
@@ -124,7 +126,8 @@ async def tags(service: Service, request: Any) -> dict[str, Any]:
 
 async def running(service: Service, request: Any) -> dict[str, Any]:
     """`ps`: the model is loaded as long as the service runs. Sizes are those of its weights in memory."""
-    identity, net = await _identity(service), service.model.net
+    identity = await _identity(service)
+    net = service.model.net
     parts = [*net.parameters(), *net.buffers()]
     more = {
         "size": sum(part.nbytes for part in parts),
@@ -136,14 +139,18 @@ async def running(service: Service, request: Any) -> dict[str, Any]:
 
 
 async def show(service: Service, body: ShowRequest) -> dict[str, Any]:
-    """The layout of a turn is the program's own (text/turns.py) and no template; `template` names what it takes."""
+    """What a checkpoint is.
+
+    The layout of a turn is the program's (text/turns.py) and no template; `template` names what it takes.
+    """
     identity = await _identity(service)
+    template = "{{ .Prompt }}{{ .Suffix }}"
+    if service.model.chat_tuned:
+        template = "{{ .System }}{{ .Tools }}" + template
     return {
         "modelfile": f"FROM {service.config.name}\n",
         "parameters": _parameters(service),
-        "template": "{{ .System }}{{ .Tools }}{{ .Prompt }}{{ .Suffix }}"
-        if service.model.chat_tuned
-        else "{{ .Prompt }}{{ .Suffix }}",
+        "template": template,
         "details": _details(identity),
         "model_info": _model_info(service, identity),
         "capabilities": capabilities(service),
@@ -155,7 +162,10 @@ def version(service: Service, request: Any) -> dict[str, str]:
     return {"version": VERSION, "dgemma": __version__}
 
 
-PULL = "this service serves one model and fetches none; `dgemma pull NAME` does, and `dgemma serve -m NAME` serves it"
+PULL = (
+    "this service serves one model and fetches none; "
+    "`dgemma pull NAME` does, and `dgemma serve -m NAME` serves it"
+)
 MAKE = "this service makes and changes no models; `dgemma quantize` and `dgemma train` do"
 EMBED = "this model makes no embeddings; a service that serves an embedding model does"
 ROUTES = (

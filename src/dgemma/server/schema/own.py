@@ -10,11 +10,12 @@ from starlette.responses import Response
 
 from ... import __version__
 from ...config.settings import PRESETS
+from ...hub.locate import is_embedded
 from ...tasks.limits import check_text
-from ...weights.locate import is_embedded
-from ..app import Page, Service, Task
-from ..jobs import Refusal
-from .openai import shape
+from ..jobs import RequestError
+from ..routes import Page, Task
+from ..service import Service
+from .openai_answers import shape
 
 
 class TokenizeRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,56 +64,60 @@ async def detokenize(service: Service, body: Tokens) -> Content:
 
 
 def props(service: Service, request: Any) -> dict[str, Any]:
-    model, config = service.model, service.config
+    model = service.model
+    config = service.config
     return {
-        "model": config.name, "version": __version__, "chat_tuned": model.chat_tuned, "notes": model.notes,
+        "model": config.name,
+        "version": __version__,
+        "chat_tuned": model.chat_tuned,
+        "notes": model.notes,
         "demo": is_embedded(model.folder),
-        "n_ctx": model.config.max_position_embeddings, "canvas_length": model.config.canvas_length,
-        "max_prompt_tokens": config.max_prompt_tokens, "total_slots": model.engine.config.max_slots, "max_queue": config.max_queue,
-        "default_generation_settings": model.denoise.to_dict(), "presets": [*PRESETS],
-    }  # fmt: skip
+        "n_ctx": model.config.max_position_embeddings,
+        "canvas_length": model.config.canvas_length,
+        "max_prompt_tokens": config.max_prompt_tokens,
+        "total_slots": model.engine.config.max_slots,
+        "max_queue": config.max_queue,
+        "default_generation_settings": model.denoise.to_dict(),
+        "presets": [*PRESETS],
+    }
 
 
 def document(service: Service, request: Any) -> dict[str, Any]:
     """OpenAPI 3.1 of all routes, from their structs."""
-    kinds = [kind for route in service.routes for kind in (route.body, route.reply) if kind is not None]
-    _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    key = {"key": {"type": "http", "scheme": "bearer"}}
+    routes = service.table.routes
+    needs_keys = bool(service.config.keys)
+    structs = [struct for route in routes for struct in (route.body, route.reply) if struct is not None]
+    _, schemas = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
+    schemes = {"key": {"type": "http", "scheme": "bearer"}}
     return {
-        "openapi": "3.1.0", "info": {"title": "dgemma", "version": __version__},
-        "paths": {route.path.replace(":path", ""): _operations(route, bool(service.config.keys)) for route in service.routes},
-        "components": {"schemas": components, "securitySchemes": key},
-    }  # fmt: skip
+        "openapi": "3.1.0",
+        "info": {"title": "dgemma", "version": __version__},
+        "paths": {route.path.replace(":path", ""): _operations(route, needs_keys) for route in routes},
+        "components": {"schemas": schemas, "securitySchemes": schemes},
+    }
 
 
-def _operations(route: Task | Page, keys: bool) -> dict[str, Any]:
+def _operations(route: Task | Page, needs_keys: bool) -> dict[str, Any]:
     """What a path is asked by."""
-    told = _operation(route, keys)
+    operation = _operation(route, needs_keys and route.access == "key")
     if route.body is not None:
-        return {"post": told}
-    head = {status: {"description": reply["description"]} for status, reply in told["responses"].items()}
-    return {"get": told, "head": told | {"responses": head}}
+        return {"post": operation}
+    responses = operation["responses"]
+    without_content = {
+        status: {"description": response["description"]} for status, response in responses.items()
+    }
+    return {"get": operation, "head": operation | {"responses": without_content}}
 
 
-def _operation(route: Task | Page, keys: bool) -> dict[str, Any]:
-    answers = _answers(route)
-    answered = {
-        "description": "the answer",
-        "content": {media: {"schema": _schema(kind)} for media, kind in answers.items()},
-    }
-    names = [
-        part[1:].removesuffix("}").split(":")[0] for part in route.path.split("/") if part.startswith("{")
-    ]
-    statuses = _statuses(route, bool(names), keys and route.access == "key")
-    operation: dict[str, Any] = {
-        "responses": {"200": answered} | {str(status): _error(route, status) for status in statuses}
-    }
+def _operation(route: Task | Page, needs_key: bool) -> dict[str, Any]:
+    names = _path_parameters(route.path)
+    responses = {"200": _answer(route)}
+    for status in _statuses(route, bool(names), needs_key):
+        responses[str(status)] = _error(route, status)
+    operation: dict[str, Any] = {"responses": responses}
     if route.body is not None:
-        body = {"schema": _schema(route.body)} | (
-            {"example": route.example} if route.example is not None else {}
-        )
-        operation["requestBody"] = {"required": True, "content": {"application/json": body}}
-    if keys and route.access == "key":
+        operation["requestBody"] = _request_body(route)
+    if needs_key:
         operation["security"] = [{"key": []}]
     operation["parameters"] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
@@ -120,34 +125,56 @@ def _operation(route: Task | Page, keys: bool) -> dict[str, Any]:
     return operation
 
 
+def _path_parameters(path: str) -> list[str]:
+    """The names in braces of a route's path."""
+    parts = [part for part in path.split("/") if part.startswith("{")]
+    return [part[1:].removesuffix("}").split(":")[0] for part in parts]
+
+
+def _answer(route: Task | Page) -> dict[str, Any]:
+    content = {media: {"schema": _schema(struct)} for media, struct in _answers(route).items()}
+    return {"description": "the answer", "content": content}
+
+
 def _answers(route: Task | Page) -> dict[str, type[Any] | None]:
     """The media types of what a route answers with, and their structs."""
     if isinstance(route, Page):
         return {route.media: route.reply}
-    whole = {"application/json": route.reply} if route.whole else {}
-    return whole | ({route.stream: None} if route.stream else {})
+    answers: dict[str, type[Any] | None] = {}
+    if route.whole:
+        answers["application/json"] = route.reply
+    if route.stream:
+        answers[route.stream] = None
+    return answers
 
 
-def _schema(kind: type[Any] | None) -> dict[str, Any]:
-    return {"$ref": f"#/components/schemas/{kind.__name__}"} if kind is not None else {}
+def _request_body(route: Task | Page) -> dict[str, Any]:
+    body: dict[str, Any] = {"schema": _schema(route.body)}
+    if route.example is not None:
+        body["example"] = route.example
+    return {"required": True, "content": {"application/json": body}}
 
 
-def _statuses(route: Task | Page, named: bool, asks: bool) -> list[int]:
+def _schema(struct: type[Any] | None) -> dict[str, Any]:
+    return {} if struct is None else {"$ref": f"#/components/schemas/{struct.__name__}"}
+
+
+def _statuses(route: Task | Page, has_parameters: bool, needs_key: bool) -> list[int]:
     """The errors that a route may answer with."""
-    found = (
-        {400, 403, 408, 414, 421, 431, 500, 503, 505}
-        | ({401} if asks else set())
-        | ({404} if named else set())
-    )
+    statuses = {400, 403, 408, 414, 421, 431, 500, 503, 505}
+    if needs_key:
+        statuses.add(401)
+    if has_parameters:
+        statuses.add(404)
     if route.body is not None:
-        found |= {413, 415}
+        statuses |= {413, 415}
     if isinstance(route, Task):
-        found.add(429)
-    return sorted(found)
+        statuses.add(429)
+    return sorted(statuses)
 
 
 def _error(route: Task | Page, status: int) -> dict[str, Any]:
-    example = route.shape(Refusal(status, ERRORS[status]))
+    example = route.shape(RequestError(status, ERRORS[status]))
     return {
         "description": ERRORS[status],
         "content": {"application/json": {"schema": {"type": "object"}, "example": example}},
@@ -155,14 +182,21 @@ def _error(route: Task | Page, status: int) -> dict[str, Any]:
 
 
 ERRORS = {
-    400: "a request that cannot be served as asked; the message names the field", 401: "no good key",
-    403: "a web page of another origin", 404: "nothing of that name",
-    408: "a request that did not arrive", 413: "a body that is too long", 414: "a path that is too long",
-    415: "a compressed body", 421: "a name that is not this service's", 429: "too many requests are open; see Retry-After",
-    431: "too many or too long headers", 500: "the model's numbers are not finite, or a bug",
-    505: "another version of HTTP",
+    400: "a request that cannot be served as asked; the message names the field",
+    401: "no good key",
+    403: "a web page of another origin",
+    404: "nothing of that name",
+    408: "a request that did not arrive",
+    413: "a body that is too long",
+    414: "a path that is too long",
+    415: "a compressed body",
+    421: "a name that is not this service's",
+    429: "too many requests are open; see Retry-After",
+    431: "too many or too long headers",
+    500: "the model's numbers are not finite, or a bug",
     503: "shutting down, out of memory or of time, or too many connections or large bodies; see Retry-After",
-}  # fmt: skip
+    505: "another version of HTTP",
+}
 
 ROUTES = (
     Page("/health", health, shape, access="open"),

@@ -1,9 +1,11 @@
-"""Gaps inside a prompt: the marks by which other models are told of a prefix, a suffix and other files, as editors write them.
+"""Gaps inside a prompt: the marks by which other models know a prefix, a suffix and other files, as editors
+write them.
 
     marked_gap("<|fim_prefix|>P<|fim_suffix|>S<|fim_middle|>")  ->  MarkedGap("P", "S", ())
 
-Knows the marks, no dialect. Trap: a prompt is a gap only where its marks are whole and in an order that a model was trained on, and where
-nothing but marked files stands before them; a text that merely speaks of marks is a text.
+Knows the marks, no dialect. Trap: a prompt is a gap only where its marks are whole and in an order that a
+model was trained on, and where nothing but marked files stands before them; a text that merely speaks of
+marks is a text.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class MarkedGap:
 
 
 @dataclass(frozen=True)
-class Marks:
+class Notation:
     """One model's marks: before the prefix, before the suffix, behind both."""
 
     prefix: str
@@ -34,16 +36,16 @@ class Marks:
 
 
 FAMILIES = (
-    Marks("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma, Granite
-    Marks("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Mellum
-    Marks("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
-    Marks("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
-    Marks("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
-    Marks("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek, and as its marks are typed
-    Marks("<|fim▁begin|>", "<|fim▁hole|>", "<|fim▁end|>"),
-    Marks("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"),
-    Marks("<PRE>", "<SUF>", "<MID>", spaced=True),  # CodeLlama
-    Marks("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Mistral
+    Notation("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma, Granite
+    Notation("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Mellum
+    Notation("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    Notation("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),  # Seed-Coder
+    Notation("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM, CodeGeeX
+    Notation("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek, and as its marks are typed
+    Notation("<|fim▁begin|>", "<|fim▁hole|>", "<|fim▁end|>"),
+    Notation("<|fim_begin|>", "<|fim_hole|>", "<|fim_end|>"),
+    Notation("<PRE>", "<SUF>", "<MID>", spaced=True),  # CodeLlama
+    Notation("[PREFIX]", "[SUFFIX]", "[MIDDLE]"),  # Mistral
 )
 STARTS = (
     "<s>",
@@ -65,10 +67,10 @@ def marked_gap(prompt: str) -> MarkedGap | None:
     """The gap of a prompt in any of these notations, or None where it is a text."""
     for start in STARTS:
         prompt = prompt.removeprefix(start)
-    for marks in FAMILIES:
-        found = _prefix_first(prompt, marks) or _suffix_first(prompt, marks)
-        if found is not None:
-            return found
+    for notation in FAMILIES:
+        gap = _prefix_first(prompt, notation) or _suffix_first(prompt, notation)
+        if gap is not None:
+            return gap
     return _codestral(prompt)
 
 
@@ -78,17 +80,19 @@ def without_marks(stop: str | list[str] | None) -> list[str]:
     return [text for text in stops if text.strip() not in _CONTROLS and not CONTROL.fullmatch(text.strip())]
 
 
-_CONTROLS = {mark for marks in FAMILIES for mark in (marks.prefix, marks.suffix, marks.middle)} | {*STARTS}
+_CONTROLS = {
+    mark for notation in FAMILIES for mark in (notation.prefix, notation.suffix, notation.middle)
+} | {*STARTS}
 
 
-def _prefix_first(prompt: str, marks: Marks) -> MarkedGap | None:
+def _prefix_first(prompt: str, notation: Notation) -> MarkedGap | None:
     """FILES prefix P suffix S middle, or P behind the last mark instead."""
-    head, _, rest = prompt.partition(marks.prefix)
-    prefix, _, rest = rest.partition(marks.suffix)
-    suffix, ended, behind = rest.rpartition(marks.middle)
+    head, _, rest = prompt.partition(notation.prefix)
+    prefix, _, rest = rest.partition(notation.suffix)
+    suffix, ended, behind = rest.rpartition(notation.middle)
     if not ended:
         return None
-    if marks.spaced:
+    if notation.spaced:
         prefix, suffix, behind = _closed_up(prefix, suffix, behind)
     if behind in ("\n", "\r\n"):  # as some examples write it
         behind = ""
@@ -97,11 +101,11 @@ def _prefix_first(prompt: str, marks: Marks) -> MarkedGap | None:
     return _with_files(head, behind or prefix, suffix)
 
 
-def _suffix_first(prompt: str, marks: Marks) -> MarkedGap | None:
+def _suffix_first(prompt: str, notation: Notation) -> MarkedGap | None:
     """FILES suffix S prefix P middle."""
-    head, _, rest = prompt.partition(marks.suffix)
-    suffix, _, rest = rest.partition(marks.prefix)
-    prefix, ended, behind = rest.rpartition(marks.middle)
+    head, _, rest = prompt.partition(notation.suffix)
+    suffix, _, rest = rest.partition(notation.prefix)
+    prefix, ended, behind = rest.rpartition(notation.middle)
     if not ended or behind.strip("\r\n"):
         return None
     return _with_files(head, prefix, suffix)
@@ -125,7 +129,10 @@ def _codestral(prompt: str) -> MarkedGap | None:
 
 
 def _with_files(head: str, prefix: str, suffix: str) -> MarkedGap | None:
-    """Take apart the files that stand before a gap or, by other editors, at the start of its prefix. None where `head` is no files."""
+    """Take apart the files that stand before a gap or, by other editors, at the start of its prefix.
+
+    -> None where `head` is no files.
+    """
     files = []
     if head:
         sections = _sections(head)
@@ -135,9 +142,9 @@ def _with_files(head: str, prefix: str, suffix: str) -> MarkedGap | None:
         if "\n" not in files[-1].rstrip("\r\n"):  # the name of the file around the gap, or nothing
             files = files[:-1]
     elif inside := _sections(prefix) or CODESTRAL_FILE.split(prefix)[1:]:
-        *files, own = inside
-        _, named, behind = own.partition("\n")  # its file's name, and the text
-        prefix = behind if named else own
+        *files, around = inside  # the last is the gap's own file: its name, and the text before the gap
+        _, named, behind = around.partition("\n")
+        prefix = behind if named else around
     read = [_file(text) for text in files]
     return MarkedGap(prefix, suffix, tuple(file for file in read if file[1]))
 
@@ -147,9 +154,8 @@ def _sections(text: str) -> list[str] | None:
     first, *files = FILE.split(text)
     if REPOSITORY.match(first) or (files and not first):
         return files or [""]
-    if files and NAME.fullmatch(
-        first.partition("\n")[0].rstrip("\r")
-    ):  # CodeGemma's mark stands between files alone
+    first_line = first.partition("\n")[0].rstrip("\r")
+    if files and NAME.fullmatch(first_line):  # CodeGemma's mark stands between files alone
         return [first, *files]
     return None
 

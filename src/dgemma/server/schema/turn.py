@@ -1,6 +1,7 @@
 """A chat turn as dialects tell it: what became certain with each event, in order, and the result's figures.
 
-Knows no dialect. Trap: parts come from the ids, never from the text (tasks/chat.py); calls are told behind the text of their canvas.
+Knows no dialect. Trap: parts come from the ids, never from the text (tasks/chat.py); calls come behind the
+text of their canvas.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 import msgspec
 
 from ...tasks.events import Committed, Generation
-from ...tasks.terms import form_asked
-from ...tasks.voices import Voices
+from ...tasks.output_parser import OutputParser
+from ...tasks.resolve import response_format_params
 from ...text.calls import ToolCall
 from ...text.channels import ChannelSplitter
-from ..app import Service
+from ..routes import ServedModel
 
 Part = tuple[str, Any]  # ("thought", text), ("content", text) or ("tool_call", ToolCall)
 
@@ -33,24 +34,25 @@ class Remarks(msgspec.Struct):
 class Turn:
     """One answer of the model."""
 
-    def __init__(self, service: Service):
+    def __init__(self, service: ServedModel):
         self.tokenizer = service.model.tokenizer
-        self.voices, self.told = Voices(self.tokenizer), 0
+        self.parser = OutputParser(self.tokenizer)
+        self.calls_given = 0  # those that `take` has yielded
         self.result: Generation  # the answer's end, there once `take` has seen it
 
     def take(self, event: Any) -> Iterator[Part]:
         """The parts that an event makes certain."""
         if isinstance(event, Committed):
-            self.voices.feed(event.token_ids)  # for its calls
+            self.parser.feed(event.token_ids)  # for its calls
             yield from event.parts
         elif isinstance(event, Generation):
-            self.voices.finish()
+            self.parser.finish()
             self.result = event
-            if self.voices.unread:
+            if self.parser.unread:
                 event.notes.append("a tool call could not be read and was left out")
-        for call in self.voices.calls[self.told :]:
+        for call in self.parser.calls[self.calls_given :]:
             yield "tool_call", call
-        self.told = len(self.voices.calls)
+        self.calls_given = len(self.parser.calls)
 
     @property
     def thought_tokens(self) -> int:
@@ -74,8 +76,11 @@ def drawn(seed: int | None) -> int:
     return secrets.randbits(62) if seed is None else seed
 
 
-def form_of(given: Any) -> dict[str, Any]:
-    """The form of an answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}. Raises UsageError."""
-    return form_asked(
-        given | {"json_schema": {"schema": given.get("schema")}} if isinstance(given, dict) else given or None
-    )
+def constraint_from_format(given: Any) -> dict[str, Any]:
+    """The form of an answer, from {"type": "json_schema", "schema": ...} or {"type": "json_object"}.
+
+    Raises UsageError.
+    """
+    if isinstance(given, dict):
+        return response_format_params(given | {"json_schema": {"schema": given.get("schema")}})
+    return response_format_params(given or None)

@@ -46,12 +46,15 @@ def union(*sets: Ranges) -> Ranges:
 
 
 def inverse(ranges: Ranges) -> Ranges:
-    found, begin = [], 0
+    gaps: Ranges = []
+    begin = 0
     for first, last in union(ranges):
         if first > begin:
-            found.append((begin, first - 1))
+            gaps.append((begin, first - 1))
         begin = last + 1
-    return [*found, (begin, LAST)] if begin <= LAST else found
+    if begin <= LAST:
+        gaps.append((begin, LAST))
+    return gaps
 
 
 def common(a: Ranges, b: Ranges) -> Ranges:
@@ -63,26 +66,25 @@ def either_case(ranges: Ranges) -> Ranges:
     more: Ranges = []
     for first, last in ranges:
         for code in range(first, min(last, first + 0x300) + 1):
-            for other in {chr(code).lower(), chr(code).upper()}:
+            lower = chr(code).lower()
+            for other in {lower, chr(code).upper()}:
                 if len(other) == 1:
                     more.append((ord(other), ord(other)))
-            if chr(code).lower() in FOLDED:
-                more.append((FOLDED[chr(code).lower()], FOLDED[chr(code).lower()]))
+            if lower in FOLDED:
+                more.append((FOLDED[lower], FOLDED[lower]))
     return union(ranges, more)
 
 
 def property_of(name: str) -> Ranges:
-    """What may be of a general category (`Lu`, `L`): exactly so in ASCII, and all beyond it, where tables of
-    Unicode differ.
+    """What may be of a general category (`Lu`, `L`).
 
-    Of a property that is no category (a script) all characters may be.
+    In ASCII that is exactly so; beyond it, where tables of Unicode differ, all characters may be. Of a
+    property that is no category (a script) all characters may be.
     """
     if not (1 <= len(name) <= 2 and name.isascii() and name.isalpha()):
         return [(0, LAST)]
-    return [
-        *((code, code) for code in range(0x80) if unicodedata.category(chr(code)).startswith(name)),
-        BEYOND_ASCII,
-    ]
+    codes = [code for code in range(0x80) if unicodedata.category(chr(code)).startswith(name)]
+    return [*((code, code) for code in codes), BEYOND_ASCII]
 
 
 def encoded(language: Language, ranges: Ranges) -> Expression:
@@ -137,26 +139,29 @@ def _wide(language: Language, first: int, last: int) -> list[Expression]:
     """
     parts = []
     for low, high in ((0x80, 0x7FF), (0x800, 0xFFFF), (0x10000, LAST)):
-        begin, end = max(first, low), min(last, high)
+        begin = max(first, low)
+        end = min(last, high)
         if begin <= end:
-            parts += [language.sequence(*map(language.bytes_of, masks)) for masks in _byte_ranges(begin, end)]
+            for masks in _byte_ranges(begin, end):
+                parts.append(language.sequence(*map(language.bytes_of, masks)))
     return parts
 
 
 def _byte_ranges(first: int, last: int) -> list[list[int]]:
     """The masks of each byte, for ranges of equally long encodings."""
-    a, b = chr(first).encode(), chr(last).encode()
-    if len(a) == 1:
+    low_bytes = chr(first).encode()
+    high_bytes = chr(last).encode()
+    if len(low_bytes) == 1:
         return [[_mask(first, last)]]
-    for tail in range(
-        len(a) - 1, 0, -1
-    ):  # cut at the borders of the trailing bytes, 64 ** tail characters each
+    # cut at the borders of the trailing bytes, 64 ** tail characters each
+    for tail in range(len(low_bytes) - 1, 0, -1):
         size = 64**tail
-        if first // size != last // size:
-            if first % size:
-                edge = (first // size + 1) * size
-                return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
-            if (last + 1) % size:
-                edge = (last + 1) // size * size
-                return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
-    return [[_mask(x, y) for x, y in zip(a, b, strict=True)]]
+        if first // size == last // size:
+            continue
+        if first % size:
+            edge = (first // size + 1) * size
+            return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
+        if (last + 1) % size:
+            edge = (last + 1) // size * size
+            return _byte_ranges(first, edge - 1) + _byte_ranges(edge, last)
+    return [[_mask(low, high) for low, high in zip(low_bytes, high_bytes, strict=True)]]

@@ -1,5 +1,4 @@
-"""A process of its own in which forms are compiled before anybody else does: `python child.py`, spoken to by
-compiler.py.
+"""A process of its own in which forms are compiled first: `python child.py`, which compiler.py starts.
 
 Reads messages from its input and answers each on its output. The first brings the vocabulary; each other one
 is a form, which is compiled, and its first mask computed. Whatever takes too long or too much memory ends
@@ -41,13 +40,16 @@ def write_message(stream: IO[bytes], message: Any) -> None:
 
 
 class Vocabulary:
-    """A tokenizer as llguidance asks for it. It encodes byte by byte, which is enough to see what a form
-    costs.
+    """A tokenizer as llguidance wants it.
+
+    It encodes byte by byte, which is enough to see what a form costs.
     """
 
     def __init__(self, pieces: list[bytes], special: list[int], eos: int, bos: int | None):
-        self.tokens, self.special_token_ids = pieces, special
-        self.eos_token_id, self.bos_token_id = eos, bos
+        self.tokens = pieces
+        self.special_token_ids = special
+        self.eos_token_id = eos
+        self.bos_token_id = bos
         self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
 
     def __call__(self, text: str | bytes) -> list[int]:
@@ -83,33 +85,39 @@ def seconds_used() -> float:
     return time.process_time()
 
 
-def compiled(library: Any, vocabulary: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """What compiling a form says: `error`, empty where it can be kept, `warnings`, and the `source` where a
-    text was translated.
+def compiled(library: Any, vocabulary: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """What compiling a form says.
+
+    `error` is empty where the form can be kept; `source` is new where a text was translated.
     """
     before = seconds_used()
-    source = asked["source"]
-    if asked.get("translate"):
+    source = request["source"]
+    error = ""
+    warnings: list[str] = []
+    if request.get("translate"):
         from llguidance.gbnf_to_lark import any_to_lark
 
         try:
             source = library.LLMatcher.grammar_from_lark(any_to_lark(source))
-        except Exception as error:  # it raises whatever its reader meets
-            return {"error": str(error), "warnings": [], "source": source, "seconds": seconds_used() - before}
-    limits = library._lib.LLParserLimits(**asked["limits"])
-    broken, said = library.LLMatcher.validate_grammar_with_warnings(source, limits=limits)
-    fault = said[0] if broken and said else ""
-    if not broken:
+        except Exception as fault:  # it raises whatever its reader meets
+            error = str(fault)
+            return {"error": error, "warnings": [], "source": source, "seconds": seconds_used() - before}
+    limits = library._lib.LLParserLimits(**request["limits"])
+    is_broken, messages = library.LLMatcher.validate_grammar_with_warnings(source, limits=limits)
+    if is_broken:
+        error = messages[0] if messages else ""
+    else:
+        warnings = list(messages)
         matcher = library.LLMatcher(vocabulary, source, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()
-        fault = matcher.get_error()
-    warnings = [] if broken else list(said)
-    return {"error": fault, "warnings": warnings, "source": source, "seconds": seconds_used() - before}
+        error = matcher.get_error()
+    return {"error": error, "warnings": warnings, "source": source, "seconds": seconds_used() - before}
 
 
 def main() -> None:
-    stream, out = sys.stdin.buffer, sys.stdout.buffer
+    stream = sys.stdin.buffer
+    out = sys.stdout.buffer
     first = read_message(stream)
     if first is None:
         return
@@ -123,10 +131,10 @@ def main() -> None:
     vocabulary = library.LLTokenizer(library.TokenizerWrapper(made), n_vocab=len(pieces))
     limit_memory()
     write_message(out, {"ready": True})
-    while (asked := read_message(stream)) is not None:
-        limit_time(asked["seconds"])
+    while (request := read_message(stream)) is not None:
+        limit_time(request["seconds"])
         try:
-            answer = compiled(library, vocabulary, asked)
+            answer = compiled(library, vocabulary, request)
         except MemoryError:
             answer = {"error": "memory", "warnings": [], "source": "", "seconds": 0.0}
         write_message(out, answer)

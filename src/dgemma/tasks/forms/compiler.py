@@ -76,14 +76,14 @@ class Compiler:
         self._child: _Child | None = None
         self._turns = _Turns()
         self._known: OrderedDict[bytes, Checked | str] = OrderedDict()  # or why a form cannot be kept
-        self._spent: OrderedDict[str, tuple[float, float]] = (
-            OrderedDict()
-        )  # by client: seconds, and when that was
+        # by client: seconds, and when that was
+        self._charged: OrderedDict[str, tuple[float, float]] = OrderedDict()
         atexit.register(self.close)
 
     def check(self, source: str, name: str, asker: Asker, translate: bool = False) -> Checked:
-        """Compile a form in the child. Raises UsageError, or ResourceError where this client's forms took too
-        long.
+        """Compile a form in the child.
+
+        Raises UsageError, or ResourceError where this client's forms took too long.
         """
         key = hashlib.sha256(f"{translate}{source}".encode("utf-8", "surrogatepass")).digest()
         if key not in self._known:
@@ -97,12 +97,13 @@ class Compiler:
         return known
 
     def close(self) -> None:
-        child, self._child = self._child, None
+        child = self._child
+        self._child = None
         if child is not None:
             child.kill()
 
-    def _remember(self, key: bytes, found: Checked | str) -> None:
-        self._known[key] = found
+    def _remember(self, key: bytes, outcome: Checked | str) -> None:
+        self._known[key] = outcome
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
 
@@ -114,25 +115,28 @@ class Compiler:
 
     def _debt(self, owner: str) -> float:
         """Seconds of compiling that a client owes: they are forgiven evenly, all of them within a minute."""
-        seconds, then = self._spent.get(owner, (0.0, 0.0))
+        seconds, then = self._charged.get(owner, (0.0, 0.0))
         return max(0.0, seconds - (time.monotonic() - then) * MOST_A_MINUTE / 60)
 
     def _charge(self, owner: str, seconds: float) -> None:
-        self._spent[owner] = self._debt(owner) + seconds, time.monotonic()
-        self._spent.move_to_end(owner)
-        while len(self._spent) > REMEMBERED:
-            self._spent.popitem(last=False)
+        self._charged[owner] = (self._debt(owner) + seconds, time.monotonic())
+        self._charged.move_to_end(owner)
+        while len(self._charged) > REMEMBERED:
+            self._charged.popitem(last=False)
 
     def _compile(self, source: str, asker: Asker, translate: bool) -> Checked | str:
         if self._child is None or not self._child.alive:
             self._child = _Child(self._first)
         message = {"source": source, "translate": translate, "limits": LIMITS, "seconds": MOST_SECONDS}
-        begun, answer = time.monotonic(), None
+        begun = time.monotonic()
+        answer = None
         try:
             answer = self._child.ask(message, asker.still_wanted)
         finally:
-            seconds = min(MOST_SECONDS, time.monotonic() - begun) if answer is None else answer["seconds"]
-            self._charge(asker.owner, seconds)
+            if answer is None:
+                self._charge(asker.owner, min(MOST_SECONDS, time.monotonic() - begun))
+            else:
+                self._charge(asker.owner, answer["seconds"])
         if answer is None:
             limit = f"{MOST_SECONDS} seconds or {MOST_MEMORY >> 20} MB"
             return f"it takes more than {limit} to compile; ask for a simpler form"
@@ -261,7 +265,8 @@ class _Turns:
 
 class _Turn:
     def __init__(self, turns: _Turns, asker: Asker):
-        self._turns, self._asker = turns, asker
+        self._turns = turns
+        self._asker = asker
 
     def __enter__(self) -> None:
         self._turns.enter(self._asker)

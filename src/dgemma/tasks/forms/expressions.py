@@ -139,17 +139,20 @@ class _Reader:
 
     def _branch(self) -> list[Branch]:
         """What stands between two bars; several where a group is anchored in some of its alternatives."""
-        found: list[Open] = [(False, [], False)]
+        branches: list[Open] = [(False, [], False)]
         while self._peek() not in ("", "|", ")"):
             item = self._item()
-            found = [joined for branch in found for joined in self._append(branch, item)]
-            if len(found) > 64:
+            longer: list[Open] = []
+            for branch in branches:
+                longer += self._append(branch, item)
+            branches = longer
+            if len(branches) > 64:
                 raise Unread("too many alternatives with anchors")
-        return [(starts, self.language.sequence(*parts), ends) for starts, parts, ends in found]
+        return [(starts, self.language.sequence(*parts), ends) for starts, parts, ends in branches]
 
     def _append(self, branch: Open, item: list[Branch]) -> list[Open]:
         starts, parts, ends = branch
-        found = []
+        longer = []
         for item_starts, body, item_ends in item:
             if ends and body is not self.language.empty:
                 raise Unread("text behind the end of the text")
@@ -157,8 +160,8 @@ class _Reader:
                 raise Unread("text before the start of the text")
             grown = parts if len(item) == 1 else [*parts]
             grown.append(body)
-            found.append((starts or item_starts, grown, ends or item_ends))
-        return found
+            longer.append((starts or item_starts, grown, ends or item_ends))
+        return longer
 
     def _item(self) -> list[Branch]:
         """A character, class, anchor or group, with its count."""
@@ -193,7 +196,9 @@ class _Reader:
             if not low.strip().isdecimal() or (high.strip() and not high.strip().isdecimal()):
                 raise Unread("a count that is no number")
             least = int(low)
-            most = int(high) if high.strip() else None if comma else least
+            most: int | None = least
+            if comma:
+                most = int(high) if high.strip() else None
         else:
             least = int(letter == "+")
             most = 1 if letter == "?" else None
@@ -238,8 +243,10 @@ class _Reader:
         return letter == ")"
 
     def _character(self, letter: str) -> Expression:
+        if letter == "." and "s" in self.flags:
+            return self.encode([(0, LAST)])
         if letter == ".":
-            return self.encode([(0, LAST)] if "s" in self.flags else inverse([(10, 10)]))
+            return self.encode(inverse([(10, 10)]))
         if letter == "[":
             ranges = self._class()
         elif letter == "\\":
@@ -248,15 +255,18 @@ class _Reader:
             raise Unread("a count of nothing")
         else:
             ranges = [(ord(letter), ord(letter))]
-        return self.encode(either_case(ranges) if "i" in self.flags else ranges)
+        if "i" in self.flags:
+            ranges = either_case(ranges)
+        return self.encode(ranges)
 
     def _escape(self) -> Ranges:
         letter = self._next()
         if letter.lower() in "dws":
             return self._perl(letter)
-        if letter in "pP":
-            ranges = self._category()
-            return union(inverse(ranges), [BEYOND_ASCII]) if letter == "P" else ranges
+        if letter == "p":
+            return self._category()
+        if letter == "P":
+            return union(inverse(self._category()), [BEYOND_ASCII])
         if letter in "xuU":
             return self._code({"x": 2, "u": 4, "U": 8}[letter])
         if letter in NAMED:
@@ -266,12 +276,12 @@ class _Reader:
         return [(ord(letter), ord(letter))]
 
     def _perl(self, letter: str) -> Ranges:
-        if letter in "sS":
-            return inverse(UNICODE_SPACE) if letter == "S" else UNICODE_SPACE
-        ranges = DIGITS if letter in "dD" else WORD
+        ranges = {"d": DIGITS, "w": WORD, "s": UNICODE_SPACE}[letter.lower()]
         if letter.isupper():
             return inverse(ranges)
-        return ranges if self.ascii_only else [*ranges, BEYOND_ASCII]
+        if letter == "s" or self.ascii_only:
+            return ranges
+        return [*ranges, BEYOND_ASCII]
 
     def _category(self) -> Ranges:
         name = self._next()
@@ -318,23 +328,30 @@ class _Reader:
             ranges = union(ranges, self._member(False))
         return ranges
 
+    def _posix_class(self) -> Ranges:
+        end = self.pattern.find(":]", self.place)
+        name = self.pattern[self.place : end]
+        self.place = end + 2
+        ranges = POSIX.get(name.removeprefix("^"))
+        if end < 0 or ranges is None:
+            raise Unread("a class of characters that is not known")
+        return inverse(ranges) if name.startswith("^") else ranges
+
+    def _of_letter(self, letter: str) -> Ranges:
+        if letter == "\\":
+            return self._escape()
+        return [(ord(letter), ord(letter))]
+
     def _member(self, first: bool) -> Ranges:
         letter = self._next()
+        if letter == "[" and self._skip(":"):
+            return self._posix_class()
         if letter == "[":
-            if self._skip(":"):
-                end = self.pattern.find(":]", self.place)
-                name = self.pattern[self.place : end]
-                self.place = end + 2
-                ranges = POSIX.get(name.removeprefix("^"))
-                if end < 0 or ranges is None:
-                    raise Unread("a class of characters that is not known")
-                return inverse(ranges) if name.startswith("^") else ranges
             return self._class()
-        ranges = self._escape() if letter == "\\" else [(ord(letter), ord(letter))]
+        ranges = self._of_letter(letter)
         if len(ranges) == 1 and ranges[0][0] == ranges[0][1] and self._range_follows():
             self.place += 1
-            letter = self._next()
-            last = self._escape() if letter == "\\" else [(ord(letter), ord(letter))]
+            last = self._of_letter(self._next())
             if len(last) != 1 or last[0][0] < ranges[0][0]:
                 raise Unread("a range that ends before it begins")
             ranges = [(ranges[0][0], last[0][0])]

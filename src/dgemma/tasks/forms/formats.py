@@ -12,7 +12,8 @@ _MONTH_DAY = f"(?:{_LONG}|{_SHORT}|02-(?:0[1-9]|1[0-9]|2[0-9]))"
 _DATE = f"[0-9]{{4}}-{_MONTH_DAY}"
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = rf"{_CLOCK}:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[zZ]|[+-]{_CLOCK})"
-_H, _D = "(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))", "[0-9]+D"
+_D = "[0-9]+D"
+_H = "(?:T(?:[0-9]+H(?:[0-9]+M(?:[0-9]+S)?)?|[0-9]+M(?:[0-9]+S)?|[0-9]+S))"
 _DURATION = f"P(?:(?:[0-9]+Y(?:[0-9]+M(?:{_D})?)?|[0-9]+M(?:{_D})?|{_D}){_H}?|{_H}|[0-9]+W)"
 _ATOM = r"[a-zA-Z0-9!#$%&'*+\-/=?\^_`{|}~]+"
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9][0-9]|[0-9])"
@@ -25,7 +26,7 @@ _GROUP = f"{_HEX}{{1,4}}"
 
 def _ipv6() -> str:
     """Eight groups, or fewer with one gap among them."""
-    forms = [f"(?:{_GROUP}:){{7}}{_GROUP}", f"::(?:{_GROUP}:){{0,5}}{_GROUP}:{_GROUP}"]
+    layouts = [f"(?:{_GROUP}:){{7}}{_GROUP}", f"::(?:{_GROUP}:){{0,5}}{_GROUP}:{_GROUP}"]
     for before in range(7):
         front = f"(?:(?:{_GROUP}:){{0,{before}}}{_GROUP})?" if before else f"(?:{_GROUP})?"
         behind = 4 - before
@@ -33,12 +34,13 @@ def _ipv6() -> str:
             tail = f"(?:{_GROUP}:){{0,{behind}}}{_GROUP}:{_GROUP}"
         else:
             tail = _GROUP if before == 5 else ""
-        forms.append(f"{front}::{tail}")
-    return "|".join(f"(?:{form})" for form in forms)
+        layouts.append(f"{front}::{tail}")
+    return "|".join(f"(?:{layout})" for layout in layouts)
 
 
 def _uri() -> str:
-    plain, escaped = r"a-zA-Z0-9\-._~!$&'()*+,;=", f"%{_HEX}{{2}}"
+    plain = r"a-zA-Z0-9\-._~!$&'()*+,;="
+    escaped = f"%{_HEX}{{2}}"
     letter = f"(?:[{plain}:@]|{escaped})"
     rest = f"(?:/{letter}*)*"
     user = f"(?:(?:[{plain}:]|{escaped})*@)?"

@@ -64,7 +64,8 @@ class Language:
     """Makes expressions, walks them and finds their ends."""
 
     def __init__(self, budget: int):
-        self.budget, self.work = budget, 0
+        self.budget = budget
+        self.work = 0
         self._known: dict[tuple[str, tuple[Any, ...]], Expression] = {}
         self._after: dict[tuple[Expression, int], Expression] = {}
         self._ways: dict[Expression, bytes | None] = {}  # of intersections
@@ -75,16 +76,18 @@ class Language:
     # making expressions
 
     def _make(self, kind: str, parts: tuple[Any, ...], nullable: bool) -> Expression:
-        key = kind, parts
-        made = self._known.get(key)
-        if made is None:
-            self.spend(1)
-            if len(self._known) >= MOST_NODES:
-                self._known.clear()
-                self._after.clear()
-                self._ways.clear()
-                self._open.clear()
-            made = self._known[key] = Expression(kind, parts, nullable)
+        key = (kind, parts)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        self.spend(1)
+        if len(self._known) >= MOST_NODES:
+            self._known.clear()
+            self._after.clear()
+            self._ways.clear()
+            self._open.clear()
+        made = Expression(kind, parts, nullable)
+        self._known[key] = made
         return made
 
     def spend(self, work: int) -> None:
@@ -94,7 +97,9 @@ class Language:
 
     def bytes_of(self, mask: int) -> Expression:
         """One byte of a set, as a mask of 256 bits."""
-        return self._make("bytes", (mask,), False) if mask else self.nothing
+        if not mask:
+            return self.nothing
+        return self._make("bytes", (mask,), False)
 
     def text(self, text: bytes) -> Expression:
         return self.sequence(*(self.bytes_of(1 << byte) for byte in text))
@@ -182,7 +187,8 @@ class Language:
 
     def define(self, rule: Expression, body: Expression) -> None:
         """Fill a rule. Until `settle` was called, no shortest text is known."""
-        rule.parts, rule.nullable = (body,), body.nullable
+        rule.parts = (body,)
+        rule.nullable = body.nullable
 
     def settle(self, rules: list[Expression]) -> None:
         """Find out how long the shortest texts of rules are that may hold each other."""
@@ -204,14 +210,16 @@ class Language:
 
     def after(self, one: Expression, byte: int) -> Expression:
         """What may come behind a byte; `nothing` where it may not stand."""
-        key = one, byte
-        found = self._after.get(key)
-        if found is None:
-            self.spend(1)
-            if len(self._after) >= MOST_STEPS:
-                self._after.clear()
-            found = self._after[key] = self._derive(one, byte)
-        return found
+        key = (one, byte)
+        known = self._after.get(key)
+        if known is not None:
+            return known
+        self.spend(1)
+        if len(self._after) >= MOST_STEPS:
+            self._after.clear()
+        behind = self._derive(one, byte)
+        self._after[key] = behind
+        return behind
 
     def walk(self, one: Expression, text: bytes) -> Expression:
         for byte in text:
@@ -219,18 +227,20 @@ class Language:
         return one
 
     def _derive(self, one: Expression, byte: int) -> Expression:
-        kind, parts = one.kind, one.parts
+        kind = one.kind
+        parts = one.parts
         if kind == "bytes":
             return self.empty if parts[0] >> byte & 1 else self.nothing
         if kind == "sequence":
             first, rest = parts
-            found = self._join(self.after(first, byte), rest)
-            return self.choice(found, self.after(rest, byte)) if first.nullable else found
+            behind = self._join(self.after(first, byte), rest)
+            return self.choice(behind, self.after(rest, byte)) if first.nullable else behind
         if kind == "choice":
             return self.choice(*(self.after(part, byte) for part in parts))
         if kind == "repeat":
             part, least, most = parts
-            rest = self.repeat(part, max(0, least - 1), None if most is None else most - 1)
+            most_more = None if most is None else most - 1
+            rest = self.repeat(part, max(0, least - 1), most_more)
             return self._join(self.after(part, byte), rest)
         if kind == "both":
             return self.both(*(self.after(part, byte) for part in parts))
@@ -260,7 +270,8 @@ class Language:
         return cost
 
     def _length(self, one: Expression) -> float:
-        kind, parts = one.kind, one.parts
+        kind = one.kind
+        parts = one.parts
         if kind == "nothing":
             return NEVER
         if one.nullable:
@@ -288,7 +299,8 @@ class Language:
 
     def _pieces(self, one: Expression) -> Iterator[bytes]:
         while not one.nullable:
-            kind, parts = one.kind, one.parts
+            kind = one.kind
+            parts = one.parts
             if kind == "sequence":
                 yield from self._pieces(parts[0])
                 one = parts[1]
@@ -312,12 +324,12 @@ class Language:
                 return
 
     def _taste(self, part: Expression) -> int:
-        """Which of two equally short texts looks plainer: a letter before a quote before what must be
-        escaped.
-        """
+        """How plain a text looks: a letter before a quote, a quote before what must be escaped."""
         while part.kind in ("sequence", "rule"):
             part = part.parts[0]
-        return RANK.get(liked(part.parts[0]), len(RANK)) if part.kind == "bytes" else len(RANK)
+        if part.kind != "bytes":
+            return len(RANK)
+        return RANK.get(liked(part.parts[0]), len(RANK))
 
     def _search(self, start: Expression) -> bytes | None:
         """The shortest text of an intersection: best first over its derivatives, one byte for all that lead
@@ -390,7 +402,8 @@ class Language:
 
     def classes(self, one: Expression) -> list[int]:
         """Bytes that an expression cannot tell from each other, as masks that together hold all bytes."""
-        kind, parts = one.kind, one.parts
+        kind = one.kind
+        parts = one.parts
         if kind == "bytes":
             return split([ALL], parts)
         if kind == "sequence" and not parts[0].nullable:

@@ -53,36 +53,41 @@ def grammar_texts(language: Language, text: str) -> Expression:
 
 def compact_json(text: str) -> str:
     """The same grammar, whose JSON is written without blanks where it does not say how."""
-    decoder, place, parts = json.JSONDecoder(), 0, []
-    for found in re.finditer(r"%json\s*(?=\{)", text):
-        if found.start() < place:
+    decoder = json.JSONDecoder()
+    place = 0
+    parts: list[str] = []
+    for match in re.finditer(r"%json\s*(?=\{)", text):
+        if match.start() < place:
             continue
         try:
-            schema, end = decoder.raw_decode(text, found.end())
+            schema, end = decoder.raw_decode(text, match.end())
         except ValueError:
             break
         schema.setdefault("x-guidance", {"whitespace_flexible": False})
-        parts += [text[place : found.end()], json.dumps(schema)]
+        parts += [text[place : match.end()], json.dumps(schema)]
         place = end
     return "".join(parts) + text[place:]
 
 
 def _tokens(text: str) -> list[Token]:
-    tokens, place, first = [], 0, True
+    tokens: list[Token] = []
+    place = 0
+    first = True
     while place < len(text):
-        found = TOKEN.match(text, place)
-        if found is None:
+        match = TOKEN.match(text, place)
+        if match is None:
             raise Unread("a sign that is not read")
-        kind, place = found.lastgroup or "", found.end()
+        kind = match.lastgroup or ""
+        place = match.end()
         if kind == "blank":
-            first = first or "\n" in found[0]
+            first = first or "\n" in match[0]
             continue
         kind = kind.removesuffix("_flags")
-        flags = found[f"{kind}_flags"] if kind in ("text", "regex") else ""
+        flags = match[f"{kind}_flags"] if kind in ("text", "regex") else ""
         value = None
         if kind == "json":
             value, place = _schema(text, place)
-        tokens.append(Token(kind, found[kind], flags, first, value))
+        tokens.append(Token(kind, match[kind], flags, first, value))
         first = False
     return tokens
 
@@ -107,12 +112,16 @@ class _Build:
         self.rules = {name: language.rule(is_nullable) for name, is_nullable in nullable.items()}
 
 
+def _begins_rule(token: Token, name: str) -> bool:
+    return token.kind == "name" and token.first and token.text.lstrip("!?") == name
+
+
 class _Grammar:
     def __init__(self, tokens: list[Token]):
-        self.tokens, self.place = tokens, 0
-        self.bodies: dict[
-            str, list[tuple[str | None, Node, Node]]
-        ] = {}  # by rule: what each alternative begins with, itself, the rest
+        self.tokens = tokens
+        self.place = 0
+        # by rule: what each alternative begins with, itself, the rest
+        self.bodies: dict[str, list[tuple[str | None, Node, Node]]] = {}
         while self.place < len(tokens):
             self._rule()
 
@@ -123,10 +132,10 @@ class _Grammar:
         for _ in range(MOST_ROUNDS):
             build = _Build(language, nullable)
             made = {name: self._body(build, name) for name in self.bodies}
-            found = {name: body.nullable for name, body in made.items()}
-            if found == nullable:
+            made_nullable = {name: body.nullable for name, body in made.items()}
+            if made_nullable == nullable:
                 break
-            nullable = found
+            nullable = made_nullable
         else:
             raise Unread("it is not known which rules may be empty")
         for name, body in made.items():
@@ -138,19 +147,22 @@ class _Grammar:
         return build.rules["start"]
 
     def _body(self, build: _Build, name: str) -> Expression:
-        """The alternatives of a rule; those that begin with the rule itself may follow the others, any number
-        of times.
+        """The alternatives of a rule.
+
+        Those that begin with the rule itself may follow the others, any number of times.
         """
-        plain, behind = [], []
+        plain: list[Expression] = []
+        behind: list[Expression] = []
         for first, whole, rest in self.bodies[name]:
             if first == name:
                 behind.append(rest(build))
             else:
                 plain.append(whole(build))
         language = build.language
-        return language.sequence(
-            language.choice(*plain), language.repeat(language.choice(*behind)) if behind else language.empty
-        )
+        begun = language.choice(*plain)
+        if not behind:
+            return begun
+        return language.sequence(begun, language.repeat(language.choice(*behind)))
 
     # reading
 
@@ -193,16 +205,16 @@ class _Grammar:
 
     def _sequence(self) -> tuple[str | None, Node, Node]:
         parts: list[Node] = []
-        first = self._peek().text if self._peek().kind == "name" else None
-        if self._peek(1).kind == "sign" and self._peek(1).text in "?*+~{":
-            first = None
+        token = self._peek()
+        behind = self._peek(1)
+        is_counted = behind.kind == "sign" and behind.text in "?*+~{"
+        first = token.text if token.kind == "name" and not is_counted else None
         while not self._ends():
             if self._skip("->"):
                 self._next()
                 break
             parts.append(self._item())
-        rest = parts[1:]
-        return first, _joined(parts), _joined(rest)
+        return first, _joined(parts), _joined(parts[1:])
 
     def _item(self) -> Node:
         part = self._atom()
@@ -212,8 +224,10 @@ class _Grammar:
 
     def _count(self) -> tuple[int, int | None]:
         sign = self._next().text
-        if sign in "?*+":
-            return int(sign == "+"), 1 if sign == "?" else None
+        if sign == "?":
+            return 0, 1
+        if sign in "*+":
+            return int(sign == "+"), None
         least = int(self._next().text) if self._peek().kind == "number" else 0
         most: int | None = least
         if self._skip("..") or self._skip(","):
@@ -226,9 +240,7 @@ class _Grammar:
         token = self._next()
         if token.kind == "name":
             name = token.text
-            if name not in self.bodies and not any(
-                one.kind == "name" and one.text.lstrip("!?") == name and one.first for one in self.tokens
-            ):
+            if name not in self.bodies and not any(_begins_rule(one, name) for one in self.tokens):
                 raise Unread("a rule that is not there")
             return lambda build: build.rules[name]
         if token.kind == "text":
@@ -243,14 +255,17 @@ class _Grammar:
                 raise Unread("JSON with blanks")
             return lambda build: schema_texts(build.language, schema)
         if token.kind == "sign" and token.text in "([":
-            alternatives = [self._sequence()[1]]
-            while self._skip("|"):
-                alternatives.append(self._sequence()[1])
-            if not self._skip(")" if token.text == "(" else "]"):
-                raise Unread("a group that is not closed")
-            group = _either(alternatives)
-            return group if token.text == "(" else _repeated(group, 0, 1)
+            return self._group(is_optional=token.text == "[")
         raise Unread("a part that is not read")
+
+    def _group(self, is_optional: bool) -> Node:
+        alternatives = [self._sequence()[1]]
+        while self._skip("|"):
+            alternatives.append(self._sequence()[1])
+        if not self._skip("]" if is_optional else ")"):
+            raise Unread("a group that is not closed")
+        group = _either(alternatives)
+        return _repeated(group, 0, 1) if is_optional else group
 
     def _text(self, token: Token) -> Node:
         value = _string(token)

@@ -98,17 +98,19 @@ def look_ahead_apart(pattern: str) -> tuple[list[str], bool]:
 
     `^(?=A)B` is `^A` and `^B`. `^(?!^[...]*$)B` is `^B` and a character outside of the class.
     """
-    patterns, dropped = [], False
+    patterns: list[str] = []
+    dropped = False
     rest = pattern
     while rest.startswith(("^(?=", "^(?!")):
         inner = _group(rest[1:])
         if inner is None:
             return [], True
-        text, rest = inner[3:-1], "^" + rest[1 + len(inner) :]
+        text = inner[3:-1]
+        rest = "^" + rest[1 + len(inner) :]
         if inner.startswith("(?="):
             patterns.append("^(?:" + text.removeprefix("^") + ")")
-        elif found := re.fullmatch(rf"\^?({CLASS})[*+]\$", text):
-            patterns.append(_inverse(found[1]))
+        elif match := re.fullmatch(rf"\^?({CLASS})[*+]\$", text):
+            patterns.append(_inverse(match[1]))
         else:
             dropped = True
     if re.search(r"\(\?<?[=!]", rest):
@@ -118,7 +120,9 @@ def look_ahead_apart(pattern: str) -> tuple[list[str], bool]:
 
 def _group(text: str) -> str | None:
     """The group that a text begins with."""
-    depth, in_class, place = 0, False, 0
+    depth = 0
+    in_class = False
+    place = 0
     while place < len(text):
         letter = text[place]
         if letter == "\\":
@@ -138,7 +142,9 @@ def _group(text: str) -> str | None:
 
 
 def _inverse(characters: str) -> str:
-    return "[" + characters[2:] if characters.startswith("[^") else "[^" + characters[1:]
+    if characters.startswith("[^"):
+        return "[" + characters[2:]
+    return "[^" + characters[1:]
 
 
 def _check_numbers(value: Any, name: str, depth: int) -> None:

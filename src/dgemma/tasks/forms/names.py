@@ -1,5 +1,6 @@
-"""The names of a JSON object's members, each of which may stand once: a grammar cannot say so, and a count of
-members needs it.
+"""The names of a JSON object's members, each of which may occur once.
+
+A grammar cannot say so, and a count of members needs it.
 
 Reads an answer's bytes as they come. Trap: it knows strings and brackets and nothing else of JSON, which the
 form keeps.
@@ -10,7 +11,8 @@ from __future__ import annotations
 import itertools
 import json
 
-QUOTE, ESCAPE = ord('"'), ord("\\")
+QUOTE = ord('"')
+ESCAPE = ord("\\")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -20,16 +22,24 @@ class Names:
     def __init__(self) -> None:
         self._open: list[frozenset[bytes] | None] = []  # the names in each open object; None for an array
         self._string: bytes | None = None  # the string that is open, as far as it is written
-        self._is_name = self._name_follows = self._escaped = False
+        self._is_name = False  # the open string is a member's name
+        self._name_follows = False  # the next string is one
+        self._escaped = False  # the next byte of the open string is escaped
 
     def copy(self) -> Names:
         other = Names()
-        other._open, other._string = [*self._open], self._string
-        other._is_name, other._name_follows, other._escaped = self._is_name, self._name_follows, self._escaped
+        other._open = [*self._open]
+        other._string = self._string
+        other._is_name = self._is_name
+        other._name_follows = self._name_follows
+        other._escaped = self._escaped
         return other
 
     def take(self, text: bytes) -> bool:
-        """Whether no name that stands already is closed in it. Where one is, this is of no further use."""
+        """Whether no name is closed in it that its object has already.
+
+        Where one is, this is of no further use.
+        """
         if self._string is not None and not self._escaped and QUOTE not in text and ESCAPE not in text:
             self._string += text
             return True
@@ -37,32 +47,35 @@ class Names:
 
     @property
     def any(self) -> bool:
-        """Whether a name stands in an open object."""
+        """Whether an open object has a name."""
         return any(self._open)
 
     def distinct(self, text: bytes) -> bytes:
-        """A text that follows here, with letters put behind its names that stand already."""
-        at, made = self.copy(), bytearray()
+        """A text that follows here, with letters put behind its names that an object has already."""
+        at = self.copy()
+        made = bytearray()
         for byte in text:
             name = at._string if at._is_name and not at._escaped else None
-            if byte == QUOTE and name is not None and at._stands(name):
-                ending = next(one for one in _endings() if not at._stands(name + one))
+            if byte == QUOTE and name is not None and at._is_taken(name):
+                ending = next(one for one in _endings() if not at._is_taken(name + one))
                 made += ending
                 at.take(ending)
             made.append(byte)
             at._byte(byte)
         return bytes(made)
 
-    def _stands(self, string: bytes | None) -> bool:
+    def _is_taken(self, name: bytes) -> bool:
+        """Whether the innermost object has a member of this name."""
         names = self._open[-1] if self._open else None
-        return string is not None and names is not None and _meaning(string) in names
+        return names is not None and _meaning(name) in names
 
     def _byte(self, byte: int) -> bool:
         if self._string is not None:
             return self._byte_of_string(byte)
         letter = chr(byte)
         if letter == '"':
-            self._string, self._is_name = b"", self._name_follows
+            self._string = b""
+            self._is_name = self._name_follows
         elif letter in "{[":
             self._open.append(frozenset() if letter == "{" else None)
             self._name_follows = letter == "{"
@@ -83,10 +96,11 @@ class Names:
             self._string = string + bytes((byte,))
             return True
         if self._is_name:
-            if self._stands(string):
+            if self._is_taken(string):
                 return False
             self._open[-1] = (self._open[-1] or frozenset()) | {_meaning(string)}
-        self._string, self._is_name = None, False
+        self._string = None
+        self._is_name = False
         return True
 
 

@@ -30,7 +30,8 @@ class Bounds:
     @property
     def step_places(self) -> int:
         """Decimals of the step: a multiple is written with as many, or with none."""
-        step, places = self.step or Fraction(1), 0
+        step = self.step or Fraction(1)
+        places = 0
         while (step * 10**places).denominator > 1:
             places += 1
         return places
@@ -38,6 +39,17 @@ class Bounds:
     @property
     def plain(self) -> bool:
         return self.low is None and self.high is None and self.step is None
+
+    def mirrored(self) -> Bounds:
+        """The same with every number's sign turned."""
+        return Bounds(
+            self.integer,
+            low=None if self.high is None else -self.high,
+            high=None if self.low is None else -self.low,
+            low_open=self.high_open,
+            high_open=self.low_open,
+            step=self.step,
+        )
 
     @property
     def minus_zero(self) -> bool:
@@ -66,43 +78,53 @@ class Written:
         return written if written.shortest() is not None else None
 
     def shortest(self) -> bytes | None:
-        if not self.text:
-            signs = [Written(self.bounds, "-").shortest(), self._digits()]
-            ways = [
-                way
-                for way in (signs[1], b"-" + signs[0] if signs[0] is not None else None)
-                if way is not None
-            ]
-            return min(ways, key=len, default=None)
-        return self._digits()
+        if self.text:
+            return self._digits()
+        positive = self._digits()
+        digits = Written(self.bounds, "-").shortest()
+        if digits is None:
+            return positive
+        negative = b"-" + digits
+        if positive is None or len(negative) < len(positive):
+            return negative
+        return positive
 
     def _digits(self) -> bytes | None:
         """The fewest digits that end the number, with the sign that it has."""
         if self._too_large():
             return None
+        has_point = "." in self.text
         for length in range(MOST_DIGITS):
-            for fraction in range(1, 1 if self.bounds.integer else length + 1):
-                whole = length - fraction - (1 if fraction and "." not in self.text else 0)
-                if whole >= 0 and (found := self._ending(whole, fraction)) is not None:
-                    return found
-            if (found := self._ending(length, 0)) is not None:
-                return found
+            most_decimals = 0 if self.bounds.integer else length
+            for fraction in range(1, most_decimals + 1):
+                whole = length - fraction - (0 if has_point else 1)
+                ending = self._ending(whole, fraction) if whole >= 0 else None
+                if ending is not None:
+                    return ending
+            ending = self._ending(length, 0)
+            if ending is not None:
+                return ending
         return None
 
     def _too_large(self) -> bool:
         """Whether what is written is beyond the bound already, which no digit mends."""
-        negative = self.text.startswith("-")
-        bound = self.bounds.low if negative else self.bounds.high
+        is_negative = self.text.startswith("-")
+        most = self.bounds.mirrored().high if is_negative else self.bounds.high
         digits, _, decimals = self.text.removeprefix("-").partition(".")
-        if bound is None or not digits:
+        if most is None or not digits:
             return False
-        return Fraction(int(digits + decimals), 10 ** len(decimals)) > (-bound if negative else bound)
+        return Fraction(int(digits + decimals), 10 ** len(decimals)) > most
 
     def _ending(self, whole: int, fraction: int) -> bytes | None:
         """So many digits before the point and behind it that end the number, or None."""
-        bounds, text = self.bounds, self.text
-        digits, point, decimals = text.removeprefix("-").partition(".")
-        if (whole and (point or digits == "0")) or (fraction and bounds.integer) or not digits + "0" * whole:
+        bounds = self.bounds
+        digits, point, decimals = self.text.removeprefix("-").partition(".")
+        is_whole_closed = bool(point) or digits == "0"
+        if whole and is_whole_closed:
+            return None
+        if fraction and bounds.integer:
+            return None
+        if not digits and not whole:
             return None
         if point and not decimals and not fraction:
             return None
@@ -111,38 +133,47 @@ class Written:
             return None
         written = int((digits + decimals) or "0")
         scale = 10 ** (whole + fraction)
-        first, last = written * scale, written * scale + scale - 1
+        first = written * scale
+        last = first + scale - 1
         if not digits and whole > 1:
             first = 10 ** (whole - 1 + fraction)
-        number = self._within(first, last, places, text.startswith("-"))
+        number = self._within(first, last, places, self.text.startswith("-"))
         if number is None:
             return None
         filled = str(number).rjust(places + 1, "0")
-        before, behind = filled[: len(filled) - places], filled[len(filled) - places :]
-        ending = before[len(digits) :] if whole else ""
+        point_at = len(filled) - places
+        ending = filled[len(digits) : point_at] if whole else ""
         if fraction:
-            ending += ("" if point else ".") + behind[len(decimals) :]
+            new_decimals = filled[point_at + len(decimals) :]
+            ending += new_decimals if point else "." + new_decimals
         return ending.encode()
 
     def _within(self, first: int, last: int, places: int, negative: bool) -> int | None:
         """The least of the numbers first..last, in units of the last decimal place, that the bounds allow."""
-        bounds, unit = self.bounds, 10**places
-        low, low_open, high, high_open = bounds.low, bounds.low_open, bounds.high, bounds.high_open
-        if negative:
-            low, high = None if high is None else -high, None if low is None else -low
-            low_open, high_open = high_open, low_open
-            if not bounds.minus_zero:
-                first = max(first, 1)
-        if low is not None:
-            least = low * unit
-            first = max(first, math.floor(least) + 1 if low_open else math.ceil(least))
-        if high is not None:
-            most = high * unit
-            last = min(last, math.ceil(most) - 1 if high_open else math.floor(most))
+        bounds = self.bounds.mirrored() if negative else self.bounds
+        if negative and not self.bounds.minus_zero:
+            first = max(first, 1)
+        unit = 10**places
+        if bounds.low is not None:
+            least = bounds.low * unit
+            first = max(first, math.floor(least) + 1 if bounds.low_open else math.ceil(least))
+        if bounds.high is not None:
+            most = bounds.high * unit
+            last = min(last, math.ceil(most) - 1 if bounds.high_open else math.floor(most))
         if bounds.step is not None:
             step = (bounds.step * unit).numerator
-            first = 0 if step == 0 and first <= 0 else -(-first // step) * step if step else last + 1
+            multiple = _next_multiple(first, step)
+            if multiple is None:
+                return None
+            first = multiple
         return first if first <= last else None
+
+
+def _next_multiple(number: int, step: int) -> int | None:
+    """The least multiple of a step that is no less than a number."""
+    if step:
+        return -(-number // step) * step
+    return 0 if number <= 0 else None
 
 
 def _complete(text: str) -> bool:
@@ -161,4 +192,6 @@ def _begins_number(text: str, integer: bool) -> bool:
 def plain_decimal(value: float) -> str:
     """A finite number as digits, without an exponent."""
     text = format(Decimal(repr(value)), "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if "." not in text:
+        return text
+    return text.rstrip("0").rstrip(".")

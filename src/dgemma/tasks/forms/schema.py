@@ -1,5 +1,4 @@
-"""JSON schemas as languages: every text that a schema allows, in the order and without the blanks that
-llguidance writes.
+"""JSON schemas as languages: every text that a schema allows, as llguidance writes it.
 
 Two steps. `read` makes of a schema one Shape: references followed, `allOf` and what stands beside `anyOf`
 merged. `language_of` makes of a Shape the texts that have it. Raises Unread for what is not read here; the
@@ -24,33 +23,14 @@ from .numbers import I64, Bounds
 
 MOST_SHAPES = 20_000
 TYPES = ("null", "boolean", "number", "string", "array", "object")
-PLACED = (
-    "const",
-    "enum",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "$ref",
-)  # keywords that bring whole schemas to their place
-REMARKS = {
-    "$anchor",
-    "$defs",
-    "definitions",
-    "$schema",
-    "$id",
-    "id",
-    "$comment",
-    "title",
-    "description",
-    "default",
-    "readOnly",
-    "writeOnly",
-    "examples",
-    "contentMediaType",
-    "contentEncoding",
-    "x-guidance",
-    "deprecated",
-}
+# keywords that bring whole schemas to their place
+PLACED = ("const", "enum", "allOf", "anyOf", "oneOf", "$ref")
+REMARKS = frozenset(
+    (
+        "$anchor $defs definitions $schema $id id $comment title description default readOnly writeOnly "
+        "examples contentMediaType contentEncoding x-guidance deprecated"
+    ).split()
+)
 
 
 class Shape:
@@ -209,9 +189,11 @@ class Reader:
         raise Unread("a type that is not known")
 
     def _array(self, plain: dict[str, Any]) -> Shape:
-        first, items = plain.get("prefixItems"), plain.get("items")
-        if isinstance(items, list):
-            first, items = items, plain.get("additionalItems")
+        first = plain.get("prefixItems")
+        items = plain.get("items")
+        if isinstance(items, list):  # as older drafts have it
+            first = items
+            items = plain.get("additionalItems")
         elif "additionalItems" in plain:
             first = None
         shapes = tuple(map(self.read, first or ()))
@@ -262,10 +244,10 @@ class Reader:
     def _resolved(self, shape: Shape) -> Shape:
         while isinstance(shape, Reference):
             self._define(shape.uri)
-            found = self.named[shape.uri]
-            if found is None:
+            target = self.named[shape.uri]
+            if target is None:
                 raise Unread("a circular reference with keywords beside it")
-            shape = found
+            shape = target
         return shape
 
     def _merge_alike(self, a: Any, b: Any) -> Shape:
@@ -284,8 +266,10 @@ class Reader:
         return self._both_objects(a, b)
 
     def _merge_maybe(self, a: Shape | None, b: Shape | None) -> Shape | None:
-        if a is None or b is None:
-            return b if a is None else a
+        if a is None:
+            return b
+        if b is None:
+            return a
         return self.merge(a, b)
 
     def _both_arrays(self, a: Array, b: Array) -> Shape:
@@ -318,7 +302,9 @@ class Reader:
 
 
 def _item(array: Array, place: int) -> Shape:
-    return array.first[place] if place < len(array.first) else array.items or Anything()
+    if place < len(array.first):
+        return array.first[place]
+    return array.items or Anything()
 
 
 def _one_of(shapes: Iterable[Shape]) -> Shape:
@@ -336,15 +322,21 @@ def _one_of(shapes: Iterable[Shape]) -> Shape:
 
 
 def _whole(value: Any) -> Any:
-    if value is not None and (
-        not isinstance(value, int | float) or isinstance(value, bool) or value < 0 or value != int(value)
-    ):
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unread("a count that is no number")
-    return None if value is None else int(value)
+    if value < 0 or value != int(value):
+        raise Unread("a count that is no number")
+    return int(value)
 
 
 def _lesser(a: int | None, b: int | None) -> int | None:
-    return b if a is None else a if b is None else min(a, b)
+    if a is None:
+        return b
+    if b is None:
+        return a
+    return min(a, b)
 
 
 def _exact(value: Any) -> Fraction:
@@ -358,31 +350,45 @@ def _exact(value: Any) -> Fraction:
 
 def _number(plain: dict[str, Any], integer: bool) -> Number:
     """Bounds of both drafts: numbers, or whether the plain bound itself is left out."""
-    low, high = plain.get("minimum"), plain.get("maximum")
-    above, below = plain.get("exclusiveMinimum"), plain.get("exclusiveMaximum")
-    above = low if above is True else None if above is False else above
-    below = high if below is True else None if below is False else below
-    lows = [(_exact(value), is_open) for value, is_open in ((low, False), (above, True)) if value is not None]
-    highs = [
-        (-_exact(value), is_open) for value, is_open in ((high, False), (below, True)) if value is not None
-    ]
-    least, low_open = max(lows, default=(None, False))
-    most, high_open = max(highs, default=(None, False))
+    lows = _bounds(plain.get("minimum"), plain.get("exclusiveMinimum"))
+    highs = _bounds(plain.get("maximum"), plain.get("exclusiveMaximum"))
+    low, low_open = _greatest(lows)
+    high, high_open = _least(highs)
     step = plain.get("multipleOf")
-    exact = None if step is None else Fraction(repr(abs(float(_exact(step)))))
-    return Number(Bounds(integer, least, None if most is None else -most, low_open, high_open, exact))
+    exact_step = None if step is None else Fraction(repr(abs(float(_exact(step)))))
+    return Number(Bounds(integer, low, high, low_open, high_open, exact_step))
+
+
+Bound = tuple[Fraction, bool]  # and whether it is left out
+
+
+def _bounds(bound: Any, exclusive: Any) -> list[Bound]:
+    """What `minimum` and `exclusiveMinimum` say, or the same two of the maximum."""
+    bounds: list[Bound] = []
+    if bound is not None:
+        bounds.append((_exact(bound), False))
+    if exclusive is True:
+        exclusive = bound
+    if exclusive is not None and exclusive is not False:
+        bounds.append((_exact(exclusive), True))
+    return bounds
+
+
+def _greatest(lows: list[Bound]) -> tuple[Fraction | None, bool]:
+    """The narrowest of lower bounds; of equal ones that which is left out."""
+    return max(lows, default=(None, False))
+
+
+def _least(highs: list[Bound]) -> tuple[Fraction | None, bool]:
+    """The narrowest of upper bounds; of equal ones that which is left out."""
+    return min(highs, key=lambda bound: (bound[0], not bound[1]), default=(None, False))
 
 
 def _both_numbers(a: Bounds, b: Bounds) -> Number:
-    lows = [(one.low, one.low_open) for one in (a, b) if one.low is not None]
-    highs = [(-one.high, one.high_open) for one in (a, b) if one.high is not None]
-    low, low_open = max(lows, default=(None, False))
-    high, high_open = max(highs, default=(None, False))
-    steps = [one.step for one in (a, b) if one.step is not None]
-    step = _common_step(steps)
-    return Number(
-        Bounds(a.integer or b.integer, low, None if high is None else -high, low_open, high_open, step)
-    )
+    low, low_open = _greatest([(one.low, one.low_open) for one in (a, b) if one.low is not None])
+    high, high_open = _least([(one.high, one.high_open) for one in (a, b) if one.high is not None])
+    step = _common_step([one.step for one in (a, b) if one.step is not None])
+    return Number(Bounds(a.integer or b.integer, low, high, low_open, high_open, step))
 
 
 def _common_step(steps: list[Fraction]) -> Fraction | None:

@@ -26,12 +26,14 @@ from .schema import (
 )
 
 MOST_STATES = 20_000  # of one object: its properties times how many of them are counted
-INTEGER, DECIMAL = "-?(0|[1-9][0-9]*)", r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
+INTEGER = "-?(0|[1-9][0-9]*)"
+DECIMAL = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?"
 
 
 def schema_texts(language: Language, schema: Any) -> Expression:
-    """The language of a JSON schema. Raises Unread where a part of it is not read, Exhausted where it is too
-    large.
+    """The language of a JSON schema.
+
+    Raises Unread where a part of it is not read, Exhausted where it is too large.
     """
     try:
         reader = Reader(schema)
@@ -40,23 +42,22 @@ def schema_texts(language: Language, schema: Any) -> Expression:
         texts.finish()
     except RecursionError:
         raise Unread("nested too deeply") from None
-    except (
-        TypeError,
-        AttributeError,
-        KeyError,
-    ):  # a keyword's value is of another type than it must be: the library says so
+    except (TypeError, AttributeError, KeyError):
+        # a keyword's value is of another type than it must be: the library says so
         raise Unread("a keyword that is not what it must be") from None
     return made
 
 
 class _Texts:
     def __init__(self, language: Language, reader: Reader):
-        self.language, self.reader = language, reader
+        self.language = language
+        self.reader = reader
         self.rules: dict[str, Expression] = {}
         self.pending: list[tuple[Expression, Shape]] = []
         self._anything: Expression | None = None
         self._letters: dict[str, Expression] = {}
-        self.comma, self.quote = language.text(b","), language.text(b'"')
+        self.comma = language.text(b",")
+        self.quote = language.text(b'"')
         self.any_string = self._quote(language.repeat(quoted(language, [(0, LAST)])))
         self.any_name = self._quote(language.repeat(self._name_char()))
 
@@ -69,8 +70,7 @@ class _Texts:
         if isinstance(shape, Null):
             return language.text(b"null")
         if isinstance(shape, Truth):
-            names = [b"false", b"true"] if shape.value is None else [b"true" if shape.value else b"false"]
-            return language.choice(*map(language.text, names))
+            return self._truth(shape)
         if isinstance(shape, Number):
             return self._number(shape.bounds)
         if isinstance(shape, String):
@@ -84,12 +84,19 @@ class _Texts:
         assert isinstance(shape, Reference)
         return self._rule(shape.uri)
 
+    def _truth(self, shape: Truth) -> Expression:
+        if shape.value is None:
+            return self.language.choice(self.language.text(b"false"), self.language.text(b"true"))
+        return self.language.text(b"true" if shape.value else b"false")
+
     def finish(self) -> None:
         """Make what references name."""
         while self.pending:
             rule, shape = self.pending.pop()
             self.language.define(rule, self.of(shape))
-        rules = [*self.rules.values()] + ([self._anything] if self._anything else [])
+        rules = [*self.rules.values()]
+        if self._anything:
+            rules.append(self._anything)
         self.language.settle(rules)
 
     def _rule(self, uri: str) -> Expression:
@@ -123,20 +130,15 @@ class _Texts:
     def _number(self, bounds: Bounds) -> Expression:
         if bounds.plain:
             return expression(self.language, INTEGER if bounds.integer else DECIMAL)
-        if (
-            not bounds.integer
-            and bounds.low is not None
-            and bounds.low == bounds.high
-            and bounds.step is None
-        ):
-            exact = not (bounds.low_open or bounds.high_open)
-            return (
-                self.language.text(plain_decimal(float(bounds.low)).encode())
-                if exact
-                else self.language.nothing
-            )
+        is_one = bounds.low is not None and bounds.low == bounds.high
+        if is_one and bounds.low is not None and not bounds.integer and bounds.step is None:
+            if bounds.low_open or bounds.high_open:
+                return self.language.nothing
+            return self.language.text(plain_decimal(float(bounds.low)).encode())
         written = Written(bounds)
-        return self.language.nothing if written.shortest() is None else self.language.leaf(written)
+        if written.shortest() is None:
+            return self.language.nothing
+        return self.language.leaf(written)
 
     def _string(self, shape: String) -> Expression:
         language = self.language
@@ -167,21 +169,25 @@ class _Texts:
         return self._letters[letter]
 
     def _array(self, shape: Array) -> Expression:
-        language, most = self.language, shape.most
+        language = self.language
+        most = shape.most
         rest = self.of(shape.items or Anything())
         first = list(map(self.of, shape.first))
         if most is not None:
             first = first[:most]
         for place, item in enumerate(first):
-            if item is language.nothing:
-                first, most = first[:place], place
+            if item is language.nothing:  # so no array is longer
+                first = first[:place]
+                most = place
                 break
         if most is not None and most < shape.least:
             return language.nothing
-        more = None if most is None else most - len(first)
-        tail = self._list(rest, max(0, shape.least - len(first)), more, bool(first))
+        most_more = None if most is None else most - len(first)
+        tail = self._list(rest, max(0, shape.least - len(first)), most_more, bool(first))
         for place in range(len(first) - 1, -1, -1):
-            item = first[place] if place == 0 else language.sequence(self.comma, first[place])
+            item = first[place]
+            if place:
+                item = language.sequence(self.comma, item)
             tail = language.sequence(item, tail)
             if place >= shape.least:
                 tail = language.maybe(tail)
@@ -195,8 +201,8 @@ class _Texts:
             return language.repeat(behind, least, most)
         if most == 0:
             return language.empty
-        rest = language.repeat(behind, max(0, least - 1), None if most is None else most - 1)
-        several = language.sequence(item, rest)
+        most_behind = None if most is None else most - 1
+        several = language.sequence(item, language.repeat(behind, max(0, least - 1), most_behind))
         return several if least else language.maybe(several)
 
     def _object(self, shape: Object) -> Expression:
@@ -206,10 +212,10 @@ class _Texts:
         members: list[tuple[Expression, bool]] = []
         for name in names:
             value = self.of(self._property(shape, name))
-            needed = name in shape.required
-            if value is not self.language.nothing or needed:
-                key = self.language.text(json.dumps(name, ensure_ascii=False).encode() + b":")
-                members.append((self.language.sequence(key, value), needed))
+            is_required = name in shape.required
+            if value is not self.language.nothing or is_required:
+                key = self.language.text(_quoted_name(name) + b":")
+                members.append((self.language.sequence(key, value), is_required))
         inner = self._members(members, self._other_members(shape, names), shape.least, shape.most)
         return self.language.sequence(self.language.text(b"{"), inner, self.language.text(b"}"))
 
@@ -229,21 +235,23 @@ class _Texts:
         """A member whose name the schema does not say."""
         language = self.language
         colon = language.text(b":")
-        taken = [language.text(json.dumps(name, ensure_ascii=False).encode()) for name in names]
+        taken = [language.text(_quoted_name(name)) for name in names]
         parts = []
         for pattern, value in shape.patterns.items():
             name = self._quote(expression(language, pattern, in_json=True, search=True, ascii_only=True))
-            here = [taken[place] for place, one in enumerate(names) if self._matches(pattern, one)]
-            free = language.both(name, language.no(language.choice(*here))) if here else name
-            parts.append(language.sequence(free, colon, self.of(value)))
+            said = [taken[place] for place, one in enumerate(names) if self._matches(pattern, one)]
+            parts.append(language.sequence(self._but(name, said), colon, self.of(value)))
             taken.append(name)
         others = self.of(shape.others or Anything())
         if others is not language.nothing:
-            name = (
-                language.both(self.any_name, language.no(language.choice(*taken))) if taken else self.any_name
-            )
-            parts.append(language.sequence(name, colon, others))
+            parts.append(language.sequence(self._but(self.any_name, taken), colon, others))
         return language.choice(*parts)
+
+    def _but(self, name: Expression, taken: list[Expression]) -> Expression:
+        """The names of a language that are none of those taken."""
+        if not taken:
+            return name
+        return self.language.both(name, self.language.no(self.language.choice(*taken)))
 
     def _members(
         self, members: list[tuple[Expression, bool]], other: Expression, least: int, most: int | None
@@ -253,29 +261,36 @@ class _Texts:
         counted = max(1, least, 0 if most is None else most)
         if counted * len(members) > MOST_STATES:
             raise Unread("an object with too many members")
-        behind: list[
-            Expression
-        ] = []  # what may follow, by how many members stand before (the last: so many or more)
+        # what may follow, by how many members are written before (the last: so many or more)
+        behind: list[Expression] = []
         for count in range(counted + 1):
-            room = None if most is None else most - count
-            need = max(0, least - count)
-            if other is language.nothing:
-                behind.append(language.nothing if need else language.empty)
+            needed = max(0, least - count)
+            if other is not language.nothing:
+                behind.append(self._list(other, needed, None if most is None else most - count, count > 0))
+            elif needed:
+                behind.append(language.nothing)
             else:
-                behind.append(self._list(other, need, room, count > 0))
-        for member, needed in reversed(members):
-            behind = self._before(member, needed, behind, most)
+                behind.append(language.empty)
+        for member, is_required in reversed(members):
+            behind = self._before(member, is_required, behind, most)
         return behind[0]
 
     def _before(
-        self, member: Expression, needed: bool, behind: list[Expression], most: int | None
+        self, member: Expression, is_required: bool, behind: list[Expression], most: int | None
     ) -> list[Expression]:
-        language, found = self.language, []
+        """What may follow where this member is the next one; `behind`: the same where it is past."""
+        language = self.language
+        before = []
         for count, rest in enumerate(behind):
             after = behind[min(count + 1, len(behind) - 1)]
             if most is not None and count >= most:
                 after = language.nothing
             comma = self.comma if count else language.empty
-            taken = language.sequence(comma, member, after)
-            found.append(taken if needed else language.choice(taken, rest))
-        return found
+            with_member = language.sequence(comma, member, after)
+            before.append(with_member if is_required else language.choice(with_member, rest))
+        return before
+
+
+def _quoted_name(name: str) -> bytes:
+    """A member's name in JSON."""
+    return json.dumps(name, ensure_ascii=False).encode()

@@ -25,7 +25,8 @@ MOST_TRIED = 64  # bytes behind one place
 LOOKED_AT = 4  # places of one depth with the same mask that are gone on from
 TRIED_FIRST = b"\"}])>'`;,:0a \n-.1AeE/_=<({["
 MOST_OPEN = 16  # searches that go on later
-DIVED, DEEPEST = 50, 4096  # operations of one step straight on, and bytes that are gone so
+DIVED = 50  # operations of one step straight on
+DEEPEST = 4096  # bytes that are gone straight on
 EXPANDED = (
     500  # operations that a place of the search counts as: some hundred steps of the matcher, and a mask
 )
@@ -36,30 +37,29 @@ class Spelling:
     """The tokens of a vocabulary by their bytes."""
 
     def __init__(self, pieces: Sequence[bytes]):
-        self.ids = {
-            piece: token
-            for token, piece in reversed([*enumerate(pieces)])
-            if piece and len(piece) <= MOST_PIECE
-        }
         self.pieces = pieces
+        self.ids: dict[bytes, int] = {}  # of equal pieces the first counts
+        for token, piece in enumerate(pieces):
+            if 0 < len(piece) <= MOST_PIECE:
+                self.ids.setdefault(piece, token)
         lengths: dict[bytes, set[int]] = {}
         for piece in self.ids:
             lengths.setdefault(piece[:2], set()).add(len(piece))
-        self._lengths = {
-            start: sorted(found, reverse=True) for start, found in lengths.items()
-        }  # of tokens that begin so
+        # of tokens that begin so, the longest first
+        self._lengths = {start: sorted(sizes, reverse=True) for start, sizes in lengths.items()}
         self.bytes = [(byte, self.ids[bytes((byte,))]) for byte in _order() if bytes((byte,)) in self.ids]
 
     def tokens(self, text: bytes) -> list[int] | None:
         """A text as tokens, the longest first; None where a byte has none."""
-        found, place = [], 0
+        tokens: list[int] = []
+        place = 0
         while place < len(text):
             token, length = self._longest(text, place)
             if token is None:
                 return None
-            found.append(token)
+            tokens.append(token)
             place += length
-        return found
+        return tokens
 
     def _longest(self, text: bytes, place: int) -> tuple[int | None, int]:
         for length in self._lengths.get(text[place : place + 2], ()):
@@ -81,25 +81,26 @@ class Ways:
     """Finds ways for one form, and keeps the searches that a budget ended."""
 
     def __init__(self, language: Language, spelling: Spelling):
-        self.language, self.spelling = language, spelling
+        self.language = language
+        self.spelling = spelling
         self._open: OrderedDict[tuple[int, ...], _Search] = OrderedDict()
 
     def find(
         self, matcher: Any, rest: Expression | None, taken: tuple[int, ...], names: Names | None = None
     ) -> list[int] | None:
-        """Tokens that lead a matcher to an end from where it stands, behind `taken`; None: not found. Raises
-        Exhausted.
+        """Tokens that lead a matcher to an end from its place, behind `taken`; None: not found.
 
-        rest: what the language may still hold there, or None where that is not known. names: those that stand
-        already, where each may stand but once.
+        Raises Exhausted.
+
+        rest: what the language may still hold there, or None where that is not known. names: those that
+        objects have already, where each may occur but once.
         """
-        if rest is not None:
-            text = self.language.shortest(rest)
-            if (
-                text is not None
-                and (way := self._accepted(matcher, text if names is None else names.distinct(text)))
-                is not None
-            ):
+        text = self.language.shortest(rest) if rest is not None else None
+        if text is not None:
+            if names is not None:
+                text = names.distinct(text)
+            way = self._accepted(matcher, text)
+            if way is not None:
                 return way
         way = self._searched(matcher, rest, taken)
         if way is None or names is None:

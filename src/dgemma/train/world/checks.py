@@ -8,6 +8,7 @@ instead of one each.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,12 @@ from typing import Any
 from . import sandbox
 
 
-class Check:
+class Check(ABC):
     """Whether an answer is right. A check that must run code gives a program instead of a verdict."""
 
+    @abstractmethod
     def right(self, answer: str) -> bool:
-        raise NotImplementedError
+        """Whether an answer is right, as far as that can be said without running it."""
 
     def program(self, answer: str) -> sandbox.Job | None:
         """The program that decides, or None where `right` does."""
@@ -85,11 +87,11 @@ class SameTable(Check):
     """The answer is a table of these cells, as `csv` or `markdown`."""
 
     cells: tuple[tuple[str, ...], ...]
-    form: str
+    file_format: str
 
     def right(self, answer: str) -> bool:
-        found = markdown_cells(answer) if self.form == "markdown" else csv_cells(answer)
-        return found == [list(row) for row in self.cells]
+        cells = markdown_cells(answer) if self.file_format == "markdown" else csv_cells(answer)
+        return cells == [list(row) for row in self.cells]
 
 
 @dataclass(frozen=True)

@@ -32,24 +32,26 @@ def code_talk(draw: Draw) -> Example:
     function = a_function(draw, loops=True, with_keep=True, loop=0.0, doc=0.0)
     function = dataclasses.replace(function, argument=function.spec.kind)
     what = function.spec.english(" in a list", draw)
-    asked = f"Write a function that returns {what}."
+    question = f"Write a function that returns {what}."
     if function.name != function.spec.name:
-        asked = draw.pick(
+        question = draw.pick(
             (
                 f"Write a function {function.name} that returns {what}.",
                 f"Write a function called {function.name} that returns {what}.",
             )
         )
-    turns = [(draw.dress(asked), function.text)]
+    turns = [(draw.dress(question), function.text)]
     steps = draw.some(code_edit.FOLLOW_UPS, draw.pick((1, 1, 2)))
     for step in steps:
         said, function = step(draw, function)
         turns.append((draw.dress(draw.pick((said, said, f"Now {said[0].lower()}{said[1:]}"))), function.text))
     if draw.chance(0.2) and draw.held != PARAPHRASES:
-        asked = draw.pick(
+        question = draw.pick(
             ("What does it do?", "Explain it.", "Explain this function.", "What does it return?")
         )
-        turns.append((draw.dress(asked), f"It returns {function.spec.english(f' in {function.argument}')}."))
+        turns.append(
+            (draw.dress(question), f"It returns {function.spec.english(f' in {function.argument}')}.")
+        )
     return converse(turns, None if turns[-1][1] != function.text else function.check())
 
 
@@ -81,7 +83,7 @@ def remember(draw: Draw) -> Example:
     kind = draw.number(0, 2)
     if kind == 0:
         first = draw.pick(("My name is {w}.", "Hi, I am {w}.", "I am {w}.", "Hello, my name is {w}."))
-        asked = draw.way(
+        question = draw.way(
             "What is my name? | What's my name? | Who am I? | Do you know my name? | What am I called? | "
             "Tell me my name."
         )
@@ -90,7 +92,7 @@ def remember(draw: Draw) -> Example:
         first = draw.pick(
             ("I am {w} and I live in {c}.", "I am {w} from {c}.", "My name is {w} and I live in {c}.")
         )
-        asked = draw.way(
+        question = draw.way(
             "Where do I live? | In which city do I live? | What city do I live in? | Where am I from? | "
             "Which city am I from?"
         )
@@ -99,7 +101,7 @@ def remember(draw: Draw) -> Example:
         first = draw.pick(
             ("I am {w} and I am {n} years old.", "I am {w}, {n} years old.", "My name is {w} and I am {n}.")
         )
-        asked = draw.way(
+        question = draw.way(
             "How old am I? | What is my age? | Tell me my age. | Do you know how old I am? | "
             "Do you know my age?"
         )
@@ -107,7 +109,7 @@ def remember(draw: Draw) -> Example:
     turns = [(first.replace("{w}", who).replace("{c}", city).replace("{n}", str(number)), hello)]
     if draw.chance(0.4):
         turns += _pairs(FAMILIES[draw.pick(("facts", "sum"))].make(Draw(draw.rng)))
-    return converse([*turns, (draw.dress(asked), answer)])
+    return converse([*turns, (draw.dress(question), answer)])
 
 
 @family("chat", weight=3, holdouts=(WORDS, PARAPHRASES))

@@ -76,8 +76,8 @@ def _topical(draw: Draw, topic: str) -> str:
 
 def _put(draw: Draw, state: str, question: Mapping[str, Any], answer: str) -> Example:
     """The prompt of tasks/decide.py: state and question, apart by an empty line."""
-    asked = read_questions({"q": question})["q"].text()
-    return ask(f"{state}\n\n{asked}", answer)
+    wording = read_questions({"q": question})["q"].text()
+    return ask(f"{state}\n\n{wording}", answer)
 
 
 def _mood(draw: Draw) -> Example:

@@ -155,12 +155,12 @@ def to_json(draw: Draw) -> Example:
         draw.shown = True
         keys = kind.held
     else:
-        keys = _asked(draw, kind, keys)
+        keys = _wanted_keys(draw, kind, keys)
     answer = {key: record[key] for key in keys}
     return ask(_with_keys(draw, keys, text), written(answer), SameJson(answer))
 
 
-def _asked(draw: Draw, kind: Kind, keys: tuple[str, ...]) -> tuple[str, ...]:
+def _wanted_keys(draw: Draw, kind: Kind, keys: tuple[str, ...]) -> tuple[str, ...]:
     """Some of the keys in random order; never the set held out."""
     while True:
         some = draw.some(keys, draw.number(1, len(keys)))

@@ -48,9 +48,11 @@ def run(jobs: Sequence[Job], seconds: float = SECONDS) -> list[bool]:
 def results(
     source: str, name: str, inputs: Sequence[tuple[Any, ...]], seconds: float = SECONDS
 ) -> list[str] | None:
-    """What `name` of a program returns for each of `inputs`, as Python writes it, or the name of the error it raises.
+    """What `name` of a program returns for each of `inputs`, as Python writes it, or the name of the error it
+    raises.
 
-    Behind them, what the program printed. None where it does not compile, may not run, or did not end in time.
+    Behind them, what the program printed. None where it does not compile, may not run, or did not end in
+    time.
     """
     line = _run_some([Job(source, "", name, tuple(inputs))], seconds)[0]
     return json.loads(line) if line else None

@@ -41,21 +41,21 @@ def story_question(draw: Draw) -> Example:
     thing, color = thing_and_color(draw)
     first, second = draw.some(PLACES, 2)
     parts = {"a": one, "b": other, "t": thing, "c": color, "p": first, "q": second, "n": draw.pick(ANIMALS)}
-    found = draw.chance(0.5)
-    told = ["{a} found a {c} {t}." if found else "{a} had a {c} {t}.", "{a} took it to the {p}."]
-    questions = [_FOUND if found else _HAD, _COLOR]
+    is_find = draw.chance(0.5)
+    sentences = ["{a} found a {c} {t}." if is_find else "{a} had a {c} {t}.", "{a} took it to the {p}."]
+    questions = [_FOUND if is_find else _HAD, _COLOR]
     if draw.held != PAIRS:
         questions.append(_WENT)
     if draw.chance(0.5):
-        told.append("{b} was at the {q} with a {n}.")
+        sentences.append("{b} was at the {q} with a {n}.")
         questions += [_ANIMAL, _WAS] if draw.held != PAIRS else []
     if draw.chance(0.6):
-        told.append("{a} gave the {t} to {b}.")
+        sentences.append("{a} gave the {t} to {b}.")
         questions += [_HAS] if draw.held != PAIRS else []
     ways, answer = draw.pick(questions)
     question = draw.way(ways)
     question = draw.dress(question) if draw.chance(0.5) else question
-    text = " ".join(told)
+    text = " ".join(sentences)
     layout = draw.pick(
         (f"{text}\n{question}", f"{text} {question}", f"{text}\n\n{question}", f"{question}\n{text}")
     )
@@ -75,8 +75,8 @@ def story(draw: Draw) -> Example:
         "Tell me a story about a {c} {t}, {a}, {b} and the {p}. | Story with {a}, {b}, a {c} {t} and a {p} | "
         "Make up a story in which {a} gives a {c} {t} to {b} in the {p}."
     )
-    told = (
+    sentences = (
         "One day {a} found a {c} {t}. {a} took it to the {p}. There {a} met {b}. "
         "{a} gave the {t} to {b}. {b} was happy."
     )
-    return ask(draw.dress(said).format(**parts), told.format(**parts))
+    return ask(draw.dress(said).format(**parts), sentences.format(**parts))

@@ -59,11 +59,11 @@ def as_markdown(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _write(rows: Rows, form: str) -> tuple[str, Check]:
+def _write(rows: Rows, file_format: str) -> tuple[str, Check]:
     cells = tuple(tuple(map(str, line)) for line in (rows[0], *(row.values() for row in rows)))
-    if form == "JSON":
+    if file_format == "JSON":
         return written(rows), SameJson(rows)
-    if form == "CSV":
+    if file_format == "CSV":
         return as_csv(rows), SameTable(cells, "csv")
     return as_markdown(rows), SameTable(cells, "markdown")
 

@@ -60,20 +60,20 @@ def vocabulary(size: int, seed: int = 0, examples: int = EXAMPLES) -> tokenizers
         if count >= LEAST and len(piece) > 1 and not _is_open(piece)
     ]
     tokens |= dict.fromkeys(whole)
-    room = size - len(CONTROL_TOKENS)
-    if len(tokens) > room:
+    most = size - len(CONTROL_TOKENS)
+    if len(tokens) > most:
         least = len(tokens) + len(CONTROL_TOKENS)
         raise UsageError(f"vocab_size {size} is too small: the world's words and all bytes are {least}")
     others = {piece: count for piece, count in shown.items() if piece not in tokens and not _is_open(piece)}
     merges = dict.fromkeys(syllables)
     for merge in _learn(others, size):
-        if len(tokens) == room:
+        if len(tokens) == most:
             break
         if "".join(merge) not in tokens:
             tokens["".join(merge)] = None
         merges.setdefault(merge)  # a second entry would take the first one's rank
     ids = {token: place for place, token in enumerate(tokens)}
-    if len(ids) != room:
+    if len(ids) != most:
         raise UsageError(f"vocab_size {size} is more than this text has merges for; take a smaller one")
     tokenizer = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=list(merges), ignore_merges=True))
     tokenizer.pre_tokenizer = cut

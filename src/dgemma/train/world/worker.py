@@ -64,26 +64,28 @@ def results(source: str, name: str, inputs: list[list[Any]], files: dict[str, st
     function = space.get(name)
     if name and not callable(function):
         return ["no function"]
-    found = []
+    results = []
     for arguments in inputs:
         given = copy.deepcopy(arguments)
         try:
             result = function(*given) if function else None
-            found.append(repr(sorted(result, key=repr)) + "set" if isinstance(result, set) else repr(result))
+            results.append(
+                repr(sorted(result, key=repr)) + "set" if isinstance(result, set) else repr(result)
+            )
         except (MemoryError, RecursionError) as error:
             raise ValueError from error
         except Exception as error:
-            found.append(type(error).__name__)
-    return [*found, printed.text]
+            results.append(type(error).__name__)
+    return [*results, printed.text]
 
 
 def answer(job: dict[str, Any]) -> str:
     """One line about a job."""
     rest = job["name"], job["inputs"], job["files"]
-    found = _tried(job["source"], *rest)
+    results = _tried(job["source"], *rest)
     if not job["reference"]:
-        return json.dumps(found)
-    return "same" if found is not None and found == _tried(job["reference"], *rest) else "other"
+        return json.dumps(results)
+    return "same" if results is not None and results == _tried(job["reference"], *rest) else "other"
 
 
 def _tried(source: str, *rest: Any) -> list[str] | None:

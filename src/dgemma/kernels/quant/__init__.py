@@ -1,0 +1,1 @@
+"""Number formats: what the codes of a weight in few bits mean, and products that decode them."""

@@ -1,0 +1,1 @@
+"""A checkpoint in fewer bits: what becomes what, scales by their error, and what it costs."""
