@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.tensor  # its annotations name torch.Generator, which Watch stands in for
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -63,9 +63,11 @@ def of_batch(model: dgemma.Model, path: str, body: dict[str, Any]) -> dict[str, 
 
 
 def without_ids(value: Any) -> Any:
-    """A body without what differs from one answer to the next."""
+    """A body without what differs from one answer to the next: ids, and a product's last digit, which follows the memory's alignment."""
     if isinstance(value, list):
         return [without_ids(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
     if not isinstance(value, dict):
         return value
     return {name: without_ids(one) for name, one in value.items() if name not in ("id", "created")}

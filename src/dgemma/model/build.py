@@ -96,7 +96,7 @@ def _keep_memory() -> None:
 
     By default the 1-2 MB tensors of a step come fresh from the kernel at every operation, zeroed page by page: 0.6 ms each.
     """
-    _set_malloc(most_on_the_heap=1 << 25, kept=1 << 29)  # the most it takes
+    _set_malloc(most_on_the_heap=1 << 22, kept=1 << 29)
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def gives_back_memory() -> Iterator[None]:
     """
     _set_malloc(most_on_the_heap=1 << 18, kept=1 << 23)
     yield
-    _set_malloc(most_on_the_heap=1 << 25, kept=1 << 27)
+    _set_malloc(most_on_the_heap=1 << 22, kept=1 << 27)
 
 
 def trim_memory() -> None:
