@@ -6,8 +6,18 @@ __version__ = "0.1.0"
 _API = ("load", "Model", "ModelInfo")
 _PARAMS = ("GenerationParams",)
 _EVENTS = (
-    "Change", "Committed", "Decision", "Decisions", "Draft", "Edit", "Filling", "Generation", "Reply", "TokenLogProbs", "ToolCall",
-)  # fmt: skip
+    "Change",
+    "Committed",
+    "Decision",
+    "Decisions",
+    "Draft",
+    "Edit",
+    "Filling",
+    "Generation",
+    "Reply",
+    "TokenLogProbs",
+    "ToolCall",
+)
 __all__ = [*_API, *_PARAMS, *_EVENTS, "errors", "__version__"]
 
 if TYPE_CHECKING:  # the same names, for editors and type checkers

@@ -217,12 +217,12 @@ def test_one_that_is_not_finite_ends_alone_and_is_never_cached(monkeypatch: pyte
     healthy = plainly(requests)
     head_stats, calls = dgemma.engine.canvases.head_stats, []
 
-    def poisoned(model, hidden, state, out):
+    def poisoned(model, hidden, state, prev_probs):
         if len(calls) == 2:
             hidden = hidden.clone()
             hidden[1, 3, 0] = float("nan")
         calls.append(1)
-        return head_stats(model, hidden, state, out)
+        return head_stats(model, hidden, state, prev_probs)
 
     monkeypatch.setattr(dgemma.engine.canvases, "head_stats", poisoned)
     engine = Engine(MODEL, ROOMY)

@@ -58,9 +58,12 @@ class Model:
         engine: EngineConfig = EngineConfig(),
         why_no_text: str | None = None,
     ):
-        self.net, self.denoise, self.folder = net, denoise, folder
+        self.net = net
+        self.denoise = denoise
+        self.folder = folder
         self.engine = Engine(net, engine)
-        self.chat_tuned, self.notes = chat_tuned, list(notes)
+        self.chat_tuned = chat_tuned
+        self.notes = list(notes)
         self._stand_in: Runner | None = None
         self._tokenizer = tokenizer
         self._why_no_text = why_no_text or f"{folder} came without a tokenizer.json"

@@ -47,7 +47,8 @@ def _check(net: DiffusionGemma, prompts: list[tuple[int, ...]], canvases: list[t
             f"canvas_ids has {len(canvases)} rows of {sorted(widths)} tokens; {len(prompts)} equal rows (one "
             f"per prompt) of 1 to {config.canvas_length} were expected"
         )
-    longest, limit = max(map(len, prompts)), config.max_position_embeddings - max(widths)
+    longest = max(map(len, prompts))
+    limit = config.max_position_embeddings - max(widths)
     if longest > limit:
         raise UsageError(f"a prompt has {longest} tokens; this canvas leaves {limit} positions")
     for row in (*prompts, *canvases):

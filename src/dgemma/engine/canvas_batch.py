@@ -66,19 +66,21 @@ class CanvasBatch:
             raise RuntimeError("rows are known of a step that was not kept")
         p, row_sum = self.prev_probs
         if places != list(range(len(p))):
-            p, row_sum = p[self._index(places)], row_sum[self._index(places)]
+            chosen = self._index(places)
+            p = p[chosen]
+            row_sum = row_sum[chosen]
         pins = self.state.pins
         if len(rows) == len(self.slots):
             return self.model.self_conditioning_of((p, row_sum), pins)
         soft = p.new_zeros((*pins.shape, self.model.config.hidden_size))
-        soft[self._index(rows)] = self.model.self_conditioning_of((p, row_sum), pins[self._index(rows)])
+        conditioned = self._index(rows)
+        soft[conditioned] = self.model.self_conditioning_of((p, row_sum), pins[conditioned])
         return soft
 
     def step(self, hidden: Tensor) -> Tensor:
         """One step of every canvas from hidden [B, C, D]. -> its output, for `records`."""
-        out = self.prev_probs and self.prev_probs[0]
         processors = [slot.processor for slot in self.slots]
-        state, prev_probs, output = advance(self.model, hidden, self.state, out, processors)
+        state, prev_probs, output = advance(self.model, hidden, self.state, self.prev_probs, processors)
         self.goes_on(state, prev_probs)
         return output
 

@@ -1,5 +1,4 @@
-"""The canvases of several requests side by side: how they begin, what the head says of them, what is told of
-them.
+"""The canvases of several requests side by side: how they begin, how they step, what is recorded of them.
 
 Shared by the plain loop and by every faster one, so that these differ in scheduling only.
 """
@@ -22,7 +21,8 @@ from .requests import CommitRecord, Request, StepRecord
 
 def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: Sequence[int]) -> CanvasState:
     """Canvas `numbers[i]` of each request: noise, or the starting tokens it was given; pins on the first."""
-    width, device = requests[0].width(model.config), model.device
+    width = requests[0].width(model.config)
+    device = model.device
     settings = Settings.of(
         [request.config for request in requests], [request.seed for request in requests], device
     )
@@ -38,14 +38,16 @@ def begin_canvases(model: DiffusionGemma, requests: Sequence[Request], numbers: 
 
 
 def head_stats(
-    model: DiffusionGemma, hidden: Tensor, state: CanvasState, out: Tensor | None = None
+    model: DiffusionGemma, hidden: Tensor, state: CanvasState, prev_probs: PrevProbs | None = None
 ) -> CanvasStats:
     """The head's statistics of hidden [B, C, D] at each row's temperature and draws.
 
-    out: probabilities [b, C, V] of the last step whose memory may be used (a step has no use for two: at
-    262,144 tokens they are 134 MB a canvas in bf16).
+    prev_probs: of the last step, whose memory is used again where its shape is the same (a step has no use
+    for two: at 262,144 tokens they are 134 MB a canvas in bf16).
     """
-    memory = out if out is not None and out.shape[:2] == hidden.shape[:2] else None
+    memory = None
+    if prev_probs is not None and prev_probs[0].shape[:2] == hidden.shape[:2]:
+        memory = prev_probs[0]
     softcap = model.config.final_logit_softcapping
     return head(hidden, model.table, softcap, inverse_temperature(state), draws(state), p=memory)
 
@@ -68,24 +70,26 @@ def head_stats_constrained(
         for place, row in enumerate(free):
             by_row[row] = CanvasStats(*(field[place : place + 1] for field in stats))
     parts = [by_row[row] for row in range(len(processors))]
-    return parts[0] if len(parts) == 1 else CanvasStats(*map(torch.cat, zip(*parts, strict=True)))
+    if len(parts) == 1:
+        return parts[0]
+    return CanvasStats(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def advance(
     model: DiffusionGemma,
     hidden: Tensor,
     state: CanvasState,
-    out: Tensor | None = None,
+    prev_probs: PrevProbs | None = None,
     processors: Sequence[LogitsProcessor | None] = (),
 ) -> tuple[CanvasState, PrevProbs, Tensor]:
-    """One step of every canvas from hidden [B, C, D].
+    """One step of every canvas from hidden [B, C, D] and the last step's probabilities, whose memory goes.
 
     -> the next state, the probabilities, and what a watcher may learn of it.
     """
     if any(processor is not None for processor in processors):
         stats = head_stats_constrained(model, hidden, state, processors)
     else:
-        stats = head_stats(model, hidden, state, out)
+        stats = head_stats(model, hidden, state, prev_probs)
     after = step(stats, state, model.config.vocab_size)
     return after, (stats.p, stats.row_sum), step_output(state, after)
 
@@ -116,11 +120,13 @@ def commit_records(
     state: CanvasState,
     processors: Sequence[LogitsProcessor | None] = (),
 ) -> list[CommitRecord]:
-    """What each finished canvas adds to its answer, of which `left` tokens may come: cut at the first end
-    token.
+    """What each finished canvas adds to its answer, of which `left` tokens may come.
+
+    It is cut at the first end token.
     """
     finite = torch.isfinite(state.entropy).all(-1).tolist()
-    numbers, steps = state.number.tolist(), state.step.tolist()
+    numbers = state.number.tolist()
+    steps = state.step.tolist()
     commits = []
     for i, canvas in enumerate(state.argmax.tolist()):
         ends = requests[i].config.eos_token_id or ()

@@ -5,8 +5,8 @@
         begin with noise, pins in place
         until it stands or runs out of steps:
             hidden = denoise(canvas, K/V, the last step's probabilities)
-            stats  = head(hidden)             argmax, sample, entropy, p; under a request's rules (both: canvases.advance)
-            state  = step(stats, state)       accept, renoise, hold pins, test
+            stats  = head(hidden)             argmax, sample, entropy, p, under the request's rules
+            state  = step(stats, state)       accept, renoise, hold pins, test: both in canvases.advance
         commit the argmax canvas              its tokens join the answer, and are encoded for the next canvas
 
 A batch runs in lockstep: its rows take their steps together, a row that stands early waits unchanged, and one
@@ -54,8 +54,7 @@ def run(
         prev_probs: PrevProbs | None = None
         while not state.done.all():
             hidden = model.denoise(state.canvas, kv, prev_probs, state.pins)
-            out = None if prev_probs is None else prev_probs[0]
-            state, prev_probs, step_output = advance(model, hidden, state, out, open_processors)
+            state, prev_probs, step_output = advance(model, hidden, state, prev_probs, open_processors)
             yield from step_records(rows, step_output)
         commits = commit_records(rows, open_requests, [left[row] for row in rows], state, open_processors)
         yield from commits

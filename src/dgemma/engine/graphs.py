@@ -32,7 +32,7 @@ Capture = Callable[[Callable[[], None]], Replay]
 
 
 def can_capture(model: DiffusionGemma) -> bool:
-    """Whether a step can be captured here: the torch forms of experts and attention read numbers on the host."""
+    """Whether a step can be captured here: experts and attention in plain torch read numbers on the host."""
     weight = model.norm.weight
     if not isinstance(
         model.embed.weight, torch.Tensor
@@ -159,7 +159,7 @@ class Step:
         soft = soft.view(1, rows * width, -1)
         hidden = model.denoise_with(state.canvas.view(1, -1), soft, context.positions, context)
         hidden = hidden.view(rows, width, -1)
-        after, prev_probs, output = advance(model, hidden, state, out=self.prev_probs[0])
+        after, prev_probs, output = advance(model, hidden, state, self.prev_probs)
         self.output.copy_(output)
         for mine, theirs in zip(_fields(state), _fields(after), strict=True):
             if mine is not theirs:

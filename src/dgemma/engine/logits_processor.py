@@ -45,7 +45,9 @@ class LogitsProcessor:
         self.request = request
         self.rules = request.rules
         self.answer: list[int] = []  # committed
-        self.walk: Walk | None = request.grammar.begin() if request.grammar else None  # behind the answer
+        self.walk: Walk | None = None  # where the grammar stands behind the answer
+        if request.grammar:
+            self.walk = request.grammar.begin()
         self.step_log_probs: StepLogProbs | None = None  # of the last step
         self.failed: str | None = None  # why this answer can never be what its grammar asks
 
@@ -63,9 +65,11 @@ class LogitsProcessor:
         return tuple(LogProbs(*parts) for parts in zip(draft, ids, best, strict=True))
 
     def stats(self, model: DiffusionGemma, hidden: Tensor, state: CanvasState) -> CanvasStats:
-        """The head's statistics of one row under its rules: hidden [1, C, D] and the state of that row alone."""
+        """The head's statistics of one row under its rules: hidden [1, C, D], the state of that row alone."""
         logits = soft_capped_logits(hidden, model.table, model.config.final_logit_softcapping)[0]
-        plain = logits.clone() if self.rules.logprobs else None
+        plain = None
+        if self.rules.logprobs:
+            plain = logits.clone()
         self._penalise(logits, state.argmax[0])
         self._ban(logits)
         # over T, what is masked leaves the range: bring it back

@@ -111,11 +111,15 @@ class Prefixes:
 
     def _best(self, ids: Sequence[int], cache_salt: str) -> tuple[int, Encoded | None]:
         """The sequence that most of `ids` can be taken from, and how many tokens that is."""
-        most, best = 0, None
+        most = 0
+        best: Encoded | None = None
         for other in (*self.cached, *self.live):
             if other.cache_salt == cache_salt and (count := other.shared(ids)) > most:
-                most, best = count, other
-        return (most, best) if most >= LEAST else (0, None)
+                most = count
+                best = other
+        if most < LEAST:
+            return 0, None
+        return most, best
 
     def add_resume_point(self, sequence: Encoded, since: int | None = None) -> None:
         """Let the sequence be resumed from where it is now, and from the turns that a pass read which began

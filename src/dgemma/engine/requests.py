@@ -84,7 +84,8 @@ class Request:
             )
         if len(self.canvas_ids) > -(-self.max_tokens // width):
             raise UsageError(
-                f"canvas_ids holds {len(self.canvas_ids)} canvases of {width}, more than max_tokens {self.max_tokens} uses"
+                f"canvas_ids holds {len(self.canvas_ids)} canvases of {width}, "
+                f"more than max_tokens {self.max_tokens} uses"
             )
         for canvas in self.canvas_ids:
             if len(canvas) != width:
@@ -117,7 +118,8 @@ class Request:
             if not is_whole(place, last + 1, len(self.prompt_ids)):
                 most = len(self.prompt_ids) - 1
                 raise UsageError(
-                    f"resume_points holds {place!r}; they must be whole numbers from 0 to {most}, each above the last"
+                    f"resume_points holds {place!r}; they must be whole numbers from 0 to {most}, "
+                    "each above the last"
                 )
             last = place
 
@@ -185,7 +187,7 @@ class LogProbs:
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """A canvas that became text: `token_ids` (end token included, what follows it dropped) join the answer."""
+    """A canvas that became text: `token_ids` join the answer, its end token too, and nothing behind that."""
 
     request: int
     canvas: int

@@ -43,33 +43,44 @@ class Scheduler:
     """Who is in, and whether there is room for more."""
 
     def __init__(self, model: DiffusionGemma, config: EngineConfig):
-        self.model, self.config = model, config
+        self.model = model
+        self.config = config
         self.taken: list[Slot] = []
         self.budget = config.memory if config.memory is not None else _free(model.device)
         # whether others take from this memory after it was counted
         self.shared = config.memory is None and model.device.type == "cpu"
         self.given_back = 0
         self.gone = 0
-        share = self.budget // 8 if config.prefix_cache is None else config.prefix_cache
+        share = config.prefix_cache
+        if share is None:
+            share = self.budget // 8
         self.prefixes = Prefixes(share)
 
     def need(self, request: Request, prompt_tokens: int | None = None) -> int:
         """Bytes of K, V and work buffers of a request (with a prompt of another length)."""
         width = request.width(self.model.config)
         prompt = len(request.prompt_ids) if prompt_tokens is None else prompt_tokens
+        canvases = -(-request.max_tokens // width)
         plan = estimate_memory(
-            self.model.config, self.model.dtype, prompt + -(-request.max_tokens // width) * width, canvas=width,
-            prefill_chunk=min(self.config.prefill_chunk, prompt), device=self.model.device.type,
-        )  # fmt: skip
-        unfused = UNFUSED * width * self.model.config.vocab_size if request.needs_logits else 0
-        return plan.kv + plan.work + unfused
+            self.model.config,
+            self.model.dtype,
+            prompt + canvases * width,
+            canvas=width,
+            prefill_chunk=min(self.config.prefill_chunk, prompt),
+            device=self.model.device.type,
+        )
+        need = plan.kv + plan.work
+        if request.needs_logits:
+            need += UNFUSED * width * self.model.config.vocab_size
+        return need
 
     def check(self, request: Request) -> None:
         """Raise ResourceError for a request that would not fit even alone."""
         if self.need(request) <= self.budget:
             return
-        fits = self._longest_prompt(request)
-        advice = f"at most {fits} prompt tokens fit" if fits else "no prompt fits beside so many new tokens"
+        advice = "no prompt fits beside so many new tokens"
+        if fits := self._longest_prompt(request):
+            advice = f"at most {fits} prompt tokens fit"
         raise ResourceError(
             f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} new ones need "
             f"{disk_size(self.need(request))} of {disk_size(self.budget)} free; {advice}"
@@ -94,15 +105,16 @@ class Scheduler:
         """
         while True:
             line = self._in_turn(waiting)
-            fitting = next((slot for slot in line if self._fits(slot)), None)
-            before = line if fitting is None else line[: line.index(fitting)]
+            place = next((place for place, slot in enumerate(line) if self._fits(slot)), len(line))
+            before = line[:place]
             for slot in before:
                 if given_up := self._given_up_for(slot):
                     return given_up
                 if slot.overtaken >= OVERTAKEN:
                     return []
-            if fitting is None:
+            if place == len(line):
                 return []
+            fitting = line[place]
             for slot in before:
                 slot.overtaken += 1
             waiting.remove(fitting)
@@ -168,7 +180,7 @@ class Scheduler:
         return self.budget - sum(slot.memory for slot in self.taken)
 
     def _waits_for_another(self, waiting: Slot) -> bool:
-        """Whether more of this prompt is being read for another slot than is known: once read, it is copied."""
+        """Whether more of this prompt is being read for another slot than is known: then it is copied."""
         if not self.prefixes.limit:
             return False
         ids = waiting.text

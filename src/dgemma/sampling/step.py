@@ -23,8 +23,9 @@ from .stopping import converged, counted, mean_entropy, unchanged_steps
 
 
 class Settings(NamedTuple):
-    """The request settings of each row as tensors [B]: float64 for numbers, int64 for counts, seeds and ids,
-    bool.
+    """The request settings of each row as tensors [B].
+
+    float64 for numbers, int64 for counts, seeds and ids.
     """
 
     max_steps: Tensor
@@ -61,7 +62,9 @@ class Settings(NamedTuple):
 
 def _end_ids(config: DenoiseConfig) -> list[int]:
     """MOST_END_IDS ids that a draft may end at, -1 where there are fewer."""
-    ids = [*(config.eos_token_id or ())] if config.ignore_after_end else []
+    ids: list[int] = []
+    if config.ignore_after_end:
+        ids = list(config.eos_token_id or ())
     return ids + [-1] * (MOST_END_IDS - len(ids))
 
 
@@ -168,7 +171,9 @@ def take(state: CanvasState, rows: Tensor) -> CanvasState:
 
 def together(states: Sequence[CanvasState]) -> CanvasState:
     """The rows of several states of one width, one after another."""
-    return states[0] if len(states) == 1 else _each(lambda *fields: torch.cat(fields), *states)
+    if len(states) == 1:
+        return states[0]
+    return _each(lambda *fields: torch.cat(fields), *states)
 
 
 def cloned(state: CanvasState) -> CanvasState:
