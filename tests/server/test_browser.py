@@ -176,6 +176,16 @@ def test_an_edit_changes_what_is_selected_and_shows_its_diff(page: Any) -> None:
     assert page.locator(".tokens .committed").count() and not page.locator(".tokens .accepted").count()
 
 
+def test_a_text_that_replaces_the_selection_leaves_none(page: Any) -> None:
+    page.click("#tab-edit")
+    page.fill("[name=document]", "a long text that was there before\n")
+    page.focus("[name=document]")
+    page.keyboard.press("Control+A")
+    page.wait_for_selector("text=Only characters 0–34 may change")
+    page.keyboard.insert_text("short")  # as a paste by the mouse: no key goes up
+    page.wait_for_selector("text=Select what may change")
+
+
 def test_escape_ends_the_request(page: Any, service: Live) -> None:
     page.click("#tab-complete")
     page.click("summary")

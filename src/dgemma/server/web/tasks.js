@@ -53,7 +53,7 @@ export function Form({ task, draft, change }) {
   const select = ({ target }) => change({ ...draft, document: target.value, selected: [target.selectionStart, target.selectionEnd] });
   const [start, end] = draft.selected;
   return html`
-    ${field("document", "document", 10, { onSelect: select, onKeyUp: select, onMouseUp: select })}
+    ${field("document", "document", 10, { onInput: select, onSelect: select, onKeyUp: select, onMouseUp: select })}
     <p class="hint">${start === end ? "Select what may change; without a selection the model looks for it itself."
       : `Only characters ${start}–${end} may change; all else is pinned.`}</p>
     ${field("instruction", "what to change", 2)}`;
