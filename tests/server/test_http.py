@@ -202,6 +202,24 @@ def test_the_longest_silent_connection_makes_room(live: Callable[..., Live]) -> 
         one.close()
 
 
+def test_bodies_that_do_not_come_make_room_and_do_not_take_it(live: Callable[..., Live]) -> None:
+    at = live(max_connections=3)
+    begun = b'POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"prompt"'
+    slow = []
+    for count in range(1, 4):
+        slow.append(at.connect(begun))
+        eventually(lambda count=count: len(at.server.server_state.connections) == count)
+    slow[0].sendall(b" ")  # one that drips has waited no less
+    for _ in range(2):
+        body = {"prompt": "ab", "max_tokens": 2}
+        assert httpx.post(f"{at.url}/v1/completions", json=body, timeout=20).status_code == 200
+    assert rest(slow[0]) == b""
+    slow[2].sendall(b":" + b" " * 85 + b'"ab"}')  # whoever was not needed for room is answered
+    assert slow[2].recv(65536).startswith(b"HTTP/1.1 200")
+    for one in slow:
+        one.close()
+
+
 def test_nobody_at_work_makes_room(live: Callable[..., Live]) -> None:
     at = live(max_connections=1)
     working = at.connect(head("/v1/completions", json.dumps(LONG).encode()))

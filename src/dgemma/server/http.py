@@ -6,7 +6,7 @@
 
 Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection
 itself, so that no handler waits for them; where there is no room for one more, the one that has been silent
-for longest goes first. Trap: `transport.close()` waits until all is written, which a client that does not
+for longest goes first, then one whose body has been coming for longest. Trap: `transport.close()` waits until all is written, which a client that does not
 read prevents for ever; only `abort` ends such a connection.
 
 uvicorn has no public place for these, so two of its classes are extended, and pyproject.toml lets in only
@@ -17,7 +17,7 @@ versions that were tested (tests/server/test_uvicorn.py holds the list):
                     pause_writing, resume_writing, on_response_complete, timeout_keep_alive_handler: the timers
                     of a reader
                     send_400_response: an error in JSON, and 431 for a head that is too long
-                    read: client, connections, conn, cycle.response_complete, loop, transport
+                    read: client, connections, conn (and its their_state), cycle.response_complete, loop, transport
     uvicorn.Server  startup: SIGHUP, and the word that it is ready; handle_exit: SIGTERM drains; on_tick: when
                     the drain is over
 """
@@ -40,11 +40,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import DeviceError, UsageError
-from .idle import Idle
+from .idle import Awaited, Idle
 from .limits import client_of
 from .service import Service
 from .settings import ServerConfig, is_loopback
@@ -107,7 +108,6 @@ class Connection(H11Protocol):
     def __init__(self, *arguments: Any, limits: ServerConfig, shed: Shed, idle: Idle, **named: Any):
         super().__init__(*arguments, **named)
         self.limits, self.shed, self.idle = limits, shed, idle
-        self._has_asked = False
         self._head: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
@@ -121,7 +121,7 @@ class Connection(H11Protocol):
             )
             self._close_for_sure()
             return
-        self.idle.add(self, has_asked=False)
+        self.idle.add(self, Awaited.FIRST_REQUEST)
         self._await_head()
 
     @property
@@ -136,7 +136,7 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def _has_room(self) -> bool:
-        """Whether this connection may stay; one that waits without a request is cut for it."""
+        """Whether this connection may stay; one whose request has not come whole is cut for it."""
         if self._same_address() > self.limits.max_per_address:
             return self.idle.cut_longest(self.address)
         return len(self.connections) <= self.limits.max_connections or self.idle.cut_longest()
@@ -161,7 +161,13 @@ class Connection(H11Protocol):
         if self._is_answering:
             _cancel(self._head)
             self._head = None
-            self._has_asked = True
+            self._note_body()
+
+    def _note_body(self) -> None:
+        """A request has come: to its end, or its body is still on the way."""
+        if self.conn.their_state is h11.SEND_BODY:
+            self.idle.add(self, Awaited.REST_OF_BODY)
+        else:
             self.idle.remove(self)
 
     @property
@@ -202,7 +208,7 @@ class Connection(H11Protocol):
         if self.transport.is_closing():
             self.loop.call_later(self.limits.write_timeout, self.transport.abort)
         elif not self._is_answering:  # no other request came behind
-            self.idle.add(self, has_asked=True)
+            self.idle.add(self, Awaited.NEXT_REQUEST)
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()

@@ -1,15 +1,21 @@
-"""Connections that wait without a request, in the order in which they are cut where another one needs the
-room.
+"""Connections that the service waits for, in the order in which they are cut where another one needs the room.
 
-Knows no HTTP. Trap: a client that keeps a connection for its next request is idle too; it goes after those
-that never asked.
+Knows no HTTP. Trap: a client that keeps a connection for its next request waits too; it goes after those that
+never asked, and before those whose request has begun to come.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+import enum
 from typing import Protocol
+
+
+class Awaited(enum.Enum):
+    """What has to come from a connection next; those listed first are cut first."""
+
+    FIRST_REQUEST = enum.auto()
+    NEXT_REQUEST = enum.auto()
+    REST_OF_BODY = enum.auto()
 
 
 class Cuttable(Protocol):
@@ -23,29 +29,28 @@ class Cuttable(Protocol):
 
 
 class Idle:
-    """Connections without a request at work, the longest idle first.
-
-    Those that never asked anything are cut before those that rest.
-    """
+    """Connections whose other side has the next word, by what is awaited, the longest idle first."""
 
     def __init__(self) -> None:
-        self._silent: dict[Cuttable, None] = {}
-        self._resting: dict[Cuttable, None] = {}
+        self._waiting: dict[Awaited, dict[Cuttable, None]] = {awaited: {} for awaited in Awaited}
 
-    def add(self, connection: Cuttable, has_asked: bool) -> None:
-        group = self._resting if has_asked else self._silent
-        group[connection] = None
+    def add(self, connection: Cuttable, awaited: Awaited) -> None:
+        """It waits from now on, or goes on waiting for the same."""
+        if connection not in self._waiting[awaited]:
+            self.remove(connection)
+            self._waiting[awaited][connection] = None
 
     def remove(self, connection: Cuttable) -> None:
-        self._silent.pop(connection, None)
-        self._resting.pop(connection, None)
+        """It has said all, or has gone."""
+        for group in self._waiting.values():
+            group.pop(connection, None)
 
     def cut_longest(self, address: str | None = None) -> bool:
         """End one, of an address where one is given. -> whether there was any."""
-        waiting: Iterable[Cuttable] = itertools.chain(self._silent, self._resting)
-        for connection in waiting:
-            if address is None or connection.address == address:
-                self.remove(connection)
-                connection.cut()
-                return True
+        for group in self._waiting.values():
+            for connection in group:
+                if address is None or connection.address == address:
+                    self.remove(connection)
+                    connection.cut()
+                    return True
         return False
