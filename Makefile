@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 KERNELS := hatch_build.py $(wildcard src/dgemma/kernels/c/*.[ch])
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
-.PHONY: help install demo test test-all test-clients check check-install lock sbom clean
+.PHONY: help install demo test test-all test-clients check docs check-install lock sbom clean
 
 help:
 	@sed -n '1p' Makefile | cut -c 3-
@@ -42,6 +42,11 @@ check: $(VENV)/.installed-check
 	$(BIN)/python scripts/style.py
 	$(BIN)/mypy --no-error-summary
 
+# README, docs/ and the other pages as a site: dist/site/index.html. Broken links and anchors are errors.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --quiet --clean
+	@echo "the site: dist/site/index.html"
+
 # Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
 check-install:
 	PYTHON=$(PYTHON) scripts/check_install.sh
@@ -68,6 +73,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/pyth
 
 $(VENV)/.installed-check: $(VENV)/.installed-test
 	$(PIP) -e '.[check]'
+	@touch $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 $(BIN)/python:

@@ -1,4 +1,5 @@
-"""The README's lines, run as they are written: a copy of what a clone holds, and `dgemma` as it is installed.
+"""The lines of the README and of the quickstart, run as they are written: a copy of what a clone holds, and `dgemma` as it is
+installed.
 
 A line that asks for a keyboard, the hub or a client is in LATER, with the reason; a new line is run unless it is named there.
 """
@@ -17,13 +18,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LINES = [re.split(r"\s{2,}#", line)[0] for line in re.findall(r"^dgemma .*$", README, re.M)]
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README + QUICKSTART, re.M | re.S)
+WRITTEN = re.findall(r"^dgemma .*$", "".join(text for language, text in BLOCKS if not language), re.M)
+LINES = list(dict.fromkeys(re.split(r"\s{2,}#", line)[0].strip() for line in WRITTEN))
 SLOW = {"dgemma bench", "dgemma verify", 'dgemma quantize "(embedded)" small --format int4'}
 LATER = {  # run by other tests
     "dgemma chat": "asks a keyboard: tests/cli/test_chat.py",
     "dgemma serve": "runs until it is ended: tests/server",
     "dgemma lsp": "asks an editor: tests/server/lsp",
+    "dgemma doctor google/diffusiongemma-26B-A4B-it": "the hub: tests/cli/test_doctor.py",
     "dgemma pull google/diffusiongemma-26B-A4B-it": "the hub, 52 GB: tests/hub/test_pull.py",
+    "dgemma chat -m google/diffusiongemma-26B-A4B-it": "52 GB and a keyboard: tests/cli/test_chat.py",
 }
 
 
@@ -61,7 +67,7 @@ def test_each_line_is_run_here_or_elsewhere() -> None:
         if line not in LATER
     ],
 )
-def test_a_line_of_the_readme_runs_as_written(line: str, clone: Path) -> None:
+def test_a_line_runs_as_written(line: str, clone: Path) -> None:
     words = shlex.split(line)[1:]
     flags = ["--yes"] if words[0] == "edit" else []  # there is no terminal here to ask on
     ended = run([sys.executable, "-m", "dgemma", *words, *flags], clone)
@@ -69,8 +75,9 @@ def test_a_line_of_the_readme_runs_as_written(line: str, clone: Path) -> None:
     assert ended.stdout or line.startswith(("dgemma batch", "dgemma quantize"))
 
 
-def test_the_readmes_python_runs_as_written(clone: Path) -> None:
-    [code] = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+@pytest.mark.parametrize("page", [README, QUICKSTART], ids=["README", "quickstart"])
+def test_the_python_of_a_page_runs_as_written(page: str, clone: Path) -> None:
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     ended = run([sys.executable, "-c", code], clone)
     assert ended.returncode == 0, ended.stderr
     assert len(ended.stdout.splitlines()) > 3
@@ -78,5 +85,5 @@ def test_the_readmes_python_runs_as_written(clone: Path) -> None:
 
 def test_the_readme_names_only_targets_of_make() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    named = set(re.findall(r"make ([a-z-]+)", README))
+    named = set(re.findall(r"make ([a-z-]+)", README + QUICKSTART))
     assert named and named <= targets

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import runpy
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -127,9 +125,3 @@ def test_a_task_refuses_what_has_no_meaning_in_it_and_nothing_else(task: str) ->
 def test_the_engine_keeps_what_is_asked_of_tokens() -> None:
     asked = GenerationParams(top_k=3, stop="x", t_max=0.5, logprobs=True)
     assert asked.token_rules == TokenRules(top_k=3, logprobs=True)
-
-
-def test_the_page_of_parameters_is_written_from_them() -> None:
-    script = Path(__file__).resolve().parents[2] / "scripts" / "write_parameters.py"
-    written = runpy.run_path(str(script))
-    assert written["PAGE"].read_text(encoding="utf-8") == written["page"](), f"run python {script.name}"

@@ -1,0 +1,84 @@
+"""The pages are true where a program can tell: what is generated is current, links and file names lead somewhere, versions agree."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import dgemma
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+HISTORY = {"CHANGELOG.md", "log.md"}  # they name what is gone
+IMAGE_OR_LINK = re.compile(r"\[[^\]]*\]\((?!https?:|mailto:)([^)\s#]*)(?:#([^)\s]*))?\)")
+# a file of ours in backticks: it has a folder that is ours, or an ending that only ours have
+NAMED = re.compile(r"`((?:src|tests|scripts|benchmarks|docs|examples)/[\w./*-]+)`")
+WRITE_DOCS = runpy.run_path(str(ROOT / "scripts" / "write_docs.py"))
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and mkdocs both make them."""
+    without_code = re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S)
+    headings = re.findall(r"^#+ (.*)$", without_code, re.M)
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+@pytest.mark.parametrize("name", WRITE_DOCS["PAGES"])
+def test_a_generated_page_is_current(name: str) -> None:
+    written = text_of(ROOT / "docs" / name)
+    assert written == WRITE_DOCS["PAGES"][name](), "run python scripts/write_docs.py"
+
+
+def test_every_flag_is_in_the_tables() -> None:
+    page = text_of(ROOT / "docs" / "cli.md")
+    for verb in WRITE_DOCS["VERBS"]:
+        assert f"<!-- generated: flags of {verb} -->" in page, verb
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target, anchor in IMAGE_OR_LINK.findall(text_of(page)):
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name
+)
+def test_no_page_names_a_file_that_is_gone(page: Path) -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    for name in NAMED.findall(text_of(page)):
+        is_there = any(ROOT.glob(name.rstrip("/"))) or any(one.startswith(name) for one in tracked)
+        assert is_there, f"{page.name} names {name}"
+
+
+def test_every_page_of_docs_is_in_the_sites_navigation() -> None:
+    navigation = text_of(ROOT / "mkdocs.yml").partition("\nnav:")[2]
+    named = set(re.findall(r"[\w-]+\.md", navigation.partition("\n")[2]))
+    assert {page.name for page in PAGES if page.parent == ROOT / "docs"} == named - {
+        "index.md",
+        "contributing.md",
+        "changelog.md",
+        "security.md",
+    }
+
+
+def test_the_version_stands_once_and_is_the_changelogs_newest() -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/dgemma/__init__.py"
+    newest = re.findall(r"^## (\S+)", text_of(ROOT / "CHANGELOG.md"), re.M)[0]
+    assert newest == dgemma.__version__
