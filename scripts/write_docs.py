@@ -1,10 +1,10 @@
-"""Write the pages that say what the code says: parameters, the Python API, the command line's flags and exit codes.
+"""Write the pages that say what the code says: parameters, the Python API, the command line's flags, the map of files.
 
     python scripts/write_docs.py            writes what has changed
     python scripts/write_docs.py --check    writes nothing; names the pages that are not current, exit code 1
 
-docs/parameters.md and docs/python.md are written whole, docs/cli.md between its marks `<!-- generated: NAME -->` and `<!-- end -->`.
-tests/test_docs.py holds all three to the code. Trap: a page follows the installed typer and Python only in what they declare, never in how
+docs/parameters.md, python.md and files.md are written whole, docs/cli.md between its marks `<!-- generated: NAME -->` and `<!-- end -->`.
+tests/test_docs.py holds them to the code. Trap: a page follows the installed typer and Python only in what they declare, never in how
 they print it, so that every version writes the same page.
 """
 
@@ -31,7 +31,9 @@ from dgemma.config import GenerationParams
 from dgemma.config.params import GROUPS, IN_TASK, PARAMS, REFUSED, names_in
 from dgemma.engine.requests import Result
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "dgemma"
 WIDTH = 100  # of a signature
 BLOCK = re.compile(r"(<!-- generated: ([\w -]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -268,6 +270,47 @@ def errors_section() -> str:
     return head + table("class | is a | exit code | meaning", rows)
 
 
+# The map of files
+
+
+FILES_HEAD = """# The map of files
+
+Written by `scripts/write_docs.py` from the first sentence of each file; change it there. [architecture.md](architecture.md) has the layers and the
+way of a request through them.
+"""
+PACKAGES = (
+    "errors config text kernels weights hub sampling memory model engine tasks quantize api train bench server cli"
+).split()
+
+
+def files_page() -> str:
+    """docs/files.md: every package from the lowest layer up, every file with the first sentence of its head note."""
+    return tidy([FILES_HEAD, *(package_section(name) for name in PACKAGES)])
+
+
+def package_section(name: str) -> str:
+    place = SOURCE / name
+    paths = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    rows = [file_row(path) for path in paths if head_note(path)]
+    return f"## {name}\n\n" + table("file | what it does", rows)
+
+
+def file_row(path: Path) -> str:
+    name = path.relative_to(SOURCE).as_posix()
+    return f"[`{name}`](../src/dgemma/{name}) | {first_sentence(head_note(path))}"
+
+
+def head_note(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def first_sentence(text: str) -> str:
+    """Of a docstring: its first paragraph up to the end of a sentence, as a cell of a table."""
+    paragraph = " ".join(re.split(r"\n\s*\n", text)[0].split())
+    sentence = re.split(r"(?<=\.)\s(?=[A-Z`])", paragraph)[0]
+    return sentence.rstrip(":").replace("|", "\\|").replace("<", "&lt;")
+
+
 # The command line
 
 
@@ -389,7 +432,12 @@ def table(head: str, rows: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"parameters.md": parameters_page, "python.md": python_page, "cli.md": cli_page}
+PAGES = {
+    "parameters.md": parameters_page,
+    "python.md": python_page,
+    "cli.md": cli_page,
+    "files.md": files_page,
+}
 
 
 def main() -> int:
