@@ -14,7 +14,7 @@ import dgemma
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-HISTORY = {"CHANGELOG.md", "log.md"}  # they name what is gone
+HISTORY = {"CHANGELOG.md", "log.md", "old-tables.md"}  # they name what is gone
 IMAGE_OR_LINK = re.compile(r"\[[^\]]*\]\((?!https?:|mailto:)([^)\s#]*)(?:#([^)\s]*))?\)")
 # a file of ours in backticks: it has a folder that is ours, or an ending that only ours have
 NAMED = re.compile(r"`((?:src|tests|scripts|benchmarks|docs|examples)/[\w./*-]+)`")
