@@ -9,6 +9,7 @@ MODEL ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 KERNELS := hatch_build.py $(wildcard src/dgemma/kernels/c/*.[ch])
+EXTRA := $(PYTHON) -c "import sys, tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies'][sys.argv[1]])"
 WITH_MODEL := $(if $(MODEL),--model $(MODEL))
 
 .PHONY: help install demo test test-all test-clients check docs check-install lock sbom clean
@@ -43,9 +44,15 @@ check: $(VENV)/.installed-check
 	$(BIN)/mypy --no-error-summary
 
 # README, docs/ and the other pages as a site: dist/site/index.html. Broken links and anchors are errors.
-docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --quiet --clean
+# It needs mkdocs alone, so it has an environment of its own, without torch.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --clean
 	@echo "the site: dist/site/index.html"
+
+.venv-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check $$($(EXTRA) docs)
+	@touch $@
 
 # Whether the plain package index has what Linux, macOS and Windows need; installs nothing.
 check-install:
@@ -75,15 +82,11 @@ $(VENV)/.installed-check: $(VENV)/.installed-test
 	$(PIP) -e '.[check]'
 	@touch $@
 
-$(VENV)/.installed-docs: pyproject.toml | $(VENV)/.installed
-	$(PIP) -e '.[docs]'
-	@touch $@
-
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "dgemma needs Python 3.11 or later; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) .venv-clients .venv-oldest .venv-newest .venv-tools .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-clients .venv-docs .venv-oldest .venv-newest .venv-tools .pytest_cache .hypothesis dist
 	find src tests scripts examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
