@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).resolve().parents[1]
 ROOT_PAGES = {
     "README.md": "index.md",
@@ -25,6 +23,8 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?
 
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages of the root, as pages of docs/."""
+    from mkdocs.structure.files import File  # here, so that a test reads this file without mkdocs
+
     for name, page in ROOT_PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=relink(text, "", config.repo_url)))

@@ -82,3 +82,34 @@ def test_the_version_stands_once_and_is_the_changelogs_newest() -> None:
     assert project["tool"]["hatch"]["version"]["path"] == "src/dgemma/__init__.py"
     newest = re.findall(r"^## (\S+)", text_of(ROOT / "CHANGELOG.md"), re.M)[0]
     assert newest == dgemma.__version__
+
+
+def test_sources_name_pages_that_are_there() -> None:
+    folders = ("src", "scripts", "benchmarks", "tests", ".github", ".ci")
+    files = [
+        file
+        for folder in folders
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".sh", ".yml", "")
+    ]
+    named = {
+        (file.name, name)
+        for file in [*files, ROOT / "Makefile"]
+        if file.is_file()
+        for name in re.findall(r"\bdocs/[\w-]+\.(?:md|svg|gif|png)", text_of(file))
+    }
+    assert named and not [(file, name) for file, name in named if not (ROOT / name).exists()]
+
+
+def test_links_on_the_site_lead_where_it_has_pages() -> None:
+    relink = runpy.run_path(str(ROOT / "scripts" / "site_pages.py"))["relink"]
+    page = "![a](canvas.gif) [b](../SECURITY.md#reporting) [c](../src/dgemma/api/model.py) [d](https://example.org/x)"
+    without = "![a](canvas.gif) [b](security.md#reporting) c [d](https://example.org/x)"
+    assert relink(page, "docs", None) == without
+    assert "[c](https://example.org/r/blob/main/src/dgemma/api/model.py)" in relink(
+        page, "docs", "https://example.org/r"
+    )
+    assert (
+        relink("[x](docs/cli.md#exit-codes) [y](CHANGELOG.md)", "", None)
+        == "[x](cli.md#exit-codes) [y](changelog.md)"
+    )
