@@ -29,6 +29,7 @@ from dgemma.cli import flags
 from dgemma.cli.main import EXIT_CODES, VERBS
 from dgemma.config import GenerationParams
 from dgemma.config.params import GROUPS, IN_TASK, PARAMS, REFUSED, names_in
+from dgemma.config.settings import PRESETS
 from dgemma.engine.requests import Result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,7 +95,7 @@ RESULTS = (
 
 def parameters_page() -> str:
     """docs/parameters.md."""
-    return tidy([PARAMETERS_HEAD, *(group_section(group) for group in GROUPS), elsewhere()])
+    return tidy([PARAMETERS_HEAD, *(group_section(group) for group in GROUPS), presets(), elsewhere()])
 
 
 def group_section(group: str) -> str:
@@ -121,6 +122,17 @@ def default_of(name: str) -> str:
     if isinstance(field.default, bool) or not isinstance(field.default, int | float):
         return ""
     return f" Default: {field.default:g}."
+
+
+def presets() -> str:
+    rows = []
+    for name, settings in PRESETS.items():
+        shown = ", ".join(f"`{setting}` {value}" for setting, value in settings.items())
+        rows.append(f"`{name}` | {shown or 'the checkpoint as it is'}")
+    head = "## Presets\n\nA preset is a name for some settings of the schedule. All but `exact` take fewer steps for less quality"
+    return f"{head}: [numbers.md](numbers.md#presets-and-short-answers).\n\n" + table(
+        "preset | settings", rows
+    )
 
 
 def elsewhere() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import dgemma
+from tests.test_house import LAYERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -74,6 +75,15 @@ def test_every_page_of_docs_is_in_the_sites_navigation() -> None:
         "changelog.md",
         "security.md",
     }
+
+
+def test_the_table_of_layers_is_the_one_that_is_held() -> None:
+    page = text_of(ROOT / "docs" / "architecture.md")
+    rows = re.findall(r"^\| ?(\d*) \| (`[^|]*`) \|", page, re.M)
+    written = {int(layer or -1): set(re.findall(r"`(\w+)`", packages)) for layer, packages in rows}
+    there = {path.stem for path in (ROOT / "src" / "dgemma").iterdir()}
+    held = {layer: packages & there for layer, packages in LAYERS.items() if layer <= 10}
+    assert written == held
 
 
 def test_the_version_stands_once_and_is_the_changelogs_newest() -> None:
