@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
 import runpy
 import subprocess
@@ -16,6 +18,7 @@ from tests.test_house import LAYERS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 HISTORY = {"CHANGELOG.md", "log.md", "old-tables.md"}  # they name what is gone
+CURRENT = [page for page in PAGES if page.name not in HISTORY]
 IMAGE_OR_LINK = re.compile(r"\[[^\]]*\]\((?!https?:|mailto:)([^)\s#]*)(?:#([^)\s]*))?\)")
 # a file of ours in backticks: it has a folder that is ours, or an ending that only ours have
 NAMED = re.compile(r"`((?:src|tests|scripts|benchmarks|docs|examples)/[\w./*-]+)`")
@@ -45,6 +48,33 @@ def test_every_flag_is_in_the_tables() -> None:
         assert f"<!-- generated: flags of {verb} -->" in page, verb
 
 
+def flags_of(verb: str) -> set[str]:
+    command = importlib.import_module(f"dgemma.cli.{verb}").command
+    described = inspect.signature(command, eval_str=True).parameters
+    return {flag for name, one in described.items() for flag in WRITE_DOCS["declared"](name, one.annotation)}
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+def test_command_lines_have_verbs_and_flags_that_exist(page: Path) -> None:
+    text = text_of(page)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+    lines = re.findall(r"^dgemma (.+)$", "".join(blocks), re.M)
+    lines += re.findall(r"`dgemma ([a-z]+[^`\n]*)`", text.replace("dgemma needs Python", ""))
+    for line in lines:
+        verb, *words = re.split(r"\s--\s|\s#", line)[0].split()
+        if not re.fullmatch(r"[a-z]+", verb):
+            continue
+        assert verb in WRITE_DOCS["VERBS"], f"{page.name}: dgemma {line}"
+        given = {word.partition("=")[0] for word in words if re.match(r"--\w", word)}
+        assert given <= flags_of(verb) | {"--help"}, f"{page.name}: dgemma {line}"
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+def test_pages_name_only_targets_of_make(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.M))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text_of(page), re.M)) <= targets
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     for target, anchor in IMAGE_OR_LINK.findall(text_of(page)):
@@ -54,9 +84,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
             assert anchor in anchors(path), f"{page.name}: {target}#{anchor}"
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in HISTORY], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
 def test_no_page_names_a_file_that_is_gone(page: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
