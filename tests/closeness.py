@@ -42,6 +42,7 @@ _MEASURED: dict[str, dict[str, tuple[float, float]]] = {
     },
     "experts of rounded inputs": {"float32": (1.6e-6, 2.8e-7)},
 }
+MANY = 64  # elements: the RMS of fewer is as large as one of them
 # another processor sums in another order, or has another root: nothing below these decides
 _LEAST = {"float64": Limit(1e-12, 1e-12), "float32": Limit(3e-6, 1e-6)}
 # of whole passes; bfloat16: 0.25 was measured on a CPU with bf16 units (AVX512_BF16), less on one without
@@ -65,26 +66,28 @@ def closeness(got: Any, want: Any) -> Limit:
     return Limit(float((error / want.abs().clamp_min(rms)).max()), float(error.square().mean().sqrt() / rms))
 
 
-def limit_of(op: str, dtype: str, spread: float = 0.0) -> Limit:
+def limit_of(op: str, dtype: str, spread: float = 0.0, elements: int = MANY) -> Limit:
     """The limit of an operation, or of a `spread` measured on the reference itself where that is wider.
 
     A dtype that was not measured has the limit of whole models.
     """
     least = _LEAST.get(dtype, Limit(0.0, 0.0))
     limit = least if dtype == "float64" and op != "model" else LIMITS[op].get(dtype, _MODEL[dtype])
-    return Limit(max(limit.largest, least.largest, spread), max(limit.rms, least.rms, spread / 4))
+    largest = max(limit.largest, least.largest, spread)
+    rms = max(limit.rms, least.rms, spread / 4)
+    return Limit(largest, rms if elements >= MANY else largest)
 
 
 def is_close(got: Any, want: Any, dtype: str = "float32", spread: float = 0.0, *, op: str = "model") -> bool:
     """Whether both errors stay within the limit of an operation."""
-    errors, limit = closeness(got, want), limit_of(op, dtype, spread)
+    errors, limit = closeness(got, want), limit_of(op, dtype, spread, want.numel())
     return errors.largest <= limit.largest and errors.rms <= limit.rms
 
 
 def assert_close(
     got: Any, want: Any, dtype: str = "float32", spread: float = 0.0, *, op: str = "model"
 ) -> None:
-    errors, limit = closeness(got, want), limit_of(op, dtype, spread)
+    errors, limit = closeness(got, want), limit_of(op, dtype, spread, want.numel())
     message = f"largest relative error {errors.largest:.2e} (limit {limit.largest:.2e})"
     message += f", RMS {errors.rms:.2e} (limit {limit.rms:.2e}): {op} in {dtype}"
     assert errors.largest <= limit.largest and errors.rms <= limit.rms, message

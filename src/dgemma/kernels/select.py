@@ -17,6 +17,7 @@ import importlib
 import os
 import platform
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
@@ -71,15 +72,27 @@ def _module(name: str) -> ModuleType | None:
 
 
 def multiplies(name: str, capability: tuple[int, int]) -> bool:
-    """Whether cards of a CUDA capability multiply a number format as such, and Triton 3.6 knows how.
+    """Whether cards of a CUDA capability multiply a number format as such, and the Triton that is here knows how.
 
-    FP8 from sm_89 on, FP4 on sm_100 and sm_120: it has no FP4 product for sm_121.
+    FP8 from sm_89 on. FP4 on sm_100 and sm_120, and on sm_121 from Triton 3.9 on (3.6 and 3.7 have no product for it).
     """
-    return (
-        capability >= (8, 9)
-        if name == "fp8"
-        else name == "nvfp4" and (capability[0] == 10 or capability == (12, 0))
-    )
+    if name == "fp8":
+        return capability >= (8, 9)
+    if name != "nvfp4":
+        return False
+    if capability == (12, 1):
+        return triton_version() >= (3, 9)
+    return capability[0] == 10 or capability == (12, 0)
+
+
+@functools.cache
+def triton_version() -> tuple[int, int]:
+    """Major and minor number of the Triton that is installed; (0, 0) without one."""
+    try:
+        major, minor, *_ = metadata.version("triton").split(".")
+    except metadata.PackageNotFoundError:
+        return 0, 0
+    return int(major), int(minor)
 
 
 def fuse(on: bool = True) -> None:

@@ -18,6 +18,7 @@ from dgemma.kernels import select  # noqa: E402
 from dgemma.kernels.ops import matmul
 from dgemma.kernels.quant import fp8, nvfp4
 from dgemma.kernels.quant.formats import QuantTensor, product, quantise  # noqa: E402
+from dgemma.kernels.select import triton_version
 from dgemma.kernels.triton import matmul as matmul_triton
 from dgemma.kernels.triton import operands as operands_triton
 from dgemma.kernels.triton import rounding as rounding_triton
@@ -30,8 +31,14 @@ FORMATS = [
 NAMES = [f"{form.name}-{form.group}{'z' if form.zeros else ''}-{form.scale}" for form in FORMATS]
 ROUNDED = [Format("fp8"), Format("nvfp4")]
 CARDS = {
-    (8, 0): [], (8, 6): [], (8, 9): ["fp8"], (9, 0): ["fp8"], (10, 0): ["fp8", "nvfp4"], (12, 0): ["fp8", "nvfp4"], (12, 1): ["fp8"],
-}  # fmt: skip
+    (8, 0): [],
+    (8, 6): [],
+    (8, 9): ["fp8"],
+    (9, 0): ["fp8"],
+    (10, 0): ["fp8", "nvfp4"],
+    (12, 0): ["fp8", "nvfp4"],
+    (12, 1): ["fp8"] if triton_version() < (3, 9) else ["fp8", "nvfp4"],
+}
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
