@@ -56,7 +56,9 @@ def _chosen_name(choice: Any) -> Any:
     if not isinstance(choice, dict):
         return None
     function = choice.get("function")
-    return function.get("name") if isinstance(function, dict) else None
+    if isinstance(function, dict):
+        return function.get("name")
+    return None
 
 
 class Called:
@@ -109,7 +111,10 @@ class CalledWalk:
         if self.inside and not self.walk.ended:
             return self.walk.allowed()
         allowed = torch.zeros(self.constraint.size, dtype=torch.bool)
-        next_ids = list(self.constraint.ends) if self.inside else [self.constraint.opening]
+        if self.inside:
+            next_ids = list(self.constraint.ends)
+        else:
+            next_ids = [self.constraint.opening]
         allowed[next_ids] = True
         return allowed
 
@@ -165,7 +170,9 @@ class CallOrWalk:
         return count
 
     def forced(self) -> list[int]:
-        return self.chosen.forced() if self.chosen is not None else []
+        if self.chosen is not None:
+            return self.chosen.forced()
+        return []
 
     def allowed(self) -> Tensor:
         if self.chosen is not None:

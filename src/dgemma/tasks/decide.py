@@ -87,7 +87,9 @@ def prepare(
     state_text = content(state, "state").strip()
     if not state_text:
         raise UsageError("the state is empty; give what the questions are about")
-    head = "" if instructions is None else content(instructions, "instructions").strip()
+    head = ""
+    if instructions is not None:
+        head = content(instructions, "instructions").strip()
     special = tokenizer.special
     end = special.need("end_turn" if chat else "eos")
 

@@ -85,7 +85,10 @@ def prepare(
     model = engine.model.config
     canvas = config.canvas_width or model.canvas_length
     tokens = context_tokens(canvas, context)
-    sorted_spans = [] if spans is None else _in_order(spans, len(document))
+    if spans is None:
+        sorted_spans = []
+    else:
+        sorted_spans = _in_order(spans, len(document))
     view = PlainView(document)
     plain_spans = [(view.to_plain(start), view.to_plain(end)) for start, end in sorted_spans]
     head, end = _prompt_head(tokenizer, view.text, instruction, chat)
@@ -213,7 +216,9 @@ def _change_as_written(view: PlainView, change: Change) -> Change:
     """A change of the plain text as one of the original."""
     start, end = view.to_original(change.start), view.to_original(change.end)
     before = view.original[start:end]
-    after = before if change.after == change.before else view.written(change.after)
+    after = before
+    if change.after != change.before:
+        after = view.written(change.after)
     return dataclasses.replace(change, start=start, end=end, before=before, after=after)
 
 
@@ -309,9 +314,13 @@ def _windows(tokenizer: Tokenizer, plan: Plan) -> Iterator[tuple[list[Span], lis
     widths: list[list[int]] = []
     used = 0
     for start, end in plan.spans:
-        before = spans[-1][1] if spans else 0
+        before = 0
+        if spans:
+            before = spans[-1][1]
         span_widths = _span_widths(tokenizer, plan, before, (start, end))
-        given = len(tokenizer.encode(plan.document[before:start])) if spans else 0
+        given = 0
+        if spans:
+            given = len(tokenizer.encode(plan.document[before:start]))
         if spans and used + given + max(span_widths) > cells:
             yield spans, widths
             spans = []

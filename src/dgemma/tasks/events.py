@@ -91,7 +91,9 @@ class Generation:
 
     @property
     def tokens_per_second(self) -> float:
-        return len(self.token_ids) / self.seconds if self.seconds else 0.0
+        if self.seconds:
+            return len(self.token_ids) / self.seconds
+        return 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for --json."""

@@ -82,7 +82,9 @@ def stream(
         all_notes.append(f"{RESETTLED}: {answer.resettled}")
     if default_length and result.finish_reason == "length":
         all_notes.append(f"cut at {request.max_tokens} tokens, the default length; raise max_tokens for more")
-    logprobs = answer.logprobs_at(range(len(result.token_ids))) if request.rules.logprobs else None
+    logprobs = None
+    if request.rules.logprobs:
+        logprobs = answer.logprobs_at(range(len(result.token_ids)))
     generation = summary(text, result, current, clock, all_notes)
     yield dataclasses.replace(generation, stop=parser.stop, logprobs=logprobs, autoregressive=token_by_token)
 
@@ -151,7 +153,10 @@ class _Answer:
                 is_last = record.finish_reason is not None or parser.ended
                 if is_last and parser.stop is None and parser.broken is None:
                     parts += parser.finish()
-                end = parser.taken if parser.broken is None else max(parser.broken, taken)
+                if parser.broken is None:
+                    end = parser.taken
+                else:
+                    end = max(parser.broken, taken)
                 ids = lead + record.token_ids[: end - taken]
                 lead = []
                 yield self._committed(canvases + record.canvas, ids, record.steps, parts, known_calls)
@@ -241,7 +246,9 @@ class Stopwatch:
 
 
 def draft(record: StepRecord, tokenizer: Tokenizer, request: Request) -> Draft:
-    pins = request.pins if record.canvas == 0 else None
+    pins = None
+    if record.canvas == 0:
+        pins = request.pins
     pinned = [pin >= 0 for pin in pins] if pins else [False] * len(record.argmax)
     pieces = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in record.argmax]
     return Draft(

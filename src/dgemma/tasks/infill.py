@@ -67,7 +67,8 @@ def prepare(
     canvas = config.canvas_width or net.config.canvas_length
     check_width(canvas, net.config)
     context = context_tokens(canvas, context)
-    widths = default_widths(canvas) if widths is None else widths
+    if widths is None:
+        widths = default_widths(canvas)
     _check_widths(widths)
     files = _files(tokenizer, extra, context)
     if files:
@@ -110,7 +111,9 @@ def context_tokens(canvas: int, context: int | None) -> int:
     """How many tokens are read before a canvas. Raises UsageError for what is no number of tokens."""
     if context is not None and not is_whole(context, below=math.inf):
         raise UsageError(f"context is {context!r}; it must be a whole number of tokens, at least 0")
-    return CONTEXT_CANVASES * canvas if context is None else context
+    if context is None:
+        return CONTEXT_CANVASES * canvas
+    return context
 
 
 def _files(tokenizer: Tokenizer, extra: Extra, context: int) -> list[int]:

@@ -20,7 +20,9 @@ T = TypeVar("T")
 
 def default_length(checkpoint_default: int, chat_tuned: bool) -> int:
     """Tokens of an answer."""
-    return max(checkpoint_default, TURN) if chat_tuned else checkpoint_default
+    if chat_tuned:
+        return max(checkpoint_default, TURN)
+    return checkpoint_default
 
 
 def open_with_room(

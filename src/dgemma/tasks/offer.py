@@ -86,12 +86,16 @@ def read_choice(choice: Any) -> tuple[str, list[str] | None]:
 
 def _allowed(choice: Mapping[str, Any]) -> tuple[str, list[str]]:
     nested = choice.get("allowed_tools")
-    allowed = nested if isinstance(nested, Mapping) else choice
+    allowed = choice
+    if isinstance(nested, Mapping):
+        allowed = nested
     mode = allowed.get("mode") or "auto"
     tools = allowed.get("tools")
     names: list[str] = []
     for tool in tools if isinstance(tools, list) else []:
-        name = _name(tool) if isinstance(tool, Mapping) else None
+        name = None
+        if isinstance(tool, Mapping):
+            name = _name(tool)
         if isinstance(name, str):
             names.append(name)
     if not names or mode not in ("auto", "required"):

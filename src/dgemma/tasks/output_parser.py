@@ -45,7 +45,9 @@ class OutputParser:
         settles: bool = False,
         one_call: bool = False,
     ):
-        self._splitter = ChannelSplitter(tokenizer) if channels else None
+        self._splitter = None
+        if channels:
+            self._splitter = ChannelSplitter(tokenizer)
         self._decoders = {channel: StreamDecoder(tokenizer) for channel in ("thought", "content")}
         self._finder = StopFinder(stops)
         self._tokenizer = tokenizer

@@ -105,7 +105,9 @@ class _Row:
     @property
     def grown(self) -> list[int]:
         """What its hole has of the canvases before."""
-        return self.tokens[0] if self.tokens else []
+        if self.tokens:
+            return self.tokens[0]
+        return []
 
 
 def lay_out(
@@ -256,7 +258,10 @@ def _run(
 def _rows(window: Window) -> list[_Row]:
     rows = []
     for widths in zip(*(hole.widths for hole in window.holes), strict=True):
-        front = _front(widths[0], window.canvas) if len(widths) == 1 else []
+        if len(widths) == 1:
+            front = _front(widths[0], window.canvas)
+        else:
+            front = []
         rows.append(_Row(front, [widths[0] - sum(front), *widths[1:]]))
     return rows
 

@@ -99,17 +99,22 @@ def _question(raw: Any, where: str) -> Question:
     if len(labels) > MOST_LABELS:
         raise UsageError(f"{where} has {len(labels)} answers; at most {MOST_LABELS} are possible")
     instructions = raw.get("instructions")
-    text = "" if instructions is None else content(instructions, f"{where}: instructions").strip()
+    text = ""
+    if instructions is not None:
+        text = content(instructions, f"{where}: instructions").strip()
     return Question(kind, text, labels)
 
 
 def _meaning(value: Any, where: str) -> str | None:
-    return None if value is None else content(value, f"{where}: a description")
+    if value is None:
+        return None
+    return content(value, f"{where}: a description")
 
 
 def _choices(criteria: Any, where: str) -> dict[str, str | None]:
     if isinstance(criteria, list | tuple):
-        criteria = dict.fromkeys(criteria) if all(isinstance(label, str) for label in criteria) else None
+        are_texts = all(isinstance(label, str) for label in criteria)
+        criteria = dict.fromkeys(criteria) if are_texts else None
     if not isinstance(criteria, Mapping) or not criteria:
         raise UsageError(
             f"{where}: criteria of a choice are a dict of labels with what they mean (or None), or a list of "
@@ -130,7 +135,9 @@ def _levels(criteria: Any, where: str) -> dict[str, str | None]:
 
 
 def _yes_no(criteria: Any, where: str) -> dict[str, str | None]:
-    known = {} if criteria is None else criteria
+    known = {}
+    if criteria is not None:
+        known = criteria
     if not isinstance(known, Mapping) or any(key not in ("true", "false") for key in known):
         raise UsageError(
             f"{where}: criteria of a yes or no are a dict with what 'true' and 'false' mean, or nothing"

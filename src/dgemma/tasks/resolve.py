@@ -87,7 +87,9 @@ def resolve_params(
 
 
 def _stops(params: GenerationParams) -> tuple[str, ...]:
-    stops = (params.stop,) if isinstance(params.stop, str) else tuple(params.stop)
+    stops = tuple(params.stop)
+    if isinstance(params.stop, str):
+        stops = (params.stop,)
     StopFinder(stops)  # refuses what is no text
     if len(stops) > MOST_STOPS:
         raise UsageError(f"stop holds {len(stops)} texts; at most {MOST_STOPS} are looked for")
@@ -109,7 +111,9 @@ class _Compiler:
     def grammar(self, params: GenerationParams, tools: Tools) -> tuple[Grammar | None, tuple[str, ...]]:
         """What an answer may be, and notes of what is not kept."""
         grammar = self._constraint(params)
-        constraint = grammar if isinstance(grammar, OutputConstraint) else None
+        constraint = None
+        if isinstance(grammar, OutputConstraint):
+            constraint = grammar
         is_either = constraint is not None and bool(tools.tools) and tools.choice in (None, "auto")
         call = self._call("required" if is_either else tools.choice, tools.tools)
         if call is None:
@@ -125,7 +129,9 @@ class _Compiler:
     def _constraint(self, params: GenerationParams) -> OutputConstraint | TextBans | None:
         values = {name: getattr(params, name) for name in names_in("form")}
         given = [name for name, value in values.items() if value is not None]
-        exclusive = [*given, "bad_words"] if params.bad_words else given
+        exclusive = given
+        if params.bad_words:
+            exclusive = [*given, "bad_words"]
         if len(exclusive) > 1:
             raise UsageError(f"{' and '.join(exclusive)} cannot be asked for together; choose one")
         if params.bad_words:
@@ -141,13 +147,19 @@ class _Compiler:
 
 def response_format_params(response_format: Any) -> dict[str, Any]:
     """OpenAI's `response_format` as a parameter by name. Raises UsageError for a type that is not known."""
-    kind = response_format.get("type") if isinstance(response_format, dict) else None
+    kind = None
+    if isinstance(response_format, dict):
+        kind = response_format.get("type")
     if response_format is None or kind == "text":
         return {}
     if kind == "json_object":
         return {"json_schema": _object_schema(response_format.get("schema"))}
-    described = response_format.get("json_schema") if kind == "json_schema" else None
-    schema = described.get("schema", described) if isinstance(described, dict) else None
+    described = None
+    if kind == "json_schema":
+        described = response_format.get("json_schema")
+    schema = None
+    if isinstance(described, dict):
+        schema = described.get("schema", described)
     if not isinstance(schema, dict):
         raise UsageError("response_format must be of type text, json_object, or json_schema with a schema")
     return {"json_schema": schema}

@@ -154,7 +154,9 @@ class ConstraintWalk:
         self.constraint = constraint
         self.matcher = matcher
         self.taken = taken
-        self.names = names.copy() if names is not None else None
+        self.names = None
+        if names is not None:
+            self.names = names.copy()
         self.ended = False
         self._rest = rest  # the language behind all but the last `_unread` of the ids taken
         self._unread = 0
@@ -251,7 +253,9 @@ class ConstraintWalk:
             text = self.constraint.engine.spelling.text(self.taken[len(self.taken) - self._unread :])
             self.constraint.allow(PASS_WORK, len(self.taken))
             rest = language.walk(self._rest, text)
-            self._rest = None if rest is language.nothing else rest
+            self._rest = rest
+            if rest is language.nothing:
+                self._rest = None
         self._unread = 0
         return self._rest
 

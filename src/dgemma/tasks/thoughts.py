@@ -60,7 +60,9 @@ class ThoughtWalk:
         return len(ids)
 
     def forced(self) -> list[int]:
-        return self.walk.forced() if self.place == "behind" else []
+        if self.place == "behind":
+            return self.walk.forced()
+        return []
 
     def allowed(self) -> Tensor:
         if self.place == "inside":

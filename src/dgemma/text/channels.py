@@ -97,7 +97,10 @@ class ChannelSplitter:
 
     def _take(self, token_id: int, spans: list[Span]) -> None:
         special = self._special
-        closing = special.end_tool_call if self._channel == "tool_call" else special.end_channel
+        if self._channel == "tool_call":
+            closing = special.end_tool_call
+        else:
+            closing = special.end_channel
         if token_id in self._ends:
             self._leave(spans)
             self.ended = True

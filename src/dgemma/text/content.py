@@ -78,7 +78,9 @@ def note(unread: Unread) -> list[str]:
     if not unread:
         return []
     kinds = [f"{kind} ({count})" for kind, count in unread.most_common(MOST_KINDS)]
-    more = ", and others" if len(unread) > MOST_KINDS else ""
+    more = ""
+    if len(unread) > MOST_KINDS:
+        more = ", and others"
     return [f"only text can be read; a short text stands in place of: {', '.join(kinds)}{more}"]
 
 
@@ -126,7 +128,9 @@ def _thought(part: Mapping[str, Any]) -> str:
 def _readable(value: Any, depth: int) -> list[str]:
     """The texts in a value that are worth reading, in order."""
     if isinstance(value, str):
-        return [] if not value or value.startswith("data:") else [value]
+        if not value or value.startswith("data:"):
+            return []
+        return [value]
     if depth > 8:
         return []
     if isinstance(value, Mapping):

@@ -146,7 +146,9 @@ class _Parser:
         least = int(low or 0)
         most: int | None = least
         if comma:
-            most = int(high) if high else None
+            most = None
+            if high:
+                most = int(high)
         self.at = end + 1
         return least, most
 

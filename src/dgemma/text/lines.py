@@ -30,7 +30,9 @@ def line_end(*texts: str) -> str:
     """What most lines of some texts end with: "\\r\\n" or "\\n"."""
     windows = sum(text.count("\r\n") for text in texts)
     lines = sum(text.count("\n") for text in texts)
-    return "\r\n" if 2 * windows > lines else "\n"
+    if 2 * windows > lines:
+        return "\r\n"
+    return "\n"
 
 
 def plain(text: str) -> str:

@@ -121,7 +121,9 @@ def _steps(raw: Any, inner: str, known: set[str], where: str) -> Iterator[dict[s
     while left:
         step = left.pop(0)
         if not isinstance(step, dict) or not isinstance(step.get("type"), str) or step["type"] not in known:
-            kind = step.get("type") if isinstance(step, dict) else step
+            kind = step
+            if isinstance(step, dict):
+                kind = step.get("type")
             raise ConfigError(f"{where}: {shown(kind)} is not read; readable: {', '.join(sorted(known))}")
         count += 1
         if count > MOST_STEPS:

@@ -38,11 +38,15 @@ class _Plain:
     def read(self, raw: Any, refs: tuple[str, ...], depth: int) -> Any:
         """`refs`: the references that led here. None stands for a schema that allows nothing."""
         if isinstance(raw, bool):
-            return {} if raw else None
+            if raw:
+                return {}
+            return None
         if not isinstance(raw, Mapping):
             return raw
         if depth > MAX_DEPTH:  # without references whoever writes it says so
-            return {} if refs else raw
+            if refs:
+                return {}
+            return raw
         if isinstance(raw.get("$ref"), str):
             target = self._target(raw["$ref"], refs, depth + 1)
             return _merged([target, self.read(_without(raw, "$ref"), refs, depth + 1)])
@@ -79,7 +83,9 @@ class _Plain:
         if not isinstance(target, Mapping):
             return {}
         if ref in refs or len(refs) >= MOST_NESTED or self._left <= 0:
-            return {"type": target["type"]} if "type" in target else {}
+            if "type" in target:
+                return {"type": target["type"]}
+            return {}
         self._left -= 10 + _length(target)
         return self.read(target, (*refs, ref), depth)
 

@@ -60,7 +60,10 @@ class StopFinder:
     """
 
     def __init__(self, stops: Sequence[str] | str | None):
-        given = [stops] if isinstance(stops, str) else list(stops or [])
+        if isinstance(stops, str):
+            given = [stops]
+        else:
+            given = list(stops or [])
         for stop in given:
             if not isinstance(stop, str):
                 raise UsageError(f"a stop string must be a text, not {type(stop).__name__}")
@@ -106,7 +109,9 @@ def cut_at_stop(text: str, stops: Sequence[str] | str | None) -> tuple[str, str]
 
     Line ends are compared as if all were "\\n": a stop of one holds in a text of "\\r\\n" too.
     """
-    given = [stops] if isinstance(stops, str) else stops or []
+    given: Sequence[str] = stops or []
+    if isinstance(stops, str):
+        given = [stops]
     finder = StopFinder([plain(stop) for stop in given if stop])
     before = finder.feed(plain(text)) + finder.flush()
     end = line_end(text)

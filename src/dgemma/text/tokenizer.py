@@ -142,7 +142,9 @@ class Tokenizer:
             if not is_panic(error):
                 raise
             raise UsageError("this checkpoint's tokenizer fails on the text; ask with another text") from None
-        return ids if self.control_ids.isdisjoint(ids) else self._without_control(ids)
+        if self.control_ids.isdisjoint(ids):
+            return ids
+        return self._without_control(ids)
 
     def _without_control(self, ids: list[int]) -> list[int]:
         """The same text with control tokens spelled out byte by byte.
@@ -171,7 +173,10 @@ class Tokenizer:
 
         Raises UsageError for a negative id; an id beyond the vocabulary (a padding row) becomes U+FFFD.
         """
-        hidden = self.control_ids if skip_special else frozenset()
+        if skip_special:
+            hidden = self.control_ids
+        else:
+            hidden = frozenset()
         text = b"".join(self.token_bytes(i) for i in ids if i not in hidden).decode("utf-8", errors="replace")
         for _ in range(self.leading_spaces):
             text = text.removeprefix(" ")

@@ -30,7 +30,9 @@ def declaration(tool: Any, special: ControlIds, where: str) -> list[Piece]:
     Raises UsageError, naming `where`, for another shape, and for a checkpoint without the tool tokens.
     """
     is_function = isinstance(tool, Mapping) and tool.get("type") == "function"
-    function = tool.get("function") if is_function else None
+    function = None
+    if is_function:
+        function = tool.get("function")
     if not isinstance(function, Mapping):
         raise UsageError(
             f"{where}: a tool must look like {{'type': 'function', 'function': {{'name': ...}}}}"
@@ -132,7 +134,9 @@ class _Writer:
             return [repr(value)]
         if isinstance(value, Mapping):
             fields = {key: self.value(member, depth + 1, quote_keys) for key, member in self._sorted(value)}
-            return _braces(fields, self.string) if quote_keys else _braces(fields)
+            if quote_keys:
+                return _braces(fields, self.string)
+            return _braces(fields)
         if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
             return _brackets([self.value(member, depth + 1, quote_keys) for member in value])
         what = value if isinstance(value, float) else type(value).__name__
@@ -238,7 +242,9 @@ class _Writer:
         """The TYPES that a schema names but for null, and whether it names that."""
         kinds = schema.get("type")
         if not kinds:
-            kinds = ["object"] if "properties" in schema else []
+            kinds = []
+            if "properties" in schema:
+                kinds = ["object"]
         if isinstance(kinds, str):
             kinds = [kinds]
         if not isinstance(kinds, Sequence) or not all(isinstance(one, str) for one in kinds):

@@ -91,7 +91,9 @@ def render(
     if special.bos is not None:
         pieces.append(special.bos)
     has_system = parsed[0].role == "system"
-    system_text = parsed.pop(0).text if has_system else ""
+    system_text = ""
+    if has_system:
+        system_text = parsed.pop(0).text
     if has_system or tools or thinking:
         pieces += _system_turn(system_text, tools or [], thinking, special)
     pieces += _turns(parsed, special, add_generation_prompt)
@@ -100,7 +102,9 @@ def render(
 
 def goes_on(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the last message says that the answer goes on from its text (`prefix: true`)."""
-    last = messages[-1] if messages else None
+    last = None
+    if messages:
+        last = messages[-1]
     return isinstance(last, Mapping) and last.get("prefix") is True
 
 
@@ -145,7 +149,9 @@ def _turn(role: str, body: list[Piece], special: ControlIds) -> list[Piece]:
 def _system_turn(text: str, tools: Any, thinking: bool, special: ControlIds) -> list[Piece]:
     if not isinstance(tools, Sequence) or isinstance(tools, str):
         raise UsageError("tools must be a list of tool declarations")
-    body: list[Piece] = [special.need("think"), "\n"] if thinking else []
+    body: list[Piece] = []
+    if thinking:
+        body = [special.need("think"), "\n"]
     body.append(text)
     for n, tool in enumerate(tools):
         body += syntax.declaration(tool, special, f"tools[{n}]")
@@ -168,7 +174,9 @@ def _turns(messages: list[_Message], special: ControlIds, add_generation_prompt:
         pieces += _turn(message.role, [message.text], special)
     opening: list[Piece] = [special.need("turn"), "model\n"]
     if turn:
-        tail = [] if messages[-1].is_open else turn.tail(add_generation_prompt)
+        tail: list[Piece] | None = []
+        if not messages[-1].is_open:
+            tail = turn.tail(add_generation_prompt)
         if tail is not None:
             return [*pieces, *opening, *turn.body, *tail]
         pieces += _turn("model", turn.body, special)
@@ -243,7 +251,9 @@ class _ModelTurn:
 def _message(raw: Any, where: str, unread: Unread) -> _Message:
     if not isinstance(raw, Mapping):
         raise UsageError(f"{where} must be a dict with a role and a content")
-    role = _ROLES.get(raw["role"]) if isinstance(raw.get("role"), str) else None
+    role = None
+    if isinstance(raw.get("role"), str):
+        role = _ROLES.get(raw["role"])
     if role is None:
         raise UsageError(f"{where}: role {raw.get('role')!r:.40} is not one of {', '.join(_ROLES)}")
     calls = _calls(raw, where)
@@ -305,11 +315,15 @@ def _calls(message: Mapping[str, Any], where: str) -> tuple[_Call, ...]:
 
 def _call(raw: Any, where: str) -> _Call:
     kind = raw.get("type") or "function" if isinstance(raw, Mapping) else None
-    custom = raw.get("custom") if kind == "custom" else None
+    custom = None
+    if kind == "custom":
+        custom = raw.get("custom")
     if isinstance(custom, Mapping):  # a tool whose input is a text
         name = syntax.checked_name(custom.get("name"), where)
         return _Call(raw.get("id"), name, {"input": custom.get("input")})
-    function = raw.get("function") if kind == "function" else None
+    function = None
+    if kind == "function":
+        function = raw.get("function")
     if not isinstance(function, Mapping):
         raise UsageError(
             f"{where} must look like {{'type': 'function', 'function': {{'name', 'arguments'}}}}"

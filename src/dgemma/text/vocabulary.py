@@ -66,7 +66,9 @@ class Vocabulary:
 
     def byte_token(self, byte: int) -> str:
         """The text of the token that stands for one byte; every vocabulary has all 256."""
-        return _CHARACTERS[byte] if self.byte_level else f"<0x{byte:02X}>"
+        if self.byte_level:
+            return _CHARACTERS[byte]
+        return f"<0x{byte:02X}>"
 
     def bytes_of(self, token_id: int) -> bytes:
         """The UTF-8 bytes a token stands for (perhaps half a character); of a control token, those of its
@@ -79,7 +81,9 @@ class Vocabulary:
             return text.encode()
         if self.byte_level:
             is_bytes = all(character in _BYTES for character in text)
-            return bytes(_BYTES[character] for character in text) if is_bytes else text.encode()
+            if is_bytes:
+                return bytes(_BYTES[character] for character in text)
+            return text.encode()
         if match := _BYTE_TOKEN.fullmatch(text):
             return bytes([int(match[1], 16)])
         for old, new in self.replacements:
@@ -142,7 +146,10 @@ def _is_control(token: dict[str, Any]) -> bool:
 
 def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, str], ...], int]:
     """(byte-level?, replacements, leading spaces to strip) from the file's decoder."""
-    steps = raw.get("decoders", []) if raw.get("type") == "Sequence" else [raw]
+    if raw.get("type") == "Sequence":
+        steps = raw.get("decoders", [])
+    else:
+        steps = [raw]
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
         return True, (), 0
@@ -174,7 +181,9 @@ def _one_character(text: Any, source: str) -> str:
 def _check_bytes(raw: dict[str, Any], byte_level: bool, source: str) -> None:
     """Every text must have an encoding: all 256 bytes are tokens, and nothing puts a space before a text."""
     model = raw["model"]
-    names = _BYTES if byte_level else [f"<0x{byte:02X}>" for byte in range(256)]
+    names = [f"<0x{byte:02X}>" for byte in range(256)]
+    if byte_level:
+        names = list(_BYTES)
     if missing := [name for name in names if name not in model["vocab"]]:
         raise ConfigError(
             f"{source}: {len(missing)} of 256 byte tokens are missing, the first is {missing[0]!r}"
@@ -200,5 +209,7 @@ def _shut(model: dict[str, Any], added: list[dict[str, Any]], control: dict[str,
 
 def _merged(merge: str | list[str]) -> str:
     """The text that a merge makes, in either spelling of its two parts."""
-    parts = merge.split(" ", 1) if isinstance(merge, str) else merge
+    parts = merge
+    if isinstance(merge, str):
+        parts = merge.split(" ", 1)
     return "".join(parts)

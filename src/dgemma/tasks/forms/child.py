@@ -105,7 +105,9 @@ def compiled(library: Any, vocabulary: Any, request: dict[str, Any]) -> dict[str
     limits = library._lib.LLParserLimits(**request["limits"])
     is_broken, messages = library.LLMatcher.validate_grammar_with_warnings(source, limits=limits)
     if is_broken:
-        error = messages[0] if messages else ""
+        error = ""
+        if messages:
+            error = messages[0]
     else:
         warnings = list(messages)
         matcher = library.LLMatcher(vocabulary, source, log_level=0, limits=limits)

@@ -83,8 +83,12 @@ def expression(
     anything = language.repeat(encode(language, [(0, LAST)]))
     parts = []
     for starts, body, ends in branches:
-        before = language.empty if starts or not search else anything
-        behind = language.empty if ends or not search else anything
+        before = anything
+        if starts or not search:
+            before = language.empty
+        behind = anything
+        if ends or not search:
+            behind = language.empty
         parts.append(language.sequence(before, body, behind))
     return language.choice(*parts)
 
@@ -201,7 +205,9 @@ class _Reader:
                 most = int(high) if high.strip() else None
         else:
             least = int(letter == "+")
-            most = 1 if letter == "?" else None
+            most = None
+            if letter == "?":
+                most = 1
         self._skip("?")  # lazy: the same texts
         return least, most
 
@@ -320,7 +326,9 @@ class _Reader:
             first = False
         if self._next() != "]":
             raise Unread("a class that is not closed")
-        return inverse(ranges) if negative else ranges
+        if negative:
+            return inverse(ranges)
+        return ranges
 
     def _rest_of_class(self) -> Ranges:
         ranges: Ranges = []
@@ -335,7 +343,9 @@ class _Reader:
         ranges = POSIX.get(name.removeprefix("^"))
         if end < 0 or ranges is None:
             raise Unread("a class of characters that is not known")
-        return inverse(ranges) if name.startswith("^") else ranges
+        if name.startswith("^"):
+            return inverse(ranges)
+        return ranges
 
     def _of_letter(self, letter: str) -> Ranges:
         if letter == "\\":

@@ -33,7 +33,9 @@ def _ipv6() -> str:
         if behind >= 0:
             tail = f"(?:{_GROUP}:){{0,{behind}}}{_GROUP}:{_GROUP}"
         else:
-            tail = _GROUP if before == 5 else ""
+            tail = ""
+            if before == 5:
+                tail = _GROUP
         layouts.append(f"{front}::{tail}")
     return "|".join(f"(?:{layout})" for layout in layouts)
 

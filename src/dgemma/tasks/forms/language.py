@@ -155,7 +155,9 @@ class Language:
         if most == 0 or part is self.empty:
             return self.empty
         if part is self.nothing:
-            return self.nothing if least else self.empty
+            if least:
+                return self.nothing
+            return self.empty
         if part.nullable:
             least = 0
         if (least, most) == (1, 1):
@@ -171,7 +173,9 @@ class Language:
         if self.nothing in flat:
             return self.nothing
         if self.empty in flat:
-            return self.empty if all(one.nullable for one in flat) else self.nothing
+            if all(one.nullable for one in flat):
+                return self.empty
+            return self.nothing
         if len(flat) == 1:
             return next(iter(flat))
         ordered = tuple(sorted(flat, key=id))
@@ -230,11 +234,15 @@ class Language:
         kind = one.kind
         parts = one.parts
         if kind == "bytes":
-            return self.empty if parts[0] >> byte & 1 else self.nothing
+            if parts[0] >> byte & 1:
+                return self.empty
+            return self.nothing
         if kind == "sequence":
             first, rest = parts
             behind = self._join(self.after(first, byte), rest)
-            return self.choice(behind, self.after(rest, byte)) if first.nullable else behind
+            if first.nullable:
+                return self.choice(behind, self.after(rest, byte))
+            return behind
         if kind == "choice":
             return self.choice(*(self.after(part, byte) for part in parts))
         if kind == "repeat":
@@ -250,7 +258,9 @@ class Language:
             return self.after(parts[0], byte)
         if kind == "leaf":
             leaf = parts[0].after(byte)
-            return self.nothing if leaf is None else self.leaf(leaf)
+            if leaf is None:
+                return self.nothing
+            return self.leaf(leaf)
         return self.nothing
 
     # ends
@@ -287,9 +297,13 @@ class Language:
             return self.length(parts[0])
         if kind == "leaf":
             text = parts[0].shortest()
-            return NEVER if text is None else len(text)
+            if text is None:
+                return NEVER
+            return len(text)
         way = self._search(one)
-        return NEVER if way is None else len(way)
+        if way is None:
+            return NEVER
+        return len(way)
 
     def shortest(self, one: Expression) -> bytes | None:
         """The shortest text; None where there is none."""

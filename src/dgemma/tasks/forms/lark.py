@@ -83,7 +83,9 @@ def _tokens(text: str) -> list[Token]:
             first = first or "\n" in match[0]
             continue
         kind = kind.removesuffix("_flags")
-        flags = match[f"{kind}_flags"] if kind in ("text", "regex") else ""
+        flags = ""
+        if kind in ("text", "regex"):
+            flags = match[f"{kind}_flags"]
         value = None
         if kind == "json":
             value, place = _schema(text, place)
@@ -168,7 +170,9 @@ class _Grammar:
 
     def _peek(self, offset: int = 0) -> Token:
         place = self.place + offset
-        return self.tokens[place] if place < len(self.tokens) else Token("end", "")
+        if place < len(self.tokens):
+            return self.tokens[place]
+        return Token("end", "")
 
     def _next(self) -> Token:
         token = self._peek()
@@ -265,7 +269,9 @@ class _Grammar:
         if not self._skip("]" if is_optional else ")"):
             raise Unread("a group that is not closed")
         group = _either(alternatives)
-        return _repeated(group, 0, 1) if is_optional else group
+        if is_optional:
+            return _repeated(group, 0, 1)
+        return group
 
     def _text(self, token: Token) -> Node:
         value = _string(token)

@@ -165,11 +165,15 @@ def _check_numbers(value: Any, name: str, depth: int) -> None:
 def schema_of(value: Any, name: str) -> Any:
     """A schema from itself or from its JSON. Raises UsageError."""
     try:
-        schema = json.loads(value) if isinstance(value, str) else value
+        schema = value
+        if isinstance(value, str):
+            schema = json.loads(value)
     except (ValueError, RecursionError):
         raise UsageError(f"{name} is not JSON") from None
     if not isinstance(schema, dict | bool):
         raise UsageError(f"{name} must be an object")
     if schema is False:
         raise UsageError(f"{name} is false, which nothing fits")
-    return {} if schema is True else schema
+    if schema is True:
+        return {}
+    return schema

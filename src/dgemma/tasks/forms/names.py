@@ -55,7 +55,9 @@ class Names:
         at = self.copy()
         made = bytearray()
         for byte in text:
-            name = at._string if at._is_name and not at._escaped else None
+            name = None
+            if at._is_name and not at._escaped:
+                name = at._string
             if byte == QUOTE and name is not None and at._is_taken(name):
                 ending = next(one for one in _endings() if not at._is_taken(name + one))
                 made += ending
@@ -66,7 +68,9 @@ class Names:
 
     def _is_taken(self, name: bytes) -> bool:
         """Whether the innermost object has a member of this name."""
-        names = self._open[-1] if self._open else None
+        names = None
+        if self._open:
+            names = self._open[-1]
         return names is not None and _meaning(name) in names
 
     def _byte(self, byte: int) -> bool:

@@ -75,7 +75,9 @@ class Written:
         if not _begins_number(text, self.bounds.integer):
             return None
         written = Written(self.bounds, text)
-        return written if written.shortest() is not None else None
+        if written.shortest() is not None:
+            return written
+        return None
 
     def shortest(self) -> bytes | None:
         if self.text:
@@ -166,14 +168,18 @@ class Written:
             if multiple is None:
                 return None
             first = multiple
-        return first if first <= last else None
+        if first <= last:
+            return first
+        return None
 
 
 def _next_multiple(number: int, step: int) -> int | None:
     """The least multiple of a step that is no less than a number."""
     if step:
         return -(-number // step) * step
-    return 0 if number <= 0 else None
+    if number <= 0:
+        return 0
+    return None
 
 
 def _complete(text: str) -> bool:

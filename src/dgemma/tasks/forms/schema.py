@@ -110,7 +110,9 @@ class Reader:
         if self._made > MOST_SHAPES:
             raise Unread("too large")
         if isinstance(schema, bool):
-            return Anything() if schema else Impossible()
+            if schema:
+                return Anything()
+            return Impossible()
         if not isinstance(schema, dict):
             raise Unread("a schema that is no object")
         shape: Shape = Anything()
@@ -150,7 +152,9 @@ class Reader:
             return shape
         self._define(value)
         reference = Reference(value)
-        return reference if isinstance(shape, Anything) else self.merge(shape, reference)
+        if isinstance(shape, Anything):
+            return reference
+        return self.merge(shape, reference)
 
     def _define(self, uri: str) -> None:
         if uri in self.named:
@@ -318,7 +322,9 @@ def _one_of(shapes: Iterable[Shape]) -> Shape:
             options.append(shape)
     if len(options) == 1:
         return options[0]
-    return OneOf(tuple(options)) if options else Impossible()
+    if options:
+        return OneOf(tuple(options))
+    return Impossible()
 
 
 def _whole(value: Any) -> Any:
@@ -393,7 +399,9 @@ def _both_numbers(a: Bounds, b: Bounds) -> Number:
 
 def _common_step(steps: list[Fraction]) -> Fraction | None:
     if len(steps) < 2:
-        return steps[0] if steps else None
+        if steps:
+            return steps[0]
+        return None
     a, b = steps
     scale = math.lcm(a.denominator, b.denominator)
     return Fraction(math.lcm(int(a * scale), int(b * scale)), scale)

@@ -182,7 +182,9 @@ class _Texts:
                 break
         if most is not None and most < shape.least:
             return language.nothing
-        most_more = None if most is None else most - len(first)
+        most_more = None
+        if most is not None:
+            most_more = most - len(first)
         tail = self._list(rest, max(0, shape.least - len(first)), most_more, bool(first))
         for place in range(len(first) - 1, -1, -1):
             item = first[place]
@@ -201,9 +203,13 @@ class _Texts:
             return language.repeat(behind, least, most)
         if most == 0:
             return language.empty
-        most_behind = None if most is None else most - 1
+        most_behind = None
+        if most is not None:
+            most_behind = most - 1
         several = language.sequence(item, language.repeat(behind, max(0, least - 1), most_behind))
-        return several if least else language.maybe(several)
+        if least:
+            return several
+        return language.maybe(several)
 
     def _object(self, shape: Object) -> Expression:
         if shape.most is not None and max(shape.least, len(shape.required)) > shape.most:

@@ -95,7 +95,9 @@ class Ways:
         rest: what the language may still hold there, or None where that is not known. names: those that
         objects have already, where each may occur but once.
         """
-        text = self.language.shortest(rest) if rest is not None else None
+        text = None
+        if rest is not None:
+            text = self.language.shortest(rest)
         if text is not None:
             if names is not None:
                 text = names.distinct(text)
@@ -125,7 +127,9 @@ class Ways:
         walked = matcher.deep_copy()
         if ids and walked.try_consume_tokens(ids) < len(ids):
             return None
-        return ids if walked.is_accepting() else None
+        if walked.is_accepting():
+            return ids
+        return None
 
     def _search(self, search: _Search) -> list[int] | None:
         straight = self._dive(search)
@@ -190,7 +194,9 @@ class Ways:
             return None, 0
         behind = self.language.walk(rest, text)
         length = self.language.length(behind)
-        return (None, 0) if length == NEVER else (behind, length)
+        if length == NEVER:
+            return (None, 0)
+        return (behind, length)
 
 
 def _mask(at: Any) -> bytes:
