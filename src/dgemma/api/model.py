@@ -84,6 +84,7 @@ class Model:
 
     @property
     def config(self) -> ModelConfig:
+        """The checkpoint's shape."""
         return self.net.config
 
     @property
@@ -93,6 +94,7 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
+        """The checkpoint's vocabulary. Raises UsageError where it has none that can be read."""
         if self._tokenizer is None:
             raise UsageError(f"{self._why_no_text}; without it text cannot be read: use generate_ids")
         return self._tokenizer

@@ -211,9 +211,9 @@ Record = StepRecord | CommitRecord
 class Result:
     """Everything one request produced."""
 
-    token_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)  # of the answer, the end token too
     steps: list[int] = field(default_factory=list)  # one number per canvas
-    finish_reason: str = "length"
+    finish_reason: str = "length"  # or "stop": an end token
     canvases: list[list[int]] = field(default_factory=list)  # the whole argmax canvases
     logprobs: list[LogProbs] = field(default_factory=list)  # of token_ids, where they were asked for
     fault: str | None = None  # why no answer of the asked form came

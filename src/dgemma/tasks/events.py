@@ -1,6 +1,4 @@
-"""What a task tells whoever watches it: drafts while a canvas settles, text once it is committed, the result
-at the end.
-"""
+"""What a task hands out: drafts while a canvas settles, text once it is committed, the result at the end."""
 
 from __future__ import annotations
 
@@ -34,10 +32,10 @@ class Draft:
 class Committed:
     """Text that will not change any more; joined, the pieces are the answer."""
 
-    canvas: int
-    text: str
-    token_ids: list[int]
-    steps: int
+    canvas: int  # from 0
+    text: str  # what the canvas adds to the answer
+    token_ids: list[int]  # its tokens, the end token too
+    steps: int  # that the canvas took
     # the text by channel: ("thought" or "content", text)
     parts: list[tuple[str, str]] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)  # tool calls that ended here and can be read
@@ -47,13 +45,14 @@ class Committed:
 
 @dataclass(frozen=True)
 class TokenLogProbs:
-    """One token of the answer and the likeliest in its place: nats at temperature 1, in its canvas's last
-    step, before any rule.
+    """One token of the answer and the likeliest in its place.
+
+    Log-probabilities are in nats at temperature 1, of its canvas's last step, before any rule.
     """
 
-    token_id: int
-    text: str
-    log_prob: float
+    token_id: int  # the token of the answer
+    text: str  # of that token
+    log_prob: float  # nats
     top: list[tuple[int, str, float]]  # (id, text, log-probability), likeliest first
     # characters of the content before it; None: it is no part of the content, or a stop string cut it
     start: int | None = None
@@ -63,15 +62,15 @@ class TokenLogProbs:
 class Generation:
     """The whole result of one request."""
 
-    text: str
-    token_ids: list[int]
+    text: str  # the answer
+    token_ids: list[int]  # of the answer, the end token too
     steps: list[int]  # per canvas
     finish_reason: str  # "stop": end token or stop string; "length": max_tokens
-    prompt_tokens: int
-    seed: int
+    prompt_tokens: int  # of the request
+    seed: int  # with which the same answer comes again
     seconds: float  # from the request to its last token
-    first_draft_seconds: float
-    notes: list[str] = field(default_factory=list)
+    first_draft_seconds: float  # from the request to its first step
+    notes: list[str] = field(default_factory=list)  # what was left out or done otherwise than asked
     stop: str | None = None  # the stop string that ended the text; it is not part of it
     logprobs: list[TokenLogProbs] | None = None  # one for each of token_ids, where they were asked for
     # written token by token: a step is one token, and each counts as a canvas of its own
@@ -79,18 +78,22 @@ class Generation:
 
     @property
     def canvases(self) -> int:
+        """Canvases of the answer."""
         return len(self.steps)
 
     @property
     def steps_per_canvas(self) -> float:
+        """Denoising steps of a canvas, on average."""
         return sum(self.steps) / max(1, len(self.steps))
 
     @property
     def tokens_per_forward(self) -> float:
+        """Tokens of the answer for each denoising step."""
         return len(self.token_ids) / max(1, sum(self.steps))
 
     @property
     def tokens_per_second(self) -> float:
+        """Tokens of the answer for each second from the request on."""
         if self.seconds:
             return len(self.token_ids) / self.seconds
         return 0.0
@@ -111,11 +114,11 @@ class Generation:
 class Reply:
     """One turn of a chat, split by channel."""
 
-    content: str
-    thought: str
-    tool_calls: list[ToolCall]
+    content: str  # what is said to the user
+    thought: str  # what was thought before; empty without thinking
+    tool_calls: list[ToolCall]  # in the order of the text
     malformed: list[str]  # tool calls that could not be read, as written
-    generation: Generation
+    generation: Generation  # the whole result, with tokens and times
 
     def to_dict(self) -> dict[str, Any]:
         calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls]
@@ -132,13 +135,13 @@ class Reply:
 class Filling:
     """A gap, filled. `text` replaces the marker; prefix + text + suffix is the whole file."""
 
-    text: str
+    text: str  # of the gap
     closed: bool  # the model ended the text inside its gap; False: the text is exactly as long as the gap
     width: int  # tokens of the gap that won
     mean_log_prob: float  # nats per token of the winner and of the suffix behind it, read by the causal pass
     # steps of every width, all of its canvases together; generation.steps has the winner's
     row_steps: list[int]
-    generation: Generation
+    generation: Generation  # of the width that won
     candidates: list[str] = field(default_factory=list)  # the text of every width
 
     def to_dict(self) -> dict[str, Any]:
@@ -158,9 +161,9 @@ class Change:
     """A span of a document that has settled."""
 
     start: int  # characters of the document as it was
-    end: int
-    before: str
-    after: str
+    end: int  # the same, behind the span
+    before: str  # what stood there
+    after: str  # what stands there now
     closed: bool  # as of Filling
     row: int = 0  # the candidate that it is of
 
@@ -170,13 +173,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Edit:
-    """A document, changed in place: `text` is `document` with every change's `after` where its `before`
-    stood.
-    """
+    """A document, changed in place."""
 
-    document: str
-    text: str
-    changes: list[Change]
+    document: str  # as it was
+    text: str  # the document with every change's `after` where its `before` stood
+    changes: list[Change]  # in the order of the text
     generation: Generation  # of all windows together
 
     def diff(self, name: str = "document") -> str:
@@ -209,11 +210,11 @@ class Decision:
 class Decisions:
     """All answers of a request, by the questions' ids."""
 
-    answers: dict[str, Decision]
+    answers: dict[str, Decision]  # by the names that the questions were given
     prompt_tokens: int  # read, what all questions share counted once
     steps: int  # denoising passes; 0 where no question had two possible answers
-    seed: int
-    seconds: float
+    seed: int  # with which the same answers come again
+    seconds: float  # for all of them
 
     def to_dict(self) -> dict[str, Any]:
         usage = {"input_tokens": self.prompt_tokens, "output_tokens": 0, "steps": self.steps}

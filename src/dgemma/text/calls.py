@@ -28,8 +28,8 @@ _MARK = "\0"
 class ToolCall:
     """A call that the model made: a tool's name and its arguments as plain JSON values."""
 
-    name: str
-    arguments: dict[str, Any]
+    name: str  # of the tool
+    arguments: dict[str, Any]  # JSON values by the parameters' names
 
 
 def parse_call(ids: Sequence[int], tokenizer: Tokenizer) -> ToolCall | None:
