@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from torch import Tensor
 
@@ -33,8 +32,8 @@ from ..tasks.limits import canvas_rows, characters, check_length, check_text, to
 from ..tasks.resolve import NO_TOOLS, ResolvedParams, Tools, resolve_params
 from ..text.tokenizer import Tokenizer
 from . import study
+from .arguments import call_params, last_event, task_params
 
-T = TypeVar("T")
 NARROWEST = 16  # tokens: short answers get canvases of so many, or of a multiple
 
 
@@ -107,7 +106,7 @@ class Model:
         `autoregressive=True`, here and in `chat`, lets the causal pass write token by token: the same weights
         without canvases, to compare with.
         """
-        return _last(self.stream(text, params, **settings), Generation)
+        return last_event(self.stream(text, params, **settings), Generation)
 
     def stream(
         self, text: str, params: GenerationParams | int | None = None, **settings: Unpack[GenerationSettings]
@@ -117,7 +116,7 @@ class Model:
         if not text:
             raise UsageError("the prompt is empty; give at least one character")
         ids = (self.tokenizer.special.need("bos"), *self.tokenizer.encode(text))
-        return self._stream(ids, _params(params, settings))
+        return self._stream(ids, call_params(params, settings))
 
     def stream_ids(
         self,
@@ -126,7 +125,7 @@ class Model:
         **settings: Unpack[GenerationSettings],
     ) -> Iterator[Draft | Committed | Generation]:
         """stream() of a prompt that is given as ids."""
-        return self._stream(token_ids("prompt_ids", prompt_ids), _params(params, settings))
+        return self._stream(token_ids("prompt_ids", prompt_ids), call_params(params, settings))
 
     def chat(
         self,
@@ -159,7 +158,7 @@ class Model:
             continue_final_message=continue_final_message,
             **settings,
         )
-        return chat_task.reply(self.tokenizer, _last(events, Generation))
+        return chat_task.reply(self.tokenizer, last_event(events, Generation))
 
     def stream_chat(
         self,
@@ -174,7 +173,7 @@ class Model:
         **settings: Unpack[GenerationSettings],
     ) -> Iterator[Draft | Committed | Generation]:
         """chat(), watched. The Generation's text still holds thoughts; `chat.reply` splits its ids."""
-        request_params = _params(params, settings)
+        request_params = call_params(params, settings)
         prompt = chat_task.prepare(
             self.tokenizer, messages, tools, tool_choice, thinking, continue_final_message
         )
@@ -205,7 +204,7 @@ class Model:
         events = self.stream_fill(
             prefix, suffix, params, widths=widths, context=context, extra=extra, **settings
         )
-        return _last(events, Filling)
+        return last_event(events, Filling)
 
     def stream_fill(
         self,
@@ -224,7 +223,7 @@ class Model:
         if not prefix and not suffix:
             raise UsageError("there is nothing around the gap: give a prefix or a suffix")
         check_length("the context files", characters(extra))
-        request_params = _task_params("fill", params, settings)
+        request_params = task_params("fill", params, settings)
         gap = infill_task.prepare(
             self.net,
             self.tokenizer,
@@ -259,7 +258,7 @@ class Model:
         Of the parameters an edit takes the seed and the schedule's.
         """
         events = self.stream_edit(document, instruction, params, spans=spans, context=context, **settings)
-        return _last(events, Edit)
+        return last_event(events, Edit)
 
     def stream_edit(
         self,
@@ -275,7 +274,7 @@ class Model:
         check_text("the document", document)
         if instruction is not None:
             check_text("the instruction", instruction)
-        request_params = _task_params("edit", params, settings)
+        request_params = task_params("edit", params, settings)
         plan = edit_task.prepare(
             self._runner,
             self.tokenizer,
@@ -335,7 +334,7 @@ class Model:
         -> Result with .token_ids, .steps (one number per canvas), .finish_reason. Raises NumericsError where
         the logits are not finite.
         """
-        request_params = _task_params("ids", params, settings)
+        request_params = task_params("ids", params, settings)
         canvases = canvas_rows(canvas_ids)
         if request_params.max_tokens is None and canvases:
             request_params = request_params.replace(
@@ -450,31 +449,3 @@ class Model:
             rules=resolved.rules,
             grammar=resolved.grammar,
         )
-
-
-def _params(params: GenerationParams | int | None, settings: Mapping[str, Any]) -> GenerationParams:
-    """What a call asks: its object, or a number that is max_tokens, with the settings by name over it."""
-    if params is None:
-        return GenerationParams().replace(**settings)
-    if isinstance(params, GenerationParams):
-        return params.replace(**settings)
-    return GenerationParams(max_tokens=params).replace(**settings)
-
-
-def _task_params(
-    task: str, params: GenerationParams | int | None, settings: Mapping[str, Any]
-) -> GenerationParams:
-    """The same, of a task in which some parameters have no meaning."""
-    if task != "ids" and not isinstance(params, GenerationParams | None):
-        raise UsageError(f"params is {params!r:.40}; give a GenerationParams, or parameters by name")
-    request_params = _params(params, settings)
-    request_params.check_for(task)
-    return request_params
-
-
-def _last(events: Iterator[Any], kind: type[T]) -> T:
-    """What a stream ends with, which is of that kind."""
-    last = deque(events, maxlen=1).pop()
-    if not isinstance(last, kind):
-        raise RuntimeError(f"a stream ended with {type(last).__name__}, not with {kind.__name__}")
-    return last
