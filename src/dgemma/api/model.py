@@ -435,7 +435,8 @@ class Model:
         prompt: chat_task.Prompt | None,
     ) -> Request:
         """An answer that is shorter than half a canvas gets one of its own width, where no width is given."""
-        config, length = self._schedule(params), self._length(params)
+        config = self._schedule(params)
+        length = self._length(params)
         if config.canvas_width is None and length <= self.config.canvas_length // 2:
             narrow = -(-length // NARROWEST) * NARROWEST
             config = dataclasses.replace(config, canvas_width=min(self.config.canvas_length, narrow))

@@ -160,4 +160,6 @@ def _most_resident() -> float:
     if resource is None:
         return float("nan")
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    if sys.platform == "darwin":
+        return most
+    return most * 1024

@@ -116,7 +116,8 @@ def answers(
     """Logits [C, V] of the last C prompt tokens, of a first step over canvas [C], and of a second one that believes the first."""
     from transformers import DynamicCache
 
-    device, width = canvas.device, len(canvas)
+    device = canvas.device
+    width = len(canvas)
     cache = DynamicCache(config=oracle.config.get_text_config(decoder=True))
     encoder = oracle.model.encoder
     read = encoder(
@@ -143,7 +144,8 @@ def _quiet() -> Iterator[None]:
     """Its notes and its progress bar belong to nobody's report."""
     from transformers.utils import logging
 
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    bar = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -175,4 +175,6 @@ def _row(row: dict[str, Any], y: float, scale: float, colours: dict[str, str]) -
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+    if value < 999.5:
+        return f"{value:.3g}"
+    return f"{value:,.0f}"

@@ -65,7 +65,8 @@ class Race:
     @property
     def cpu_ratio(self) -> float:
         """Of tokens per second of processor time."""
-        slow, fast = self.autoregressive, self.canvas
+        slow = self.autoregressive
+        fast = self.canvas
         return (fast.tokens / fast.cpu_seconds) / (slow.tokens / slow.cpu_seconds)
 
     @property
@@ -81,7 +82,8 @@ class Race:
 
 def race(engine: Engine, requests: Sequence[Request], judge: Judge | None = None) -> Race:
     """Answer every request both ways; the first one once before, to warm up. Raises UsageError for what a way refuses."""
-    canvas, tokens = Side(), Side()
+    canvas = Side()
+    tokens = Side()
     _run_both(engine, requests[0], Side(), Side())
     for request in requests:
         _run_both(engine, request, canvas, tokens)

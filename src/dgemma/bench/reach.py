@@ -81,9 +81,12 @@ def _chunks(
 ) -> None:
     other = _read(net, ids, chunk)
     section.compare(f"{len(ids)} tokens in other chunks", logits(net, other, canvas), want, net.dtype)
-    worst, where = 0.0, (0, 0)
+    worst = 0.0
+    where = (0, 0)
     for layer, shape in enumerate(net.config.layers):
-        first = max(0, len(ids) - net.config.sliding_window + 1) if shape.is_sliding else 0
+        first = 0
+        if shape.is_sliding:
+            first = max(0, len(ids) - net.config.sliding_window + 1)
         for mine, theirs in zip(
             other.read(layer, first, len(ids)), kv.read(layer, first, len(ids)), strict=True
         ):
@@ -92,7 +95,8 @@ def _chunks(
             )
             wrong = wrong.nan_to_num(torch.inf).sqrt()
             if float(wrong.max()) > worst:
-                worst, where = float(wrong.max()), (layer, first + int(wrong.argmax()))
+                worst = float(wrong.max())
+                where = (layer, first + int(wrong.argmax()))
     section.facts[f"{len(ids)} tokens, keys and values"] = (
         f"off by at most {worst:.2g}, at token {where[1]} in layer {where[0]}"
     )
@@ -110,7 +114,8 @@ def _tokens(
     answer: Callable[[list[int]], Tensor],
     ids: list[int],
 ) -> None:
-    noise, lost = distance(answer(ids), want).rms, []
+    noise = distance(answer(ids), want).rms
+    lost = []
     for place in places:
         changed = [*ids]
         changed[place] = (changed[place] + 1) % net.config.vocab_size
@@ -121,7 +126,8 @@ def _tokens(
 
 
 def _cache(section: Section, net: DiffusionGemma, canvas: Tensor, kv: KVCache, places: list[int]) -> None:
-    shapes, length = net.config.layers, kv.length
+    shapes = net.config.layers
+    length = kv.length
     full = [i for i, shape in enumerate(shapes) if not shape.is_sliding]
     sliding = [i for i, shape in enumerate(shapes) if shape.is_sliding]
     oldest = length - net.config.sliding_window + 1  # the first place that sliding layers see

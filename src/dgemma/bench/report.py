@@ -47,7 +47,9 @@ class Section:
     def state(self) -> str:
         if self.failures:
             return "FAILED"
-        return f"not run: {self.skipped}" if self.skipped else "ok"
+        if self.skipped:
+            return f"not run: {self.skipped}"
+        return "ok"
 
     def must(self, holds: bool, failure: str) -> None:
         if not holds:
@@ -107,5 +109,7 @@ def _words(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        if value:
+            return "yes"
+        return "no"
     return str(value)

@@ -54,7 +54,9 @@ def measure(device: torch.device, dtype: torch.dtype) -> Machine:
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a square product, 1024-cube on a CPU and 8192-cube on a card; the best of several runs."""
-    size = 1024 if device.type == "cpu" else 8192
+    size = 8192
+    if device.type == "cpu":
+        size = 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / _best(lambda: torch.matmul(a, b), device)
 
@@ -137,11 +139,17 @@ def work_by_operation(
     weights: Weights = NOTHING_STORED,
 ) -> Iterator[tuple[str, Work]]:
     """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
-    tokens, hidden, vocab = clean + canvas, config.hidden_size, config.vocab_size
-    expert, dense = 3 * hidden * config.moe_intermediate_size, 3 * hidden * config.intermediate_size
-    routed, layers = hidden * config.num_experts, len(config.layers)
+    tokens = clean + canvas
+    hidden = config.hidden_size
+    vocab = config.vocab_size
+    expert = 3 * hidden * config.moe_intermediate_size
+    dense = 3 * hidden * config.intermediate_size
+    routed = hidden * config.num_experts
+    layers = len(config.layers)
     touched = config.num_experts * (1.0 - (1.0 - config.top_k_experts / config.num_experts) ** tokens)
-    projections, attended, cached = 0, 0.0, 0.0
+    projections = 0
+    attended = 0.0
+    cached = 0.0
     for layer in config.layers:
         projections += (
             hidden

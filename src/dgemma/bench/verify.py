@@ -79,7 +79,8 @@ def _done(section: Section, check: Callable[[Section], None]) -> Section:
 
 def _context(model: api.Model, requested: int | None) -> int:
     """Tokens of the longest prompt: what was asked for, or 4,096 and no more than the positions and the memory allow."""
-    config, device = model.config, model.net.device
+    config = model.config
+    device = model.net.device
     most = config.max_position_embeddings - config.canvas_length
 
     def fits(tokens: int) -> bool:
@@ -102,7 +103,9 @@ def _context(model: api.Model, requested: int | None) -> int:
 
 def _free(device: torch.device) -> int:
     free = free_on(device.type, device.index)
-    return free - RESERVE if free else 2**62
+    if free:
+        return free - RESERVE
+    return 2**62
 
 
 def _machine(section: Section, model: api.Model) -> None:
@@ -126,7 +129,8 @@ def _version(package: str) -> str | None:
 
 
 def _model(section: Section, model: api.Model) -> None:
-    config, folder = model.config, model.folder
+    config = model.config
+    folder = model.folder
     hub = folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
     sliding = sum(layer.is_sliding for layer in config.layers)
     layout = source(folder).layout(config)
@@ -141,12 +145,15 @@ def _model(section: Section, model: api.Model) -> None:
 
 
 def _logits(section: Section, model: api.Model) -> None:
-    net, config, width = model.net, model.config, model.config.canvas_length
+    net = model.net
+    config = model.config
+    width = model.config.canvas_length
     length = min(config.sliding_window + width // 2, config.max_position_embeddings - width)
     length = max(
         length, width + 1
     )  # longer than the window, so that what lies behind it must be out of sight
-    ids, canvas = _random(model, length, 1), torch.tensor(_random(model, width, 2), device=net.device)
+    ids = _random(model, length, 1)
+    canvas = torch.tensor(_random(model, width, 2), device=net.device)
     reference = _reference(section, model, length)
     want = oracle.answers(reference, ids, canvas, TEMPERATURE)
     del reference
@@ -169,10 +176,12 @@ def _reference(section: Section, model: api.Model, length: int) -> Any:
     """The oracle from the same folder; where a card has no room for a second copy, with our tensors."""
     if reason := oracle.why_not():
         raise Skip(reason)
-    net, device = model.net, model.net.device
+    net = model.net
+    device = model.net.device
     layout = source(model.folder).layout(model.config)
     plan = estimate_memory(model.config, net.dtype, length, device=device.type)
-    copy, work = plan.weight_bytes + layout.vision_bytes, 2 * (plan.kv + plan.work)
+    copy = plan.weight_bytes + layout.vision_bytes
+    work = 2 * (plan.kv + plan.work)
     host = _free(torch.device("cpu"))
     if copy + work <= _free(device) and copy <= host:
         section.facts["reference"] = "transformers, from the same folder"
@@ -197,7 +206,8 @@ def _reach(section: Section, model: api.Model, context: int) -> None:
 
 
 def _determinism(section: Section, model: api.Model) -> None:
-    request, other = _request(model, 96, 1), _request(model, 41, 2)
+    request = _request(model, 96, 1)
+    other = _request(model, 41, 2)
     alone, again = (_tokens(model, [request])[0] for _ in range(2))
     section.facts["tokens"] = len(alone)
     section.facts["the same tokens twice"] = alone == again
@@ -208,8 +218,10 @@ def _determinism(section: Section, model: api.Model) -> None:
 
 
 def _paths(section: Section, model: api.Model) -> None:
-    net, width = model.net, model.config.canvas_length
-    ids, canvas = _random(model, 96, 3), torch.tensor([_random(model, width, 4)], device=net.device)
+    net = model.net
+    width = model.config.canvas_length
+    ids = _random(model, 96, 3)
+    canvas = torch.tensor([_random(model, width, 4)], device=net.device)
     whole, part = (
         read_prompts(net, [ids[:end]], model.engine.config.prefill_chunk, 2 * width)[0] for end in (96, 64)
     )
@@ -220,12 +232,14 @@ def _paths(section: Section, model: api.Model) -> None:
     (merged,) = net.both([(part, fresh)], [Canvases(canvas, [part], net.self_conditioning_of(prev_probs))])
     section.compare("prompt and step in one pass", _capped(model, merged), want, net.dtype)
     request = _request(model, 96, 5)
-    plain, fast = [*run(net, [request])], [*_engine(model).run([request])]
+    plain = [*run(net, [request])]
+    fast = [*_engine(model).run([request])]
     drafts = [
         next(record.argmax for record in records if isinstance(record, StepRecord))
         for records in (fast, plain)
     ]
-    equal, least = share(*drafts), DRAFTS[net.dtype]
+    equal = share(*drafts)
+    least = DRAFTS[net.dtype]
     section.facts["equal tokens in the first draft of engine and plain loop"] = f"{equal:.1%}"
     section.must(
         equal >= least,
@@ -236,7 +250,8 @@ def _paths(section: Section, model: api.Model) -> None:
 
 
 def _speed(section: Section, model: api.Model) -> None:
-    net, width = model.net, model.config.canvas_length
+    net = model.net
+    width = model.config.canvas_length
     rates = roofline.measure(net.device, net.dtype)
     prompt = min(512, model.config.max_position_embeddings - 2 * width)
     (workload,) = workloads("fixed16", model.config, model.denoise, tokens=width, prompt=prompt)

@@ -97,7 +97,9 @@ def _raced(
 
 
 def _lengths(name: str, prompt: int, tokens: int) -> str:
-    return name if (prompt, tokens) == (1024, 1024) else f"{name} {prompt}+{tokens}"
+    if (prompt, tokens) == (1024, 1024):
+        return name
+    return f"{name} {prompt}+{tokens}"
 
 
 def _doubling(first: int, last: int, factor: int = 2) -> Iterator[int]:

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from ..api import Model
 
 AT_ONCE = 64  # requests that are open together; the engine lets in as many of them as memory holds
-COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+COMPLETION = "/v1/completions"
+CHAT = "/v1/chat/completions"
 JSON_SPACE = " \t\r"
 SEED = 0  # of a request that names none: the same file gives the same answers
 
@@ -104,7 +105,9 @@ def _run(options: CommandOptions, output: Output, left: list[Line]) -> None:
             failed += not usage
             bar(output.answered, output.requests)
     seconds = time.monotonic() - start
-    refused = f", {failed} could not be served (see their lines)" if failed else ""
+    refused = ""
+    if failed:
+        refused = f", {failed} could not be served (see their lines)"
     done = f"{count(len(left), 'request')}, {count(tokens, 'token')} in {seconds:.1f} s"
     note(f"{done}, {tokens / seconds:.0f} tokens/s{refused}")
 
@@ -117,7 +120,9 @@ class Output:
     """
 
     def __init__(self, path: Path, answered: int, requests: int):
-        self.path, self.answered, self.requests = path, answered, requests
+        self.path = path
+        self.answered = answered
+        self.requests = requests
 
     def __enter__(self) -> Output:
         # a buffer would be written once more, and fail again, when it is closed
@@ -188,7 +193,9 @@ def read_lines(path: Path) -> list[Line]:
             raw = json.loads(text)
         except (ValueError, RecursionError):
             raise UsageError(f"{where}: this is not JSON") from None
-        name = raw.get("custom_id") if isinstance(raw, dict) else None
+        name = None
+        if isinstance(raw, dict):
+            name = raw.get("custom_id")
         if not isinstance(name, str) or not name:
             raise UsageError(f"{where}: a request needs a custom_id, a text")
         if name in lines:

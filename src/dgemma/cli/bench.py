@@ -346,17 +346,25 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _width(key: str) -> int:
-    return 22 if key == "recipe" else max(8, len(HEADS[key]))
+    if key == "recipe":
+        return 22
+    return max(8, len(HEADS[key]))
 
 
 def _decimal(key: str, value: Any) -> Any:
     """A number for people: bytes are told in GB, as everywhere; the files' columns keep the GiB of their
     names.
     """
-    return value * 2**30 / 1e9 if key in ("gib_per_step", "peak_gib") else value
+    if key in ("gib_per_step", "peak_gib"):
+        return value * 2**30 / 1e9
+    return value
 
 
 def _number(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
-    return "-" if value != value else f"{value:.3g}" if abs(value) < 10 else f"{value:.0f}"
+    if value != value:
+        return "-"
+    if abs(value) < 10:
+        return f"{value:.3g}"
+    return f"{value:.0f}"

@@ -195,7 +195,9 @@ class Conversation:
             if line is None:
                 if self._typed:
                     note("")
-                return "\n".join(lines) if lines else None
+                if lines:
+                    return "\n".join(lines)
+                return None
             if not line.endswith("\\"):
                 return "\n".join([*lines, line])
             lines.append(line[:-1])
@@ -215,7 +217,9 @@ class Conversation:
         if not data:
             return None
         line = data.removeprefix(BOM.encode()).rstrip(b"\r\n")
-        return read_text(line, "a line on stdin") if line else ""
+        if line:
+            return read_text(line, "a line on stdin")
+        return ""
 
 
 def _whole(command: str, text: str, least: int) -> int:

@@ -82,7 +82,9 @@ def _from_flags(question: str | None, choice: str | None, score: str | None) -> 
 def _kind(choice: str | None, score: str | None) -> str:
     if choice is not None:
         return "choice"
-    return "noul" if score is None else "score"
+    if score is None:
+        return "noul"
+    return "score"
 
 
 def _from_file(file: str, flags: tuple[str | None, ...]) -> Any:
@@ -93,7 +95,9 @@ def _from_file(file: str, flags: tuple[str | None, ...]) -> Any:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"'{file}' is not JSON: {error}") from None
     is_request = isinstance(content, dict) and set(content) == {"questions"}
-    return content["questions"] if is_request else content
+    if is_request:
+        return content["questions"]
+    return content
 
 
 def table(decisions: Decisions) -> str:

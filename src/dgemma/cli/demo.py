@@ -169,7 +169,9 @@ def execute(source: str) -> None:
     from ..train.world import sandbox
 
     name = source.partition("def ")[2].partition("(")[0].strip()
-    results = sandbox.results(source, name, [(NUMBERS,)]) if name else None
+    results = None
+    if name:
+        results = sandbox.results(source, name, [(NUMBERS,)])
     write(f">>> {name}({NUMBERS})\n", "dim")
     write(f"{results[0] if results else 'it does not run'}\n")
 

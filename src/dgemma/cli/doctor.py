@@ -279,7 +279,9 @@ def _list_view(title: str, lines: list[str]) -> list[str]:
 
 
 def _machine_lines(facts: dict[str, Any]) -> list[str]:
-    cuda = f"CUDA {facts['cuda']}" if facts["cuda"] else "no CUDA"
+    cuda = "no CUDA"
+    if facts["cuda"]:
+        cuda = f"CUDA {facts['cuda']}"
     torch = f"torch {facts['torch']} ({cuda}, {facts['threads']} threads)"
     lines = [f"dgemma {facts['dgemma']}, Python {facts['python']}, {torch}"]
     kernels = facts["c_kernels"]
@@ -297,8 +299,12 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     text = weights["text"]
     vision = weights["vision"]
     dtypes = ", ".join(f"{name} {disk_size(size)}" for name, size in weights["dtypes"].items()) or "none"
-    index = "with an index" if weights["index"] else "no index"
-    kind = "GGUF" if any(name.lower().endswith(GGUF) for name in weights["files"]) else "safetensors"
+    index = "no index"
+    if weights["index"]:
+        index = "with an index"
+    kind = "safetensors"
+    if any(name.lower().endswith(GGUF) for name in weights["files"]):
+        kind = "GGUF"
     lines = [
         f"{model['folder']}",
         f"  weights: {weights['tensors']} tensors in {len(weights['files'])} {kind} files, {index}; {dtypes}",

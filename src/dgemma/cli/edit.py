@@ -174,7 +174,9 @@ def splice(data: bytes, changes: Sequence[Change]) -> bytes:
     Places are characters of what the model was shown (`seen`).
     """
     whole = data.decode("utf-8")
-    mark = BOM if whole.startswith(BOM) else ""
+    mark = ""
+    if whole.startswith(BOM):
+        mark = BOM
     text = whole[len(mark) :]
     # where the model saw one character, and the file has two
     wide = [match.start() - number for number, match in enumerate(re.finditer("\r\n", text))]

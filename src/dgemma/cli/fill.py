@@ -117,7 +117,9 @@ def _report(filling: Filling, passes: int, model: Model) -> None:
         note("note: the gap did not close, so its text may be cut short; more --max-tokens may help")
     if not filling.text:
         note("note: the gap was left empty; another --seed may help")
-    state = "closed" if filling.closed else "not closed"
+    state = "not closed"
+    if filling.closed:
+        state = "closed"
     ended = f"gap of {filling.width} {state}"
     note(f"{summary(filling.generation, passes, ended)}, on {model.info.place}")
 

@@ -102,11 +102,15 @@ def _flag_type(name: str) -> Any:
         return list[str] | None
     if param.range is not None:
         return param.range.kind | None
-    return bool | None if bool in get_args(_TYPES[name]) else str | None
+    if bool in get_args(_TYPES[name]):
+        return bool | None
+    return str | None
 
 
 def _from_flag(name: str, value: Any) -> Any:
-    return _ids(value) if name == "eos_token_id" else value
+    if name == "eos_token_id":
+        return _ids(value)
+    return value
 
 
 def with_options(
@@ -275,7 +279,9 @@ def read_text(data: bytes, name: str) -> str:
 
     Raises UsageError for an empty, overlong or unreadable one, naming limit or offset.
     """
-    text = _utf8(data, name) if len(data) <= 4 * MAX_PROMPT_CHARACTERS else None
+    text = None
+    if len(data) <= 4 * MAX_PROMPT_CHARACTERS:
+        text = _utf8(data, name)
     if text is None or len(text) > MAX_PROMPT_CHARACTERS:
         count = (
             f"{len(text)} characters" if text is not None else f"more than {MAX_PROMPT_CHARACTERS} characters"
@@ -305,7 +311,9 @@ def from_stdin(most: int, line: bool = False) -> bytes:
     if sys.stdin is None:
         return b""
     try:
-        return sys.stdin.buffer.readline(most) if line else sys.stdin.buffer.read(most)
+        if line:
+            return sys.stdin.buffer.readline(most)
+        return sys.stdin.buffer.read(most)
     except OSError as error:
         raise UsageError(f"the text on stdin cannot be read: {error.strerror or error}") from None
 

@@ -138,7 +138,9 @@ def command(
         raise UsageError(
             f"'{line[0]}' is not installed here; with --print its settings are shown all the same"
         )
-    warning = "" if context else "; dgemma serve does not answer there, and must be running"
+    warning = "; dgemma serve does not answer there, and must be running"
+    if context:
+        warning = ""
     note(f"{client} asks {url}{warning}")
     os.execve(program, line, os.environ | start.environment)
 
@@ -147,7 +149,9 @@ def shell_lines(environment: dict[str, str], line: list[str], key: str, variable
     """The settings as a shell reads them; the key by the name of its variable."""
 
     def quoted(value: str) -> str:
-        return f'"${variable}"' if key and value == key else shlex.quote(value)
+        if key and value == key:
+            return f'"${variable}"'
+        return shlex.quote(value)
 
     exports = [f"export {name}={quoted(value)}\n" for name, value in environment.items()]
     return "".join([*exports, shlex.join(line), "\n"])

@@ -53,7 +53,9 @@ def show(models: list[CachedModel]) -> None:
 
 
 def _cells(model: CachedModel) -> tuple[str, ...]:
-    refs = f" ({', '.join(model.refs)})" if model.refs else ""
+    refs = ""
+    if model.refs:
+        refs = f" ({', '.join(model.refs)})"
     return (
         model.name,
         model.revision[:12] + refs,

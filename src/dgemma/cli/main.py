@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "dgemma") -> int
         return _fail(as_flags(str(error)), error.exit_code)
     except _ClickError as error:
         context = getattr(error, "ctx", None)
-        where = context.command_path.removeprefix(program).strip() if context else ""
+        where = ""
+        if context:
+            where = context.command_path.removeprefix(program).strip()
         return _fail(
             f"{where}: {error.format_message()}" if where else error.format_message(), error.exit_code
         )

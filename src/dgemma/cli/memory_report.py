@@ -269,7 +269,9 @@ def _parts_view(report: dict[str, Any]) -> Any:
     for name in ("kv", "work", "margin"):
         parts.add_row(f"  {_ROWS[name]}", "", disk_size(report[name]))
     over = report["needs"] - report["memory"]
-    remark = f"{disk_size(over)} too much" if over > 0 else ""
+    remark = ""
+    if over > 0:
+        remark = f"{disk_size(over)} too much"
     parts.add_row("  together", remark, disk_size(report["needs"]))
     return parts
 
@@ -309,4 +311,6 @@ def short(tokens: int) -> str:
     """Tokens in thousands of 1,024, rounded down: "32k", "900", "no"."""
     if tokens >= 1024:
         return f"{tokens // 1024}k"
-    return str(tokens) if tokens else "no"
+    if tokens:
+        return str(tokens)
+    return "no"

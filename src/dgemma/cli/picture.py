@@ -144,7 +144,9 @@ def status(
         f"{mean_entropy(draft):.2f} nats",
     ]
     if steps:
-        speed = tokens / seconds if seconds else 0.0
+        speed = 0.0
+        if seconds:
+            speed = tokens / seconds
         parts.append(f"{speed:.0f} tokens/s")
         parts.append(f"{sum(steps) / len(steps):.1f} steps/canvas")
     else:

@@ -29,7 +29,8 @@ class Bar:
     """
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic):
-        self._what, self._clock = what, clock
+        self._what = what
+        self._clock = clock
         self._start = self._last = clock()
         self._first: int | None = None  # what was done before: a run that goes on has not worked for that
         self._drawn = _drawing(what) if can_animate() else None

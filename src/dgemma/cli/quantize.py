@@ -81,7 +81,9 @@ def command(
     layout = readable(source)
     check(layout.known_config, formats)
     check_target(dst)
-    text = _text(calibrate) if calibrate else ""
+    text = ""
+    if calibrate:
+        text = _text(calibrate)
     if text or not no_compare:
         text_model(str(source))  # needs its tokenizer
     from ..model.target import choose_device
@@ -115,7 +117,9 @@ def command(
     _keep(done, numbers)
     if not as_json:
         write_out(_sizes_and_errors(done, numbers))
-    reason = "not asked for (--no-compare)" if no_compare else None
+    reason = None
+    if no_compare:
+        reason = "not asked for (--no-compare)"
     comparison = None
     if reason is None:
         comparison, reason = _comparison(source, layout, done, device)
@@ -213,7 +217,9 @@ def _report(
 
 def _name(folder: Path) -> str:
     """A model's own name: a folder's last part, or the hub's name of a snapshot."""
-    return folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
+    if folder.parent.name == "snapshots":
+        return folder.parents[1].name
+    return folder.name
 
 
 def _keep(done: Converted, report: dict[str, Any]) -> None:

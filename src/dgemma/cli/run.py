@@ -238,7 +238,9 @@ def noted(result: Generation, cut: int | None) -> Generation:
     """A result, with a note about the length that it was cut to."""
     from ..tasks.length import note_of_cut
 
-    remark = note_of_cut(None, cut, result.finish_reason) if cut else None
+    remark = None
+    if cut:
+        remark = note_of_cut(None, cut, result.finish_reason)
     if remark:
         result.notes.append(remark)
     return result

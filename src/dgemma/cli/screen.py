@@ -269,11 +269,15 @@ class Screen:
     def _unwritten(self, most: int) -> Text:
         """The text before the canvas, no more of it than could be seen: folding costs time at every step."""
         text = Text().append(self._lead, STYLES["noise"])  # a span: a base style would colour all of it
-        style = "thought" if self._channel == "thought" else "committed"
+        style = "committed"
+        if self._channel == "thought":
+            style = "thought"
         return text.append(plain(self._tail[-most:]), STYLES[style])
 
     def _status(self, draft: Draft, width: int) -> Text:
-        label = self._rows[draft.row] if draft.row < len(self._rows) else ""
+        label = ""
+        if draft.row < len(self._rows):
+            label = self._rows[draft.row]
         seconds = time.perf_counter() - self._start
         line = status(draft, self._max_steps, self.passes, seconds, self._tokens, self._steps, label)
         line.truncate(width, overflow="ellipsis")
@@ -317,4 +321,6 @@ def summary(result: Generation, passes: int, ended: str = "") -> str:
 def _ending(result: Generation) -> str:
     if result.finish_reason == "length":
         return "ended by --max-tokens"
-    return "ended by an end token" if result.stop is None else "ended by a stop string"
+    if result.stop is None:
+        return "ended by an end token"
+    return "ended by a stop string"

@@ -151,8 +151,12 @@ def _name(model: str | None) -> str:
         return "dgemma"
     path = Path(model)
     if path.exists():
-        return path.resolve().stem if path.suffix.lower() == GGUF else path.resolve().name
-    return "dgemma" if model == EMBEDDED_NAME else parse_hub_name(model).repo
+        if path.suffix.lower() == GGUF:
+            return path.resolve().stem
+        return path.resolve().name
+    if model == EMBEDDED_NAME:
+        return "dgemma"
+    return parse_hub_name(model).repo
 
 
 def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
@@ -160,7 +164,9 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
     from ..model.info import KERNELS
 
     info = model.info
-    demo = ", the small demo model that ships with dgemma" if is_embedded(model.folder) else ""
+    demo = ""
+    if is_embedded(model.folder):
+        demo = ", the small demo model that ships with dgemma"
     answers = f"answers of {model.denoise.max_new_tokens:,} where a request names no limit"
     rows = {
         "model": f"{info.name}, {info.size} parameters{demo}",
@@ -168,11 +174,15 @@ def _introduce(model: Model, config: ServerConfig, address: Any) -> None:
         "kernels": KERNELS[info.kernels],
         "context": f"{info.context:,} tokens, canvases of {info.canvas}, {answers}",
     }
-    key = "-H 'Authorization: Bearer KEY' " if config.keys else ""
+    key = ""
+    if config.keys:
+        key = "-H 'Authorization: Bearer KEY' "
     where, option = _where(config, address)
     if config.uds is None:
         rows["page"] = f"{where}/"
-    needs = "with a key" if config.keys else "no key needed"
+    needs = "no key needed"
+    if config.keys:
+        needs = "with a key"
     rows["API"] = f"{where}/v1 (OpenAI's), {where} (Anthropic's, Ollama's), {needs}"
     note(f"{config.name} answers at {config.uds or where} (Ctrl-C ends it)")
     for name, text in rows.items():

@@ -77,7 +77,9 @@ def command(
         torch.set_num_threads(threads)
     device = str(choose_device(device))
     source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
-    first = TrainingRecipe.causal_steps if start is None else 0
+    first = 0
+    if start is None:
+        first = TrainingRecipe.causal_steps
     training_recipe = TrainingRecipe(causal_steps=first if causal is None else causal, seed=seed)
     loop = LoopConfig(steps=steps, decay=decay, seed=seed, fused=fused)
     job = trainer(training_recipe, loop, run, files or (), device, source)

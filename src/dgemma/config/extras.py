@@ -70,7 +70,9 @@ def _target(extra: str) -> list[str]:
     if "vcs_info" in origin:
         vcs = origin["vcs_info"]
         revision = vcs.get("requested_revision") or vcs.get("commit_id")
-        at = f"@{revision}" if revision else ""
+        at = ""
+        if revision:
+            at = f"@{revision}"
         return [f"dgemma[{extra}] @ {vcs.get('vcs', 'git')}+{url}{at}"]
     if "archive_info" in origin and not url.startswith("file:"):
         return [f"dgemma[{extra}] @ {url}"]
@@ -91,7 +93,9 @@ def _origin() -> dict[str, dict[str, str]]:
         origin = json.loads(text or "{}")
     except (metadata.PackageNotFoundError, ValueError):
         return {}
-    return origin if isinstance(origin, dict) else {}
+    if isinstance(origin, dict):
+        return origin
+    return {}
 
 
 def _packages(extra: str) -> list[str]:
@@ -123,4 +127,6 @@ def _quote(word: str) -> str:
     """One word for the shell; Windows' own takes single quotes for letters."""
     if not _is_windows():
         return shlex.quote(word)
-    return f'"{word}"' if any(letter in word for letter in ' []<>&|^@"') else word
+    if any(letter in word for letter in ' []<>&|^@"'):
+        return f'"{word}"'
+    return word

@@ -77,7 +77,8 @@ class Format:
 
     def parts(self, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Name -> (dtype, shape) of the parts of a matrix [..., O, I]."""
-        rows, inputs = shape[:-1], shape[-1]
+        rows = shape[:-1]
+        inputs = shape[-1]
         if self.name in BLOCKS:
             elements, size = BLOCKS[self.name]
             return {"codes": ("U8", (*rows, inputs // elements, size))}

@@ -17,7 +17,8 @@ from typing import Any
 from ..errors import ConfigError
 from .reader import Reader, read_json, shown
 
-SLIDING, FULL = "sliding_attention", "full_attention"
+SLIDING = "sliding_attention"
+FULL = "full_attention"
 _MOST_LAYERS = 10_000  # the published model has 30; a list is made from the number before anything checks it
 _MOST_EXPERTS = 1 << 16  # the published model has 128
 _ROPE_DEFAULTS = {
@@ -100,7 +101,8 @@ def _parse_model(raw: dict[str, Any], source: str) -> ModelConfig:
         "bos_token_id",
     ):
         top.take(key, int, None)
-    eos_top, eos_text = top.tokens("eos_token_id"), text.tokens("eos_token_id")
+    eos_top = top.tokens("eos_token_id")
+    eos_text = text.tokens("eos_token_id")
     if (model_type := text.take("model_type", str, "diffusion_gemma_text")) != "diffusion_gemma_text":
         raise ConfigError(f"{text.source}: model_type is {shown(model_type)}, not 'diffusion_gemma_text'")
     layers = _parse_layers(text)
@@ -144,8 +146,10 @@ def _parse_layers(text: Reader) -> tuple[LayerConfig, ...]:
         raise ConfigError(f"{text.source}: 'layer_types' must name {count} layers as '{SLIDING}' or '{FULL}'")
     if kinds[-1] != FULL:
         raise ConfigError(f"{text.source}: the last of 'layer_types' must be '{FULL}'")
-    head_dim, kv_heads = text.size("head_dim", 256), text.size("num_key_value_heads")
-    full_dim, full_kv = text.size("global_head_dim", 512), text.size("num_global_key_value_heads", None)
+    head_dim = text.size("head_dim", 256)
+    kv_heads = text.size("num_key_value_heads")
+    full_dim = text.size("global_head_dim", 512)
+    full_kv = text.size("num_global_key_value_heads", None)
     overrides = _parse_overrides(text, count)
     ropes = _parse_ropes(text)
     layers = []
@@ -154,7 +158,8 @@ def _parse_layers(text: Reader) -> tuple[LayerConfig, ...]:
             (full_dim, full_kv or kv_heads) if kind == FULL and overrides is None else (head_dim, kv_heads)
         )
         if overrides is not None and i in overrides:
-            dim, kv = overrides[i].get("head_dim", dim), overrides[i].get("num_key_value_heads", kv)
+            dim = overrides[i].get("head_dim", dim)
+            kv = overrides[i].get("num_key_value_heads", kv)
         theta, partial, proportional = ropes[kind]
         # the exponent is divided by the whole head even where only a part of it rotates
         rotary = 2 * int(partial * dim // 2) if proportional else dim
@@ -189,7 +194,8 @@ def _parse_ropes(text: Reader) -> dict[str, tuple[float, float, bool]]:
         rope = Reader(raw[kind], f"{text.source}: rope_parameters.{kind}")
         if (style := rope.take("rope_type", str, "default")) not in ("default", "proportional"):
             raise ConfigError(f"{rope.source}: rope_type {shown(style)} is not known")
-        theta, partial = rope.number("rope_theta"), rope.number("partial_rotary_factor", 1.0)
+        theta = rope.number("rope_theta")
+        partial = rope.number("partial_rotary_factor", 1.0)
         if theta <= 0 or not 0 <= partial <= 1:
             raise ConfigError(f"{rope.source}: rope_theta must be above 0, partial_rotary_factor from 0 to 1")
         if style == "default" and partial != 1:  # the oracle has no such rope: it fails on the shapes
@@ -233,9 +239,9 @@ def _part_that_rotates(layer: LayerConfig) -> float:
     short.
     """
     partial = layer.rotary_dims / layer.head_dim
-    return (
-        partial if 2 * int(partial * layer.head_dim // 2) == layer.rotary_dims else math.nextafter(partial, 1)
-    )
+    if 2 * int(partial * layer.head_dim // 2) == layer.rotary_dims:
+        return partial
+    return math.nextafter(partial, 1)
 
 
 def _model_to_dict(config: ModelConfig) -> dict[str, Any]:

@@ -176,7 +176,9 @@ def whole_number(value: Any) -> Any:
     Anything else as it is.
     """
     is_whole = isinstance(value, float) and abs(value) <= 2**53 and value.is_integer()
-    return int(value) if is_whole else value
+    if is_whole:
+        return int(value)
+    return value
 
 
 def _without_neutral_parts(name: str, value: Any) -> Any:

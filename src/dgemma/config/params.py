@@ -42,7 +42,9 @@ class Param:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
-        return self.values if self.range is None else self.range.text
+        if self.range is None:
+            return self.values
+        return self.range.text
 
     @property
     def summary(self) -> str:
@@ -176,16 +178,20 @@ class TokenRules:
     @property
     def biases(self) -> tuple[tuple[int, float], ...]:
         """`logit_bias` as pairs, which it is from the start."""
-        return self.logit_bias if isinstance(self.logit_bias, tuple) else _pairs(self.logit_bias)
+        if isinstance(self.logit_bias, tuple):
+            return self.logit_bias
+        return _pairs(self.logit_bias)
 
     def _check_ranges(self) -> None:
         for one in dataclasses.fields(self):
-            allowed, value = param_of(one).range, getattr(self, one.name)
+            allowed = param_of(one).range
+            value = getattr(self, one.name)
             if allowed is not None and value is not None and not allowed.holds(value):
                 raise UsageError(f"{one.name} is {shown(value)}; it must be {allowed.text}")
 
     def _check_ids(self) -> None:
-        banned, pairs = self.banned_tokens, self.logit_bias
+        banned = self.banned_tokens
+        pairs = self.logit_bias
         if not isinstance(banned, tuple) or not all(is_whole(token, 0) for token in banned):
             raise UsageError(f"banned_tokens is {shown(banned)}; it must be a list of token ids")
         if not isinstance(pairs, tuple) or not all(_is_bias(pair) for pair in pairs):

@@ -75,7 +75,9 @@ def shown(value: Any) -> str:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python prints
         text = "a number of thousands of digits"
-    return text if len(text) <= 80 else text[:77] + "..."
+    if len(text) <= 80:
+        return text
+    return text[:77] + "..."
 
 
 def is_whole(value: object, least: float = 0, below: float = 2**63) -> TypeGuard[int]:
@@ -89,7 +91,8 @@ class Reader:
     def __init__(self, raw: Any, source: str):
         if not isinstance(raw, dict):
             raise ConfigError(f"{source}: a JSON object was expected, not {shown(raw)}")
-        self.raw, self.source = dict(raw), source
+        self.raw = dict(raw)
+        self.source = source
 
     def take(self, key: str, kind: type | tuple[type, ...], *default: Any) -> Any:
         """The value of `key`, which must be of `kind`.

@@ -225,7 +225,8 @@ def _check(config: DenoiseConfig) -> None:
         "temperature",
         f"0, or a number whose product with t_max {config.t_max} is from 1e-30 to 1e30",
     )
-    eos, pad = config.eos_token_id, config.pad_token_id
+    eos = config.eos_token_id
+    pad = config.pad_token_id
     fits = eos is None or (isinstance(eos, tuple | list) and all(is_whole(token, 0) for token in eos))
     need(fits, "eos_token_id", "token ids, or None")
     need(pad is None or is_whole(pad, 0), "pad_token_id", "a token id, or None")

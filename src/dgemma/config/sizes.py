@@ -29,7 +29,9 @@ MOST = 2**63  # bytes
 
 def short_count(number: int) -> str:
     """A number of parameters in words: "8.3 M", "25.2 B"."""
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+    if number >= 1e9:
+        return f"{number / 1e9:.1f} B"
+    return f"{number / 1e6:.1f} M"
 
 
 def disk_size(size: float) -> str:
@@ -40,14 +42,20 @@ def disk_size(size: float) -> str:
         return f"{size / 1e9:.2f} GB"
     if size >= 1e5:
         return f"{size / 1e6:.2f} MB"
-    return f"{size / 1e3:.1f} kB" if size >= 1000 else f"{size:.0f} B"
+    if size >= 1000:
+        return f"{size / 1e3:.1f} kB"
+    return f"{size:.0f} B"
 
 
 def parse_bytes(text: str, name: str = "memory") -> int:
     """Bytes of "24GB" (decimal), "24GiB" (binary), "8G" (decimal), "8589934592". Raises UsageError."""
     match = _SIZE.fullmatch(text.strip().upper())
-    unit = _UNITS.get(match[2]) if match else None
-    size = int(Fraction(match[1]) * unit) if match and unit else 0
+    unit = None
+    if match:
+        unit = _UNITS.get(match[2])
+    size = 0
+    if match and unit:
+        size = int(Fraction(match[1]) * unit)
     if not 0 < size < MOST:
         raise UsageError(f"{name} is {shown(text)}; a size such as 24GB, 24GiB or 8.5G was expected")
     return size
@@ -56,7 +64,9 @@ def parse_bytes(text: str, name: str = "memory") -> int:
 def parse_tokens(text: str, name: str = "context") -> int:
     """Tokens of "32k" (of 1,024), "1.5k", "131072". Raises UsageError."""
     match = _TOKENS.fullmatch(text.strip().upper().replace(",", "").replace("_", ""))
-    tokens = int(Fraction(match[1]) * {"": 1, "K": 1024, "M": 1024**2}[match[2]]) if match else 0
+    tokens = 0
+    if match:
+        tokens = int(Fraction(match[1]) * {"": 1, "K": 1024, "M": 1024**2}[match[2]])
     if tokens < 1:
         raise UsageError(f"{name} is {shown(text)}; a number of tokens such as 32k or 131072 was expected")
     return tokens

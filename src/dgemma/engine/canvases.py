@@ -133,7 +133,8 @@ def commit_records(
         stop = next((place + 1 for place, token in enumerate(canvas) if token in ends), None)
         tokens, reason = _cut(canvas, stop, left[i])
         if not finite[i]:
-            tokens, reason = [], "error"
+            tokens = []
+            reason = "error"
         commit = CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason)
         processor = processors[i] if processors else None
         if processor is not None:

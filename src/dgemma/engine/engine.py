@@ -67,7 +67,8 @@ class Engine:
     owner = ""  # whose requests these are, where somebody shares out turns
 
     def __init__(self, model: DiffusionGemma, config: EngineConfig = EngineConfig()):
-        self.model, self.config = model, config
+        self.model = model
+        self.config = config
         self.scheduler = Scheduler(model, config)
         self.batches: dict[tuple[int, bool], CanvasBatch] = {}  # by width, and whether rows need logits
         self.graphs = Graphs(model) if can_capture(model) else None

@@ -77,7 +77,9 @@ def _refs(home: Path) -> dict[str, list[str]]:
     refs: dict[str, list[str]] = {}
     for path in (home / "refs").rglob("*"):
         try:
-            commit = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+            commit = ""
+            if path.is_file():
+                commit = path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError):
             continue
         if commit and not path.name.startswith("."):  # one that is being written has a dot in front
@@ -125,7 +127,8 @@ def delete_file(path: Path, cache_dir: Path | None = None) -> int:
     """Delete one file of a snapshot, and its blob where nothing else uses it; returns the bytes freed."""
     home = path.parents[2]
     kept = {_blob(other) for one in _of_home(home) for other in _files(one.folder) if other != path}
-    before, blob = _disk_bytes(home), _blob(path)
+    before = _disk_bytes(home)
+    blob = _blob(path)
     blobs = {blob} if blob is not None and blob not in kept else set()
     _delete(cache_dir, blobs=blobs, snapshots={path})
     if os.path.lexists(path):
@@ -155,7 +158,9 @@ def _blob(path: Path) -> Path | None:
     if not path.is_symlink():
         return None
     target = Path(os.path.normpath(path.parent / os.readlink(path)))
-    return target if target.parent.name == "blobs" and target.parents[1].name.startswith("models--") else None
+    if target.parent.name == "blobs" and target.parents[1].name.startswith("models--"):
+        return target
+    return None
 
 
 def _disk_bytes(folder: Path) -> int:

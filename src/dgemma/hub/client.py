@@ -83,7 +83,8 @@ def quiet() -> Iterator[None]:
         logging,
     )
 
-    level, bars = logging.get_verbosity(), not are_progress_bars_disabled()
+    level = logging.get_verbosity()
+    bars = not are_progress_bars_disabled()
     logging.set_verbosity(50)
     if bars:
         disable_progress_bars()

@@ -72,7 +72,8 @@ def locate(
         raise UsageError(f"the model's name is empty; give a folder or a hub name such as {EXAMPLE}")
     try:
         path = Path(text).expanduser()
-        is_folder, exists = path.is_dir(), path.exists()
+        is_folder = path.is_dir()
+        exists = path.exists()
     except (OSError, RuntimeError) as error:  # too long, a folder that may not be entered, ~nobody
         raise CheckpointError(
             f"{shown(text)}: no such folder ({getattr(error, 'strerror', error)})"
@@ -200,7 +201,9 @@ def _snapshot_folder(name: HubName, cache_dir: Path | None) -> Path:
     listed = snapshots(cache_dir, name.repo)
     matches = matching(listed, name.revision)
     if not matches:
-        hint = f" (there: {_there(listed)})" if listed else ""
+        hint = ""
+        if listed:
+            hint = f" (there: {_there(listed)})"
         raise HubError(f"'{name}' is not on this machine{hint}; fetch it with `dgemma pull {name}`")
     if len(matches) > 1:
         raise HubError(
@@ -219,7 +222,9 @@ def _cached_gguf(name: HubName, snapshot: Snapshot) -> Path:
     candidates = choices(names, name.gguf) if name.gguf is not None else names
     there = ", ".join(f"{name.repo}:{choice_of(file, names)}" for file in candidates or names)
     if not candidates:
-        hint = f" (there: {there})" if there else ""
+        hint = ""
+        if there:
+            hint = f" (there: {there})"
         raise HubError(f"'{name}' is not on this machine{hint}; fetch it with `dgemma pull {name}`")
     if len(candidates) > 1:
         raise UsageError(f"'{name}' stands for {len(candidates)} files; name one: {there}")
@@ -283,14 +288,17 @@ def _is_ours(folder: Path) -> bool:
 def _describe(name: str, revision: str, refs: tuple[str, ...], place: Path) -> CachedModel:
     problems, layout = _examine(place)
     files = [place] if place.suffix.lower() == GGUF else [path for path in place.iterdir() if path.is_file()]
-    dtype = next(iter(layout.dtypes), "?").lower() if layout else "?"
+    dtype = "?"
+    if layout:
+        dtype = next(iter(layout.dtypes), "?").lower()
     size = sum(path.stat().st_size for path in files if path.is_file())
     return CachedModel(name, revision, refs, size, dtype, place, problems[0] if problems else "ok")
 
 
 def _examine(place: Path) -> tuple[list[str], Layout | None]:
     """What is wrong with a checkpoint, and its layout where its header can be read."""
-    config, problems = None, []
+    config = None
+    problems = []
     if place.suffix.lower() == GGUF:
         try:
             file = read_gguf(place)

@@ -37,7 +37,9 @@ class HubName:
     gguf: str | None = None
 
     def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
+        revision = ""
+        if self.revision:
+            revision = f"@{self.revision}"
         return f"{self.repo}{revision}" + (f":{self.gguf}" if self.gguf else "")
 
 

@@ -147,7 +147,9 @@ def _choose(name: HubName, names: list[str], siblings: dict[str, Any]) -> list[s
     """
     files = sorted(file for file in names if _GGUF.fullmatch(file) and not file.startswith(PICTURES))
     if not files:
-        hint = " in its top folder" if any(file.lower().endswith(GGUF) for file in names) else ""
+        hint = ""
+        if any(file.lower().endswith(GGUF) for file in names):
+            hint = " in its top folder"
         wanted = (
             f"{GGUF} file{hint}" if name.gguf is not None else f"model*.safetensors and no {GGUF} file{hint}"
         )
@@ -203,14 +205,20 @@ class _Hub:
     def __init__(
         self, name: str, commit: str, token: str | None, endpoint: str | None, home: Path, cache: Path
     ):
-        self.name, self.commit, self.token, self.endpoint = name, commit, token, endpoint
-        self.home, self.cache, self.folder = home, cache, home / "snapshots" / commit
+        self.name = name
+        self.commit = commit
+        self.token = token
+        self.endpoint = endpoint
+        self.home = home
+        self.cache = cache
+        self.folder = home / "snapshots" / commit
 
     def fetch(self, file: File, meter: _Meter) -> None:
         """Bring one file into the snapshot, its hash checked (also when it was there before)."""
         from huggingface_hub import hf_hub_download
 
-        blob, start = self.home / "blobs" / file.digest, meter.done
+        blob = self.home / "blobs" / file.digest
+        start = meter.done
         if blob.exists() and not self._sound(blob, file, meter):
             self._drop(blob, file)
         if file.large and not blob.exists():
@@ -303,7 +311,9 @@ class _Meter:
     """Adds up bytes for the progress callback."""
 
     def __init__(self, report: Progress | None, total: int):
-        self.report, self.total, self.done = report, total, 0
+        self.report = report
+        self.total = total
+        self.done = 0
 
     def at(self, done: int, what: str) -> None:
         self.done = done
@@ -318,7 +328,9 @@ class _Counted:
     """A file whose writes are counted; everything else (seek, tell, truncate) is the file's own."""
 
     def __init__(self, file: BinaryIO, meter: _Meter, what: str):
-        self._file, self._meter, self._what = file, meter, what
+        self._file = file
+        self._meter = meter
+        self._what = what
 
     def write(self, data: bytes) -> int:
         self._meter.add(len(data), self._what)

@@ -74,7 +74,10 @@ class _Ranges:
     """Parts of the files of one commit."""
 
     def __init__(self, name: str, commit: str, token: str | None, endpoint: str | None):
-        self.name, self.commit, self.token, self.endpoint = name, commit, token, endpoint
+        self.name = name
+        self.commit = commit
+        self.token = token
+        self.endpoint = endpoint
         self.fetched = 0
 
     def header(self, file: str, size: int) -> bytes:

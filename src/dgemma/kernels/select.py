@@ -60,7 +60,9 @@ def triton_backend(name: str, tensor: Any) -> ModuleType | None:
     """
     if not wants_triton() or tensor.element_size() > 4 or tensor.requires_grad:
         return None
-    return _module(name) if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1" else None
+    if tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        return _module(name)
+    return None
 
 
 @functools.cache
@@ -115,6 +117,8 @@ def fusable(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Re
 
     @functools.wraps(function)
     def call(*arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
-        return compiled()(*arguments, **named) if _fused else function(*arguments, **named)
+        if _fused:
+            return compiled()(*arguments, **named)
+        return function(*arguments, **named)
 
     return call

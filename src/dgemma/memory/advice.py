@@ -86,7 +86,9 @@ def kinds(config: ModelConfig, dtype: str, formats: Formats) -> dict[str, str]:
 def described(format: Format | None, dtype: str) -> str:
     if format is None:
         return {"bfloat16": "bf16", "float16": "fp16", "float32": "float32", "float64": "float64"}[dtype]
-    return f"{format.name}, groups of {format.group}" if format.name == "int4" else format.name
+    if format.name == "int4":
+        return f"{format.name}, groups of {format.group}"
+    return format.name
 
 
 def _choice(
@@ -103,7 +105,8 @@ def _hints(
     choices: list[Choice], config: ModelConfig, memory: int, context: int, device: str, host: int
 ) -> tuple[str, ...]:
     """Settings that help, in the words of the command line."""
-    hints, as_it_is = [], choices[0]
+    hints = []
+    as_it_is = choices[0]
     if as_it_is.longest:
         hints.append(f"--context {as_it_is.longest}: the longest context that fits with these weights")
     if device == "cuda" and not wants_triton():

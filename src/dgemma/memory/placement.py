@@ -84,7 +84,8 @@ def stream_plan(
     stored: bytes in the files by model name, for a CPU; without it numbers that are in no format are taken to have 16 bits there.
     """
     place = Placement(plan, memory, (), plan.total)
-    layers, step = _layers(config), 1 if plan.device == "cpu" else BUFFERS
+    layers = _layers(config)
+    step = 1 if plan.device == "cpu" else BUFFERS
     for count in range(step, len(layers) + 1, step):
         if not place.missing:
             break
@@ -135,7 +136,8 @@ def placement(
 def _streaming(
     plan: Plan, memory: int, layers: list[list[Target]], streamed: tuple[int, ...], stored: Mapping[str, int]
 ) -> Placement:
-    size, formats = BYTES[plan.dtype], plan.formats
+    size = BYTES[plan.dtype]
+    formats = plan.formats
     away = [target for number in streamed for target in layers[number]]
     stays = plan.total - plan.packed - sum(held_bytes(target, size, formats) for target in away)
     if plan.device == "cpu":

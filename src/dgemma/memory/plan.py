@@ -76,11 +76,9 @@ class Memory:
 
 def margin(memory_bytes: int, device: str = "cuda") -> int:
     """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less, but 96 MiB or a quarter."""
-    return (
-        min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST)))
-        if device == "cpu"
-        else RESERVE
-    )
+    if device == "cpu":
+        return min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST)))
+    return RESERVE
 
 
 def estimate_memory(
@@ -97,21 +95,25 @@ def estimate_memory(
     kv, work = _request(
         config, BYTES[name], context_tokens, batch, canvas, prefill_chunk, device, formats, triton
     )
-    weights, table = weight_bytes(config, BYTES[name], formats), config.vocab_size * config.hidden_size
+    weights = weight_bytes(config, BYTES[name], formats)
+    table = config.vocab_size * config.hidden_size
     plain = (
         device == "cpu"
         and name in PACKED
         and not lacks_avx512()
         and not {"embedding", "embed.weight"} & set(formats)
     )
-    packed = copies_of_table(config) * table * BYTES[name] if plain else 0
+    packed = 0
+    if plain:
+        packed = copies_of_table(config) * table * BYTES[name]
     return Plan(name, context_tokens, batch, weights, kv, work, packed, device, formats)
 
 
 def longest_context(config: ModelConfig, plan: Plan, memory_bytes: int, triton: bool | None = None) -> int:
     """The most tokens that fit beside a plan's weights, one request alone; 0 where none do."""
     available = memory_bytes - margin(memory_bytes, plan.device) - plan.weight_bytes - plan.packed
-    fits, refused = 0, config.max_position_embeddings + 1
+    fits = 0
+    refused = config.max_position_embeddings + 1
     while refused - fits > 1:
         middle = (fits + refused) // 2
         need = sum(
@@ -126,7 +128,8 @@ def _request(
     triton: bool | None,
 ) -> tuple[int, int]:  # fmt: skip
     """Bytes of K and V, and of work."""
-    canvas, cuda = canvas or config.canvas_length, device != "cpu"
+    canvas = canvas or config.canvas_length
+    cuda = device != "cpu"
     fast = cuda and (wants_triton() if triton is None else triton)
     clean = max(canvas, min(chunk, context))  # rows of a canvas that stood, or of a chunk
     kv = sum(_kv_elements(layer, config, context) for layer in config.layers) * batch * size
@@ -135,7 +138,9 @@ def _request(
     work = batch * (
         previous + max(layers, previous + _head_bytes(config, canvas, size, cuda))
     )  # the step writes a p of its own
-    decoding = _decoding_bytes(config, batch * (clean + canvas), size, formats, cuda, fast) if formats else 0
+    decoding = 0
+    if formats:
+        decoding = _decoding_bytes(config, batch * (clean + canvas), size, formats, cuda, fast)
     return kv, work + decoding
 
 
@@ -149,7 +154,9 @@ def format_of(target: Target, formats: Formats) -> Format | None:
 def held_bytes(target: Target, size: int, formats: Formats) -> int:
     """Bytes of a tensor in memory, where numbers that are in no format take `size`."""
     format = format_of(target, formats)
-    return format.nbytes(target.shape) if format else math.prod(target.shape) * size
+    if format:
+        return format.nbytes(target.shape)
+    return math.prod(target.shape) * size
 
 
 def divides(config: ModelConfig, formats: Formats) -> bool:
@@ -160,7 +167,9 @@ def divides(config: ModelConfig, formats: Formats) -> bool:
 def copies_of_table(config: ModelConfig) -> int:
     """How many packed copies of the embedding pay, by its share of the model's elements: the head's, and one turned for p @ E where that
     is much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1 B: 2 % for 6 %)."""
-    return 2 if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()) else 1
+    if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()):
+        return 2
+    return 1
 
 
 def weight_bytes(
@@ -180,7 +189,9 @@ def machine() -> list[Memory]:
 
 def free_on(kind: str, index: int | None = None) -> int:
     """Bytes free where tensors of a device ("cpu", "cuda") live; 0 where the memory tells nothing about itself."""
-    name = f"cuda:{index or 0}" if kind == "cuda" else "RAM"
+    name = "RAM"
+    if kind == "cuda":
+        name = f"cuda:{index or 0}"
     return max((memory.free for memory in machine() if memory.name.split()[0] == name), default=0)
 
 
@@ -220,12 +231,15 @@ def _attention_bytes(
 ) -> int:
     """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, a piece of them with its
     softmax, its queries, mask and result, and K or V of all heads in the scores' kind of number (counted on a CPU)."""
-    heads, wide = config.num_attention_heads, max(size, 4)
+    heads = config.num_attention_heads
+    wide = max(size, 4)
     seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
     queries = heads * rows * layer.head_dim
     if scored:
         scores = min(heads * rows * seen, max(SCORES, heads * seen))
-        copies = layer.num_key_value_heads * seen * layer.head_dim * wide if size < wide else 0
+        copies = 0
+        if size < wide:
+            copies = layer.num_key_value_heads * seen * layer.head_dim * wide
         return 3 * queries * size + 2 * queries * wide + 2 * scores * wide + scores // heads + copies
     fresh = 2 * layer.num_key_value_heads * rows * layer.head_dim * size  # keys and values of the rows
     mixing = clean * seen * size + 4 * queries * size + _scratch(rows, seen, layer.head_dim, size)
@@ -235,7 +249,9 @@ def _attention_bytes(
 def _scratch(rows: int, seen: int, dim: int, size: int) -> int:
     """What each thread of torch's attention for CPUs keeps: scores of some queries with 512 keys, sums, and of 16 bits the scores again."""
     queries = 256 if rows >= 768 else 64 if rows >= 192 else 32
-    again = size if size < 4 else 0
+    again = 0
+    if size < 4:
+        again = size
     return (
         (os.cpu_count() or 1) * queries * (min(seen, 512) * (max(size, 4) + again) + (2 + dim) * max(size, 4))
     )
@@ -259,13 +275,17 @@ def _widened_heads(
     """Queries, keys, values, mask and result of attention in float32, beside what they were."""
     seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
     heads = 2 * config.num_attention_heads * rows + 2 * layer.num_key_value_heads * seen
-    return (4 + size) * heads * layer.head_dim + 4 * clean * seen if _widens(size) else 0
+    if _widens(size):
+        return (4 + size) * heads * layer.head_dim + 4 * clean * seen
+    return 0
 
 
 def _widened_bytes(config: ModelConfig, rows: int, size: int) -> int:
     """A piece of a matrix in float32, and of the dense MLP the gate, up, and up in float32."""
     piece = min(WIDENED, config.hidden_size * config.intermediate_size)
-    return 4 * piece + 8 * rows * config.intermediate_size if _widens(size) else 0
+    if _widens(size):
+        return 4 * piece + 8 * rows * config.intermediate_size
+    return 0
 
 
 def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
@@ -284,12 +304,17 @@ def _decoding_bytes(
     """The piece of a matrix in few bits that is decoded at a time, and what products round their rows to (fp8, nvfp4).
 
     The embedding is mixed in pieces four times as large, which are summed in float32. Triton decodes inside its products."""
-    piece, most, rounding, cost = PIECES["cuda" if cuda else "cpu"], 0, 0, DECODING * max(1, size // 4)
+    piece = PIECES["cuda" if cuda else "cpu"]
+    most = 0
+    rounding = 0
+    cost = DECODING * max(1, size // 4)
     for target, format in _matrices(config, formats):
         outputs, inputs = target.shape[-2:]
         table = target.group == "embedding"
         if table or not fast:
-            wider = 4 * rows * inputs if not cuda and _widens(size) else 0
+            wider = 0
+            if not cuda and _widens(size):
+                wider = 4 * rows * inputs
             most = max(
                 most, min(outputs, max(16, (4 if table else 1) * piece // inputs)) * inputs * cost + wider
             )
@@ -314,9 +339,11 @@ def _host() -> Memory:
             total = free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (OSError, ValueError, AttributeError):
             pass  # unknown: shown as 0, and nothing is said to fit
-    limit, used = _number("/sys/fs/cgroup/memory.max"), _number("/sys/fs/cgroup/memory.current")
+    limit = _number("/sys/fs/cgroup/memory.max")
+    used = _number("/sys/fs/cgroup/memory.current")
     if limit is not None and limit < total:
-        total, free = limit, min(free, limit - (used or 0))
+        total = limit
+        free = min(free, limit - (used or 0))
     return Memory("RAM", total, free)
 
 

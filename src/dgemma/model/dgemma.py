@@ -64,7 +64,9 @@ class DiffusionGemma(nn.Module):
     @property
     def table(self) -> Table:
         """The embedding [V, D] as the head multiplies with it: plain, packed or in few bits."""
-        return self.packed[0] if self.packed else self.embed.weight
+        if self.packed:
+            return self.packed[0]
+        return self.embed.weight
 
     @property
     def columns(self) -> Weight:
@@ -72,8 +74,12 @@ class DiffusionGemma(nn.Module):
         weight = self.embed.weight
         if self.packed:
             _, columns = self.packed
-            return pack(weight.T) if columns is None else columns
-        return weight if isinstance(weight, QuantTensor) else weight.T
+            if columns is None:
+                return pack(weight.T)
+            return columns
+        if isinstance(weight, QuantTensor):
+            return weight
+        return weight.T
 
     @property
     def dtype(self) -> torch.dtype:

@@ -69,4 +69,6 @@ def device_name(device: torch.device) -> str:
     """ "CPU", or a card by its number and name."""
     if device.type == "cuda":
         return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
-    return device.type.upper() if device.type == "cpu" else device.type
+    if device.type == "cpu":
+        return device.type.upper()
+    return device.type

@@ -91,7 +91,9 @@ class KVCache:
         return self.keys[layer][None, :, place], self.values[layer][None, :, place]
 
     def _start(self, layer: int) -> int:
-        return self.window_start if self.config.layers[layer].is_sliding else 0
+        if self.config.layers[layer].is_sliding:
+            return self.window_start
+        return 0
 
     def copy(self) -> KVCache:
         """The same sequence in buffers of its own."""

@@ -86,12 +86,16 @@ class Pass:
         for number, (span, start) in enumerate(zip(self.spans, self.starts, strict=True)):
             rows = slice(row, row + span.rows)
             span.kv.write(layer, start, k[0, :, rows], v[0, :, rows])
-            first = self._first(start) if sliding else 0
+            first = 0
+            if sliding:
+                first = self._first(start)
             keys, values = span.kv.read(layer, first, start + span.rows)
             visible = self._seen(number, sliding, first)
             mixed.append(attention(q[:, :, rows], keys, values, visible))
             row += span.rows
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=2)
+        if len(mixed) == 1:
+            return mixed[0]
+        return torch.cat(mixed, dim=2)
 
     def _launch(self, fast: ModuleType, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """All spans in two launches, which write and read every cache in place."""
@@ -109,8 +113,12 @@ class Pass:
         alike = [i for i, layer in enumerate(self.config.layers) if layer == shape]
         layouts = []
         for span, start in zip(self.spans, self.starts, strict=True):
-            first = self._first(start) if shape.is_sliding else 0
-            slot = span.kv.window_start if shape.is_sliding else 0
+            first = 0
+            if shape.is_sliding:
+                first = self._first(start)
+            slot = 0
+            if shape.is_sliding:
+                slot = span.kv.window_start
             slots = span.kv.keys[alike[0]].shape[1]
             layouts.append(fast.Layout(span.rows, start, first, slot, slots, span.clean))
         kvs = [span.kv for span in self.spans]

@@ -123,7 +123,9 @@ class HostOffload:
 
 
 def _parts(weight: Weight) -> list[Tensor]:
-    return list(weight.parts.values()) if isinstance(weight, QuantTensor) else [weight.detach()]
+    if isinstance(weight, QuantTensor):
+        return list(weight.parts.values())
+    return [weight.detach()]
 
 
 def _offsets(layer: nn.Module) -> tuple[list[tuple[nn.Module, str, list[int]]], int]:

@@ -119,7 +119,9 @@ def rounded_formats(activations: str | None, device: torch.device) -> tuple[str,
     if activations not in (None, "rounded", "16bit"):
         raise UsageError(f"activations '{activations}' is not known; use rounded or 16bit, or leave it out")
     if activations is not None:
-        return ("fp8", "nvfp4") if activations == "rounded" else ()
+        if activations == "rounded":
+            return ("fp8", "nvfp4")
+        return ()
     if device.type != "cuda" or not wants_triton():
         return ()
     capability = torch.cuda.get_device_capability(device)

@@ -79,7 +79,8 @@ def _starts(tokens: int, width: int) -> list[int]:
 def _two_steps(model: DiffusionGemma, request: Request) -> None:
     """Read the prompt, denoise the canvas it starts with, and the one that comes of that."""
     kv = read_prompts(model, [request.prompt_ids], CHUNK, model.config.canvas_length)
-    state, previous = begin_canvases(model, [request], [0]), None
+    state = begin_canvases(model, [request], [0])
+    previous = None
     for _ in range(2):
         hidden = model.denoise(state.canvas, kv, previous, state.pins)
         state, previous, _ = advance(model, hidden, state)
@@ -106,7 +107,9 @@ class Sums:
         whole = self.squares.sum(0) / self.rows.sum().clamp_min(1e-30)
         importance = (self.squares + ROWS * whole) / (self.rows + ROWS)[:, None]
         importance = (importance / importance.mean(-1, keepdim=True).clamp_min(1e-30)).float()
-        return importance[0] if self.plain else importance
+        if self.plain:
+            return importance[0]
+        return importance
 
 
 @contextmanager
@@ -145,7 +148,8 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
                 row, place = (index == expert).nonzero(as_tuple=True)
                 if len(row):
                     # a row's error is multiplied by its weight, its square by the weight's
-                    chosen, squares = x[row], weights[row, place].square()
+                    chosen = x[row]
+                    squares = weights[row, place].square()
                     add([f"{name}.gate_up_proj"], chosen, len(module.gate_up_proj), expert, squares)
                     inner = gated(chosen, *gate_and_up(module.gate_up_proj, expert))
                     add([f"{name}.down_proj"], inner, len(module.gate_up_proj), expert, squares)

@@ -91,7 +91,8 @@ def compare(
     if progress is not None:
         progress(len(prompts), len(prompts))
     every = sums[True] + sums[False]
-    comparison.kl, comparison.agreement = float(every[0] / every[2]), float(every[1] / every[2])
+    comparison.kl = float(every[0] / every[2])
+    comparison.agreement = float(every[1] / every[2])
     comparison.kl_first, comparison.kl_later = (
         float(sums[which][0] / sums[which][2].clamp_min(1)) for which in (True, False)
     )
@@ -102,7 +103,8 @@ def _walk(first: DiffusionGemma, second: DiffusionGemma, request: Request, sums:
     """Along the first model's canvas; -> its steps. sums: KL, equal argmax and cells, of first steps and of later ones."""
     width = request.width(first.config)
     kv, other = (read_prompts(model, [request.prompt_ids], CHUNK, width) for model in (first, second))
-    state, previous = begin_canvases(first, [request], [0]), None
+    state = begin_canvases(first, [request], [0])
+    previous = None
     while not state.done.all():
         heat = float(inverse_temperature(state)[0])
         hidden = first.denoise(state.canvas, kv, previous, state.pins)
@@ -126,7 +128,8 @@ def _differences(
             for model, hidden in ((first, mine), (second, theirs))
         )
         equal = (want.argmax(-1) == got.argmax(-1)).sum()
-        want, got = (want * heat).log_softmax(-1), (got * heat).log_softmax(-1)
+        want = (want * heat).log_softmax(-1)
+        got = (got * heat).log_softmax(-1)
         divergence = (want.exp() * (want - got)).sum(dtype=torch.float64)
         total += torch.tensor([float(divergence), float(equal), len(want)], dtype=torch.float64)
     return total

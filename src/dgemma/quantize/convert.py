@@ -63,7 +63,9 @@ class Job:
     def shape(self) -> tuple[int, ...]:
         """Of the whole."""
         first = self.rows[0].shape
-        return (sum(info.shape[0] for info in self.rows), *first[1:]) if self.format else first
+        if self.format:
+            return (sum(info.shape[0] for info in self.rows), *first[1:])
+        return first
 
     @property
     def outputs(self) -> Spec:
@@ -110,7 +112,8 @@ def convert(
     that are no whole groups, a target that is in use or a partial folder of other options, CheckpointError for a faulty
     source, ResourceError where the disk has no room.
     """
-    source, target = Path(source), Path(os.path.abspath(target))
+    source = Path(source)
+    target = Path(os.path.abspath(target))
     check_target(target)
     layout = readable(source)
     check(layout.known_config, formats)
@@ -136,16 +139,21 @@ def plan(layout: Layout, formats: Mapping[str, Format]) -> list[Job]:
     jobs = [Job("", "vision", (info,)) for info in layout.vision]
     for name, target in expected_tensors(layout.known_config).items():
         infos = [fields["weight"] for fields in layout.text[target.model_name].matrices]
-        matrices, format = [module for module, _ in modules(name, target)], formats.get(target.group)
+        matrices = [module for module, _ in modules(name, target)]
+        format = formats.get(target.group)
         if format is None or not matrices:
             jobs += [Job(target.model_name, target.group, (info,)) for info in infos]
             continue
-        experts = target.shape[0] if len(target.shape) == 3 else 1
+        experts = 1
+        if len(target.shape) == 3:
+            experts = target.shape[0]
         each = len(matrices) // experts
         for number in range(experts):
             of_expert = slice(number * each, (number + 1) * each)
             rows = (_slice(infos[0], number),) if infos[0].name == name else tuple(infos[of_expert])
-            expert = number if len(target.shape) == 3 else None
+            expert = None
+            if len(target.shape) == 3:
+                expert = number
             jobs.append(
                 Job(target.model_name, target.group, rows, format, tuple(matrices[of_expert]), expert)
             )
@@ -200,7 +208,8 @@ def _specs(format: Format, rows: int, inputs: int) -> Spec:
 
 def fields(weight: QuantTensor) -> dict[str, Tensor]:
     """What is written of one matrix [O, I]: unpack.py the other way round. Its values are those that encoding made, bit for bit."""
-    parts, name = weight.parts, weight.format.name
+    parts = weight.parts
+    name = weight.format.name
     if name in ("fp8", "int8"):
         row = parts["row"][:, None]
         return {"weight": parts["codes"], "weight_scale": row.bfloat16() if name == "fp8" else row}
@@ -276,7 +285,8 @@ def _encode(
     -> sums of the squared differences and of the squares.
     """
     weight = empty(format, job.shape, "cpu")
-    lost, whole = 0.0, 0.0
+    lost = 0.0
+    whole = 0.0
     place = 0
     if importance is not None:
         importance = (importance if job.expert is None else importance[job.expert]).to(device)
@@ -368,4 +378,6 @@ def _result(target: Path, partial: Partial, shards: Mapping[str, list[Job]], reu
 
 
 def _spelled(format: Format) -> str:
-    return f"{format.name} {format.group}" if format.name == "int4" else format.name
+    if format.name == "int4":
+        return f"{format.name} {format.group}"
+    return format.name

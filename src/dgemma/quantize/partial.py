@@ -28,14 +28,17 @@ try:
 except ImportError:  # no such locks on Windows: two runs at once are then the user's own business
     fcntl = None  # type: ignore[assignment]  # a module else
 
-MANIFEST, FOLDER = "manifest.json", "folder"
+MANIFEST = "manifest.json"
+FOLDER = "folder"
 
 
 class Partial:
     """The work so far: `whole` holds the shards that are done, by name."""
 
     def __init__(self, place: Path, identity: dict[str, Any]):
-        self.place, self.folder, self.identity = place, place / FOLDER, identity
+        self.place = place
+        self.folder = place / FOLDER
+        self.identity = identity
         self.whole: dict[str, dict[str, Any]] = {}
 
     def add(self, name: str, errors: dict[str, list[float]]) -> None:
@@ -74,9 +77,8 @@ class Partial:
         """
         try:
             manifest = json.loads((self.place / MANIFEST).read_text(encoding="utf-8"))
-            return (
-                manifest if all(entry["errors"] is not None for entry in manifest["shards"].values()) else {}
-            )
+            known = all(entry["errors"] is not None for entry in manifest["shards"].values())
+            return manifest if known else {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 

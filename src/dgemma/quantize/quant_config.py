@@ -78,7 +78,8 @@ def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None)
 
 def _choices(words: str) -> list[tuple[str, str]]:
     """(group, precision) of "attention,dense=fp8,embeddings=int8": a precision is that of all groups since the one before."""
-    choices, names = [], []
+    choices = []
+    names = []
     for part in words.split(","):
         name, separator, precision = (text.strip() for text in part.partition("="))
         names.append(name)
@@ -99,7 +100,9 @@ def _kept(word: str, precision: str) -> str:
         raise UsageError(f"--keep knows no group '{word}'; groups: {', '.join(KEPT)}")
     group, allowed = KEPT[word]
     if precision not in allowed:
-        reason = f"; four bits cost the {word} quality and steps" if precision in ("int4", "nvfp4") else ""
+        reason = ""
+        if precision in ("int4", "nvfp4"):
+            reason = f"; four bits cost the {word} quality and steps"
         raise UsageError(f"--keep {word}={precision} is not made{reason}; choose {' or '.join(allowed)}")
     return group
 
@@ -126,7 +129,9 @@ def check(config: ModelConfig, formats: Mapping[str, Format]) -> None:
             continue
         inputs = target.shape[-1]
         fits = [size for size in GROUP_SIZES if inputs % size == 0] if format.name == "int4" else []
-        fix = f"--group-size {fits[-1]}" if fits else "--format fp8"
+        fix = "--format fp8"
+        if fits:
+            fix = f"--group-size {fits[-1]}"
         raise UsageError(
             f"'{name}' has {inputs} inputs, which are no whole groups of {format.group} ({format.name}); use {fix}"
         )

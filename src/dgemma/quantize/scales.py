@@ -45,7 +45,9 @@ def search_scales(weight: Tensor, format: Format, importance: Tensor | None = No
         ]
         parts = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     else:
-        row = nvfp4.power_scale(weight) if format.name == "nvfp4" else None
+        row = None
+        if format.name == "nvfp4":
+            row = nvfp4.power_scale(weight)
         run = max(1, (PIECE_CUDA if weight.is_cuda else PIECE) // weight.shape[-1])
         starts = range(0, max(1, len(weight)), run)
         each = [
@@ -65,7 +67,8 @@ def _chosen(
     weight: Tensor, format: Format, importance: Tensor | None, given: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The parts of some rows [O, I] with the best scales. given: what `encode` is told of the whole matrix."""
-    exact, encode = weight.to(wide(weight.dtype)), codec(format).encode
+    exact = weight.to(wide(weight.dtype))
+    encode = codec(format).encode
 
     def error_of(knob: float) -> Tensor:
         quantised = QuantTensor(format, tuple(exact.shape), encode(exact, format, knob, **given))
@@ -89,4 +92,6 @@ def _errors(quantised: QuantTensor, weight: Tensor, importance: Tensor | None) -
     if importance is not None:
         squares.mul_(importance.to(squares)[..., None, :])
     group = quantised.format.group
-    return squares.unflatten(-1, (-1, group)).sum(-1) if group else squares.sum(-1)
+    if group:
+        squares = squares.unflatten(-1, (-1, group))
+    return squares.sum(-1)

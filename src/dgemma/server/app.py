@@ -42,7 +42,9 @@ def create_app(
         if route is None:
             return "key"
         is_private = isinstance(route, Page) and route.for_operator
-        return "operator" if is_private else route.access
+        if is_private:
+            return "operator"
+        return route.access
 
     async def denied(scope: Scope, receive: Receive, send: Send, error: RequestError) -> None:
         path = "none"
@@ -78,7 +80,9 @@ def create_app(
 
 def _methods(route: Task | Page) -> list[str]:
     takes_body = isinstance(route, Task) or route.body is not None
-    return ["POST"] if takes_body else ["GET", "HEAD"]
+    if takes_body:
+        return ["POST"]
+    return ["GET", "HEAD"]
 
 
 def _unrouted(table: RouteTable, request: Request, error: Exception) -> Response:

@@ -41,7 +41,11 @@ class Guard:
         needs: Callable[[Scope], Needs],
         denied: Denied,
     ):
-        self.app, self.config, self.keys, self.needs, self.denied = app, config, keys, needs, denied
+        self.app = app
+        self.config = config
+        self.keys = keys
+        self.needs = needs
+        self.denied = denied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -78,7 +82,8 @@ class Guard:
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                 await _answer_preflight(send)
                 return
-        tenant, needs = self.tenant(headers), self.needs(scope)
+        tenant = self.tenant(headers)
+        needs = self.needs(scope)
         if tenant is None and needs != "open":
             await self.denied(
                 scope,
@@ -102,7 +107,9 @@ class Guard:
 
     def _check_host(self, scope: Scope, headers: Headers) -> None:
         given = headers.getlist("host")
-        name = _host(given[0]) if len(given) == 1 else None
+        name = None
+        if len(given) == 1:
+            name = _host(given[0])
         listening = (scope.get("server") or ("",))[0]
         if name is None or not (
             is_loopback(name) or name in self.config.allow_hosts or _same_address(name, listening)
@@ -129,7 +136,9 @@ class Guard:
 def _host(value: str) -> str | None:
     """The name in a Host header, without its port; None where it is none."""
     match = HOST.fullmatch(value)
-    return (match["number"] or match["name"]).lower() if match else None
+    if match:
+        return (match["number"] or match["name"]).lower()
+    return None
 
 
 def _same_address(name: str, listening: str) -> bool:

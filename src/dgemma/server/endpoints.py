@@ -46,7 +46,9 @@ def endpoint(service: Service, route: Task | Page) -> Callable[[Request], Awaita
         except BaseException as error:
             response = error_response(unexpected(error), route.shape)
         finally:
-            status = response.status_code if response else 499
+            status = 499
+            if response:
+                status = response.status_code
             service.metrics.requests.labels(route.path, status).inc()
             if isinstance(route, Task) and status == 200 and not isinstance(response, Streaming):
                 service.metrics.total.observe(time.monotonic() - start)
@@ -80,7 +82,9 @@ async def _answer(service: Service, page: Page, request: Request) -> Response:
         answer = page.handle(service, argument)
         if inspect.isawaitable(answer):
             answer = await answer
-    return answer if isinstance(answer, Response) else _json(answer)
+    if isinstance(answer, Response):
+        return answer
+    return _json(answer)
 
 
 async def _run(service: Service, task: Task, request: Request) -> Response:
@@ -144,7 +148,10 @@ class Streaming(Response):
     """A job's events as they come. It ends with the client, with its last event, or when its time is up."""
 
     def __init__(self, service: Service, running: Running, shape: ErrorShape, leave: Callable[[], None]):
-        self.service, self.running, self.shape, self.leave = service, running, shape, leave
+        self.service = service
+        self.running = running
+        self.shape = shape
+        self.leave = leave
         self.status_code = 200
         self.background = None
 

@@ -88,7 +88,9 @@ def without_halves(body: bytes) -> bytes:
 
 
 def _whole_character(escape: re.Match[bytes]) -> bytes:
-    return b"\\ufffd" if HALF.fullmatch(escape[0]) else escape[0]
+    if HALF.fullmatch(escape[0]):
+        return b"\\ufffd"
+    return escape[0]
 
 
 def as_struct(raw: dict[str, Any], kind: type[Any]) -> Any:
@@ -120,7 +122,9 @@ def _whole(value: Any, kind: Any) -> Any:
         return whole_number(value)
     if isinstance(value, list):
         member = _member(options)
-        return value if member is None else [_whole(one, member) for one in value]
+        if member is None:
+            return value
+        return [_whole(one, member) for one in value]
     inner = _struct(kind)
     if inner is not None and isinstance(value, dict):
         known = _types(inner)
@@ -134,7 +138,9 @@ def _member(options: tuple[Any, ...]) -> Any:
     for option in options:
         if typing.get_origin(option) is list:
             members += typing.get_args(option)
-    return typing.Union[tuple(members)] if members else None  # noqa: UP007
+    if members:
+        return typing.Union[tuple(members)]  # noqa: UP007
+    return None
 
 
 @functools.cache
@@ -145,7 +151,9 @@ def _types(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _options(kind: Any) -> tuple[Any, ...]:
     """The members of a union; any other type is its own only one."""
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return typing.get_args(kind)
+    return (kind,)
 
 
 def _struct(kind: Any) -> type[msgspec.Struct] | None:

@@ -107,7 +107,9 @@ class Connection(H11Protocol):
 
     def __init__(self, *arguments: Any, limits: ServerConfig, shed: Shed, idle: Idle, **named: Any):
         super().__init__(*arguments, **named)
-        self.limits, self.shed, self.idle = limits, shed, idle
+        self.limits = limits
+        self.shed = shed
+        self.idle = idle
         self._head: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
@@ -127,8 +129,12 @@ class Connection(H11Protocol):
     @property
     def address(self) -> str | None:
         """Of the other side, as limits know it; None where it is this machine."""
-        host = self.client[0] if self.client else ""
-        return None if not host or is_loopback(host) else client_of("", host)
+        host = ""
+        if self.client:
+            host = self.client[0]
+        if not host or is_loopback(host):
+            return None
+        return client_of("", host)
 
     def cut(self) -> None:
         """End at once, and count no more from now on."""
@@ -216,7 +222,9 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """What h11 could not read. It knows one status more than 400: 431, for too many bytes."""
-        status = 431 if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431 else 400
+        status = 400
+        if getattr(sys.exc_info()[1], "error_status_hint", 400) == 431:
+            status = 431
         text = (
             f"the head has more than {self.limits.max_header_bytes} bytes"
             if status == 431
@@ -256,7 +264,8 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]):
         super().__init__(config)
-        self.service, self.ready = service, ready
+        self.service = service
+        self.ready = ready
         self.interrupted = False
         self.fault: str | None = None  # why the service ended by itself
         self._until: float | None = None  # when what still runs is ended

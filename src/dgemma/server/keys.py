@@ -75,7 +75,9 @@ def tenant_of(digest: bytes) -> str:
 def check_strength(keys: Iterable[str]) -> None:
     """Raises UsageError for a key that could be guessed from another machine."""
     for number, key in enumerate(keys, 1):
-        name = key.name if isinstance(key, Key) else ""
+        name = ""
+        if isinstance(key, Key):
+            name = key.name
         which = f"the key '{name}'" if name else f"key {number}"
         if len(key) < SHORTEST:
             raise UsageError(

@@ -113,7 +113,8 @@ async def read_body(request: Request, config: ServerConfig, grow: Callable[[int]
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > config.max_body:
         raise refused
-    parts, length = [], 0
+    parts = []
+    length = 0
     try:
         async with asyncio.timeout(config.body_timeout):
             async for part in request.stream():

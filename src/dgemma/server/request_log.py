@@ -49,7 +49,9 @@ class RequestLog:
         while (text := self._lines.get()) is not None:
             dropped = self._dropped
             self._dropped = 0
-            more = f"({dropped} lines were dropped: nobody read them)\n" if dropped else ""
+            more = ""
+            if dropped:
+                more = f"({dropped} lines were dropped: nobody read them)\n"
             try:
                 self._out.write(f"{more}{text}\n")
                 self._out.flush()
@@ -86,8 +88,12 @@ class LogRequests:
     def _line(self, scope: Scope, status: int, seconds: float) -> str:
         route = self.route_of(scope)
         running = scope.get("state", {}).get("running")
-        tokens = running.tokens if running else 0
-        path = route.path if route else "(no route)"
+        tokens = 0
+        if running:
+            tokens = running.tokens
+        path = "(no route)"
+        if route:
+            path = route.path
         when = time.strftime("%Y-%m-%d %H:%M:%S")
         return f"{when} {_method(scope)} {path} {status} {tokens} tokens {1000 * seconds:.0f} ms"
 

@@ -40,7 +40,8 @@ class Service(ServedModel):
     threads: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        engine, config = self.model.engine, self.config
+        engine = self.model.engine
+        config = self.config
         most_open = engine.config.max_slots + config.max_queue
         self.admission = Admission(most_open)
         self.bodies = Bodies(config.max_bodies)

@@ -78,7 +78,9 @@ class Shed:
         if not self._keys:
             return client_of("", address)
         keys = KEY.findall(head)
-        return tenant_of(hashlib.sha256(keys[0]).digest()) if len(keys) == 1 else ""
+        if len(keys) == 1:
+            return tenant_of(hashlib.sha256(keys[0]).digest())
+        return ""
 
 
 def _written(error: RequestError, shape: Any) -> bytes:

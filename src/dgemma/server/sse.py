@@ -14,5 +14,7 @@ _encoder = msgspec.json.Encoder()
 
 def data(value: Any, event: str | None = None) -> bytes:
     """One event of JSON, named where a dialect names its events."""
-    name = f"event: {event}\n".encode() if event else b""
+    name = b""
+    if event:
+        name = f"event: {event}\n".encode()
     return b"%sdata: %s\n\n" % (name, _encoder.encode(value))

@@ -72,7 +72,8 @@ class Worker:
     """The thread, and who waits for what. `observe` is told every record once, on this thread."""
 
     def __init__(self, engine: Engine, observe: Callable[[Record], None] = lambda record: None):
-        self.engine, self._observe = engine, observe
+        self.engine = engine
+        self._observe = observe
         self.failures = 0  # passes that failed
         self.fault: DeviceError | None = None
         self._began: float | None = None  # when the pass or the call at work began; None: nothing is at work
@@ -134,7 +135,9 @@ class Worker:
         do.
         """
         began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        if began is None:
+            return 0.0
+        return time.monotonic() - began
 
     @property
     def running(self) -> bool:
@@ -327,7 +330,8 @@ class Worker:
         if self._suspects:
             self._enter(self._suspects.popleft())
         elif self._parked:
-            parked, self._parked = self._parked, deque()
+            parked = self._parked
+            self._parked = deque()
             for entry in parked:
                 self._enter(entry)
 

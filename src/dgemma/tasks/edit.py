@@ -214,7 +214,8 @@ def stream(engine: Runner, tokenizer: Tokenizer, plan: Plan) -> Iterator[Draft |
 
 def _change_as_written(view: PlainView, change: Change) -> Change:
     """A change of the plain text as one of the original."""
-    start, end = view.to_original(change.start), view.to_original(change.end)
+    start = view.to_original(change.start)
+    end = view.to_original(change.end)
     before = view.original[start:end]
     after = before
     if change.after != change.before:

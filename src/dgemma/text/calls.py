@@ -63,7 +63,9 @@ class _Reader:
     """Reads one call from left to right; each mark stands for the next of `strings`."""
 
     def __init__(self, text: str, strings: list[str]):
-        self._text, self._at, self._strings = text, 0, iter(strings)
+        self._text = text
+        self._at = 0
+        self._strings = iter(strings)
 
     def call(self) -> ToolCall:
         self._expect("call:")

@@ -15,7 +15,8 @@ LONGEST = 4096  # characters of an expression
 MOST_CHOICES = 8  # bits: in how many ways the short repeats and options of an alternative can be taken
 MOST_COUNT = 100  # of a count such as {3}; what may be repeated more often counts as without an end
 LONGEST_FIXED = 1000  # characters that a counted group stands for
-_OPTIONAL, _UNBOUNDED = "optional", "unbounded"
+_OPTIONAL = "optional"
+_UNBOUNDED = "unbounded"
 
 
 class _Refused(Exception):

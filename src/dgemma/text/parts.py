@@ -117,7 +117,8 @@ def check_tokens(vocab: dict[str, Any], added: list[dict[str, Any]], source: str
 
 def _steps(raw: Any, inner: str, known: set[str], where: str) -> Iterator[dict[str, Any]]:
     """The steps of a part, sequences within sequences taken apart."""
-    left, count = [raw] if raw else [], 0
+    left = [raw] if raw else []
+    count = 0
     while left:
         step = left.pop(0)
         if not isinstance(step, dict) or not isinstance(step.get("type"), str) or step["type"] not in known:

@@ -68,7 +68,8 @@ class Tokenizer:
     """One checkpoint's tokenizer. Ids are plain ints; `special` holds the control ids by name."""
 
     def __init__(self, engine: tokenizers.Tokenizer, vocabulary: Vocabulary, not_run: dict[str, Any]):
-        self._engine, self._vocabulary = engine, vocabulary
+        self._engine = engine
+        self._vocabulary = vocabulary
         self._not_run = not_run  # parts of the file that the engine was built without
         self._bytes: dict[int, bytes] = {}  # filled as ids are met: 262,144 tokens at once would cost 0.3 s
         self._sorted: list[tuple[bytes, int]] | None = None  # all tokens by their bytes, once somebody asks

@@ -215,7 +215,8 @@ class _ModelTurn:
 
     def _answered(self, message: _Message) -> str:
         """The name of the tool that a tool message answers for; its call no longer waits."""
-        key, name = message.call_id, message.name
+        key = message.call_id
+        name = message.name
         match: list[_Call] = []
         if key is not None:
             match = [call for call in self.waiting if call.id == key]

@@ -101,7 +101,9 @@ class _Example:
 
     @property
     def width(self) -> int:
-        return len(self.canvases[0].targets) if self.canvases else 0
+        if self.canvases:
+            return len(self.canvases[0].targets)
+        return 0
 
     def work(self, longest: int) -> int:
         """Rows that it takes of a pass, without padding."""
@@ -235,11 +237,14 @@ class Batches:
         self, ids: np.ndarray, span: Span, gap: Span, width: int, rng: np.random.Generator
     ) -> _Canvas:
         """A canvas of given text, a gap with its text and perhaps padding, and given text again."""
-        first, last = gap[0], min(gap[1], gap[0] + width // 2)
+        first = gap[0]
+        last = min(gap[1], gap[0] + width // 2)
         lead = min(first - span[0], int(rng.integers(0, width // 8 + 1)))
         start = first - lead
         spare = width - lead - (last - first)
-        padding = int(rng.integers(0, max(1, min(spare, width // 3) + 1))) if rng.random() < 0.8 else 0
+        padding = 0
+        if rng.random() < 0.8:
+            padding = int(rng.integers(0, max(1, min(spare, width // 3) + 1)))
         padding = max(padding, int(first == last))
         pad = self.config.pad
         behind = ids[last : span[1]]
@@ -263,7 +268,9 @@ class Batches:
         if len(breaks) < 2 or kind < 0.2:
             return first, last
         line = int(rng.integers(0, len(breaks) - 1))
-        lines = 1 if rng.random() < 0.8 else 2
+        lines = 2
+        if rng.random() < 0.8:
+            lines = 1
         last = int(breaks[min(line + lines, len(breaks) - 1)])
         first = int(breaks[line]) + 1
         if kind < 0.45 and last - first > 1:

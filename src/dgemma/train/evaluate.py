@@ -97,7 +97,9 @@ def score(
         raise UsageError(f"samples is {samples}; at least 2 are needed to know the error")
     width = model.config.canvas_length
     generator = torch.Generator().manual_seed(seed)
-    nats, bound, variance = 0.0, 0.0, 0.0
+    nats = 0.0
+    bound = 0.0
+    variance = 0.0
     for clean, first, count in _windows([*ids, special.eos], special, width, context_canvases, new_canvases):
         clean = clean.to(model.device)
         context, next_nats = _read(model, clean, first, count)
@@ -167,11 +169,13 @@ def _nats(
     Noise is drawn on the CPU, so that every device scores the same canvases; costs are taken one canvas at a
     time, because they are float64 over the whole vocabulary.
     """
-    width, device = model.config.canvas_length, targets.device
+    width = model.config.canvas_length
+    device = targets.device
     keep = (1.0 - t).repeat_interleave(width)[None]
     noise = torch.randint(model.config.vocab_size, targets.shape, generator=generator).to(device)
     kept = (torch.rand(targets.shape, generator=generator) < keep).to(device)
-    noisy, keep = torch.where(kept, targets, noise), keep.to(device)
+    noisy = torch.where(kept, targets, noise)
+    keep = keep.to(device)
     rows = (torch.tensor(starts)[:, None] + torch.arange(width)).flatten()[None].to(device)
     own_context = CanvasContext(context, torch.tensor([starts], device=device), width)
     hidden = model.denoise_with(noisy, None, rows, own_context)
@@ -209,7 +213,8 @@ def bound_nats(log_p: Tensor, x: Tensor, z: Tensor, keep: Tensor) -> Tensor:
     log_p [N, V] leave-one-out predictions, x [N] the clean tokens, z [N] the noisy ones, keep [N] the a of
     the level.
     """
-    vocab, a = log_p.shape[-1], keep.double()
+    vocab = log_p.shape[-1]
+    a = keep.double()
     mixed = vocab * a[:, None] * log_p.exp() + (1.0 - a)[:, None]  # xbar
     at_x = mixed.gather(-1, x[:, None])[:, 0]
     at_z = mixed.gather(-1, z[:, None])[:, 0]

@@ -48,7 +48,9 @@ class LoopConfig:
     def factor(self, step: int) -> float:
         """The learning rate's factor at `step`: warm-up, then constant, then down to zero."""
         up = min(1.0, (step + 1) / self.warmup)
-        down = (self.steps - step) / self.decay if self.decay else 1.0
+        down = 1.0
+        if self.decay:
+            down = (self.steps - step) / self.decay
         return min(up, down, 1.0)
 
 
@@ -90,7 +92,10 @@ class Trainer:
     """One run in one folder. `advance()` yields a Report every `report` steps, saving as it goes."""
 
     def __init__(self, model: DiffusionGemma, batches: Batches, config: LoopConfig, folder: Path):
-        self.model, self.batches, self.config, self.folder = model, batches, config, folder
+        self.model = model
+        self.batches = batches
+        self.config = config
+        self.folder = folder
         self.optimizer = Optimizer(model, config.matrix_lr, config.other_lr)
         self.balance = BalanceLoss(model)
         self.step = 0
@@ -167,7 +172,9 @@ class Trainer:
         """Train to the last step. Resumable at any point: batches depend on the step alone."""
         fuse(self.config.fused)
         started = saved = last = clock()
-        sums, since, counted = torch.zeros(2), 0, 0
+        sums = torch.zeros(2)
+        since = 0
+        counted = 0
         while self.step < self.config.steps:
             if self.config.decay and self.step == self.config.steps - self.config.decay:
                 self.save("before-decay")
@@ -181,9 +188,11 @@ class Trainer:
             self.tokens += batch.tokens
             self.cells += batch.targets.numel()
             sums += torch.stack((result.next_token, result.canvas)).cpu()
-            since, counted = since + batch.tokens + batch.targets.numel(), counted + 1
+            since = since + batch.tokens + batch.targets.numel()
+            counted = counted + 1
             if self.step % report == 0 or self.step == self.config.steps:
-                now, means = clock(), (sums / counted).tolist()
+                now = clock()
+                means = (sums / counted).tolist()
                 self._count_time()
                 rate = since / (now - last)
                 row = Report(
@@ -197,7 +206,10 @@ class Trainer:
                     rate,
                 )
                 self._record(row)
-                sums, since, counted, last = torch.zeros(2), 0, 0, now
+                sums = torch.zeros(2)
+                since = 0
+                counted = 0
+                last = now
                 yield row
             if clock() - saved > self.config.save_seconds:
                 self.save()

@@ -24,7 +24,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.mT if tall else x
+    if tall:
+        return x.mT
+    return x
 
 
 class Optimizer:
@@ -33,7 +35,9 @@ class Optimizer:
     def __init__(
         self, model: nn.Module, matrix_lr: float = 0.02, other_lr: float = 0.003, weight_decay: float = 0.01
     ):
-        self.matrix_lr, self.other_lr, self.weight_decay = matrix_lr, other_lr, weight_decay
+        self.matrix_lr = matrix_lr
+        self.other_lr = other_lr
+        self.weight_decay = weight_decay
         self.parameters = dict(model.named_parameters())
         self.state: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():

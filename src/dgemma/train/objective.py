@@ -55,7 +55,8 @@ class CleanContext:
             return attention(q, k, v, causal=True)
         bands = []
         for start in range(0, self.width, self.block):
-            stop, first = min(start + self.block, self.width), max(0, start - window + 1)
+            stop = min(start + self.block, self.width)
+            first = max(0, start - window + 1)
             query = torch.arange(start, stop, device=q.device)[:, None]
             key = torch.arange(first, stop, device=q.device)
             near = (key <= query) & (key > query - window)
@@ -73,7 +74,9 @@ class CanvasContext:
     encoding = False
 
     def __init__(self, clean: CleanContext, starts: Tensor, width: int):
-        self.clean, self.count, self.width = clean, starts.shape[1], width
+        self.clean = clean
+        self.count = starts.shape[1]
+        self.width = width
         self.full = self._visible(starts, None)
         self.near = self._visible(starts, clean.config.sliding_window)
 
@@ -187,7 +190,8 @@ class HeadLoss(torch.autograd.Function):
         ctx: FunctionCtx, hidden: Tensor, embedding: Tensor, targets: Tensor, scale: Tensor, softcap: float
     ) -> Tensor:
         total = hidden.new_zeros(())
-        grad_hidden, grad_embedding = torch.empty_like(hidden), torch.zeros_like(embedding)
+        grad_hidden = torch.empty_like(hidden)
+        grad_embedding = torch.zeros_like(embedding)
         for start in range(0, hidden.shape[0], HeadLoss.ROWS):
             rows = slice(start, start + HeadLoss.ROWS)
             share = scale[rows, None]

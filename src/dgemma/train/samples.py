@@ -104,7 +104,8 @@ def spans_of_model(ids: Sequence[int], tokenizer: Tokenizer) -> list[Span]:
 
 def _pieces(ids: Sequence[int], start: int, end: int, tokenizer: Tokenizer) -> list[Span]:
     """The parts of one turn [start, end) that the model wrote, cut at the results of tools."""
-    response, closing = tokenizer.special.tool_response, tokenizer.special.end_tool_response
+    response = tokenizer.special.tool_response
+    closing = tokenizer.special.end_tool_response
     spans: list[Span] = []
     for place in range(start, end):
         if ids[place] == response:

@@ -39,7 +39,8 @@ def check_copies(layout: Layout) -> None:
 def _equal(copy: TensorInfo, original: TensorInfo, files: Files) -> bool:
     """Whether two tensors of one shape hold the same: the same bytes or, of two dtypes, the same numbers."""
     if copy.dtype == original.dtype:
-        copy, original = _as_bytes(copy), _as_bytes(original)
+        copy = _as_bytes(copy)
+        original = _as_bytes(original)
     count = math.prod(copy.shape)
     for start in range(0, count, PIECE):
         stop = min(start + PIECE, count)

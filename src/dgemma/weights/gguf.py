@@ -28,7 +28,9 @@ ARCHITECTURE_KEY = "general.architecture"
 _EARLY = 16  # keys among which it stands: writers put it first
 _PIECE = 1 << 20  # bytes that are read at a time
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_FLOAT32, _TEXT, _ARRAY = 6, 8, 9
+_FLOAT32 = 6
+_TEXT = 8
+_ARRAY = 9
 # ggml's types: name, elements of a block, its bytes. Those that nobody here decodes are known by name, to be refused by it.
 TYPES = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
@@ -84,7 +86,9 @@ def architecture(path: Path) -> str | None:
                 key = cursor.name("metadata key")
                 value = cursor.value(cursor.number("I"), key)
                 if key == ARCHITECTURE_KEY:
-                    return value if isinstance(value, str) else None
+                    if isinstance(value, str):
+                        return value
+                    return None
     except (OSError, CheckpointError):
         pass
     return None
@@ -109,12 +113,16 @@ class _Cursor:
     """A file's beginning, read as far as it is asked for and never further than the limit."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int):
-        self.path, self.file, self.size = path, file, size
-        self.data, self.at = bytearray(), 0
+        self.path = path
+        self.file = file
+        self.size = size
+        self.data = bytearray()
+        self.at = 0
 
     def take(self, count: int) -> int:
         """Where the next `count` bytes stand in `data`."""
-        start, end = self.at, self.at + count
+        start = self.at
+        end = self.at + count
         if end > len(self.data):
             self._fetch(end)
         self.at = end
@@ -173,10 +181,13 @@ class _Cursor:
                 f"{self.path}: metadata '{key}' has a value of type {kind}, which is not known"
             )
         number = self.number(_SCALARS[kind])
-        return _short(number) if kind == _FLOAT32 else number
+        if kind == _FLOAT32:
+            return _short(number)
+        return number
 
     def _array(self, key: str) -> list[Any]:
-        kind, count = self.number("I"), self.count(f"elements of '{key}'", MOST_ELEMENTS)
+        kind = self.number("I")
+        count = self.count(f"elements of '{key}'", MOST_ELEMENTS)
         if kind == _TEXT:
             return [self.text() for _ in range(count)]
         if kind not in _SCALARS:
@@ -225,7 +236,8 @@ def _read(cursor: _Cursor) -> Gguf:
 
 
 def _check_start(cursor: _Cursor) -> None:
-    path, start = cursor.path, cursor.take(4)
+    path = cursor.path
+    start = cursor.take(4)
     magic = bytes(cursor.data[start : start + 4])
     if magic == b"vers":
         raise CheckpointError(f"{path}: a Git LFS pointer, not the file itself; `git lfs pull` fetches that")
@@ -245,7 +257,8 @@ def _entry(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int, int]:
     if not 1 <= (dims := cursor.number("I")) <= MOST_DIMS:
         raise CheckpointError(f"{where}: {dims} dimensions; 1 to {MOST_DIMS} are read")
     sizes = [cursor.number("Q") for _ in range(dims)]
-    kind, offset = cursor.number("I"), cursor.number("Q")
+    kind = cursor.number("I")
+    offset = cursor.number("Q")
     if kind not in TYPES:
         raise CheckpointError(f"{where}: its type {kind} is not known")
     dtype, elements, size = TYPES[kind]

@@ -19,7 +19,8 @@ from ..errors import CheckpointError, ConfigError
 from .gguf import Gguf, read_floats
 
 ARCHITECTURE = "diffusion-gemma"
-EMBEDDING, ROPE_FREQS = "token_embd.weight", "rope_freqs.weight"
+EMBEDDING = "token_embd.weight"
+ROPE_FREQS = "rope_freqs.weight"
 STILL = 1e20  # a divisor of a frequency from which on a pair of dims does not turn; the files say 1e30
 END_TEXTS = ("<eos>", "<turn|>", "<|tool_response>")  # in the order of the published generation_config.json
 # general.file_type, by llama.cpp's numbers: the mix of formats that a file was quantised to
@@ -173,7 +174,9 @@ def _part_that_rotates(file: Gguf, head_dim: int) -> float:
             f"{file.path}: tensor '{ROPE_FREQS}' scales frequencies; this model keeps them or stops them"
         )
     part = 2 * turning / head_dim
-    return part if 2 * int(part * head_dim // 2) == 2 * turning else math.nextafter(part, 1)
+    if 2 * int(part * head_dim // 2) == 2 * turning:
+        return part
+    return math.nextafter(part, 1)
 
 
 def _same(keys: Reader, key: str) -> int:
@@ -188,7 +191,8 @@ def _vocabulary(file: Gguf, keys: Reader) -> int:
     info = file.tensors.get(EMBEDDING)
     if info is None or len(info.shape) != 2:
         raise CheckpointError(f"{file.path}: there is no tensor '{EMBEDDING}' of two dimensions, so no model")
-    rows, tokens = info.shape[0], file.metadata.get("tokenizer.ggml.tokens")
+    rows = info.shape[0]
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
     if (said := keys.size("vocab_size", rows)) != rows:
         raise ConfigError(f"{keys.source}: 'vocab_size' is {said}, but '{EMBEDDING}' has {rows} rows")
     if isinstance(tokens, list) and len(tokens) > rows:

@@ -99,7 +99,8 @@ def _copies(
     left: dict[str, TensorInfo], tensors: Mapping[str, TensorInfo]
 ) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
     """The output head where it may be a copy of the embedding, taken out of `left`; copies.py compares them."""
-    head, embedding = left.get(HEAD), tensors.get(EMBEDDING)
+    head = left.get(HEAD)
+    embedding = tensors.get(EMBEDDING)
     if head is None or embedding is None or not may_be_equal(head, embedding):
         return ()
     del left[HEAD]

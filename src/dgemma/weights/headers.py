@@ -101,7 +101,9 @@ def _entry(path: Path, name: str, raw: Any, data_start: int) -> TensorInfo:
         raise CheckpointError(
             f"{where}: the header entry must hold dtype, shape and data_offsets, and nothing else"
         )
-    dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
+    dtype = raw["dtype"]
+    shape = raw["shape"]
+    offsets = raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{where}: the dtype {dtype!r} is not known")
     if not isinstance(shape, list) or not all(is_whole(size) for size in shape):

@@ -77,5 +77,7 @@ def _quantization(checkpoint: Source, most: str) -> str:
     """The name of the file's own mix of formats, where it has one; else the format of most bytes."""
     if isinstance(checkpoint, GgufSource):
         file_type = checkpoint.file.metadata.get("general.file_type")
-        return FILE_TYPES.get(file_type, most.upper()) if isinstance(file_type, int) else most.upper()
+        if isinstance(file_type, int):
+            return FILE_TYPES.get(file_type, most.upper())
+        return most.upper()
     return most.upper()

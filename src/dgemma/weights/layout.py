@@ -108,7 +108,9 @@ def faultless(layout: Layout) -> Layout:
     """The same layout. Raises CheckpointError with its first problem."""
     if layout.problems:
         more = len(layout.problems) - 1
-        hint = f" (and {more} more: `dgemma doctor {layout.folder}`)" if more else ""
+        hint = ""
+        if more:
+            hint = f" (and {more} more: `dgemma doctor {layout.folder}`)"
         raise CheckpointError(layout.problems[0] + hint)
     return layout
 
@@ -145,7 +147,8 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
                 tensors[tensor.name] = tensor
     indexed = _check_index(folder, weight_map, tensors, files, errors)
     vision = tuple(tensor for tensor in tensors.values() if classify(tensor.name) == "vision")
-    quantization, matched = None, Match()
+    quantization = None
+    matched = Match()
     if config is not None and len(config.layers) > len(tensors) + _FEW_LAYERS:
         errors.append(
             f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them"
@@ -168,17 +171,17 @@ def _shards(folder: Path, errors: list[str], said: list[str]) -> tuple[list[Path
     """The weight files to read, sorted, and the index's tensor-to-file map where there is an index."""
     on_disk = sorted(folder.glob("model*.safetensors"))
     has_index = (folder / INDEX).exists() or (folder / INDEX).is_symlink()
-    weight_map = _read_index(folder, errors) if has_index else None
+    weight_map = None
+    if has_index:
+        weight_map = _read_index(folder, errors)
     shards = [path for path in on_disk if SHARD.fullmatch(path.name)]
     if folder / SINGLE in on_disk and shards and SINGLE not in (weight_map or {}).values():
         # a folder that was saved twice: every other reader takes the single file
         said.append(
             f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not (a folder that was saved twice?)"
         )
-        on_disk, weight_map = (
-            [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)],
-            None,
-        )
+        on_disk = [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)]
+        weight_map = None
         errors.clear()  # of what is wrong with an index that is not read
     files = []
     for path in on_disk:
@@ -192,7 +195,9 @@ def _shards(folder: Path, errors: list[str], said: list[str]) -> tuple[list[Path
         _check_numbering(folder, on_disk, errors)
     if not on_disk and not errors:
         others = sorted(path.name for pattern in _FOREIGN for path in folder.glob(pattern))
-        hint = f"; {others[0]} is a format this build does not read" if others else ""
+        hint = ""
+        if others:
+            hint = f"; {others[0]} is a format this build does not read"
         errors.append(f"{folder}: no model*.safetensors in it{hint}")
     return files, weight_map
 
@@ -236,7 +241,8 @@ def _exists(path: Path) -> bool:
 def _stays_inside(path: Path, folder: Path) -> bool:
     """Whether `path` leads to a file of the folder or, for a hub cache snapshot, to one of that cache's blobs."""
     try:
-        target, home = path.resolve(strict=False), folder.resolve()
+        target = path.resolve(strict=False)
+        home = folder.resolve()
     except (OSError, RuntimeError):  # a loop of links
         return False
     roots = [home]
@@ -266,7 +272,9 @@ def _check_index(
     """Index against headers; returns the names it complained about, so that nobody complains twice."""
     if weight_map is None:
         return set()
-    path, read, reported = folder / INDEX, {tensor.file for tensor in tensors.values()}, set()
+    path = folder / INDEX
+    read = {tensor.file for tensor in tensors.values()}
+    reported = set()
     readable = {file.name for file in files if file in read}
     for name, file in sorted(weight_map.items()):
         tensor = tensors.get(name)

@@ -80,7 +80,8 @@ def map_into(
 
     Raises CheckpointError for damaged values, ResourceError for layouts that cannot be mapped.
     """
-    total, done = sum(layout.text[name].nbytes for name in names), 0
+    total = sum(layout.text[name].nbytes for name in names)
+    done = 0
     for name in names:
         stored = layout.text[name]
         assign(module, name, mapped(stored, maps))
@@ -110,8 +111,6 @@ def mapped(stored: Stored, maps: Maps) -> Mappable:
         parts = {name: torch.unflatten(part, 0, stored.shape[:-1]) for name, part in read[0].items()}
         return QuantTensor(stored.format, stored.shape, parts)
     matrices = [QuantTensor(stored.format, (len(parts["codes"]), stored.shape[-1]), parts) for parts in read]
-    return (
-        list(zip(matrices[::2], matrices[1::2], strict=True))
-        if len(matrices) == 2 * stored.shape[0]
-        else matrices
-    )
+    if len(matrices) == 2 * stored.shape[0]:
+        return list(zip(matrices[::2], matrices[1::2], strict=True))
+    return matrices

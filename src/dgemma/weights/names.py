@@ -132,9 +132,9 @@ def classify(name: str) -> str:
         return "text"
     if match := _LAYER_NAME.fullmatch(name):
         part, _, suffix = match.groups()
-        return (
-            "text" if (suffix in _PER_LAYER if part == "decoder" else suffix == "layer_scalar") else "unknown"
-        )
+        if suffix in _PER_LAYER if part == "decoder" else suffix == "layer_scalar":
+            return "text"
+        return "unknown"
     return "unknown"
 
 

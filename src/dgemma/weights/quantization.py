@@ -35,8 +35,11 @@ _HOW = (
 
 def read_quantization(folder: Path) -> Quantization | None:
     """A folder's description, or None for one that has none. Raises ConfigError that names what is not understood."""
-    config, beside = Path(folder) / "config.json", Path(folder) / BESIDE
-    raw = read_json(config).get("quantization_config") if config.exists() else None
+    config = Path(folder) / "config.json"
+    beside = Path(folder) / BESIDE
+    raw = None
+    if config.exists():
+        raw = read_json(config).get("quantization_config")
     quantization = None if raw is None else parse(raw, f"{config}: quantization_config")
     if beside.exists():
         other = _modelopt_file(Reader(read_json(beside), str(beside)))
@@ -80,7 +83,9 @@ def _compressed_tensors(top: Reader) -> Quantization:
         raise ConfigError(
             f"{top.source}: the format of sparsity_config is {shown(sparse)}; this build reads only 'dense'"
         )
-    whole, notes, groups = top.take("format", str, None), _cache_notes(top), []
+    whole = top.take("format", str, None)
+    notes = _cache_notes(top)
+    groups = []
     for name, value in top.take("config_groups", dict).items():
         group = Reader(value, f"{top.source}: config_groups.{name}")
         layout = group.take("format", str, None) or whole
@@ -96,9 +101,11 @@ def _compressed_tensors(top: Reader) -> Quantization:
 
 
 def _compressed_scheme(layout: str | None, weights: Reader) -> Scheme:
-    bits, kind = weights.take("num_bits", int, 8), weights.take("type", str, "int")
+    bits = weights.take("num_bits", int, 8)
+    kind = weights.take("type", str, "int")
     symmetric = weights.take("symmetric", bool, True)
-    strategy, group = weights.take("strategy", str, None), weights.take("group_size", int, None)
+    strategy = weights.take("strategy", str, None)
+    group = weights.take("group_size", int, None)
     strategy = strategy or ("group" if group and group > 0 else "channel" if group else "tensor")
     order = weights.raw.pop("actorder", None)
     _only(weights, "dynamic", False)
@@ -139,7 +146,8 @@ def _activations(scheme: Scheme, group: Reader) -> tuple[Scheme, list[str]]:
     if raw is None:
         return scheme, []
     declared = Reader(raw, f"{group.source}.input_activations")
-    kind, bits = declared.take("type", str, "int"), declared.take("num_bits", int, 8)
+    kind = declared.take("type", str, "int")
+    bits = declared.take("num_bits", int, 8)
     for name in ("strategy", "group_size", "symmetric", "dynamic", "actorder", "block_structure"):
         declared.raw.pop(name, None)
     _finish(declared)
@@ -151,8 +159,10 @@ def _activations(scheme: Scheme, group: Reader) -> tuple[Scheme, list[str]]:
 
 
 def _modelopt(top: Reader) -> Quantization:
-    algorithm, groups = top.take("quant_algo", str), top.take("config_groups", dict, {})
-    scheme, notes = _modelopt_scheme(algorithm, top.source), _cache_notes(top)
+    algorithm = top.take("quant_algo", str)
+    groups = top.take("config_groups", dict, {})
+    scheme = _modelopt_scheme(algorithm, top.source)
+    notes = _cache_notes(top)
     targets: list[str] = []
     for name, value in groups.items():
         group = Reader(value, f"{top.source}: config_groups.{name}")
@@ -173,7 +183,8 @@ def _modelopt(top: Reader) -> Quantization:
 
 def _modelopt_file(top: Reader) -> Quantization:
     inner = Reader(top.take("quantization", dict), f"{top.source}: quantization")
-    scheme, notes = _modelopt_scheme(inner.take("quant_algo", str), inner.source), _cache_notes(inner)
+    scheme = _modelopt_scheme(inner.take("quant_algo", str), inner.source)
+    notes = _cache_notes(inner)
     _only(inner, "group_size", 16)
     for reader in (top, inner):
         _only(reader, "quant_method", "modelopt", "modelopt_fp4")
@@ -200,7 +211,8 @@ def _gptq(top: Reader) -> Quantization:
     _only(top, "is_marlin_format", False)
     _only(top, "pack_dtype", "int32")
     _only(top, "dynamic", None, {})  # settings of single modules
-    permuted, symmetric = top.take("desc_act", bool, False), top.take("sym", bool, True)
+    permuted = top.take("desc_act", bool, False)
+    symmetric = top.take("sym", bool, True)
     scheme = Scheme(
         version, Format("int4", _group_size(top), zeros=not symmetric, scale="F16"), permuted=permuted
     )
@@ -241,11 +253,11 @@ _METHODS = {
 def _cache_notes(top: Reader) -> list[str]:
     """A K/V cache in few bits is proposed, not stored: ours keeps the model's own numbers, which is more exact."""
     proposals = [top.raw.pop(name, None) for name in ("kv_cache_scheme", "kv_cache_quant_algo")]
-    return (
-        ["the checkpoint proposes a K/V cache in few bits; K and V are kept at the model's own precision"]
-        if any(proposals)
-        else []
-    )
+    if any(proposals):
+        return [
+            "the checkpoint proposes a K/V cache in few bits; K and V are kept at the model's own precision"
+        ]
+    return []
 
 
 def _only(reader: Reader, key: str, *wanted: Any) -> None:

@@ -48,7 +48,8 @@ def stream(
     """
     wanted = layout.text if only is None else {name: layout.text[name] for name in only}
     order = sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset))
-    total, done = sum(stored.nbytes for stored in wanted.values()), 0
+    total = sum(stored.nbytes for stored in wanted.values())
+    done = 0
     with Files() as files:
         for name, stored in order:
             weight = (

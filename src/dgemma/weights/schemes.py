@@ -41,22 +41,29 @@ class Scheme:
     permuted: bool = False  # inputs were sorted, so the file must say which group each belongs to
 
     def __str__(self) -> str:
-        groups = f" in groups of {self.format.group}" if self.format.group else ""
+        groups = ""
+        if self.format.group:
+            groups = f" in groups of {self.format.group}"
         return f"{self.format.name}{groups} ({self.layout})"
 
     @property
     def scales(self) -> str:
         """The field whose dtype the file chooses."""
-        return "scales" if self.layout in ("gptq", "gptq_v2", "awq") else "weight_scale"
+        if self.layout in ("gptq", "gptq_v2", "awq"):
+            return "scales"
+        return "weight_scale"
 
     def stored(self, dtype: str) -> Format:
         """The format of a matrix whose scales are kept in `dtype`."""
-        return replace(self.format, scale=dtype) if self.format.name == "int4" else self.format
+        if self.format.name == "int4":
+            return replace(self.format, scale=dtype)
+        return self.format
 
     def fields(self, shape: tuple[int, int]) -> dict[str, Field]:
         """The fields of a matrix [O, I], by name; I is a multiple of what `format.divides` asks for."""
         rows, inputs = shape
-        groups, eights = inputs // (self.format.group or inputs), -(-inputs // 8)
+        groups = inputs // (self.format.group or inputs)
+        eights = -(-inputs // 8)
         if self.layout in ("float-quantized", "int-quantized"):
             return {
                 "weight": Field(("F8_E4M3" if self.format.name == "fp8" else "I8",), (shape,)),

@@ -25,7 +25,8 @@ class ShardFile:
     """tensors: name -> (safetensors' dtype, shape). `with ShardFile(...) as file`: file.write(...), and the file is there at the end."""
 
     def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]):
-        self.path, self.part = path, path.with_name(path.name + ".part")
+        self.path = path
+        self.part = path.with_name(path.name + ".part")
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self._left: dict[
             str, tuple[int, int]
@@ -38,7 +39,8 @@ class ShardFile:
             place += size
         text = json.dumps(header, ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
-        self._start, self.nbytes = 8 + len(text), 8 + len(text) + place
+        self._start = 8 + len(text)
+        self.nbytes = 8 + len(text) + place
         self._file = self.part.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
 

@@ -27,7 +27,9 @@ VOCABULARY = "tokenizer.json"
 
 def source(place: Path) -> Source:
     """The checkpoint at a place that `locate` returned."""
-    return GgufSource(place) if place.suffix.lower() == GGUF else Source(place)
+    if place.suffix.lower() == GGUF:
+        return GgufSource(place)
+    return Source(place)
 
 
 class Source:
@@ -73,7 +75,9 @@ class Source:
 
     def why_no_text(self) -> str | None:
         """Why this checkpoint can only be used with ids, or None where it has a vocabulary."""
-        return None if self.vocabulary().exists() else f"{self.vocabulary()}: no such file"
+        if self.vocabulary().exists():
+            return None
+        return f"{self.vocabulary()}: no such file"
 
     def tokenizer_json(self) -> dict[str, Any]:
         return read_json(self.vocabulary(), LARGEST)
@@ -118,7 +122,9 @@ class GgufSource(Source):
 
     def vocabulary(self) -> Path:
         beside = self.place.with_name(VOCABULARY)
-        return beside if beside.exists() else self.place
+        if beside.exists():
+            return beside
+        return self.place
 
     def why_no_text(self) -> str | None:
         if self.vocabulary() != self.place or is_readable(self.file.metadata):
@@ -128,9 +134,9 @@ class GgufSource(Source):
 
     def tokenizer_json(self) -> dict[str, Any]:
         path = self.vocabulary()
-        return (
-            read_json(path, LARGEST) if path != self.place else tokenizer_json(self.file.metadata, str(path))
-        )
+        if path != self.place:
+            return read_json(path, LARGEST)
+        return tokenizer_json(self.file.metadata, str(path))
 
     def is_chat_tuned(self) -> bool:
         return isinstance(self.file.metadata.get("tokenizer.chat_template"), str)

@@ -112,7 +112,10 @@ class _Matching:
         quantization: Quantization | None,
         reported: set[str] | None,
     ):
-        self.folder, self.tensors, self.quantization, self.reported = folder, tensors, quantization, reported
+        self.folder = folder
+        self.tensors = tensors
+        self.quantization = quantization
+        self.reported = reported
         self.result = Match()
         self.claimed: set[str] = set()
         self.missing: list[str] = []
@@ -128,7 +131,9 @@ class _Matching:
 
     def place(self, name: str, target: Target) -> None:
         """Find one tensor of the model. What a config says of experts is believed as far as there are tensors for them."""
-        kind = "Embedding" if target.group == "embedding" else "Linear"
+        kind = "Linear"
+        if target.group == "embedding":
+            kind = "Embedding"
         apart = len(target.shape) == 3 and name not in self.tensors
         if len(target.shape) == 3 and not (apart and target.shape[0] <= len(self.tensors)):
             self._whole(name, target, kind)
@@ -199,7 +204,9 @@ class _Matching:
 
     def _plain_matrix(self, module: str, shape: tuple[int, int]) -> str | None:
         fields = self.modules.get(module, {})
-        return self._absent(f"{module}.weight") if not fields else _plain_fault(fields["weight"], shape)
+        if not fields:
+            return self._absent(f"{module}.weight")
+        return _plain_fault(fields["weight"], shape)
 
     def _matrix_fault(self, module: str, scheme: Scheme | None, shape: tuple[int, int]) -> str | None:
         """What is wrong with the fields of a quantised matrix, or None; an empty text for what was told already."""
@@ -234,22 +241,20 @@ class _Matching:
                 fault = f"has the shape {list(info.shape)}, but {says}, so {list(want.shapes[0])}"
                 return f"{info.file}: tensor '{info.name}' {fault}"
         extra = next((leaf for leaf in fields if leaf not in wanted), None)
-        return (
-            None
-            if extra is None
-            else f"{place}: unexpected tensor '{module}.{extra}': {says}, which has no such field"
-        )
+        if extra is None:
+            return None
+        return f"{place}: unexpected tensor '{module}.{extra}': {says}, which has no such field"
 
     def _absent(self, name: str, why: str = "") -> str:
-        return (
-            ""
-            if self.reported is None or name in self.reported
-            else f"{self.folder}: tensor '{name}' is missing{why}"
-        )
+        if self.reported is None or name in self.reported:
+            return ""
+        return f"{self.folder}: tensor '{name}' is missing{why}"
 
     def _report(self, faults: list[str]) -> None:
         if faults:
-            more = f" (and {len(faults) - 1} more of the same layer's experts)" if len(faults) > 1 else ""
+            more = ""
+            if len(faults) > 1:
+                more = f" (and {len(faults) - 1} more of the same layer's experts)"
             self.result.problems.append(faults[0] + more)
 
     def _targeted(self, module: str, kind: str) -> bool:
@@ -343,4 +348,6 @@ def _plain_fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
 def _hint(name: str, candidates: list[str]) -> str:
     """The likeliest misspelling; only among few, since comparing 700 names with 700 takes a minute."""
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8) if len(candidates) <= 20 else []
-    return f"; is it '{close[0]}'?" if close else ""
+    if close:
+        return f"; is it '{close[0]}'?"
+    return ""

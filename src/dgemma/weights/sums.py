@@ -58,7 +58,9 @@ def check_files(place: Path, progress: Progress | None = None, make: bool = True
         write_sums(folder, sums)
         return Checked(len(names), _nbytes(folder, names), made=True)
     chosen = [name for name in names if name in known]
-    total, done, faults = _nbytes(folder, chosen), 0, []
+    total = _nbytes(folder, chosen)
+    done = 0
+    faults = []
     for name in chosen:
         if progress is not None:
             progress(done, total, f"checking {name}")
@@ -66,7 +68,9 @@ def check_files(place: Path, progress: Progress | None = None, make: bool = True
             faults.append(fault)
         done += _nbytes(folder, [name])
     if faults:
-        more = f" (and {len(faults) - 1} more files)" if len(faults) > 1 else ""
+        more = ""
+        if len(faults) > 1:
+            more = f" (and {len(faults) - 1} more files)"
         raise CheckpointError(f"{faults[0]}{more}; fetch it again (`dgemma pull` replaces what is damaged)")
     return Checked(len(chosen), total)
 
@@ -86,18 +90,17 @@ def _fault(path: Path, expected: str) -> str | None:
         actual = git_digest(path) if len(expected) == 40 else digest(path)
     except OSError as error:
         return f"{path}: not readable ({error.strerror or error})"
-    return (
-        None
-        if actual == expected
-        else f"{path}: is not what it was: its hash is {actual[:12]}..., expected {expected[:12]}..."
-    )
+    if actual == expected:
+        return None
+    return f"{path}: is not what it was: its hash is {actual[:12]}..., expected {expected[:12]}..."
 
 
 def _blob_hashes(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """The hashes that links into the Hugging Face cache lead to by name; a list in the folder goes before
     them.
     """
-    listed, blobs = read_sums(folder), {}
+    listed = read_sums(folder)
+    blobs = {}
     for name in names:
         path = folder / name
         if name not in listed and path.is_symlink() and _HASH.fullmatch(blob := Path(os.readlink(path)).name):

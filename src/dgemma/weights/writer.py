@@ -91,9 +91,11 @@ def _write_weights(
         tensor = _ready(model_name, tensor, shape, dtype)
         if shard and size + tensor.nbytes > shard_bytes:
             shards.append(_write_shard(folder, len(shards), shard))
-            shard, size = {}, 0
+            shard = {}
+            size = 0
         shard[name] = tensor
-        size, total = size + tensor.nbytes, total + tensor.nbytes
+        size = size + tensor.nbytes
+        total = total + tensor.nbytes
     if left:
         raise CheckpointError(f"{folder}: tensor '{next(iter(left))}' was not given; not saved")
     shards.append(_write_shard(folder, len(shards), shard))

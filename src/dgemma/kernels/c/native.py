@@ -31,7 +31,10 @@ NEEDS = {
 KINDS = {"none": 0, "tanh": 1, "gated": 2}
 WIDE = 32  # columns of a panel
 
-_int, _long, _float, _pointer = ctypes.c_int, ctypes.c_long, ctypes.c_float, ctypes.c_void_p
+_int = ctypes.c_int
+_long = ctypes.c_long
+_float = ctypes.c_float
+_pointer = ctypes.c_void_p
 _TAKES: dict[str, list[Any]] = {
     "lay_out": [_pointer] * 2 + [_long] * 4,
     "product": [_pointer] * 4 + [_long] * 4 + [_int],
@@ -76,7 +79,9 @@ def why_not(dtype: torch.dtype) -> str | None:
     if wants_torch() or wants_triton():
         return f"{CHOICE} is set"
     library = _library(dtype)
-    return library if isinstance(library, str) else None
+    if isinstance(library, str):
+        return library
+    return None
 
 
 def available(dtype: torch.dtype) -> bool:
@@ -97,7 +102,9 @@ def backend(x: Tensor) -> str:
     """What most operations run on for a tensor like x: "triton", "c" or "torch"."""
     if triton_backend("moe", x):
         return "triton"
-    return "c" if runs(x) else "torch"
+    if runs(x):
+        return "c"
+    return "torch"
 
 
 def _call(name: str, x: Tensor, *arguments: Any) -> None:

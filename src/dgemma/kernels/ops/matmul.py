@@ -79,7 +79,9 @@ def pack_table(weight: Tensor) -> list[Tensor]:
 
 def laid_out(part: Tensor) -> Tensor:
     """A part of a table as it is multiplied with: packed before, or now, for the time of one product."""
-    return part if is_packed(part) else pack(part)
+    if is_packed(part):
+        return part
+    return pack(part)
 
 
 def is_packed(weight: Tensor) -> bool:
@@ -88,13 +90,17 @@ def is_packed(weight: Tensor) -> bool:
 
 def outputs(weight: Tensor) -> int:
     """Rows of a weight, plain or packed."""
-    return native.WIDE * len(weight) if native.in_panels(weight) else len(weight)
+    if native.in_panels(weight):
+        return native.WIDE * len(weight)
+    return len(weight)
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
     """x [..., in] @ weight^T -> [..., out]; weight [out, in] plain, packed or in few bits."""
     if not isinstance(weight, QuantTensor):
-        return activated(x, weight, "none") if is_packed(weight) else widen.product(x, weight)
+        if is_packed(weight):
+            return activated(x, weight, "none")
+        return widen.product(x, weight)
     rows = x.flatten(0, -2)
     fast = triton_backend("matmul", x)
     multiply = fast.product if fast and fast.takes(weight) else product
@@ -109,9 +115,13 @@ def activated(x: Tensor, weight: Tensor, activation: str, out: Tensor | None = N
     """
     if native.in_panels(weight):
         return native.product(x, weight, activation, out=out)
-    algorithm = "tanh" if activation == "gelu" else ""
+    algorithm = ""
+    if activation == "gelu":
+        algorithm = "tanh"
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, activation, [], algorithm)
-    return result if out is None else out.copy_(result)
+    if out is None:
+        return result
+    return out.copy_(result)
 
 
 @fusable

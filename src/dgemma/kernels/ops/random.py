@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
-_STREAM_NOISE, _STREAM_TILE, _STREAM_INSIDE = 0, 1, 2
+_STREAM_NOISE = 0
+_STREAM_TILE = 1
+_STREAM_INSIDE = 2
 
 
 def _mix(h: Tensor) -> Tensor:

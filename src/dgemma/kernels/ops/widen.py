@@ -21,7 +21,9 @@ def product(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     """x [..., I] @ weight [O, I]^T -> [..., O], in `out` where given; both in one dtype."""
     kind = arithmetic(x)
     if kind == x.dtype or weight.requires_grad:
-        return F.linear(x, weight) if out is None else torch.mm(x, weight.T, out=out)
+        if out is None:
+            return F.linear(x, weight)
+        return torch.mm(x, weight.T, out=out)
     if not weight.is_contiguous():
         return _by_inputs(x, weight, kind)
     if out is None:

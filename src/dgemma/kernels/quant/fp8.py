@@ -65,7 +65,9 @@ def check(parts: dict[str, Tensor]) -> str | None:
     """What is wrong with the values of a matrix, or None."""
     if holds_nan(parts["codes"]):
         return "its e4m3 codes hold NaN"
-    return None if bool(parts["row"].isfinite().all()) else "its scales hold NaN or infinite values"
+    if bool(parts["row"].isfinite().all()):
+        return None
+    return "its scales hold NaN or infinite values"
 
 
 def holds_nan(codes: Tensor) -> bool:

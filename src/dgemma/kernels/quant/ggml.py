@@ -38,7 +38,9 @@ def check(parts: dict[str, Tensor]) -> str | None:
     blocks = parts["codes"]
     name = next(name for name, (_, size) in BLOCKS.items() if size == blocks.shape[-1])
     finite = all(bool(_half(blocks, *place).isfinite().all()) for place in HALVES[name])
-    return None if finite else "the scales of its blocks hold NaN or infinite values"
+    if finite:
+        return None
+    return "the scales of its blocks hold NaN or infinite values"
 
 
 def _half(blocks: Tensor, start: int, stop: int) -> Tensor:
@@ -90,7 +92,8 @@ def _eight_groups(blocks: Tensor, numbers: Tensor) -> Tensor:
     first, second, rest = packed.split(4, dim=-1)
     scales = torch.cat([first & 63, (rest & 15) | ((first >> 6) << 4)], dim=-1)  # [..., 8]
     minima = torch.cat([second & 63, (rest >> 4) | ((second >> 6) << 4)], dim=-1)
-    scale, minimum = _half(blocks, 0, 2) * scales, _half(blocks, 2, 4) * minima
+    scale = _half(blocks, 0, 2) * scales
+    minimum = _half(blocks, 2, 4) * minima
     return (numbers.float() * scale[..., None] - minimum[..., None]).flatten(-2)
 
 

@@ -26,7 +26,8 @@ def encode(weight: Tensor, format: Format, shrink: float | Tensor = 1.0) -> dict
     """
     exact = weight.to(wide(weight.dtype)).unflatten(-1, (-1, format.group))
     if format.zeros:
-        low, high = exact.amin(-1).clamp_max(0) * shrink, exact.amax(-1).clamp_min(0) * shrink
+        low = exact.amin(-1).clamp_max(0) * shrink
+        high = exact.amax(-1).clamp_min(0) * shrink
         scales = _usable((high - low) / 15, SCALES[format.scale])
         zeros = (-low / scales.to(exact.dtype)).round().clamp(0, 15)
     else:
@@ -64,4 +65,6 @@ def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tens
 
 def check(parts: dict[str, Tensor]) -> str | None:
     """What is wrong with the values of a matrix, or None."""
-    return None if bool(parts["scales"].isfinite().all()) else "its scales hold NaN or infinite values"
+    if bool(parts["scales"].isfinite().all()):
+        return None
+    return "its scales hold NaN or infinite values"

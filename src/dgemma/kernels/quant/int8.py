@@ -29,4 +29,6 @@ def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tens
 
 def check(parts: dict[str, Tensor]) -> str | None:
     """What is wrong with the values of a matrix, or None."""
-    return None if bool(parts["row"].isfinite().all()) else "its scales hold NaN or infinite values"
+    if bool(parts["row"].isfinite().all()):
+        return None
+    return "its scales hold NaN or infinite values"

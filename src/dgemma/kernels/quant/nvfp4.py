@@ -107,4 +107,6 @@ def check(parts: dict[str, Tensor]) -> str | None:
         return "its e4m3 scales hold NaN"
     if bool((parts["scales"].view(torch.int8) < 0).any()):  # cards read them without a sign
         return "its e4m3 scales hold negative numbers"
-    return None if bool(parts["row"].isfinite().all()) else "its global scale is NaN or infinite"
+    if bool(parts["row"].isfinite().all()):
+        return None
+    return "its global scale is NaN or infinite"

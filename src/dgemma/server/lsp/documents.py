@@ -81,7 +81,9 @@ class Document:
 
 def get(params: Any, name: str, kind: type) -> Any:
     """A parameter of a kind. Raises InvalidParams."""
-    value = params.get(name) if isinstance(params, dict) else None
+    value = None
+    if isinstance(params, dict):
+        value = params.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InvalidParams(f"'{name}' is missing, or no {kind.__name__}")
     return value

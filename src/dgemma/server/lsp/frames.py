@@ -36,7 +36,8 @@ def read_message(stream: IO[bytes]) -> Any:
 
 def _length(stream: IO[bytes]) -> int | None:
     """What the headers say of the bytes behind them; None where they do not say it."""
-    length, seen = None, False
+    length = None
+    seen = False
     while line := stream.readline(MOST_HEADER):
         name, _, value = line.partition(b":")
         if not line.strip(b"\r\n"):
@@ -66,7 +67,8 @@ class Writer:
     """
 
     def __init__(self, stream: IO[bytes]):
-        self._stream, self._lock = stream, threading.Lock()
+        self._stream = stream
+        self._lock = threading.Lock()
 
     def write(self, message: dict[str, Any]) -> None:
         """Send a message; a client that is gone is no error here, since what it sent ends as well."""

@@ -122,7 +122,9 @@ class Session:
     def _take(self, message: Any) -> None:
         if _is_answer(message):
             return  # to what we never asked
-        method = message.get("method") if isinstance(message, dict) else None
+        method = None
+        if isinstance(message, dict):
+            method = message.get("method")
         if not isinstance(method, str):
             self._error(None, INVALID_REQUEST, "a message has no method")
             return
@@ -189,8 +191,12 @@ class Session:
         self._documents.pop(uri, None)
 
     def _cancel(self, params: Any) -> None:
-        number = params.get("id") if isinstance(params, dict) else None
-        pending = self._pending.get(number) if isinstance(number, int | str) else None
+        number = None
+        if isinstance(params, dict):
+            number = params.get("id")
+        pending = None
+        if isinstance(number, int | str):
+            pending = self._pending.get(number)
         if pending is not None and self._settle(pending, error=(CANCELLED, "cancelled")):
             pending.gap.cancel()
 

@@ -163,7 +163,9 @@ class MessagesAnswer:
             return "tool_use"
         if self.turn.result.stop is not None:
             return "stop_sequence"
-        return "max_tokens" if self.turn.result.finish_reason == "length" else "end_turn"
+        if self.turn.result.finish_reason == "length":
+            return "max_tokens"
+        return "end_turn"
 
     def usage(self) -> MessagesUsage:
         usage = usage_of(self.turn.result)
@@ -229,7 +231,9 @@ def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[di
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     for block in blocks:
-        kind = block.get("type") if isinstance(block, dict) else "text"
+        kind = "text"
+        if isinstance(block, dict):
+            kind = block.get("type")
         if kind == "tool_result":
             yield _tool_result(block, where, unread)
         elif kind == "tool_use":

@@ -148,7 +148,9 @@ class _GapAnswer:
 
     @property
     def reason(self) -> str:
-        return "stop" if self.stop else self.result.finish_reason
+        if self.stop:
+            return "stop"
+        return self.result.finish_reason
 
     def remarks(self) -> Remarks:
         return Remarks(self.result.seed, self.result.notes)
@@ -245,7 +247,9 @@ class InfillAnswer(_GapAnswer):
     def _stop_type(self) -> str:
         if self.stop:
             return "word"
-        return "eos" if self.reason == "stop" else "limit"
+        if self.reason == "stop":
+            return "eos"
+        return "limit"
 
 
 def _at(reply: dict[str, Any], path: str) -> Any:

@@ -35,7 +35,9 @@ def chat_logprobs_params(wanted: bool | None, top: int | None) -> dict[str, Any]
     """What api.Model takes for `logprobs` and `top_logprobs`."""
     if top and not wanted:
         raise RequestError(400, "top_logprobs needs logprobs: true", parameter="top_logprobs")
-    return {"logprobs": True, "top_logprobs": top or 0} if wanted else {}
+    if wanted:
+        return {"logprobs": True, "top_logprobs": top or 0}
+    return {}
 
 
 def completion_logprobs_params(top: int | None, suffix: bool, echo: bool) -> dict[str, Any]:
@@ -49,7 +51,9 @@ def completion_logprobs_params(top: int | None, suffix: bool, echo: bool) -> dic
     if top is not None and echo:
         message = "an echoed prompt has no log-probabilities here; leave out echo, or logprobs"
         raise RequestError(400, message, parameter="echo")
-    return {} if top is None else {"logprobs": True, "top_logprobs": top}
+    if top is None:
+        return {}
+    return {"logprobs": True, "top_logprobs": top}
 
 
 def of_chat(tokenizer: Tokenizer, tokens: Sequence[TokenLogProbs]) -> ChatLogProbs:

@@ -149,7 +149,9 @@ class EditAnswer:
 
 def edit(service: ServedModel, body: EditRequest) -> Job:
     users = [message for message in body.messages if message.get("role") == "user"]
-    content = users[-1].get("content") if users else ""
+    content: Any = ""
+    if users:
+        content = users[-1].get("content")
     place = read_place(joined(content, "messages", Unread()))
     instruction = None
     if place.history:

@@ -199,7 +199,9 @@ def generate(service: ServedModel, body: GenerateRequest) -> Job:
 
 def _prompt_messages(body: GenerateRequest) -> list[dict[str, Any]]:
     prompt = {"role": "user", "content": body.prompt}
-    return [{"role": "system", "content": body.system}, prompt] if body.system else [prompt]
+    if body.system:
+        return [{"role": "system", "content": body.system}, prompt]
+    return [prompt]
 
 
 def chat(service: ServedModel, body: OllamaChatRequest) -> Job:
@@ -302,12 +304,16 @@ def _answered(message: dict[str, Any], waiting: list[dict[str, Any]]) -> dict[st
         matching = [call for call in waiting if _tool(call) == name]
     if not matching:
         matching = waiting
-    return {"tool_call_id": matching[0]["id"]} if matching else {"tool_call_id": key, "name": name}
+    if matching:
+        return {"tool_call_id": matching[0]["id"]}
+    return {"tool_call_id": key, "name": name}
 
 
 def _tool(call: dict[str, Any]) -> Any:
     function = call.get("function")
-    return function.get("name") if isinstance(function, dict) else None
+    if isinstance(function, dict):
+        return function.get("name")
+    return None
 
 
 EXAMPLE = {"model": "dgemma", "options": {"num_predict": 8}}

@@ -128,7 +128,9 @@ def _gap_of(prompt: str | list[int], suffix: str | None) -> MarkedGap | None:
         if not isinstance(prompt, str):
             raise RequestError(400, "a suffix needs a prompt of text", parameter="suffix")
         return MarkedGap(prompt, suffix)
-    return marked_gap(prompt) if isinstance(prompt, str) else None
+    if isinstance(prompt, str):
+        return marked_gap(prompt)
+    return None
 
 
 def _text_of(service: ServedModel, prompt: str | list[int] | MarkedGap) -> str:
@@ -157,7 +159,9 @@ def _prompts(body: CompletionRequest) -> list[Any]:
     if len({type(part) for part in prompt}) != 1:
         message = "prompt must be a text, a list of ids, or a list of one of these"
         raise RequestError(400, message, parameter="prompt")
-    return [prompt] if isinstance(prompt[0], int) else prompt
+    if isinstance(prompt[0], int):
+        return [prompt]
+    return prompt
 
 
 def _count(service: ServedModel, body: Request, prompts: int) -> int:

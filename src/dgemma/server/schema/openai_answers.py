@@ -186,7 +186,9 @@ class ChatAnswer(_Answer):
 
     def take(self, index: int, event: Any) -> Iterator[bytes]:
         if isinstance(event, Draft):
-            text = self.draft(index, event) if self.options.diffusing else None
+            text = None
+            if self.options.diffusing:
+                text = self.draft(index, event)
             if text is not None:
                 yield self.delta(index, {"content": text})
         elif isinstance(event, Committed):
@@ -202,7 +204,9 @@ class ChatAnswer(_Answer):
     def parts(self, index: int, event: Committed) -> Iterator[bytes]:
         diffusing = self.options.diffusing
         tokens = self.logprobs[index] if diffusing else event.logprobs
-        logprobs = of_chat(self.tokenizer, tokens) if tokens else None
+        logprobs = None
+        if tokens:
+            logprobs = of_chat(self.tokenizer, tokens)
         for channel, text in event.parts:
             if channel == "thought":
                 yield self.delta(index, {"reasoning_content": text})
@@ -217,7 +221,9 @@ class ChatAnswer(_Answer):
         self.calls_sent[index] += len(event.calls)
 
     def reason(self, index: int) -> str:
-        return "tool_calls" if self.calls_sent[index] else self.endings[index].finish_reason
+        if self.calls_sent[index]:
+            return "tool_calls"
+        return self.endings[index].finish_reason
 
     def whole(self) -> ChatReply:
         choices = [self.choice(index, result) for index, result in enumerate(self.results)]
@@ -259,7 +265,9 @@ class CompletionAnswer(_Answer):
         reason: str | None = None,
         tokens: list[TokenLogProbs] | None = None,
     ) -> bytes:
-        logprobs = self.logprobs_of(tokens) if tokens else None
+        logprobs = None
+        if tokens:
+            logprobs = self.logprobs_of(tokens)
         return self.chunk([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}])
 
     def logprobs_of(self, tokens: list[TokenLogProbs]) -> CompletionLogProbs:
@@ -269,7 +277,9 @@ class CompletionAnswer(_Answer):
         if isinstance(event, Draft):
             # of a gap several candidates settle: none is the text yet
             is_gap = any(event.pinned)
-            text = self.draft(index, event) if self.options.diffusing and not is_gap else None
+            text = None
+            if self.options.diffusing and not is_gap:
+                text = self.draft(index, event)
             if text is not None:
                 yield self.piece(index, self.opening[index] + text)
         elif isinstance(event, Committed):
@@ -285,7 +295,9 @@ class CompletionAnswer(_Answer):
             yield self.last(index)
 
     def last(self, index: int) -> bytes:
-        text = self.committed[index] if self.options.diffusing else ""
+        text = ""
+        if self.options.diffusing:
+            text = self.committed[index]
         return self.piece(index, text, self.endings[index].finish_reason)
 
     def add(self, index: int, text: str, tokens: list[TokenLogProbs]) -> Iterator[bytes]:
@@ -300,7 +312,9 @@ class CompletionAnswer(_Answer):
         return CompletionReply(self.id, self.created, self.model, choices, self.usage(), self.extras())
 
     def choice(self, index: int) -> CompletionChoice:
-        logprobs = self.logprobs_of(self.logprobs[index]) if self.options.wants_logprobs else None
+        logprobs = None
+        if self.options.wants_logprobs:
+            logprobs = self.logprobs_of(self.logprobs[index])
         return CompletionChoice(index, self.committed[index], self.endings[index].finish_reason, logprobs)
 
 

@@ -156,7 +156,9 @@ def _request_body(route: Task | Page) -> dict[str, Any]:
 
 
 def _schema(struct: type[Any] | None) -> dict[str, Any]:
-    return {} if struct is None else {"$ref": f"#/components/schemas/{struct.__name__}"}
+    if struct is None:
+        return {}
+    return {"$ref": f"#/components/schemas/{struct.__name__}"}
 
 
 def _statuses(route: Task | Page, has_parameters: bool, needs_key: bool) -> list[int]:

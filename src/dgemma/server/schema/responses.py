@@ -221,7 +221,9 @@ class ResponsesAnswer:
         yield self.event(self.reply.status, response=self.reply)
 
     def broken(self, error: RequestError) -> Iterator[bytes]:
-        code = "rate_limit_exceeded" if error.status == 429 else "server_error"
+        code = "server_error"
+        if error.status == 429:
+            code = "rate_limit_exceeded"
         self.reply.status = "failed"
         self.reply.error = {"code": code, "message": error.message}
         yield self.event("failed", response=self.reply)
@@ -339,7 +341,9 @@ def _full_names(choice: Any) -> Any:
 
 
 def _full(space: Any, name: Any) -> Any:
-    return f"{space}.{name}" if space else name
+    if space:
+        return f"{space}.{name}"
+    return name
 
 
 def _messages(body: ResponsesRequest, unread: Unread) -> list[dict[str, Any]]:
@@ -380,7 +384,9 @@ def _message(item: dict[str, Any], kind: Any, where: str, unread: Unread) -> dic
         raise RequestError(400, f"{where}: an item_reference leads nowhere: {reason}", parameter=where)
     if kind == "message":
         message = {"role": item.get("role"), "content": joined(item.get("content"), where, unread)}
-        return message | {"prefix": True} if item.get("prefix") is True else message
+        if item.get("prefix") is True:
+            return message | {"prefix": True}
+        return message
     if kind in CALLS:
         return _call_message(item, kind)
     if kind in RESULTS:

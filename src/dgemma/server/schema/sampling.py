@@ -112,7 +112,9 @@ def constraint_of(body: Formed) -> dict[str, Any]:
     if len(given) > 1:
         message = f"{' and '.join(given)} cannot be asked for together; choose one"
         raise RequestError(400, message, parameter=given[1])
-    return by_field[given[0]] if given else {}
+    if given:
+        return by_field[given[0]]
+    return {}
 
 
 def _json_constraint(schema: Any) -> dict[str, Any]:

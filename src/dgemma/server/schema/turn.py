@@ -73,7 +73,9 @@ def new_id(prefix: str) -> str:
 
 
 def drawn(seed: int | None) -> int:
-    return secrets.randbits(62) if seed is None else seed
+    if seed is None:
+        return secrets.randbits(62)
+    return seed
 
 
 def constraint_from_format(given: Any) -> dict[str, Any]:

@@ -181,7 +181,8 @@ class _Child:
 
     def ask(self, message: dict[str, Any], still_wanted: Callable[[], None]) -> dict[str, Any] | None:
         """Its answer; None where it ended instead, or time was up. Without an answer it is killed."""
-        end, answer = time.monotonic() + MOST_WAIT, None
+        end = time.monotonic() + MOST_WAIT
+        answer = None
         self._send(message)
         try:
             while time.monotonic() < end:

@@ -103,7 +103,10 @@ class _Reader:
     def __init__(
         self, language: Language, pattern: str, encode: Callable[[Ranges], Expression], ascii_only: bool
     ):
-        self.language, self.pattern, self.encode, self.ascii_only = language, pattern, encode, ascii_only
+        self.language = language
+        self.pattern = pattern
+        self.encode = encode
+        self.ascii_only = ascii_only
         self.place = 0
         self.nested = 0
         self.flags: frozenset[str] = frozenset()
@@ -234,7 +237,8 @@ class _Reader:
             if not self.place:
                 raise Unread("a name that is not closed")
             return False
-        flags, on = set(self.flags), True
+        flags = set(self.flags)
+        on = True
         while (letter := self._next()) not in ":)":
             if letter == "-":
                 on = False

@@ -47,7 +47,9 @@ class Expression:
     __slots__ = ("kind", "parts", "nullable", "_cost", "__weakref__")
 
     def __init__(self, kind: str, parts: tuple[Any, ...], nullable: bool):
-        self.kind, self.parts, self.nullable = kind, parts, nullable
+        self.kind = kind
+        self.parts = parts
+        self.nullable = nullable
         self._cost: float | None = None  # the length of its shortest text, where it is known
 
 

@@ -146,7 +146,9 @@ def judge(checks: Sequence[Check], answers: Sequence[str]) -> list[bool]:
     verdicts = [check.right(answer) for check, answer in zip(checks, answers, strict=True)]
     jobs: dict[int, sandbox.Job] = {}
     for place, (check, answer) in enumerate(zip(checks, answers, strict=True)):
-        job = check.program(answer) if verdicts[place] else None
+        job = None
+        if verdicts[place]:
+            job = check.program(answer)
         if job is not None:
             jobs[place] = job
     for place, same in zip(jobs, sandbox.run(list(jobs.values())), strict=True):

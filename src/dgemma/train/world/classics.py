@@ -16,7 +16,8 @@ def classic(draw: Draw) -> Example:
     """Written from what it does, or from its name alone."""
     made = draw.pick(CLASSICS)
     doc = draw.chance(0.15)
-    name, argued = made.name, f"{made.name}({made.arguments})"
+    name = made.name
+    argued = f"{made.name}({made.arguments})"
     if draw.held != WORDS and draw.chance(0.2):
         said = draw.way(
             "Write a function {h}. | Write {n} in Python. | Write a function {n}. | Implement {n}. | "

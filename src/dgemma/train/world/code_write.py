@@ -17,9 +17,9 @@ from .words import imperative
 def _place(draw: Draw, spec: Spec) -> str:
     """Where the items are, when no argument is named."""
     ways = ("", " in a list", " of a list", " from a list", " in the list", f" in a list of {spec.kind}")
-    return (
-        draw.pick(ways) if not spec.english().endswith("commas") else draw.pick((" in a list", " of a list"))
-    )
+    if not spec.english().endswith("commas"):
+        return draw.pick(ways)
+    return draw.pick((" in a list", " of a list"))
 
 
 def _style(draw: Draw, spec: Spec, loop: bool, doc: bool) -> str:
@@ -92,7 +92,9 @@ def _by_deed(draw: Draw, spec: Spec, style: str) -> str:
     )
     command = imperative(deed)
     said = said.replace("{}", deed).replace("{I}", command).replace("{i}", command[0].lower() + command[1:])
-    return draw.dress(said + style) if "?" not in said or not style else draw.dress(said) + style
+    if "?" not in said or not style:
+        return draw.dress(said + style)
+    return draw.dress(said) + style
 
 
 def _with_name(draw: Draw, name: str, spec: Spec, style: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from .draw import COMPOSITIONS, Draw
 
-NUMBERS, TEXTS = "numbers", "words"
+NUMBERS = "numbers"
+TEXTS = "words"
 ITEM = {NUMBERS: "n", TEXTS: "word"}
 LOOPED = ("list", "sum", "count", "any", "all")  # folds that are also written as a loop
 
@@ -202,7 +203,8 @@ class Spec:
             return self._tested(_wording(FOLD[self.fold], draw), place)
         if draw and self.fold in SUPERLATIVES and not self.change and draw.chance(0.6):
             return draw.pick(SUPERLATIVES[self.fold]).replace("{}", self._nouns(draw, self.kind[:-1])) + place
-        said, nouns = _wording(FOLD[self.fold], draw), self._nouns(draw, self.kind)
+        said = _wording(FOLD[self.fold], draw)
+        nouns = self._nouns(draw, self.kind)
         if said.endswith("there are"):
             return said.replace("{}", nouns) + place
         return said.replace("{}", nouns + place)
@@ -238,14 +240,20 @@ class Spec:
 
 
 def _wording(part: Part, draw: Draw | None) -> str:
-    return draw.pick(part.english) if draw else part.english[0]
+    if draw:
+        return draw.pick(part.english)
+    return part.english[0]
 
 
 def keep_by(draw: Draw, kind: str, keep: str) -> Any:
     """The number or letter of a condition."""
     if kind == NUMBERS:
-        return draw.number(3, 9) if keep == "divisible" else draw.number(1, 20)
-    return draw.number(2, 8) if keep in ("longer", "shorter") else draw.pick("abcdefghilmnoprst")
+        if keep == "divisible":
+            return draw.number(3, 9)
+        return draw.number(1, 20)
+    if keep in ("longer", "shorter"):
+        return draw.number(2, 8)
+    return draw.pick("abcdefghilmnoprst")
 
 
 def spec(draw: Draw, kind: str = "", loops: bool = False, with_keep: bool = False) -> Spec:
@@ -286,5 +294,7 @@ def _make(draw: Draw, kind: str, loops: bool, with_keep: bool) -> Spec:
         change = "upper"  # numbers cannot be joined
     if not keep and not change and fold in ("list", "unique"):
         change = draw.pick(tuple(CHANGE[kind]))
-    change_by = draw.number(2, 10) if change in ("plus", "times") else None
+    change_by = None
+    if change in ("plus", "times"):
+        change_by = draw.number(2, 10)
     return Spec(kind, keep, keep_by(draw, kind, keep) if keep else None, change, change_by, fold)

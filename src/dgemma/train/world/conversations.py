@@ -78,7 +78,9 @@ def again(draw: Draw) -> Example:
 @family("remember", weight=2, holdouts=(WORDS, PARAPHRASES))
 def remember(draw: Draw) -> Example:
     """What somebody said of themselves, asked some turns later."""
-    who, city, number = names.person(draw), names.city(draw), draw.number(18, 90)
+    who = names.person(draw)
+    city = names.city(draw)
+    number = draw.number(18, 90)
     hello = f"Hello {who}! What can I do for you?"
     kind = draw.number(0, 2)
     if kind == 0:

@@ -19,7 +19,8 @@ from .words import with_article
 
 GOOD = tuple("great lovely excellent wonderful good friendly perfect nice beautiful clean happy best".split())
 BAD = tuple("awful bad terrible slow dirty rude broken boring horrible sad ugly worst".split())
-LIKES, HATES = ("love", "like", "enjoyed", "recommend"), ("hate", "dislike", "regret", "cannot stand")
+LIKES = ("love", "like", "enjoyed", "recommend")
+HATES = ("hate", "dislike", "regret", "cannot stand")
 TOPICS = {
     "food": tuple("soup pizza cake bread dinner cheese".split()),
     "travel": tuple("hotel train flight beach trip airport".split()),
@@ -41,7 +42,9 @@ _TOPIC_SAYS = (
 
 def _opinion(draw: Draw, good: bool) -> str:
     topic = draw.pick(tuple(TOPICS))
-    noun, who, city = draw.pick(TOPICS[topic]), names.person(draw), names.city(draw)
+    noun = draw.pick(TOPICS[topic])
+    who = names.person(draw)
+    city = names.city(draw)
     mine, other = (GOOD, BAD) if good else (BAD, GOOD)
     first, second = draw.some(mine, 2)
     verb = draw.pick(LIKES if good else HATES)
@@ -112,7 +115,9 @@ def _yes_no(draw: Draw) -> Example:
     if draw.chance(0.5):
         good = draw.chance(0.5)
         said = draw.way("Is this {}? | Is it {}? | Does it sound {}? | Is the text {}? | Is the mood {}?")
-        label = "positive" if good == yes else "negative"
+        label = "negative"
+        if good == yes:
+            label = "positive"
         return _put(
             draw,
             _opinion(draw, good),

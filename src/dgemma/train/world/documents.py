@@ -128,7 +128,9 @@ def _add(draw: Draw, document: Document) -> tuple[str, Document]:
         said = draw.way(
             "Add {k} {s} {v}. | Add the line {k} {s} {v}. | Add {k} with the value {v}. | Append {k} {s} {v}."
         )
-    sign = "=" if document.kind == "config" else ":"
+    sign = ":"
+    if document.kind == "config":
+        sign = "="
     said = said.replace(" {s}", " =" if sign == "=" else ":").replace("{k}", key).replace("{v}", value)
     return said, document.with_parts((*document.parts, (key, value)), key)
 

@@ -48,7 +48,8 @@ class Draw:
     """The choices of one example. `held` is the kind of hold-out to show; `shown` whether it has been."""
 
     def __init__(self, rng: random.Random, held: str | None = None):
-        self.rng, self.held = rng, held
+        self.rng = rng
+        self.held = held
         self.shown = False
 
     def chance(self, share: float) -> bool:
@@ -106,7 +107,8 @@ class Draw:
 
     def both(self, first: str, second: str) -> str:
         """One request for two changes."""
-        plain, then = first.rstrip("."), self._plain_start(second)
+        plain = first.rstrip(".")
+        then = self._plain_start(second)
         return self.pick(
             (f"{plain} and {then}", f"{plain} and {then}", f"{first} {second}", f"{plain}, then {then}")
         )
@@ -131,10 +133,13 @@ class Draw:
 
     def _plain_start(self, text: str) -> str:
         """A small first letter, where the first word is not a name or a sign."""
-        return text[0].lower() + text[1:] if text[:1].isupper() and not text[:2].isupper() else text
+        if text[:1].isupper() and not text[:2].isupper():
+            return text[0].lower() + text[1:]
+        return text
 
     def _polite(self, text: str) -> str:
-        plain, end = self._plain_start(text).rstrip("."), text[len(text.rstrip(".")) :]
+        plain = self._plain_start(text).rstrip(".")
+        end = text[len(text.rstrip(".")) :]
         return self.pick(
             (
                 f"Please {plain}{end}",
@@ -155,7 +160,9 @@ class Draw:
 
     def below(self, instruction: str, text: str) -> str:
         """An instruction with a text below it: how `edit` asks, and how people paste code."""
-        colon = ":" if not instruction.endswith((".", "?")) and self.chance(0.25) else ""
+        colon = ""
+        if not instruction.endswith((".", "?")) and self.chance(0.25):
+            colon = ":"
         if text.startswith("def ") and self.chance(0.04):
             text = f"```python\n{text}\n```"
         return f"{instruction}{colon}\n{text}"

@@ -45,7 +45,8 @@ def gap(draw: Draw) -> Example:
     if how == "doc":
         doc = lines[1].strip().strip('"')
         return fill(before + lines[0] + '\n    """', doc, '"""\n' + "\n".join(lines[2:]) + after, Exact(doc))
-    first, last = 2, len(lines)
+    first = 2
+    last = len(lines)
     if how == "line":
         first = draw.number(2, len(lines) - 1)
         last = first + 1
@@ -54,7 +55,8 @@ def gap(draw: Draw) -> Example:
     answer = "\n".join(lines[first:last])
     if how == "part":
         cut = _inside(draw, answer)
-        start, answer = start + answer[:cut], answer[cut:]
+        start = start + answer[:cut]
+        answer = answer[cut:]
     return fill(start, answer, end, check(before=start, after=end))
 
 
@@ -66,7 +68,9 @@ def _inside(draw: Draw, answer: str) -> int:
         for place, sign in enumerate(first)
         if sign in " (" and first[:place].strip() and first[place + 1 : place + 2] not in (")", '"')
     ]
-    return draw.pick(ends) + 1 if ends else 0
+    if ends:
+        return draw.pick(ends) + 1
+    return 0
 
 
 def _between(text: str, part: str, check: Check | None = None) -> Example:

@@ -63,7 +63,9 @@ def _body(spec: Spec, argument: str, loop: bool) -> list[str]:
         if spec.keep
         else ""
     )
-    each = CHANGE[spec.kind][spec.change].code.replace("{x}", str(spec.change_by)) if spec.change else "{v}"
+    each = "{v}"
+    if spec.change:
+        each = CHANGE[spec.kind][spec.change].code.replace("{x}", str(spec.change_by))
     each = each.replace("{v}", item)
     if loop and spec.fold in LOOPED:
         return _loop(spec.fold, item, argument, test, each)
@@ -84,7 +86,9 @@ def _body(spec: Spec, argument: str, loop: bool) -> list[str]:
 def _whole(fold: str, argument: str) -> str:
     if fold == "unique":
         return f"return set({argument})"
-    return f'return ", ".join({argument})' if fold == "joined" else f"return {fold}({argument})"
+    if fold == "joined":
+        return f'return ", ".join({argument})'
+    return f"return {fold}({argument})"
 
 
 def _negated(test: str) -> str:
@@ -99,7 +103,9 @@ def _loop(fold: str, item: str, argument: str, test: str, each: str) -> list[str
     head = f"for {item} in {argument}:"
     if fold in ("any", "all"):
         test = test if fold == "any" else _negated(test)
-        first = "True" if fold == "any" else "False"
+        first = "False"
+        if fold == "any":
+            first = "True"
         return [
             head,
             f"    if {test}:",

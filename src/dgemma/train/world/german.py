@@ -99,11 +99,13 @@ def noun_phrase(draw: Draw, accusative: bool = False, adjective: float = 0.6) ->
     if draw.held == PAIRS or draw.chance(adjective):
         word, noun = draw.one_of(PAIRS, make, " ".join)
     else:
-        word, noun = "", draw.pick(tuple(NOUNS))
+        word = ""
+        noun = draw.pick(tuple(NOUNS))
     article, german = NOUNS[noun]
     ending = "e"
     if accusative and article == "der":
-        article, ending = "den", "en"
+        article = "den"
+        ending = "en"
     if not word:
         return Pair(f"the {noun}", f"{article} {german}")
     return Pair(f"the {word} {noun}", f"{article} {ADJECTIVES[word]}{ending} {german}")
@@ -112,7 +114,8 @@ def noun_phrase(draw: Draw, accusative: bool = False, adjective: float = 0.6) ->
 def sentence(draw: Draw) -> Pair:
     how = draw.number(0, 9)
     if how < 3:
-        subject, word = noun_phrase(draw, adjective=0.4), draw.pick(tuple(ADJECTIVES))
+        subject = noun_phrase(draw, adjective=0.4)
+        word = draw.pick(tuple(ADJECTIVES))
         return Pair(f"{subject.english} is {word}", f"{subject.german} ist {ADJECTIVES[word]}").sentence()
     if how < 5:
         verb = draw.pick(tuple(VERBS))
@@ -126,11 +129,9 @@ def sentence(draw: Draw) -> Pair:
     if how == 6:
         subject = noun_phrase(draw)
         return Pair(f"where is {subject.english}", f"wo ist {subject.german}").sentence("?")
-    subject, object_, verb = (
-        noun_phrase(draw, adjective=0.4),
-        noun_phrase(draw, accusative=True),
-        draw.pick(tuple(VERBS)),
-    )
+    subject = noun_phrase(draw, adjective=0.4)
+    object_ = noun_phrase(draw, accusative=True)
+    verb = draw.pick(tuple(VERBS))
     if how == 7:
         where, wo = draw.pick(tuple(WHERE.items()))
         return Pair(
@@ -143,21 +144,29 @@ def sentence(draw: Draw) -> Pair:
 
 
 def _text(draw: Draw) -> Pair:
-    share = draw.rng.random() if draw.held != PAIRS else 1.0
+    share = 1.0
+    if draw.held != PAIRS:
+        share = draw.rng.random()
     if share < 0.1:
         return Pair(*draw.pick(tuple(PHRASES.items())))
     if share < 0.2:
         english, (article, german) = draw.pick(tuple(NOUNS.items()))
-        return Pair(english, german) if draw.chance(0.5) else Pair(f"the {english}", f"{article} {german}")
+        if draw.chance(0.5):
+            return Pair(english, german)
+        return Pair(f"the {english}", f"{article} {german}")
     if share < 0.26:
         return Pair(*draw.pick(tuple(ADJECTIVES.items())))
-    return sentence(draw) if share < 0.9 else noun_phrase(draw, adjective=1.0)
+    if share < 0.9:
+        return sentence(draw)
+    return noun_phrase(draw, adjective=1.0)
 
 
 @family("translate", weight=4, holdouts=(PAIRS, PARAPHRASES))
 def translate(draw: Draw) -> Example:
     pair = _text(draw)
-    target = "German" if draw.chance(0.65) else "English"
+    target = "English"
+    if draw.chance(0.65):
+        target = "German"
     shown, answer = (pair.english, pair.german) if target == "German" else (pair.german, pair.english)
     if draw.chance(0.25):
         quoted = draw.pick((f"'{shown}'", f'"{shown}"', shown.rstrip(".!?")))

@@ -155,7 +155,8 @@ def sum_(draw: Draw) -> Example:
     """A sum, a difference or a small product; the answer is the number."""
     how = draw.number(0, 4)
     if how < 2:
-        a, b = draw.number(1, 60), draw.number(1, 39)
+        a = draw.number(1, 60)
+        b = draw.number(1, 39)
         said = draw.way(
             "What is {a} + {b}? | {a} + {b} | {a} + {b} = | Add {a} and {b}. | What is {a} plus {b}? | "
             "Calculate {a} + {b}. | {a}+{b} | "
@@ -172,7 +173,8 @@ def sum_(draw: Draw) -> Example:
         )
         answer = a - b
     else:
-        a, b = draw.number(2, 10), draw.number(2, 10)
+        a = draw.number(2, 10)
+        b = draw.number(2, 10)
         said = draw.way(
             "What is {a} * {b}? | {a} * {b} | {a} x {b} | {a} times {b} | What is {a} times {b}? | "
             "Multiply {a} by {b}. | {a}*{b} | "

@@ -59,7 +59,9 @@ RARE = frozenset(_RARE_PEOPLE + _RARE_CITIES)
 
 def made(draw: Draw) -> str:
     """A made word in small letters: two syllables, sometimes three."""
-    middle = draw.pick(STARTS) if draw.chance(0.2) else ""
+    middle = ""
+    if draw.chance(0.2):
+        middle = draw.pick(STARTS)
     return draw.pick(STARTS) + middle + draw.pick(ENDS)
 
 
@@ -80,7 +82,9 @@ def _name(draw: Draw, common: tuple[str, ...], rare: tuple[str, ...]) -> str:
     share = draw.rng.random()
     if share < 0.3:
         return draw.pick(common)
-    return draw.pick(rare) if share < 0.45 else made(draw).capitalize()
+    if share < 0.45:
+        return draw.pick(rare)
+    return made(draw).capitalize()
 
 
 def two_people(draw: Draw) -> tuple[str, str]:

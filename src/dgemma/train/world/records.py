@@ -28,7 +28,9 @@ def written(value: Any) -> str:
 
 def typed(draw: Draw, value: Any) -> str:
     """JSON as people write it."""
-    return written(value) if draw.chance(0.5) else json.dumps(value, ensure_ascii=False)
+    if draw.chance(0.5):
+        return written(value)
+    return json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ _SAID = {
 def from_json(draw: Draw) -> Example:
     """A JSON object as a sentence: the first sentence of its keys."""
     name = "order" if draw.held == PAIRS else draw.pick(tuple(_SAID))
-    record, keys = KINDS[name].make(draw), draw.pick(_SAID[name])
+    record = KINDS[name].make(draw)
+    keys = draw.pick(_SAID[name])
     sentence = next(said for named, said in KINDS[name].sentences if named == keys)
     if name == "order" and len(keys) == 3:
         sentence = "{count} {color} {items}."

@@ -26,7 +26,9 @@ def _cell(draw: Draw, column: str) -> Any:
     if column in ("age", "count", "price"):
         return draw.number(1, 99)
     if column in ("name", "city"):
-        return names.person(draw) if column == "name" else names.city(draw)
+        if column == "name":
+            return names.person(draw)
+        return names.city(draw)
     return draw.pick({"job": JOBS, "color": COLORS, "item": THINGS, "fruit": FRUITS}[column])
 
 

@@ -46,11 +46,9 @@ class Use:
 
 
 def _weather(draw: Draw) -> Use:
-    city, degrees, sky = (
-        names.city(draw),
-        draw.number(-9, 35),
-        draw.pick(("sunny", "cloudy", "rainy", "windy")),
-    )
+    city = names.city(draw)
+    degrees = draw.number(-9, 35)
+    sky = draw.pick(("sunny", "cloudy", "rainy", "windy"))
     said = draw.way(
         "What is the weather in {c}? | How is the weather in {c}? | Weather in {c}? | "
         "What's the weather like in {c}? | Is it cold in {c}? | Tell me the weather in {c}. | "
@@ -72,7 +70,8 @@ def _weather(draw: Draw) -> Use:
 
 
 def _find(draw: Draw) -> Use:
-    who, city = names.person(draw), names.city(draw)
+    who = names.person(draw)
+    city = names.city(draw)
     said = draw.way(
         "Where does {p} live? | Find {p}. | Find {p} for me. | In which city does {p} live? | "
         "Where is {p} from? | Look up {p}. | Can you find {p}?"
@@ -104,7 +103,8 @@ def _timer(draw: Draw) -> Use:
 
 
 def _mail(draw: Draw) -> Use:
-    who, word = names.person(draw), draw.pick(("hello", "yes", "no", "thanks", "sorry", "welcome"))
+    who = names.person(draw)
+    word = draw.pick(("hello", "yes", "no", "thanks", "sorry", "welcome"))
     said = draw.way(
         "Send {p} the message '{t}'. | Send '{t}' to {p}. | Tell {p} '{t}'. | Write '{t}' to {p}. | "
         "Message {p}: '{t}'"
@@ -119,7 +119,8 @@ def _mail(draw: Draw) -> Use:
 
 
 def _add(draw: Draw) -> Use:
-    a, b = draw.number(100, 999), draw.number(100, 999)
+    a = draw.number(100, 999)
+    b = draw.number(100, 999)
     name, sign, value = draw.pick((("add", "+", a + b), ("multiply", "*", a * b)))
     said = draw.way(
         "What is {a} {s} {b}? | {a} {s} {b} = | Compute {a} {s} {b}. | Calculate {a} {s} {b}. | "
@@ -136,7 +137,8 @@ def _made(draw: Draw) -> Use:
     """A tool that nobody has seen: the name must be copied from its declaration."""
     verb = draw.pick(("get", "find", "load", "open", "show"))
     noun = names.word(draw) if draw.held == WORDS or draw.chance(0.6) else draw.pick(NOUNS)
-    number, value = draw.number(1, 99), names.word(draw)
+    number = draw.number(1, 99)
+    value = names.word(draw)
     said = draw.way(
         "{v} {k} {n}. | {v} the {k} {n}. | {v} {k} number {n}. | Please {l} {k} {n}. | I want to {l} {k} {n}."
     )
@@ -155,7 +157,8 @@ def _made(draw: Draw) -> Use:
 
 def _made_search(draw: Draw) -> Use:
     noun = names.word(draw) if draw.held == WORDS or draw.chance(0.5) else draw.pick(JOBS)
-    city, value = names.city(draw), names.person(draw)
+    city = names.city(draw)
+    value = names.person(draw)
     said = draw.way(
         "Find a {k} in {c}. | Is there a {k} in {c}? | Search for a {k} in {c}. | I need a {k} in {c}. | "
         "Which {k} is in {c}?"

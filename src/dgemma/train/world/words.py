@@ -60,7 +60,9 @@ def plural(noun: str) -> str:
 
 
 def with_article(noun: str) -> str:
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    if noun[0] in "aeiou":
+        return f"an {noun}"
+    return f"a {noun}"
 
 
 _BASES = {

@@ -68,7 +68,9 @@ def results(source: str, name: str, inputs: list[list[Any]], files: dict[str, st
     for arguments in inputs:
         given = copy.deepcopy(arguments)
         try:
-            result = function(*given) if function else None
+            result = None
+            if function:
+                result = function(*given)
             results.append(
                 repr(sorted(result, key=repr)) + "set" if isinstance(result, set) else repr(result)
             )
@@ -85,13 +87,17 @@ def answer(job: dict[str, Any]) -> str:
     results = _tried(job["source"], *rest)
     if not job["reference"]:
         return json.dumps(results)
-    return "same" if results is not None and results == _tried(job["reference"], *rest) else "other"
+    if results is not None and results == _tried(job["reference"], *rest):
+        return "same"
+    return "other"
 
 
 def _tried(source: str, *rest: Any) -> list[str] | None:
     """The results of a program, or None for one that may not or could not run."""
     try:
-        return results(source, *rest) if harmless(source) else None
+        if harmless(source):
+            return results(source, *rest)
+        return None
     except (Exception, SystemExit, KeyboardInterrupt):
         return None
 

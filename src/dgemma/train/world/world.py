@@ -51,7 +51,9 @@ class World:
             raise UsageError(
                 f"holdout is {holdout!r}; on the test side it may be one of {', '.join(HOLDOUTS)}"
             )
-        self.seed, self.side, self.holdout = seed, side, holdout
+        self.seed = seed
+        self.side = side
+        self.holdout = holdout
         self.families = [
             name for name, entry in FAMILIES.items() if holdout is None or holdout in entry.holdouts
         ]
