@@ -231,7 +231,7 @@ def _message(message: dict[str, Any], where: str, unread: Unread) -> Iterator[di
     thoughts: list[str] = []
     calls: list[dict[str, Any]] = []
     for block in blocks:
-        kind = "text"
+        kind: Any = "text"
         if isinstance(block, dict):
             kind = block.get("type")
         if kind == "tool_result":
