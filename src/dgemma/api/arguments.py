@@ -1,4 +1,5 @@
-"""How a method of Model is called: parameters as an object, as a number or by name; and what its stream ends with.
+"""How a method of Model is called: parameters as an object, as a number or by name; and what its stream ends
+with.
 
 Trap: names go before the object, and a number stands for max_tokens only where an answer is written.
 """

@@ -1,7 +1,9 @@
 """The Triton kernels of the operations against the torch ones, on a model's own weights and shapes.
 
-Each operation gets the same numbers twice, once with select.py set to each backend. Knows nothing of how a kernel works.
-Trap: a backend that cannot be loaded would leave torch to be compared with itself, so what is not there is said first.
+Each operation gets the same numbers twice, once with select.py set to each backend. Knows nothing of how a
+kernel works.
+Trap: a backend that cannot be loaded would leave torch to be compared with itself, so what is not there is
+said first.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from ..model.passes import Pass, Span
 from .reach import logits
 from .report import Section, Skip
 
-# Mass of a row that may be elsewhere (entropy: four times as many nats). Measured in the interpreter on the shipped checkpoint:
+# Mass of a row that may be elsewhere (entropy: four times as many nats). Measured in the interpreter on the
+# shipped checkpoint:
 # float32 9.2e-6 and 1.4e-5 nats, 16 bits 0.0031 and 0.0052 nats, most of which is p's own rounding
 HEAD = {torch.float32: 1e-3, torch.bfloat16: 0.01, torch.float16: 0.01}
 CONTEXT = 300  # tokens: several blocks of keys, and no multiple of one
@@ -102,7 +105,9 @@ def check(section: Section, net: DiffusionGemma) -> None:
 def _head(
     section: Section, net: DiffusionGemma, hidden: Tensor, temperature: float, uniforms: Tensor
 ) -> None:
-    """The reference in float32 on the same numbers: its 16-bit form rounds logits before the soft cap, Triton's does not."""
+    """The reference in float32 on the same numbers: its 16-bit form rounds logits before the soft cap,
+    Triton's does not.
+    """
     heat = torch.tensor([1 / temperature], dtype=torch.float64, device=net.device)
     cap = net.config.final_logit_softcapping
     with backend("torch"):

@@ -1,8 +1,8 @@
 """Run one workload through the engine and say what it cost, pass by pass.
 
-A pass is timed from the outside, with everything that a user waits for in it: scheduling, the copy of a step's
-output to the host, and the head. The first run of a workload warms up and is thrown away. Trap: tokens/s without
-the steps per canvas says nothing, so both are always in the row.
+A pass is timed from the outside, with everything that a user waits for in it: scheduling, the copy of a
+step's output to the host, and the head. The first run of a workload warms up and is thrown away. Trap:
+tokens/s without the steps per canvas says nothing, so both are always in the row.
 """
 
 from __future__ import annotations

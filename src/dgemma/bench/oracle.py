@@ -1,8 +1,11 @@
-"""The reference model, from Transformers where that is installed: read from a folder, or made of our own tensors.
+"""The reference model, from Transformers where that is installed: read from a folder, or made of our own
+tensors.
 
-The one file of this package that imports it, and only when it is asked for: nothing but `dgemma verify` and benchmarks do.
-Its attention is sdpa, its experts the plain loop and its cache the dynamic one, which is the one that is right behind a window.
-Trap: a model made on the meta device has no rotary tables and no embedding factor, for no checkpoint holds them; they are made anew.
+The one file of this package that imports it, and only when it is asked for: nothing but `dgemma verify` and
+benchmarks do. Its attention is sdpa, its experts the plain loop and its cache the dynamic one, which is the
+one that is right behind a window.
+Trap: a model made on the meta device has no rotary tables and no embedding factor, for no checkpoint holds
+them; they are made anew.
 """
 
 from __future__ import annotations
@@ -24,10 +27,19 @@ from ..weights.names import published_names
 
 # without this it builds a tower of half a billion parameters for a model that has none
 SMALL_VISION = {
-    "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-    "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 8,
-    "position_embedding_size": 16, "patch_size": 2, "pooling_kernel_size": 1, "default_output_length": 4,
-}  # fmt: skip
+    "model_type": "gemma4_vision",
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "global_head_dim": 8,
+    "position_embedding_size": 16,
+    "patch_size": 2,
+    "pooling_kernel_size": 1,
+    "default_output_length": 4,
+}
 
 
 def why_not() -> str | None:
@@ -44,16 +56,23 @@ def why_not() -> str | None:
 
 
 def read(folder: Path, dtype: torch.dtype, device: torch.device, vision: bool) -> Any:
-    """The reference as its users load it. vision: whether the folder holds a vision tower. Raises CheckpointError for strays."""
+    """The reference as its users load it. vision: whether the folder holds a vision tower.
+
+    Raises CheckpointError for strays.
+    """
     from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = DiffusionGemmaConfig(**raw | ({} if vision else {"vision_config": SMALL_VISION}))
     with _quiet():
         loaded: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(  # its type leaves `info` out
-            folder, config=config, dtype=dtype, attn_implementation="sdpa", experts_implementation="eager",
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            experts_implementation="eager",
             output_loading_info=True,
-        )  # fmt: skip
+        )
     model, info = loaded
     strays = [
         str(name) for name in (*info["missing_keys"], *info["unexpected_keys"]) if "vision" not in str(name)
@@ -66,13 +85,15 @@ def read(folder: Path, dtype: torch.dtype, device: torch.device, vision: bool) -
 
 
 def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
-    """The reference with our model's own tensors: no second copy of them. experts: its implementation; None: its choice.
+    """The reference with our model's own tensors: no second copy of them. experts: its implementation; None:
+    its choice.
 
     Raises UsageError for a model whose weights are packed, which can only be multiplied with.
     """
     if model.packed is not None:
         raise UsageError(
-            "packed weights cannot be lent to another model; set DGEMMA_KERNELS=triton, which keeps them plain"
+            "packed weights cannot be lent to another model; set DGEMMA_KERNELS=triton, "
+            "which keeps them plain"
         )
     from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
 
@@ -113,7 +134,9 @@ def borrow(model: DiffusionGemma, experts: str | None = "eager") -> Any:
 def answers(
     oracle: Any, ids: Sequence[int], canvas: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits [C, V] of the last C prompt tokens, of a first step over canvas [C], and of a second one that believes the first."""
+    """Logits [C, V] of the last C prompt tokens, of a first step over canvas [C], and of a second one that
+    believes the first.
+    """
     from transformers import DynamicCache
 
     device = canvas.device
@@ -121,9 +144,10 @@ def answers(
     cache = DynamicCache(config=oracle.config.get_text_config(decoder=True))
     encoder = oracle.model.encoder
     read = encoder(
-        input_ids=torch.tensor([[*ids]], device=device), position_ids=torch.arange(len(ids), device=device)[None],
+        input_ids=torch.tensor([[*ids]], device=device),
+        position_ids=torch.arange(len(ids), device=device)[None],
         **_kept(encoder, cache),
-    )  # fmt: skip
+    )
     cap = oracle.final_logit_softcapping
     encoded = cap * torch.tanh(oracle.lm_head(read.last_hidden_state[0, -width:]).float() / cap)
     first = oracle(decoder_input_ids=canvas[None], **_kept(oracle, cache)).logits[0]
@@ -135,7 +159,9 @@ def answers(
 
 
 def _kept(module: Any, cache: Any) -> dict[str, Any]:
-    """The cache under the name that `module.forward` gives it: `past_key_values` before Transformers 5.24, then `cache`."""
+    """The cache under the name that `module.forward` gives it: `past_key_values` before Transformers 5.24,
+    then `cache`.
+    """
     return {"cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values": cache}
 
 

@@ -2,8 +2,8 @@
 
 It draws steps beside their limits, the parts of a step, and tokens/s under load. Colours are chosen in the
 file's own style sheet, for light and for dark pages; the background is the page's. Knows rows as
-`dgemma bench --json` prints them, and measures nothing. Trap: names come from users, so every text goes through
-`text`.
+`dgemma bench --json` prints them, and measures nothing. Trap: names come from users, so every text goes
+through `text`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ def document(parts: Sequence[str], height: float) -> str:
     """The whole file around its drawn parts."""
 
     style = (
-        f".ink{{fill:#222}}.soft{{fill:#666}}.grid{{stroke:#ccc}}.limit{{fill:#b5b4ae}}.ideal{{stroke:#999;fill:none;"
-        f"stroke-dasharray:4 4}}{_rules(LIGHT)}@media(prefers-color-scheme:dark){{.ink{{fill:#eee}}.soft{{fill:#aaa}}"
+        f".ink{{fill:#222}}.soft{{fill:#666}}.grid{{stroke:#ccc}}.limit{{fill:#b5b4ae}}"
+        f".ideal{{stroke:#999;fill:none;"
+        f"stroke-dasharray:4 4}}{_rules(LIGHT)}"
+        f"@media(prefers-color-scheme:dark){{.ink{{fill:#eee}}.soft{{fill:#aaa}}"
         f".grid{{stroke:#444}}.limit{{fill:#62615c}}{_rules(DARK)}}}"
     )
     box = f'viewBox="0 0 {WIDTH} {height:.0f}" font-family="sans-serif" font-size="12"'

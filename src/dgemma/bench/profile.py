@@ -1,12 +1,12 @@
 """Where a canvas step goes: the time of each operation of roofline.py beside the least it could take.
 
 A run of its own with a clock around the operations, put there from outside by the tables below and taken away
-again; no measured row has them. Knows names of modules and functions, nothing of what they compute. The figures
-are means over the workload's canvas steps, because medians of parts do not add up.
+again; no measured row has them. Knows names of modules and functions, nothing of what they compute. The
+figures are means over the workload's canvas steps, because medians of parts do not add up.
 
 On a card a time lies between two events of its stream: where the host is late with the next launch, the wait
-counts as well. Trap: a step's limit is less than the sum of its operations' limits, some of which are bound by
-arithmetic and some by bytes.
+counts as well. Trap: a step's limit is less than the sum of its operations' limits, some of which are bound
+by arithmetic and some by bytes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""The same prompts answered by canvas and token by token, with the same weights: what denoising in parallel saves.
+"""The same prompts answered by canvas and token by token, with the same weights: what denoising in parallel
+saves.
 
-Both ways run on one engine, one request at a time, in turn, so that whatever else the machine does touches both alike.
-Trap: tokens per second depend on how full canvases are. A short answer in a wide canvas wins less, so the share of
-cells that became text stands in the row.
+Both ways run on one engine, one request at a time, in turn, so that whatever else the machine does touches
+both alike.
+Trap: tokens per second depend on how full canvases are. A short answer in a wide canvas wins less, so the
+share of cells that became text stands in the row.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ Judge = Callable[
 
 @dataclass
 class Side:
-    """One way of answering, over all requests. Seconds are by the clock, and of the processor for this process."""
+    """One way of answering, over all requests.
+
+    Seconds are by the clock, and of the processor for this process.
+    """
 
     tokens: int = 0
     passes: int = 0  # through the model behind the prompt: denoising steps, or tokens
@@ -81,7 +86,10 @@ class Race:
 
 
 def race(engine: Engine, requests: Sequence[Request], judge: Judge | None = None) -> Race:
-    """Answer every request both ways; the first one once before, to warm up. Raises UsageError for what a way refuses."""
+    """Answer every request both ways; the first one once before, to warm up.
+
+    Raises UsageError for what a way refuses.
+    """
     canvas = Side()
     tokens = Side()
     _run_both(engine, requests[0], Side(), Side())

@@ -1,12 +1,16 @@
-"""Whether everything that was read is seen: keys and values whatever the chunks, and each token at each chunk's edge.
+"""Whether everything that was read is seen: keys and values whatever the chunks, and each token at each
+chunk's edge.
 
 What arithmetic can show of any model, trained or not:
-    chunks    a prompt read in two ways of cutting it: keys and values of every token, and a canvas's logits, are the same
-    tokens    another token at a chunk's edge changes the logits of the canvas (their bits: the rest of the run is the same)
-    cache     a value that is not finite reaches every row of the canvas from any place of a full layer, and on sliding layers
-              from the last `window - 1` places and from no other
+    chunks    a prompt read in two ways of cutting it: keys and values of every token, and a canvas's logits,
+              are the same
+    tokens    another token at a chunk's edge changes the logits of the canvas (their bits: the rest of the
+              run is the same)
+    cache     a value that is not finite reaches every row of the canvas from any place of a full layer, and
+              on sliding layers from the last `window - 1` places and from no other
 
-Knows no text. Trap: a run that is not repeatable changes bits by itself, so changes are measured against its own noise.
+Knows no text. Trap: a run that is not repeatable changes bits by itself, so changes are measured against its
+own noise.
 """
 
 from __future__ import annotations
@@ -23,7 +27,8 @@ from ..model.dgemma import DiffusionGemma
 from ..model.kv import KVCache
 from .report import Section, distance
 
-# A token's keys or values may be off by so much of their size: a lost one is off by 1, another's by about 1.4. Measured on the shipped
+# A token's keys or values may be off by so much of their size: a lost one is off by 1, another's by about
+# 1.4. Measured on the shipped
 # checkpoint: float32 1.4e-6, bfloat16 0.29, where a router's near-tie fell the other way
 NEAR = {torch.float64: 1e-6, torch.float32: 1e-2, torch.float16: 0.8, torch.bfloat16: 0.8}
 MOST_EDGES = 8  # of a prompt that places are taken from
@@ -55,7 +60,9 @@ def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> No
 
 
 def edges(length: int, chunk: int) -> list[int]:
-    """Places near the start, on both sides of the edges of chunks (some of them, where there are many), and the last."""
+    """Places near the start, on both sides of the edges of chunks (some of them, where there are many), and
+    the last.
+    """
     inner = [*range(chunk, length, chunk)]
     inner = inner[:: -(-len(inner) // MOST_EDGES)] if inner else []
     return sorted({1, *(edge - 1 for edge in inner), *inner, length - 1})

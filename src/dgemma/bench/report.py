@@ -1,7 +1,7 @@
 """One section of a report on a model: what was measured, what does not hold, or why it was not looked at.
 
-Knows neither models nor how anything is measured. Trap: errors of other libraries name folders, and a report is
-pasted into public places: `public` cuts every path down to its last part.
+Knows neither models nor how anything is measured. Trap: errors of other libraries name folders, and a report
+is pasted into public places: `public` cuts every path down to its last part.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from torch import Tensor
 
 from ..kernels.dtypes import wide
 
-# How far two implementations of the same arithmetic may part, relative to the RMS of what is right: the largest
+# How far two implementations of the same arithmetic may part, relative to the RMS of what is right: the
+# largest
 # error, and the typical row's (the median over rows of a row's RMS error). Measured on the shipped checkpoint
-# against Transformers (CPU; prompt, first and second step, 14 draws): float32 7.1e-6 and 5.7e-7, float16 0.36 and
-# 0.0012, bfloat16 1.1 and 0.010. A router's near-tie that falls the other way moves its whole row, so in 16 bits
-# the largest error says little; deeper models round more often, hence a margin of three to four for the typical
+# against Transformers (CPU; prompt, first and second step, 14 draws): float32 7.1e-6 and 5.7e-7, float16
+# 0.36 and
+# 0.0012, bfloat16 1.1 and 0.010. A router's near-tie that falls the other way moves its whole row, so in 16
+# bits
+# the largest error says little; deeper models round more often, hence a margin of three to four for the
+# typical
 # row. There a matrix with a tenth of noise shows as 0.03, in every format.
 LIMITS = {
     torch.float64: (1e-7, 1e-8),
@@ -36,7 +40,10 @@ class Skip(Exception):
 
 @dataclass
 class Section:
-    """A part of the report. It holds unless something is in `failures`; `skipped` says why it was not looked at."""
+    """A part of the report.
+
+    It holds unless something is in `failures`; `skipped` says why it was not looked at.
+    """
 
     name: str
     facts: dict[str, Any] = field(default_factory=dict)

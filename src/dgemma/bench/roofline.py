@@ -1,8 +1,9 @@
-"""What a pass must cost on this machine: its floating-point operations over the matrix rate, its bytes over the bandwidth.
+"""What a pass must cost on this machine: its floating-point operations over the matrix rate, its bytes over
+the bandwidth.
 
-Both rates are measured in the same run, because a virtual machine's neighbours and a card's clock are part of the
-machine. Arithmetic counts matrix products only and bytes what must be read or written once, so that the fraction
-of the limit that a run reaches says what its other work costs.
+Both rates are measured in the same run, because a virtual machine's neighbours and a card's clock are part
+of the machine. Arithmetic counts matrix products only and bytes what must be read or written once, so that
+the fraction of the limit that a run reaches says what its other work costs.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def measure(device: torch.device, dtype: torch.dtype) -> Machine:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a square product, 1024-cube on a CPU and 8192-cube on a card; the best of several runs."""
+    """Operations per second of a square product, 1024-cube on a CPU and 8192-cube on a card; the best of
+    several runs.
+    """
     size = 8192
     if device.type == "cpu":
         size = 1024
@@ -92,8 +95,15 @@ def synchronise(device: torch.device) -> None:
 
 
 OPERATIONS = (
-    "projections", "attention", "dense MLP", "router", "experts", "expected embedding", "conditioning MLP", "head",
-)  # fmt: skip
+    "projections",
+    "attention",
+    "dense MLP",
+    "router",
+    "experts",
+    "expected embedding",
+    "conditioning MLP",
+    "head",
+)
 
 
 Weights = Mapping[str, float]  # bytes per weight, by group of weights/names.py
@@ -101,12 +111,20 @@ NOTHING_STORED: Weights = {}  # every group takes its dtype's bytes
 
 
 def work_of(
-    config: ModelConfig, size: int, clean: int, canvas: int, conditioned: int, context: int, rows: int, weights: Weights = NOTHING_STORED,
-) -> Work:  # fmt: skip
-    """A pass over `clean` tokens and `canvas` positions, `conditioned` of which are conditioned on a step before.
+    config: ModelConfig,
+    size: int,
+    clean: int,
+    canvas: int,
+    conditioned: int,
+    context: int,
+    rows: int,
+    weights: Weights = NOTHING_STORED,
+) -> Work:
+    """A pass over `clean` tokens and `canvas` positions, `conditioned` of which are conditioned on a step
+    before.
 
-    size: bytes per element, of weights too where `weights` says nothing else; context: cached tokens that a sequence has on
-    average; rows: sequences in the pass.
+    size: bytes per element, of weights too where `weights` says nothing else; context: cached tokens that a
+    sequence has on average; rows: sequences in the pass.
     """
     return total(
         dict(work_by_operation(config, size, clean, canvas, conditioned, context, rows, weights)).values()
@@ -138,7 +156,10 @@ def work_by_operation(
     rows: int,
     weights: Weights = NOTHING_STORED,
 ) -> Iterator[tuple[str, Work]]:
-    """The same pass by OPERATIONS, in their order. The vocabulary's table counts once, with the head; p @ E reads it as well."""
+    """The same pass by OPERATIONS, in their order.
+
+    The vocabulary's table counts once, with the head; p @ E reads it as well.
+    """
     tokens = clean + canvas
     hidden = config.hidden_size
     vocab = config.vocab_size

@@ -1,7 +1,7 @@
 """Models to measure without a checkpoint: shapes by name, filled with random weights where they will run.
 
-What is measured with them is time and memory; their text means nothing. The weights are made on the device in the wanted
-dtype or number format, one tensor at a time, so that no second copy is ever held.
+What is measured with them is time and memory; their text means nothing. The weights are made on the device
+in the wanted dtype or number format, one tensor at a time, so that no second copy is ever held.
 """
 
 from __future__ import annotations
@@ -22,30 +22,70 @@ from ..weights.reader import assign
 
 _TEXT = {
     "diffusiongemma-26b": {
-        "vocab_size": 262144, "hidden_size": 2816, "intermediate_size": 2112, "num_hidden_layers": 30,
-        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "global_head_dim": 512,
-        "num_global_key_value_heads": 2, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704,
-        "sliding_window": 1024, "max_position_embeddings": 262144,
+        "vocab_size": 262144,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 2,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 704,
+        "sliding_window": 1024,
+        "max_position_embeddings": 262144,
     },
     "1b": {
-        "vocab_size": 65536, "hidden_size": 1024, "intermediate_size": 1024, "num_hidden_layers": 18,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 128, "global_head_dim": 256,
-        "num_global_key_value_heads": 2, "num_experts": 32, "top_k_experts": 8, "moe_intermediate_size": 512,
-        "sliding_window": 512, "max_position_embeddings": 131072,
+        "vocab_size": 65536,
+        "hidden_size": 1024,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "global_head_dim": 256,
+        "num_global_key_value_heads": 2,
+        "num_experts": 32,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 512,
+        "sliding_window": 512,
+        "max_position_embeddings": 131072,
     },
     "140m": {
-        "vocab_size": 65536, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 12,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
-        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 256,
-        "sliding_window": 512, "max_position_embeddings": 131072,
+        "vocab_size": 65536,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "global_head_dim": 128,
+        "num_global_key_value_heads": 2,
+        "num_experts": 16,
+        "top_k_experts": 4,
+        "moe_intermediate_size": 256,
+        "sliding_window": 512,
+        "max_position_embeddings": 131072,
     },
     "100m": {
-        "vocab_size": 16384, "hidden_size": 640, "intermediate_size": 1280, "num_hidden_layers": 12,
-        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "global_head_dim": 128,
-        "num_global_key_value_heads": 2, "num_experts": 16, "top_k_experts": 4, "moe_intermediate_size": 128,
-        "sliding_window": 256, "max_position_embeddings": 4096,
+        "vocab_size": 16384,
+        "hidden_size": 640,
+        "intermediate_size": 1280,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "global_head_dim": 128,
+        "num_global_key_value_heads": 2,
+        "num_experts": 16,
+        "top_k_experts": 4,
+        "moe_intermediate_size": 128,
+        "sliding_window": 256,
+        "max_position_embeddings": 4096,
     },
-}  # fmt: skip
+}
 
 
 def shape(name: str) -> ModelConfig:
@@ -60,10 +100,15 @@ def shape(name: str) -> ModelConfig:
 
 @torch.no_grad()
 def random_model(
-    config: ModelConfig, device: str | torch.device, dtype: torch.dtype, seed: int = 0, formats: Mapping[str, Format] = {},
+    config: ModelConfig,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    formats: Mapping[str, Format] = {},
     rounds: Collection[str] = (),
-) -> DiffusionGemma:  # fmt: skip
-    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1; groups of tensors in number formats.
+) -> DiffusionGemma:
+    """A model of this shape on the device: matrices normal / sqrt(fan-in), norm weights 1; groups of tensors
+    in number formats.
 
     rounds: formats whose products round what they multiply with, as published files of them declare.
     """
@@ -85,7 +130,9 @@ def random_model(
 def _random(
     format: Format, shape: tuple[int, ...], device: str | torch.device, generator: torch.Generator
 ) -> QuantTensor:
-    """A matrix, or those of all experts one after the other, so that no more than one is ever there in 32 bits."""
+    """A matrix, or those of all experts one after the other, so that no more than one is ever there in 32
+    bits.
+    """
     whole = empty(format, shape, device)
     for one in [whole[expert] for expert in range(len(whole))] if len(shape) == 3 else [whole]:
         draw = torch.empty(one.shape, device=device).normal_(0.0, shape[-1] ** -0.5, generator=generator)

@@ -1,14 +1,16 @@
 """Does this model do on this machine what it must: a report to paste into an issue, section by section.
 
     logits        against Transformers, where it is installed and there is memory for it
-    reach         keys and values whatever the chunks, every token seen (reach.py); and whether a needle comes back
+    reach         keys and values whatever the chunks, every token seen (reach.py); and whether a needle
+                  comes back
     determinism   the same request twice, and beside another
     paths         the engine against the plain loop, a merged pass against two
     kernels       Triton's kernels against torch's (backends.py)
     speed         one canvas of sixteen steps, against the machine's limit
 
-A section that fails or cannot run says so and the next one follows. Knows no prompt of a user. Trap: float32 and narrower numbers
-let other row counts round differently, so shares of equal tokens are told, and only what must hold in every format is judged.
+A section that fails or cannot run says so and the next one follows. Knows no prompt of a user. Trap: float32
+and narrower numbers let other row counts round differently, so shares of equal tokens are told, and only
+what must hold in every format is judged.
 """
 
 from __future__ import annotations
@@ -40,13 +42,17 @@ from .report import Section, Skip, public, share
 from .workloads import workloads
 
 TEMPERATURE = 0.7  # of the processed logits that a second step believes
-# Of the tokens of a first draft, made in a merged pass and in two: near-ties of a flat distribution fall either way in 16 bits
+# Of the tokens of a first draft, made in a merged pass and in two: near-ties of a flat distribution fall
+# either way in 16 bits
 DRAFTS = {torch.float64: 1.0, torch.float32: 0.95, torch.float16: 0.6, torch.bfloat16: 0.5}
 CONTEXT = 4096
 
 
 def verify(model: api.Model, context: int | None = None) -> Iterator[Section]:
-    """All sections, each when it is done. Raises UsageError for a context that the model or the memory does not allow."""
+    """All sections, each when it is done.
+
+    Raises UsageError for a context that the model or the memory does not allow.
+    """
     checked = _context(model, context)
     checks: dict[str, Callable[[Section], None]] = {
         "machine": lambda section: _machine(section, model),
@@ -78,7 +84,9 @@ def _done(section: Section, check: Callable[[Section], None]) -> Section:
 
 
 def _context(model: api.Model, requested: int | None) -> int:
-    """Tokens of the longest prompt: what was asked for, or 4,096 and no more than the positions and the memory allow."""
+    """Tokens of the longest prompt: what was asked for, or 4,096 and no more than the positions and the
+    memory allow.
+    """
     config = model.config
     device = model.net.device
     most = config.max_position_embeddings - config.canvas_length
@@ -112,11 +120,18 @@ def _machine(section: Section, model: api.Model) -> None:
     device = model.net.device
     memories = machine()
     section.facts |= {
-        "dgemma": __version__, "python": platform.python_version(), "torch": torch.__version__,
-        "cuda": torch.version.cuda if torch.cuda.is_available() else None, "triton": _version("triton"),
-        "transformers": _version("transformers"), "device": roofline.name_of(device), "threads": torch.get_num_threads(),
-        "memory": ", ".join(f"{memory.name} {disk_size(memory.total)} ({disk_size(memory.free)} free)" for memory in memories),
-    }  # fmt: skip
+        "dgemma": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "triton": _version("triton"),
+        "transformers": _version("transformers"),
+        "device": roofline.name_of(device),
+        "threads": torch.get_num_threads(),
+        "memory": ", ".join(
+            f"{memory.name} {disk_size(memory.total)} ({disk_size(memory.free)} free)" for memory in memories
+        ),
+    }
     if device.type == "cuda":
         section.facts["capability"] = ".".join(map(str, torch.cuda.get_device_capability(device)))
 
@@ -135,13 +150,16 @@ def _model(section: Section, model: api.Model) -> None:
     sliding = sum(layer.is_sliding for layer in config.layers)
     layout = source(folder).layout(config)
     section.facts |= {
-        "folder": hub, "parameters": f"{estimate_memory(config, 'bfloat16', 1).weight_bytes / 2e6:,.1f} M",
+        "folder": hub,
+        "parameters": f"{estimate_memory(config, 'bfloat16', 1).weight_bytes / 2e6:,.1f} M",
         "layers": f"{sliding} sliding (window {config.sliding_window}), {len(config.layers) - sliding} full",
-        "canvas": config.canvas_length, "vocabulary": config.vocab_size,
+        "canvas": config.canvas_length,
+        "vocabulary": config.vocab_size,
         "experts": f"{config.num_experts}, top {config.top_k_experts}",
-        "stored as": ", ".join(layout.dtypes), "runs as": _name(model.net.dtype),
+        "stored as": ", ".join(layout.dtypes),
+        "runs as": _name(model.net.dtype),
         "kernels": backend(model.net.norm.weight),
-    }  # fmt: skip
+    }
 
 
 def _logits(section: Section, model: api.Model) -> None:
@@ -257,10 +275,16 @@ def _speed(section: Section, model: api.Model) -> None:
     (workload,) = workloads("fixed16", model.config, model.denoise, tokens=width, prompt=prompt)
     row = measure(net, workload, rates, model.engine.config)
     section.facts |= {
-        "recipe": workload.name, "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
-        "limit": f"{row.limit_ms:.3g} ms ({rates.flops / 1e9:,.0f} GFLOP/s, {rates.bytes_per_second / 1e9:,.1f} GB/s)",
-        "of the limit": f"{row.fraction:.1%}", "tokens per second": f"{row.tokens_per_second:.3g}", "peak": disk_size(row.peak_gib * GIB),
-    }  # fmt: skip
+        "recipe": workload.name,
+        "ms per step": f"{row.step_ms:.3g} (95th percentile {row.step_p95_ms:.3g})",
+        "limit": (
+            f"{row.limit_ms:.3g} ms ({rates.flops / 1e9:,.0f} GFLOP/s, "
+            f"{rates.bytes_per_second / 1e9:,.1f} GB/s)"
+        ),
+        "of the limit": f"{row.fraction:.1%}",
+        "tokens per second": f"{row.tokens_per_second:.3g}",
+        "peak": disk_size(row.peak_gib * GIB),
+    }
 
 
 def _random(model: api.Model, count: int, seed: int) -> list[int]:

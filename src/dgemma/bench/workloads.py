@@ -1,4 +1,6 @@
-"""What is measured: requests by name. A figure without its workload means nothing, so the names go into every row.
+"""What is measured: requests by name.
+
+A figure without its workload means nothing, so the names go into every row.
 
 fixed16   1,024 random prompt tokens, 1,024 new ones, 16 steps for every canvas, no end token
 real      the texts of a file, the checkpoint's own settings, adaptive stop
@@ -43,8 +45,9 @@ def workloads(
     prompt: int = 1024,
     seed: int = 0,
 ) -> Iterator[Workload]:
-    """The workloads that go by `name`. prompts: ids of the texts of `real`; longest: of `long`; most: requests of `load`;
-    tokens and prompt: lengths of `fixed16` and `load`."""
+    """The workloads that go by `name`. prompts: ids of the texts of `real`; longest: of `long`; most:
+    requests of `load`; tokens and prompt: lengths of `fixed16` and `load`.
+    """
     fixed = denoise.replace(max_denoising_steps=16, stability_threshold=NEVER, eos_token_id=None)
     longest_prompt = config.max_position_embeddings - tokens
     if name == "fixed16":
@@ -87,7 +90,9 @@ def _raced(
     prompts: Sequence[Sequence[int]],
     seed: int = 0,
 ) -> list[Request]:
-    """The requests of a race: the likeliest tokens behind `prompts`; without any, behind random ones, 16 steps a canvas."""
+    """The requests of a race: the likeliest tokens behind `prompts`; without any, behind random ones, 16
+    steps a canvas.
+    """
     greedy = denoise.replace(temperature=0)
     if prompts:
         return [Request(tuple(ids), tokens, seed, greedy) for ids in prompts]

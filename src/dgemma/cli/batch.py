@@ -154,7 +154,8 @@ class Output:
 
     def _full(self, error: OSError) -> ResourceError:
         return ResourceError(
-            f"'{self.path}': {error.strerror or error}; {self._safe()}; make room and give the same command again"
+            f"'{self.path}': {error.strerror or error}; {self._safe()}; "
+            "make room and give the same command again"
         )
 
 

@@ -181,7 +181,10 @@ class Conversation:
             raise typer.Exit(INTERRUPTED)
 
     def _next(self) -> str | None:
-        """The next message, None at the end. A trailing backslash joins lines; Ctrl-C drops what was typed."""
+        """The next message, None at the end.
+
+        A trailing backslash joins lines; Ctrl-C drops what was typed.
+        """
         lines: list[str] = []
         while True:
             try:

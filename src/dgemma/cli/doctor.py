@@ -308,7 +308,8 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
     lines = [
         f"{model['folder']}",
         f"  weights: {weights['tensors']} tensors in {len(weights['files'])} {kind} files, {index}; {dtypes}",
-        f"  text: {text['tensors']} tensors, {disk_size(text['bytes'])}; vision: {vision['tensors']} tensors, "
+        f"  text: {text['tensors']} tensors, {disk_size(text['bytes'])}; "
+        f"vision: {vision['tensors']} tensors, "
         f"{disk_size(vision['bytes'])}, not used yet",
     ]
     if any(text["groups"].values()):
@@ -325,7 +326,8 @@ def _model_lines(model: dict[str, Any]) -> list[str]:
         )
     if (settings := model["generation"]) is not None:
         lines.append(
-            f"  sampling: {settings['max_denoising_steps']} steps, t {settings['t_min']} to {settings['t_max']}, "
+            f"  sampling: {settings['max_denoising_steps']} steps, "
+            f"t {settings['t_min']} to {settings['t_max']}, "
             f"entropy bound {settings['entropy_bound']}, stability {settings['stability_threshold']}, "
             f"confidence {settings['confidence_threshold']}, end tokens {settings['eos_token_id']}"
         )

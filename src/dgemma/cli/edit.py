@@ -159,7 +159,9 @@ def _report(edit: Edit, passes: int, model: Model, instructed: bool) -> None:
 
 
 def _stopped(text: str, settled: Sequence[Change]) -> None:
-    """Say what an edit had come to when it was interrupted; nobody has agreed to it, so nothing is written."""
+    """Say what an edit had come to when it was interrupted; nobody has agreed to it, so nothing is
+    written.
+    """
     if settled:
         _show(unified_diff(text, splice(text.encode(), settled).decode(), "the text so far"))
     state = f"{count(len(settled), 'span')} had settled"

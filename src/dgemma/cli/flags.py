@@ -307,7 +307,10 @@ def read_prompt(given: str | None) -> str:
 
 
 def from_stdin(most: int, line: bool = False) -> bytes:
-    """What is piped in (or its next line), up to `most` bytes. Raises UsageError where stdin cannot be read."""
+    """What is piped in (or its next line), up to `most` bytes.
+
+    Raises UsageError where stdin cannot be read.
+    """
     if sys.stdin is None:
         return b""
     try:

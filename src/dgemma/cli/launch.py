@@ -45,7 +45,8 @@ class Start:
 
 def claude(at: Served) -> Start:
     names = dict.fromkeys(("ANTHROPIC_MODEL", "ANTHROPIC_DEFAULT_HAIKU_MODEL"), at.name)
-    # the header is a line of the prompt that differs between conversations: nothing behind it would be found in the cache
+    # the header is a line of the prompt that differs between conversations: nothing behind it would be
+    # found in the cache
     quiet = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "CLAUDE_CODE_ATTRIBUTION_HEADER": "0"}
     return Start(["claude"], {"ANTHROPIC_BASE_URL": at.url, "ANTHROPIC_AUTH_TOKEN": at.key} | names | quiet)
 

@@ -34,7 +34,9 @@ def as_data(model: CachedModel) -> dict[str, Any]:
 
 
 def show(models: list[CachedModel]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe (nothing wrapped or cut); or how to get a model."""
+    """A table on a terminal, tab-separated lines in a pipe (nothing wrapped or cut); or how to get a
+    model.
+    """
     if not models:
         print("no model on this machine; `dgemma pull NAME` fetches one", file=sys.stderr)
         return

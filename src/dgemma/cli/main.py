@@ -84,9 +84,13 @@ class Verbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Verbs, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-    epilog=EPILOG, context_settings=HELP_NAMES,
-)  # fmt: skip
+    cls=Verbs,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
+    context_settings=HELP_NAMES,
+)
 
 
 def _version(wanted: bool) -> None:

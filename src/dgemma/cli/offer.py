@@ -26,7 +26,8 @@ def offer(name: str | None, revision: str | None = None) -> None:
         if COMMAND not in str(error) or not can_ask():
             raise
         note(
-            f"{error.args[0].partition(';')[0]}. `dgemma doctor {name}` says what it needs, and downloads nothing."
+            f"{error.args[0].partition(';')[0]}. `dgemma doctor {name}` says what it needs, "
+            "and downloads nothing."
         )
         if not agreed("Fetch it now?"):
             raise

@@ -113,7 +113,9 @@ def fold(text: Text, width: int) -> list[Text]:
 
 
 def window(before: Text, canvas: Text, width: int, height: int) -> list[Text]:
-    """The lines to show: the canvas from its first line on, and as much of the text before it as still fits."""
+    """The lines to show: the canvas from its first line on, and as much of the text before it as still
+    fits.
+    """
     lines = fold(before + canvas, width)
     if len(lines) <= height:
         return lines

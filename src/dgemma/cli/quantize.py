@@ -248,7 +248,8 @@ def _sizes_and_errors(done: Converted, report: dict[str, Any]) -> str:
     lines.append("largest relative errors: " + ", ".join(f"{name} {done.errors[name]:.4f}" for name in worst))
     if report["calibration"]:
         lines.append(
-            "these errors count all inputs alike; calibrated scales err less where it counts, and more elsewhere"
+            "these errors count all inputs alike; calibrated scales err less where it "
+            "counts, and more elsewhere"
         )
     if done.reused:
         lines.append(f"{done.reused} of {done.shards} shards were there from a run that was cut off")

@@ -66,7 +66,8 @@ def command(
     model = open_model(options)
     if options.model is None and prompt is not None and _names_a_model(prompt):
         note(
-            f"note: '{prompt}' was read as the prompt; a model is named with -m: dgemma run -m {prompt} PROMPT"
+            f"note: '{prompt}' was read as the prompt; a model is named with -m: "
+            f"dgemma run -m {prompt} PROMPT"
         )
     chat = model.chat_tuned and not raw
     if not chat and (messages or thinking):

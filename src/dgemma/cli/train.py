@@ -88,7 +88,8 @@ def command(
         bar(job.step, steps)
         for report in job.advance():
             typer.echo(
-                f"step {report.step:5d}  next token {report.next_token:.3f}  canvas {report.canvas:.3f} nats  "
+                f"step {report.step:5d}  next token {report.next_token:.3f}  "
+                f"canvas {report.canvas:.3f} nats  "
                 f"{report.tokens_per_second:,.0f} tokens/s  {report.seconds:,.0f} s",
                 err=True,
             )

@@ -139,7 +139,7 @@ class Engine:
     @torch.inference_mode()
     def read(
         self, ids: Sequence[int], cache_salt: str = "", keep: bool = False, client: str = ""
-    ) -> Generator[None, None, KVCache]:  # fmt: skip
+    ) -> Generator[None, None, KVCache]:
         """K and V of some tokens, for whoever looks at them with the model (see `by_turns`).
 
         What is cached is not read again.

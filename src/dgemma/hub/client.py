@@ -24,7 +24,8 @@ _TRANSPORT = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 def hub_errors(
     name: str, revision: str | None, again: str = "pull again to go on", place: Path | None = None
 ) -> Iterator[None]:
-    """The client's exceptions as HubError or ResourceError, each with what to do about it; again: where that is one more try.
+    """The client's exceptions as HubError or ResourceError, each with what to do about it; again: where that
+    is one more try.
 
     place: the folder that is written to, for what a full disk or a read-only one says.
     """
@@ -56,7 +57,8 @@ def hub_errors(
         if place is not None and error.errno in FULL:
             free = disk_size(free_bytes(place))
             raise ResourceError(
-                f"{place}: the disk filled up while fetching '{name}', {free} are free; make room, then pull again"
+                f"{place}: the disk filled up while fetching '{name}', {free} are free; "
+                "make room, then pull again"
             ) from None
         if place is not None and error.errno in UNWRITABLE:
             why = os.strerror(error.errno)

@@ -106,7 +106,9 @@ def is_embedded(place: Path) -> bool:
 
 
 def model_name(place: Path) -> str:
-    """What a checkpoint at a place that `locate` returned is called: EMBEDDED_NAME, a hub name, or the last part of its path."""
+    """What a checkpoint at a place that `locate` returned is called: EMBEDDED_NAME, a hub name, or the last
+    part of its path.
+    """
     if is_embedded(place):
         return EMBEDDED_NAME
     snapshots = next((folder for folder in place.parents if folder.name == "snapshots"), None)
@@ -152,7 +154,8 @@ def list_models(cache_dir: Path | None = None) -> list[CachedModel]:
 def remove(name: str, revision: str | None = None, cache_dir: Path | None = None) -> int:
     """Delete a hub model, one revision of it, or one GGUF file; returns the bytes freed.
 
-    Raises HubError when it is not there, UsageError for anything that is no DiffusionGemma model of the cache.
+    Raises HubError when it is not there, UsageError for anything that is no DiffusionGemma model of the
+    cache.
     """
     if name == EMBEDDED_NAME:
         raise UsageError("the embedded checkpoint is part of the package and is not removed")
@@ -207,7 +210,8 @@ def _snapshot_folder(name: HubName, cache_dir: Path | None) -> Path:
         raise HubError(f"'{name}' is not on this machine{hint}; fetch it with `dgemma pull {name}`")
     if len(matches) > 1:
         raise HubError(
-            f"'{name}' is here in {len(matches)} revisions and no 'main' names one; say which: {_there(matches)}"
+            f"'{name}' is here in {len(matches)} revisions and no 'main' names one; "
+            f"say which: {_there(matches)}"
         )
     folder = matches[0].folder
     if name.gguf is not None or (gguf_files(folder) and not (folder / "config.json").exists()):

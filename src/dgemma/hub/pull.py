@@ -49,9 +49,14 @@ class File:
 
 
 def pull(
-    name: str, revision: str | None = None, token: str | None = None, progress: Progress | None = None, *,
-    cache_dir: Path | None = None, endpoint: str | None = None,
-) -> Path:  # fmt: skip
+    name: str,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Progress | None = None,
+    *,
+    cache_dir: Path | None = None,
+    endpoint: str | None = None,
+) -> Path:
     """Fetch "org/name[@revision][:choice]" and return its folder, or its GGUF file; only what is missing or
     damaged is fetched.
 
@@ -302,7 +307,9 @@ class _Hub:
                 sync_folder(folder)
 
     def _drop(self, blob: Path, file: File) -> None:
-        """Remove a damaged file and the link to it: other programs cannot read a cache with dangling links."""
+        """Remove a damaged file and the link to it: other programs cannot read a cache with dangling
+        links.
+        """
         (self.folder / file.name).unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
 

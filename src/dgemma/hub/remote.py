@@ -27,7 +27,10 @@ from .pull import listing
 SETTINGS = ("config.json", "generation_config.json", BESIDE, INDEX)  # fetched whole
 FIRST = (
     128 * 1024
-)  # bytes of a weight file: the published headers of 16 bits have 15 KB, those with a matrix per expert up to 7 MB
+    # bytes of a weight file: the published headers of 16 bits have 15 KB, those with a matrix per expert up
+    # to
+    # 7 MB
+)
 MOST = 256 * 2**20  # bytes of one model that are fetched in all
 TIMEOUT = 20  # seconds without an answer
 
@@ -43,7 +46,10 @@ class Headers:
 def headers(
     name: str, revision: str | None = None, token: str | None = None, endpoint: str | None = None
 ) -> Iterator[Headers]:
-    """The headers of "org/name[@revision]" as a folder. Raises HubError (no such model, no access, no network, no ranges)."""
+    """The headers of "org/name[@revision]" as a folder.
+
+    Raises HubError (no such model, no access, no network, no ranges).
+    """
     wanted = parse_hub_name(name, revision)
     name = wanted.repo
     with tempfile.TemporaryDirectory(prefix="dgemma-headers-") as place:
@@ -52,7 +58,8 @@ def headers(
             commit, files = listing(wanted, token, endpoint)
             if gguf := next((file.name for file in files if file.name.lower().endswith(GGUF)), None):
                 raise HubError(
-                    f"'{wanted}' is the file {gguf}, which is examined where it is; `dgemma pull {wanted}` fetches it"
+                    f"'{wanted}' is the file {gguf}, which is examined where it is; "
+                    f"`dgemma pull {wanted}` fetches it"
                 )
             hub = _Ranges(name, commit, token, endpoint)
             for file in files:
@@ -95,7 +102,8 @@ class _Ranges:
 
         if self.fetched + stop - start > MOST:
             raise HubError(
-                f"'{self.name}': its headers have more than {MOST} bytes, which is no checkpoint this build can read"
+                f"'{self.name}': its headers have more than {MOST} bytes, "
+                "which is no checkpoint this build can read"
             )
         if stop <= start:
             return b""
@@ -113,7 +121,8 @@ class _Ranges:
             length = int(answer.headers.get("Content-Length") or -1)
             if answer.status_code != 206 and not (start == 0 and 0 <= length <= stop):
                 raise HubError(
-                    f"'{self.name}': this hub gives no parts of files (HTTP ranges), so {file} cannot be examined from its header; "
+                    f"'{self.name}': this hub gives no parts of files (HTTP ranges), "
+                    f"so {file} cannot be examined from its header; "
                     f"`dgemma pull {self.name}` fetches all of it"
                 )
             content = b""

@@ -22,7 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
-CHOICE = "DGEMMA_KERNELS"  # the environment variable: "triton", "torch" (nothing but torch's own operations), or nothing
+# the environment variable: "triton", "torch" (nothing but torch's own operations), or nothing
+CHOICE = "DGEMMA_KERNELS"
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -39,8 +40,11 @@ def wants_torch() -> bool:
 
 @functools.cache
 def lacks_avx512() -> bool:
-    """Whether this is an x86 processor without AVX-512 (or one that does not say). There 16-bit products are slower than 32-bit ones
-    (ops/widen.py), and packed weights (ops/matmul.py) no faster than plain ones."""
+    """Whether this is an x86 processor without AVX-512 (or one that does not say).
+
+    There 16-bit products are slower than 32-bit ones (ops/widen.py), and packed weights (ops/matmul.py) no
+    faster than plain ones.
+    """
     return platform.machine().lower() in ("x86_64", "amd64") and not has_instructions("avx512bw")
 
 
@@ -74,9 +78,11 @@ def _module(name: str) -> ModuleType | None:
 
 
 def multiplies(name: str, capability: tuple[int, int]) -> bool:
-    """Whether cards of a CUDA capability multiply a number format as such, and the Triton that is here knows how.
+    """Whether cards of a CUDA capability multiply a number format as such, and the Triton that is here knows
+    how.
 
-    FP8 from sm_89 on. FP4 on sm_100 and sm_120, and on sm_121 from Triton 3.9 on (3.6 and 3.7 have no product for it).
+    FP8 from sm_89 on. FP4 on sm_100 and sm_120, and on sm_121 from Triton 3.9 on (3.6 and 3.7 have no
+    product for it).
     """
     if name == "fp8":
         return capability >= (8, 9)
@@ -104,7 +110,9 @@ def fuse(on: bool = True) -> None:
 
 
 def fusable(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Mark a function of tensors, made of elementwise and row-wise operations only, as one that may be compiled."""
+    """Mark a function of tensors, made of elementwise and row-wise operations only, as one that may be
+    compiled.
+    """
 
     @functools.cache
     def compiled() -> Callable[_Arguments, _Result]:

@@ -21,7 +21,8 @@ PIECES = {"cpu": 1 << 19, "cuda": 1 << 23}
 # are 8 % faster on average.
 WIDENED = 1 << 18
 
-# Scores of attention that exist at a time where torch has no kernel without them: 128 MB, beside their softmax
+# Scores of attention that exist at a time where torch has no kernel without them: 128 MB, beside their
+# softmax
 SCORES = 1 << 25
 
 PACKED = ("float32", "bfloat16")  # what CPU weights may be packed in

@@ -2,9 +2,9 @@
 streaming would help.
 
 Plans of the same model in several formats, side by side; the arithmetic is in plan.py and placement.py, the
-words and tables in cli/memory_report.py. Trap: a format that is proposed here is made from the 16-bit model (`dgemma
-quantize`), so for a checkpoint that is in few bits already it stands for another checkpoint, not for a
-conversion of this one.
+words and tables in cli/memory_report.py. Trap: a format that is proposed here is made from the 16-bit model
+(`dgemma quantize`), so for a checkpoint that is in few bits already it stands for another checkpoint, not
+for a conversion of this one.
 """
 
 from __future__ import annotations
@@ -55,11 +55,19 @@ class Advice:
 
 
 def advise(
-    config: ModelConfig, dtype: str, memory: int, context: int, device: str = "cuda", *, formats: Formats | None = None,
-    stored: Mapping[str, int] | None = None, host: int = 0,
-) -> Advice:  # fmt: skip
-    """dtype: of what is in no format; formats, stored: of the checkpoint (placement.py); host: free bytes of this machine's RAM, 0 where
-    the card is another machine's."""
+    config: ModelConfig,
+    dtype: str,
+    memory: int,
+    context: int,
+    device: str = "cuda",
+    *,
+    formats: Formats | None = None,
+    stored: Mapping[str, int] | None = None,
+    host: int = 0,
+) -> Advice:
+    """dtype: of what is in no format; formats, stored: of the checkpoint (placement.py); host: free bytes of
+    this machine's RAM, 0 where the card is another machine's.
+    """
     choices = [_choice(AS_IT_IS, config, dtype, memory, context, device, formats or {}, stored)]
     present_bytes = choices[0].plan.weight_bytes
     for name in PROPOSED:
@@ -73,7 +81,9 @@ def advise(
 
 
 def kinds(config: ModelConfig, dtype: str, formats: Formats) -> dict[str, str]:
-    """The formats of each group's matrices in words, the largest share first: "int4 in groups of 32", "bf16", "q4_k, q6_k"."""
+    """The formats of each group's matrices in words, the largest share first: "int4 in groups of 32",
+    "bf16", "q4_k, q6_k".
+    """
     shares: dict[str, dict[str, int]] = {group: {} for group in GROUPS}
     for target in expected_tensors(config).values():
         name = described(format_of(target, formats), dtype)
@@ -92,9 +102,15 @@ def described(format: Format | None, dtype: str) -> str:
 
 
 def _choice(
-    name: str, config: ModelConfig, dtype: str, memory: int, context: int, device: str, formats: Formats,
+    name: str,
+    config: ModelConfig,
+    dtype: str,
+    memory: int,
+    context: int,
+    device: str,
+    formats: Formats,
     stored: Mapping[str, int] | None,
-) -> Choice:  # fmt: skip
+) -> Choice:
     plan = estimate_memory(config, dtype, context, device=device, formats=formats)
     fits = plan.fits(memory)
     streamed = None if fits else stream_plan(plan, config, memory, stored)
@@ -126,6 +142,7 @@ def _hints(
         )
         if slow.fits(host):
             hints.append(
-                f"--device cpu: {disk_size(slow.total)} of this machine's RAM, of which {disk_size(host)} are free; slower"
+                f"--device cpu: {disk_size(slow.total)} of this machine's RAM, "
+                f"of which {disk_size(host)} are free; slower"
             )
     return tuple(hints)

@@ -6,12 +6,13 @@ A step needs every expert of every layer, so less memory than weights means whol
 step and a margin; of the layers as many stay as the budget allows:
 
     device = weights that stay + buffers + K/V + work          device + margin <= memory
-    CUDA   buffers: 2 of the largest layer that streams, every part begun at a multiple of 256 bytes; the host pins all that stream,
-           each layer in one piece, for which torch takes the next power of two
-    CPU    they are read from mapped files, whose pages the system may drop, so they count as nothing; matrices that are in no format
-           are laid out for their layer's time only: a layer's worth in the dtype of the products, and its largest matrix
-           once more where the file has another; of the embedding a product packs a part at a time, and all of it where it is turned for
-           p @ E (plan.copies_of_table)
+    CUDA   buffers: 2 of the largest layer that streams, every part begun at a multiple of 256 bytes; the
+           host pins all that stream, each layer in one piece, for which torch takes the next power of two
+    CPU    they are read from mapped files, whose pages the system may drop, so they count as nothing;
+           matrices that are in no format are laid out for their layer's time only: a layer's worth in the
+           dtype of the products, and its largest matrix once more where the file has another; of the
+           embedding a product packs a part at a time, and all of it where it is turned for p @ E
+           (plan.copies_of_table)
     moved  = the bytes of the layers that stream, once in each pass, whoever shares it
 
 Arithmetic only. Trap: on a card layers take turns in two buffers, so their number is even; and layers
@@ -39,7 +40,10 @@ CONTEXT = 4096  # tokens that must fit where nobody says how many
 
 @dataclass(frozen=True)
 class Placement:
-    """`streamed`: numbers of the layers that pass through the device, in order; () where everything stays. Sizes are bytes."""
+    """`streamed`: numbers of the layers that pass through the device, in order; () where everything stays.
+
+    Sizes are bytes.
+    """
 
     plan: Plan  # as if everything stood on the device
     memory: int  # of the device, its margin included
@@ -71,17 +75,21 @@ def bytes_in(layout: Layout) -> dict[str, int]:
 
 
 def spread(layers: int, streamed: int) -> tuple[int, ...]:
-    """Which of `layers` layers stream: `streamed` of them, evenly apart, so that copies have the others' arithmetic to hide behind."""
+    """Which of `layers` layers stream: `streamed` of them, evenly apart, so that copies have the others'
+    arithmetic to hide behind.
+    """
     return tuple((2 * place + 1) * layers // (2 * streamed) for place in range(streamed))
 
 
 def stream_plan(
     plan: Plan, config: ModelConfig, memory: int, stored: Mapping[str, int] | None = None
 ) -> Placement:
-    """The fewest layers that have to stream for `plan` to run in `memory` bytes; none where it fits whole. Where even all of them
-    leave too much, that is what comes back, and its `missing` says how much.
+    """The fewest layers that have to stream for `plan` to run in `memory` bytes; none where it fits whole.
 
-    stored: bytes in the files by model name, for a CPU; without it numbers that are in no format are taken to have 16 bits there.
+    Where even all of them leave too much, that is what comes back, and its `missing` says how much.
+
+    stored: bytes in the files by model name, for a CPU; without it numbers that are in no format are taken
+    to have 16 bits there.
     """
     place = Placement(plan, memory, (), plan.total)
     layers = _layers(config)
@@ -94,15 +102,24 @@ def stream_plan(
 
 
 def placement(
-    config: ModelConfig, dtype: object, device: str = "cuda", memory: int | None = None, *, index: int | None = None,
-    context: int = CONTEXT, formats: Formats | None = None, stored: Mapping[str, int] | None = None, host: int | None = None,
+    config: ModelConfig,
+    dtype: object,
+    device: str = "cuda",
+    memory: int | None = None,
+    *,
+    index: int | None = None,
+    context: int = CONTEXT,
+    formats: Formats | None = None,
+    stored: Mapping[str, int] | None = None,
+    host: int | None = None,
     may_stream: bool = True,
-) -> Placement:  # fmt: skip
-    """What a loader does with a memory of so many bytes (None: what is free on the device now; a memory that tells nothing about
-    itself is large enough): everything stays, or some layers stream.
+) -> Placement:
+    """What a loader does with a memory of so many bytes (None: what is free on the device now; a memory that
+    tells nothing about itself is large enough): everything stays, or some layers stream.
 
-    dtype: of what is in no format; device: "cuda" or "cpu"; context: tokens that must fit beside the weights; host: bytes that a card's
-    layers may take of the host (None: what is free). Raises ResourceError that names the numbers and what would help.
+    dtype: of what is in no format; device: "cuda" or "cpu"; context: tokens that must fit beside the
+    weights; host: bytes that a card's layers may take of the host (None: what is free). Raises ResourceError
+    that names the numbers and what would help.
     """
     budget = memory if memory is not None else free_on(device, index) or 2**62
     plan = estimate_memory(
@@ -111,7 +128,10 @@ def placement(
     place = (
         stream_plan(plan, config, budget, stored) if may_stream else Placement(plan, budget, (), plan.total)
     )
-    need = f"{disk_size(plan.weight_bytes + plan.packed)} of weights, {disk_size(plan.kv + plan.work)} for {plan.context_tokens} tokens"
+    need = (
+        f"{disk_size(plan.weight_bytes + plan.packed)} of weights, "
+        f"{disk_size(plan.kv + plan.work)} for {plan.context_tokens} tokens"
+    )
     need += f" and a margin of {disk_size(place.margin)}"
     if place.missing:
         where = f"{'the card' if device == 'cuda' else 'this machine'} has {disk_size(budget)} for it"
@@ -121,13 +141,15 @@ def placement(
             else ""
         )
         raise ResourceError(
-            f"the model needs {need}, and {where}{streams}; `dgemma doctor MODEL --memory SIZE` says what would fit"
+            f"the model needs {need}, and {where}{streams}; "
+            "`dgemma doctor MODEL --memory SIZE` says what would fit"
         )
     if place.streamed and device == "cuda":
         free = free_on("cpu") if host is None else host
         if free and place.host_bytes + margin(free, "cpu") > free:
             raise ResourceError(
-                f"the model needs {need}: {len(place.streamed)} layers would stream and take {disk_size(place.host_bytes)} of the host's "
+                f"the model needs {need}: {len(place.streamed)} layers would stream "
+                f"and take {disk_size(place.host_bytes)} of the host's "
                 f"memory, of which {disk_size(free)} are free; use weights in fewer bits, or `--device cpu`"
             )
     return place

@@ -27,12 +27,19 @@ from ..weights.names import GROUPS, Target, expected_tensors
 
 BYTES = {name: STORED_BYTES[stored] for name, stored in DTYPES.items()}
 GIB = 2**30
-RESERVE = GIB  # a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's kernels
+# a CUDA context and the allocator's fragments take 0.5-1 GiB; a host keeps as much for Python and oneDNN's
+# kernels
+RESERVE = GIB
 SHARE = 8  # but no more than this part of a host's memory, where what a small model needs is small too,
 LEAST = (
     96 * 2**20
-)  # and no less than this (a quarter of a tiny memory): objects of Python, holes in the heap and oneDNN's code took 65 MB
-DECODING = 16  # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product): counted 2 to 16
+    # and no less than this (a quarter of a tiny memory): objects of Python, holes in the heap and oneDNN's
+    # code
+    # took 65 MB
+)
+# bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product):
+# counted 2 to 16
+DECODING = 16
 Formats = Mapping[
     str, Format
 ]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
@@ -75,19 +82,29 @@ class Memory:
 
 
 def margin(memory_bytes: int, device: str = "cuda") -> int:
-    """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less, but 96 MiB or a quarter."""
+    """Bytes of a memory that no plan touches: 1 GiB, on a CPU an eighth of the memory where that is less,
+    but 96 MiB or a quarter.
+    """
     if device == "cpu":
         return min(RESERVE, max(memory_bytes // SHARE, min(memory_bytes // 4, LEAST)))
     return RESERVE
 
 
 def estimate_memory(
-    config: ModelConfig, dtype: object, context_tokens: int, batch: int = 1, canvas: int | None = None,
-    prefill_chunk: int = 512, device: str = "cuda", formats: Formats | None = None, triton: bool | None = None,
-) -> Plan:  # fmt: skip
-    """The Plan for a text model. dtype: a torch dtype or its name, of what is not in few bits; contexts and chunks are in tokens;
-    device: where it runs, "cuda" or "cpu"; formats: of matrices in few bits, by group or by name; triton: whether a card runs
-    the forms of kernels/select.py, None: as this process would."""
+    config: ModelConfig,
+    dtype: object,
+    context_tokens: int,
+    batch: int = 1,
+    canvas: int | None = None,
+    prefill_chunk: int = 512,
+    device: str = "cuda",
+    formats: Formats | None = None,
+    triton: bool | None = None,
+) -> Plan:
+    """The Plan for a text model. dtype: a torch dtype or its name, of what is not in few bits; contexts and
+    chunks are in tokens; device: where it runs, "cuda" or "cpu"; formats: of matrices in few bits, by group
+    or by name; triton: whether a card runs the forms of kernels/select.py, None: as this process would.
+    """
     name = str(dtype).removeprefix("torch.")
     if name not in BYTES:
         raise ValueError(f"no weights are kept as {name}; known: {', '.join(BYTES)}")
@@ -124,9 +141,16 @@ def longest_context(config: ModelConfig, plan: Plan, memory_bytes: int, triton: 
 
 
 def _request(
-    config: ModelConfig, size: int, context: int, batch: int, canvas: int | None, chunk: int, device: str, formats: Formats,
+    config: ModelConfig,
+    size: int,
+    context: int,
+    batch: int,
+    canvas: int | None,
+    chunk: int,
+    device: str,
+    formats: Formats,
     triton: bool | None,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """Bytes of K and V, and of work."""
     canvas = canvas or config.canvas_length
     cuda = device != "cpu"
@@ -165,8 +189,10 @@ def divides(config: ModelConfig, formats: Formats) -> bool:
 
 
 def copies_of_table(config: ModelConfig) -> int:
-    """How many packed copies of the embedding pay, by its share of the model's elements: the head's, and one turned for p @ E where that
-    is much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1 B: 2 % for 6 %)."""
+    """How many packed copies of the embedding pay, by its share of the model's elements: the head's, and one
+    turned for p @ E where that is much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1
+    B: 2 % for 6 %).
+    """
     if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()):
         return 2
     return 1
@@ -188,7 +214,9 @@ def machine() -> list[Memory]:
 
 
 def free_on(kind: str, index: int | None = None) -> int:
-    """Bytes free where tensors of a device ("cpu", "cuda") live; 0 where the memory tells nothing about itself."""
+    """Bytes free where tensors of a device ("cpu", "cuda") live; 0 where the memory tells nothing about
+    itself.
+    """
     name = "RAM"
     if kind == "cuda":
         name = f"cuda:{index or 0}"
@@ -196,7 +224,9 @@ def free_on(kind: str, index: int | None = None) -> int:
 
 
 def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
-    """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and rope."""
+    """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and
+    rope.
+    """
     entries = config.sliding_window - 1 + 2 * config.canvas_length if layer.is_sliding else context
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
@@ -204,8 +234,10 @@ def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
 def _layer_bytes(
     config: ModelConfig, clean: int, rows: int, context: int, size: int, cuda: bool, fast: bool
 ) -> int:
-    """A pass of `rows`, of which `clean` are causal: the masks of both kinds of layers, what flows between operations, and the
-    largest operation (on CUDA, where nobody counted, both kinds). Counted: at most 8 arrays [rows, hidden] are alive beside it."""
+    """A pass of `rows`, of which `clean` are causal: the masks of both kinds of layers, what flows
+    between operations, and the largest operation (on CUDA, where nobody counted, both kinds). Counted:
+    at most 8 arrays [rows, hidden] are alive beside it.
+    """
     masks = clean * (context + min(context, config.sliding_window - 1 + clean))
     widest = max(
         _attention_bytes(
@@ -222,15 +254,19 @@ def _layer_bytes(
 
 
 def _flows(head_dim: int, size: int) -> bool:
-    """Whether attention in Triton takes heads of this dim on a card (kernels/triton/attention.py, compared by a test)."""
+    """Whether attention in Triton takes heads of this dim on a card (kernels/triton/attention.py,
+    compared by a test).
+    """
     return size <= 2 and 16 <= head_dim <= 512 and head_dim & (head_dim - 1) == 0
 
 
 def _attention_bytes(
     layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int, scored: bool
 ) -> int:
-    """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, a piece of them with its
-    softmax, its queries, mask and result, and K or V of all heads in the scores' kind of number (counted on a CPU)."""
+    """The queries in their norm, twice in float32, or with the mask as numbers; where scores are made, a
+    piece of them with its softmax, its queries, mask and result, and K or V of all heads in the scores'
+    kind of number (counted on a CPU).
+    """
     heads = config.num_attention_heads
     wide = max(size, 4)
     seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
@@ -247,7 +283,9 @@ def _attention_bytes(
 
 
 def _scratch(rows: int, seen: int, dim: int, size: int) -> int:
-    """What each thread of torch's attention for CPUs keeps: scores of some queries with 512 keys, sums, and of 16 bits the scores again."""
+    """What each thread of torch's attention for CPUs keeps: scores of some queries with 512 keys, sums,
+    and of 16 bits the scores again.
+    """
     queries = 256 if rows >= 768 else 64 if rows >= 192 else 32
     again = 0
     if size < 4:
@@ -263,8 +301,9 @@ def _widens(size: int) -> bool:
 
 
 def _mlp_bytes(config: ModelConfig, rows: int, size: int) -> int:
-    """Experts: rows gathered, their outputs, these sorted back and weighted, beside gate, up and inner; the dense MLP: gate, up,
-    the activation and the product."""
+    """Experts: rows gathered, their outputs, these sorted back and weighted, beside gate, up and inner;
+    the dense MLP: gate, up, the activation and the product.
+    """
     routed = rows * config.top_k_experts * (4 * config.hidden_size + 3 * config.moe_intermediate_size)
     return max(routed, rows * 4 * config.intermediate_size) * size
 
@@ -289,7 +328,9 @@ def _widened_bytes(config: ModelConfig, rows: int, size: int) -> int:
 
 
 def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
-    """Blocks of float32 beside the [canvas, vocabulary] tensor: logits, exact p, and both padded where a tile is not full."""
+    """Blocks of float32 beside the [canvas, vocabulary] tensor: logits, exact p, and both padded where a
+    tile is not full.
+    """
     rows = min(canvas, max(1, BLOCKS["cuda" if cuda else "cpu"] // config.vocab_size))
     ragged = config.vocab_size % TILE > 0
     sums = (
@@ -301,9 +342,12 @@ def _head_bytes(config: ModelConfig, canvas: int, size: int, cuda: bool) -> int:
 def _decoding_bytes(
     config: ModelConfig, rows: int, size: int, formats: Formats, cuda: bool, fast: bool
 ) -> int:
-    """The piece of a matrix in few bits that is decoded at a time, and what products round their rows to (fp8, nvfp4).
+    """The piece of a matrix in few bits that is decoded at a time, and what products round their rows to
+    (fp8, nvfp4).
 
-    The embedding is mixed in pieces four times as large, which are summed in float32. Triton decodes inside its products."""
+    The embedding is mixed in pieces four times as large, which are summed in float32. Triton decodes inside
+    its products.
+    """
     piece = PIECES["cuda" if cuda else "cpu"]
     most = 0
     rounding = 0

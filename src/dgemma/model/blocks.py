@@ -1,8 +1,9 @@
 """Memory for what stays between passes: K and V, outside the C library's heap.
 
-A pass takes and gives back activations of megabytes from the heap. Where K and V of requests and of cached prefixes lay among them,
-each would hold the pages around it, and a busy process would grow for hours. So on a CPU they are mapped on their own, and go back
-to the system when they go. Trap: a process may have some 65,000 mappings, so a sequence has one, not one for each layer.
+A pass takes and gives back activations of megabytes from the heap. Where K and V of requests and of cached
+prefixes lay among them, each would hold the pages around it, and a busy process would grow for hours. So on
+a CPU they are mapped on their own, and go back to the system when they go. Trap: a process may have some
+65,000 mappings, so a sequence has one, not one for each layer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ ALIGNED = 64  # bytes, so that each tensor begins in a cache line of its own
 
 
 def zeros(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-    """Tensors of zeros that are kept for long, in one piece of memory on a CPU. It goes when the last of them goes."""
+    """Tensors of zeros that are kept for long, in one piece of memory on a CPU.
+
+    It goes when the last of them goes.
+    """
     sizes = [math.prod(shape) * dtype.itemsize for shape in shapes]
     places = [0]
     for size in sizes:

@@ -1,4 +1,6 @@
-"""Making the module: on the meta device for a loader to fill, or with random weights for tests and benchmarks."""
+"""Making the module: on the meta device for a loader to fill, or with random weights for tests and
+benchmarks.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,15 @@ def build(
 
 
 def build_random(
-    config: ModelConfig, seed: int = 0, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+    config: ModelConfig,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
     gain: float = 1.0,
-) -> DiffusionGemma:  # fmt: skip
-    """A model with reproducible random weights: matrices normal / sqrt(fan-in) times `gain`, norm weights near 1."""
+) -> DiffusionGemma:
+    """A model with reproducible random weights: matrices normal / sqrt(fan-in) times `gain`, norm weights
+    near 1.
+    """
     model = build(config, "cpu", torch.float32)
     generator = torch.Generator().manual_seed(seed)
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -50,9 +57,11 @@ def build_random(
 
 @torch.no_grad()
 def quantise(model: DiffusionGemma, formats: Mapping[str, Format]) -> DiffusionGemma:
-    """Matrices of some groups (weights/names.py: experts, attention, dense, embedding ...) in number formats, in place.
+    """Matrices of some groups (weights/names.py: experts, attention, dense, embedding ...) in number
+    formats, in place.
 
-    Norms, scales and the router's vectors are no matrices and stay. Raises ValueError where a matrix has no whole groups.
+    Norms, scales and the router's vectors are no matrices and stay. Raises ValueError where a matrix has no
+    whole groups.
     """
     for target in expected_tensors(model.config).values():
         if target.group in formats and len(target.shape) > 1:
@@ -94,7 +103,8 @@ def pack(model: DiffusionGemma, away: Collection[int] = ()) -> DiffusionGemma:
 def _keep_memory() -> None:
     """Ask glibc to keep what is freed (up to 512 MB) instead of giving it back.
 
-    By default the 1-2 MB tensors of a step come fresh from the kernel at every operation, zeroed page by page: 0.6 ms each.
+    By default the 1-2 MB tensors of a step come fresh from the kernel at every operation, zeroed page by
+    page: 0.6 ms each.
     """
     _set_malloc(most_on_the_heap=1 << 22, kept=1 << 29)
 
@@ -125,8 +135,8 @@ def trim_memory() -> None:
 def _set_malloc(most_on_the_heap: int, kept: int) -> None:
     """Set two of glibc's limits, in bytes.
 
-    most_on_the_heap: the largest block that does not come from the system on its own; kept: free memory at the
-    heap's end that stays.
+    most_on_the_heap: the largest block that does not come from the system on its own; kept: free memory at
+    the heap's end that stays.
     """
     trim_threshold = -1
     mmap_threshold = -3
@@ -146,7 +156,9 @@ def weight_of(model: DiffusionGemma, name: str) -> Any:
 
 
 def format_of(model: DiffusionGemma) -> str:
-    """What it computes in, and the groups of tensors in number formats: "bfloat16", "bfloat16 (experts int4)"."""
+    """What it computes in, and the groups of tensors in number formats: "bfloat16", "bfloat16 (experts
+    int4)".
+    """
     formats = {}
     for target in expected_tensors(model.config).values():
         weight = weight_of(model, target.model_name)

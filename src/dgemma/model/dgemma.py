@@ -1,8 +1,8 @@
 """DiffusionGemma: the embedding, self-conditioning and the two calls, encode() and denoise().
 
 `encode` reads clean tokens causally and keeps K and V; `denoise` reads a canvas bidirectionally against them
-and returns hidden states; `both` does the two in one pass. None knows steps, temperatures or text. The model has
-no mask token and no time input: a canvas starts as random vocabulary ids.
+and returns hidden states; `both` does the two in one pass. None knows steps, temperatures or text. The model
+has no mask token and no time input: a canvas starts as random vocabulary ids.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class Canvases(NamedTuple):
 
 
 class SelfConditioning(GatedMLP):
-    """The gated MLP that turns the last step's expected embedding into a correction of the canvas embedding."""
+    """The gated MLP that turns the last step's expected embedding into a correction of the canvas
+    embedding.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__(config.hidden_size, config.intermediate_size)
@@ -70,7 +72,9 @@ class DiffusionGemma(nn.Module):
 
     @property
     def columns(self) -> Weight:
-        """The embedding as self-conditioning mixes it: turned, [D, V], but as it is where it is in few bits."""
+        """The embedding as self-conditioning mixes it: turned, [D, V], but as it is where it is in few
+        bits.
+        """
         weight = self.embed.weight
         if self.packed:
             _, columns = self.packed
@@ -98,7 +102,8 @@ class DiffusionGemma(nn.Module):
         """Read clean tokens after what `kv` holds, and add them to it.
 
         ids [B, T] int64, right-padded where rows differ: `counts[b]` (default T) of them are real.
-        -> hidden [B, T, D] after the final norm, whose head predicts the next token; rows past their count are 0.
+        -> hidden [B, T, D] after the final norm, whose head predicts the next token; rows past their count
+        are 0.
         """
         counts = counts or [ids.shape[1]] * ids.shape[0]
         is_token = torch.arange(ids.shape[1]) < torch.tensor(counts)[:, None]
@@ -126,7 +131,8 @@ class DiffusionGemma(nn.Module):
         return self._pass(x, spans).view(*canvas.shape, -1)
 
     def both(self, clean: Sequence[tuple[KVCache, Tensor]], canvases: Sequence[Canvases]) -> list[Tensor]:
-        """Read clean tokens and denoise canvases in one pass; a canvas sees the clean tokens of its own sequence.
+        """Read clean tokens and denoise canvases in one pass; a canvas sees the clean tokens of its own
+        sequence.
 
         clean: sequences and their new ids [T], any number. -> hidden [B, C, D] of each group of canvases.
         """

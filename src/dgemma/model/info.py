@@ -1,8 +1,8 @@
 """What a loaded model is and how it runs here, for people.
 
 That is its repr, the summary of a run, and what a service says when it starts. Knows the model and the folder
-that it came from. Trap: a packed matrix is no parameter any more, so parameters are counted by the config, not
-by the modules.
+that it came from. Trap: a packed matrix is no parameter any more, so parameters are counted by the config,
+not by the modules.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Keys and values of one sequence: the only state between passes.
 
 Full layers keep every token. Sliding layers need the last `window - 1` and keep some more, so that a pass
-finds room behind them and is written in place: when the buffer's end is reached, the window moves to its front.
-What lies behind `length` is scratch: a canvas writes its K and V there, reads everything as one slice, and the
-next pass overwrites it. Lengths live on the host, because the engine chose them. Nothing here computes
-attention; see passes.py.
+finds room behind them and is written in place: when the buffer's end is reached, the window moves to its
+front. What lies behind `length` is scratch: a canvas writes its K and V there, reads everything as one
+slice, and the next pass overwrites it. Lengths live on the host, because the engine chose them. Nothing here
+computes attention; see passes.py.
 
 Trap: a slice may be read only until the next `make_room`, which may move or replace the buffers.
 """
@@ -103,9 +103,11 @@ class KVCache:
         return twin
 
     def window(self, length: int | None = None) -> Window:
-        """A copy of what the sliding layers need to go on behind the first `length` tokens (None: all of them).
+        """A copy of what the sliding layers need to go on behind the first `length` tokens (None: all of
+        them).
 
-        `length` is from where the last pass began to where it ended: `make_room` kept the window of its first row.
+        `length` is from where the last pass began to where it ended: `make_room` kept the window of its
+        first row.
         """
         length = self.length if length is None else length
         first = max(0, length - (self.config.sliding_window - 1))

@@ -41,8 +41,8 @@ class Norm(nn.Module):
 class Unfilled:
     """A module of torch's whose weight is left as it comes: a loader fills it.
 
-    On the meta device torch's own first draw would import its compiler, 74 MB of Python that nobody uses and a
-    second or more of every start.
+    On the meta device torch's own first draw would import its compiler, 74 MB of Python that nobody uses and
+    a second or more of every start.
     """
 
     def reset_parameters(self) -> None:

@@ -1,8 +1,8 @@
 """A model from a checkpoint, where it will run.
 
 All of it is in memory, or layers stream (streaming.py) as a placement says. Knows neither text nor settings.
-Trap: what streams must not be packed or moved, so everything about weights' places is done here, in one order:
-what stays is read and packed, what passes is pinned or mapped, then the stack gets its offload.
+Trap: what streams must not be packed or moved, so everything about weights' places is done here, in one
+order: what stays is read and packed, what passes is pinned or mapped, then the stack gets its offload.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def load(
 ) -> tuple[DiffusionGemma, list[str]]:
     """The model and what a user should know about it.
 
-    placement None: everything stays (also on "meta"). rounds: number formats whose products round activations where the file declares it; trainable: keep plain parameters.
+    placement None: everything stays (also on "meta"). rounds: number formats whose products round
+    activations where the file declares it; trainable: keep plain parameters.
     """
     if device.type != "meta":
         check_copies(layout)

@@ -1,11 +1,11 @@
 """One pass of the stack over many sequences at once: who writes to a cache, and who sees whom.
 
-A pass is a flat list of spans, each some rows of one sequence. A **clean** span (prompt, or a finished canvas)
-is causal and stays in the cache. A **canvas** span is bidirectional and is scratch: every canvas row sees all
-canvas rows and, on full layers, all cached keys; on sliding layers the last `window - 1` before the canvas,
-**the same set for every row** (a window that moves with the row is the usual mistake). Spans of one sequence
-follow each other: a canvas behind a clean span reads what that span wrote at the same layer, which is what
-makes a commit and the next canvas one pass.
+A pass is a flat list of spans, each some rows of one sequence. A **clean** span (prompt, or a finished
+canvas) is causal and stays in the cache. A **canvas** span is bidirectional and is scratch: every canvas row
+sees all canvas rows and, on full layers, all cached keys; on sliding layers the last `window - 1` before the
+canvas, **the same set for every row** (a window that moves with the row is the usual mistake). Spans of one
+sequence follow each other: a canvas behind a clean span reads what that span wrote at the same layer, which
+is what makes a commit and the next canvas one pass.
 
 Rows of different sequences meet only in products over the flat rows, never in attention, so nothing is padded
 or masked for company.

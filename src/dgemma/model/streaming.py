@@ -1,19 +1,20 @@
 """Layers whose matrices are not all in the device's memory.
 
 A pass calls `load_layer(i)` before layer i, and they are there. A step needs every expert of every layer, so
-what passes through memory is whole layers, in their order, and every request and canvas of a pass shares a load.
+what passes through memory is whole layers, in their order, and every request and canvas of a pass shares a
+load.
 
     HostOffload   a CUDA card: the matrices wait in pinned host memory, one run of bytes per layer, and pass
                   through a few buffers on the card; the copy of the next one runs beside the arithmetic of
                   this one.
-    MmapOffload   a CPU: the matrices are views of the checkpoint's files, which the system reads when they are
-                  touched and may drop again. 16-bit and 32-bit ones are put into the layout of products
-                  (kernels/ops/matmul.py) for their layer's time only, so that tokens equal those of a model in
-                  memory; those in few bits are multiplied with as they stand.
+    MmapOffload   a CPU: the matrices are views of the checkpoint's files, which the system reads when they
+                  are touched and may drop again. 16-bit and 32-bit ones are put into the layout of products
+                  (kernels/ops/matmul.py) for their layer's time only, so that tokens equal those of a model
+                  in memory; those in few bits are multiplied with as they stand.
 
-Norms, routers and scalars are small and stay. Trap: a buffer is free for the next copy when the layer that used
-it has been computed, not when it has been launched: both directions wait for events, and an event belongs to
-one place in the order of layers.
+Norms, routers and scalars are small and stay. Trap: a buffer is free for the next copy when the layer that
+used it has been computed, not when it has been launched: both directions wait for events, and an event
+belongs to one place in the order of layers.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class HostOffload:
         self.last: int | None = None  # the place that is computed
 
     def load_layer(self, number: int) -> None:
-        """Layer `number` comes next: its matrices are in their buffer, and the next one's are on their way."""
+        """Layer `number` comes next: its matrices are in their buffer, and the next one's are on their
+        way.
+        """
         place = self.place.get(number)
         if place is None:
             return

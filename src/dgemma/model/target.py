@@ -1,8 +1,8 @@
 """Where and in what numbers a model is to run: device, dtype, and the memory that both leave.
 
-Decided from headers, before any weight is read. Knows sizes and devices, no module. Trap: a card that is asked
-for more than it has fails half-way through the weights; so a card is planned even where nobody named a memory,
-with what is free on it.
+Decided from headers, before any weight is read. Knows sizes and devices, no module. Trap: a card that is
+asked for more than it has fails half-way through the weights; so a card is planned even where nobody named a
+memory, with what is free on it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def choose_dtype(
 ) -> torch.dtype:
     """The requested dtype, or the one that suits the device and its memory.
 
-    budget: bytes; None: what is free. Raises UsageError for a dtype that is not known, ResourceError where a CPU has no room for the weights.
+    budget: bytes; None: what is free. Raises UsageError for a dtype that is not known, ResourceError where a
+    CPU has no room for the weights.
     """
     requested = None if dtype is None else _known(dtype)
     stored = torch.bfloat16  # what stands beside weights in few bits
@@ -91,8 +92,8 @@ def plan_memory(
 ) -> tuple[Placement | None, EngineConfig]:
     """Where the weights go (None: they stay, and nothing limits them), and what that leaves to requests.
 
-    budget: bytes; None: on a card what is free there, on a CPU nothing is planned, because `choose_dtype` did.
-    Raises ResourceError that names the numbers.
+    budget: bytes; None: on a card what is free there, on a CPU nothing is planned, because `choose_dtype`
+    did. Raises ResourceError that names the numbers.
     """
     if device.type == "meta" or (budget is None and device.type == "cpu"):
         return None, EngineConfig()

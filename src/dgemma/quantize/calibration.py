@@ -43,9 +43,11 @@ def observe(
     denoise: DenoiseConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """model name -> [I] or [E, I] float32, of every matrix of attention, dense MLPs, experts and self-conditioning; at mean 1 each.
+    """model name -> [I] or [E, I] float32, of every matrix of attention, dense MLPs, experts and
+    self-conditioning; at mean 1 each.
 
-    ids: of a text, without bos. progress: windows read and all. Raises UsageError for a text of less than two canvases.
+    ids: of a text, without bos. progress: windows read and all. Raises UsageError for a text of less than
+    two canvases.
     """
     width = model.config.canvas_length
     starts = _starts(len(ids), width)

@@ -30,19 +30,25 @@ CHUNK = 512
 BLOCK = 1 << 24  # logits that are compared at a time
 PROMPTS = (
     "def read_lines(path):\n",
-    "import json\n\n\nclass Cache:\n    \"\"\"Values by key, the oldest dropped first.\"\"\"\n\n    def __init__(self, size):\n",
+    (
+        'import json\n\n\nclass Cache:\n    """Values by key, '
+        'the oldest dropped first."""\n\n    def __init__(self, size):\n'
+    ),
     "def test_empty_list():\n    assert",
     "for name, value in sorted(os.environ.items()):\n",
     "The history of the lighthouse begins",
     "Dear Sir or Madam,\n\nI am writing to",
     "Question: why is the sky blue?\nAnswer:",
     "Bread needs four things: flour,",
-)  # fmt: skip
+)
 
 
 @dataclass
 class Comparison:
-    """kl: nats per cell, of each step in order, its mean over cells. Lists of steps: one number per canvas."""
+    """kl: nats per cell, of each step in order, its mean over cells.
+
+    Lists of steps: one number per canvas.
+    """
 
     kl: float
     kl_first: float  # of first steps, which no belief goes into
@@ -72,10 +78,16 @@ class Comparison:
 
 @torch.inference_mode()
 def compare(
-    first: DiffusionGemma, second: DiffusionGemma, prompts: Sequence[Sequence[int]], denoise: DenoiseConfig,
+    first: DiffusionGemma,
+    second: DiffusionGemma,
+    prompts: Sequence[Sequence[int]],
+    denoise: DenoiseConfig,
     progress: Callable[[int, int], None] | None = None,
-) -> Comparison:  # fmt: skip
-    """One canvas after each prompt of ids. Both models have one vocabulary, device and dtype. progress: prompts done and all."""
+) -> Comparison:
+    """One canvas after each prompt of ids.
+
+    Both models have one vocabulary, device and dtype. progress: prompts done and all.
+    """
     sums: dict[bool, Tensor] = {
         True: torch.zeros(3, dtype=torch.float64),
         False: torch.zeros(3, dtype=torch.float64),
@@ -100,7 +112,9 @@ def compare(
 
 
 def _walk(first: DiffusionGemma, second: DiffusionGemma, request: Request, sums: dict[bool, Tensor]) -> int:
-    """Along the first model's canvas; -> its steps. sums: KL, equal argmax and cells, of first steps and of later ones."""
+    """Along the first model's canvas; -> its steps. sums: KL, equal argmax and cells, of first steps and of
+    later ones.
+    """
     width = request.width(first.config)
     kv, other = (read_prompts(model, [request.prompt_ids], CHUNK, width) for model in (first, second))
     state = begin_canvases(first, [request], [0])

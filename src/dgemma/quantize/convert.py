@@ -41,16 +41,27 @@ from .scales import search_scales
 SHARD_BYTES = 10**9  # a kill costs at most one shard's work
 PIECE = 1 << 20  # weights of a matrix that are encoded at a time, where rows do not share anything
 CARRIED = (
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "processor_config.json", "preprocessor_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "LICENSE*",
+    "NOTICE*",
+)
 
 Spec = dict[str, tuple[str, tuple[int, ...]]]  # name -> (safetensors' dtype, shape)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is read together and what it becomes: one tensor as it stands, or one matrix (gate and up of an expert are one)."""
+    """What is read together and what it becomes: one tensor as it stands, or one matrix (gate and up of an
+    expert are one).
+    """
 
     tensor: str  # the model's name; "" for what this build does not read
     group: str
@@ -90,7 +101,9 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of a folder. errors: model name -> root of the summed squared differences over that of the squares."""
+    """What became of a folder. errors: model name -> root of the summed squared differences over that of the
+    squares.
+    """
 
     folder: Path
     sizes: dict[str, Sizes]
@@ -101,16 +114,25 @@ class Converted:
 
 
 def convert(
-    source: Path, target: Path, formats: Mapping[str, Format], importance: Mapping[str, Tensor] | None = None, *,
-    calibration: str = "", device: str | torch.device = "cpu", progress: Progress | None = None, shard_bytes: int = SHARD_BYTES,
-) -> Converted:  # fmt: skip
-    """Write the folder `target` with the groups of `formats` (quantize/quant_config.py) in few bits, everything else byte for byte.
+    source: Path,
+    target: Path,
+    formats: Mapping[str, Format],
+    importance: Mapping[str, Tensor] | None = None,
+    *,
+    calibration: str = "",
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Converted:
+    """Write the folder `target` with the groups of `formats` (quantize/quant_config.py) in few bits,
+    everything else byte for byte.
 
-    importance: model name -> mean squares [..., I] of what a matrix is multiplied with, for scales that err least where it
-    counts; what is not named counts alike. calibration: where that comes from; a run that was cut off goes on only with
-    the same source, formats and calibration. device: where scales are looked for. Raises UsageError for a source in few bits, inputs
-    that are no whole groups, a target that is in use or a partial folder of other options, CheckpointError for a faulty
-    source, ResourceError where the disk has no room.
+    importance: model name -> mean squares [..., I] of what a matrix is multiplied with, for scales that err
+    least where it counts; what is not named counts alike. calibration: where that comes from; a run that was
+    cut off goes on only with the same source, formats and calibration. device: where scales are looked for.
+    Raises UsageError for a source in few bits, inputs that are no whole groups, a target that is in use or a
+    partial folder of other options, CheckpointError for a faulty source, ResourceError where the disk has no
+    room.
     """
     source = Path(source)
     target = Path(os.path.abspath(target))
@@ -169,7 +191,9 @@ def _slice(info: TensorInfo, number: int) -> TensorInfo:
 
 
 def deal(jobs: list[Job], shard_bytes: int) -> dict[str, list[Job]]:
-    """Jobs by the file that they go to; a shard has at least one job and otherwise at most so many bytes of data."""
+    """Jobs by the file that they go to; a shard has at least one job and otherwise at most so many bytes of
+    data.
+    """
     shards: list[list[Job]] = [[]]
     size = 0
     for job in jobs:
@@ -192,22 +216,32 @@ def written(job: Job) -> int:
 
 
 def _specs(format: Format, rows: int, inputs: int) -> Spec:
-    """The fields of one matrix [rows, inputs]. Scales per row are bfloat16 where encoding made them so (fp8), else float32."""
+    """The fields of one matrix [rows, inputs].
+
+    Scales per row are bfloat16 where encoding made them so (fp8), else float32.
+    """
     if format.name in ("fp8", "int8"):
         code, scale = ("F8_E4M3", "BF16") if format.name == "fp8" else ("I8", "F32")
         return {"weight": (code, (rows, inputs)), "weight_scale": (scale, (rows, 1))}
     groups = inputs // format.group
     if format.name == "int4":
         return {
-            "weight_packed": ("I32", (rows, inputs // 8)), "weight_scale": (format.scale, (rows, groups)), "weight_shape": ("I64", (2,)),
-        }  # fmt: skip
+            "weight_packed": ("I32", (rows, inputs // 8)),
+            "weight_scale": (format.scale, (rows, groups)),
+            "weight_shape": ("I64", (2,)),
+        }
     return {
-        "weight_packed": ("U8", (rows, inputs // 2)), "weight_scale": ("F8_E4M3", (rows, groups)), "weight_global_scale": ("F32", (1,)),
-    }  # fmt: skip
+        "weight_packed": ("U8", (rows, inputs // 2)),
+        "weight_scale": ("F8_E4M3", (rows, groups)),
+        "weight_global_scale": ("F32", (1,)),
+    }
 
 
 def fields(weight: QuantTensor) -> dict[str, Tensor]:
-    """What is written of one matrix [O, I]: unpack.py the other way round. Its values are those that encoding made, bit for bit."""
+    """What is written of one matrix [O, I]: unpack.py the other way round.
+
+    Its values are those that encoding made, bit for bit.
+    """
     parts = weight.parts
     name = weight.format.name
     if name in ("fp8", "int8"):
@@ -223,14 +257,19 @@ def fields(weight: QuantTensor) -> dict[str, Tensor]:
             "weight_shape": torch.tensor(weight.shape),
         }
     return {  # the scale is a power of two, so its inverse is exact
-        "weight_packed": parts["codes"], "weight_scale": parts["scales"], "weight_global_scale": parts["row"][:1].reciprocal(),
-    }  # fmt: skip
+        "weight_packed": parts["codes"],
+        "weight_scale": parts["scales"],
+        "weight_global_scale": parts["row"][:1].reciprocal(),
+    }
 
 
 def _convert(
-    partial: Partial, shards: Mapping[str, list[Job]], importance: Mapping[str, Tensor], device: str | torch.device,
+    partial: Partial,
+    shards: Mapping[str, list[Job]],
+    importance: Mapping[str, Tensor],
+    device: str | torch.device,
     progress: Progress | None,
-) -> None:  # fmt: skip
+) -> None:
     total = sum(job.before for jobs in shards.values() for job in jobs)
     done = 0
     with Files() as files:

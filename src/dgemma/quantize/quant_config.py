@@ -49,8 +49,9 @@ LAYOUTS = {
 
 
 def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None) -> dict[str, Format]:
-    """The formats of the groups for --format, every --keep ("attention,dense=fp8,embeddings=int8") and --group-size; a group
-    without one keeps its bits. Raises UsageError that names word and fix."""
+    """The formats of the groups for --format, every --keep ("attention,dense=fp8,embeddings=int8") and
+    --group-size; a group without one keeps its bits. Raises UsageError that names word and fix.
+    """
     if format not in MADE:
         raise UsageError(f"--format {format} is not written; formats: {', '.join(MADE)}")
     if group_size is not None and (format != "int4" or group_size not in GROUP_SIZES):
@@ -77,7 +78,9 @@ def chosen(format: str, keep: Sequence[str] = (), group_size: int | None = None)
 
 
 def _choices(words: str) -> list[tuple[str, str]]:
-    """(group, precision) of "attention,dense=fp8,embeddings=int8": a precision is that of all groups since the one before."""
+    """(group, precision) of "attention,dense=fp8,embeddings=int8": a precision is that of all groups since
+    the one before.
+    """
     choices = []
     names = []
     for part in words.split(","):
@@ -122,7 +125,9 @@ def readable(source: Path) -> Layout:
 
 
 def check(config: ModelConfig, formats: Mapping[str, Format]) -> None:
-    """Raise UsageError where a matrix has no whole groups of its format, and say which format it would have."""
+    """Raise UsageError where a matrix has no whole groups of its format, and say which format it would
+    have.
+    """
     for name, target in expected_tensors(config).items():
         format = formats.get(target.group)
         if format is None or not modules(name, target) or format.divides(target.shape[-1]):
@@ -133,7 +138,8 @@ def check(config: ModelConfig, formats: Mapping[str, Format]) -> None:
         if fits:
             fix = f"--group-size {fits[-1]}"
         raise UsageError(
-            f"'{name}' has {inputs} inputs, which are no whole groups of {format.group} ({format.name}); use {fix}"
+            f"'{name}' has {inputs} inputs, which are no whole groups of {format.group} "
+            f"({format.name}); use {fix}"
         )
 
 
@@ -181,6 +187,9 @@ def _group(format: Format, rounded: bool, targets: list[str]) -> dict[str, Any]:
         "dynamic": True,
     }
     return {
-        "targets": targets, "weights": weights, "input_activations": token if rounded else None, "output_activations": None,
+        "targets": targets,
+        "weights": weights,
+        "input_activations": token if rounded else None,
+        "output_activations": None,
         "format": LAYOUTS[format.name],
-    }  # fmt: skip
+    }

@@ -32,9 +32,11 @@ PIECE, PIECE_CUDA = (
 
 
 def search_scales(weight: Tensor, format: Format, importance: Tensor | None = None) -> QuantTensor:
-    """weight [..., O, I] in a number format, its scales as the head says. importance [..., I], not negative; None: all inputs alike.
+    """weight [..., O, I] in a number format, its scales as the head says. importance [..., I], not negative;
+    None: all inputs alike.
 
-    A format that has nothing to choose is quantised as it is. Raises ValueError where the inputs are no whole groups.
+    A format that has nothing to choose is quantised as it is. Raises ValueError where the inputs are no
+    whole groups.
     """
     if format.name not in TRIED or not format.divides(weight.shape[-1]):
         return quantise(weight, format)
@@ -66,7 +68,9 @@ def search_scales(weight: Tensor, format: Format, importance: Tensor | None = No
 def _chosen(
     weight: Tensor, format: Format, importance: Tensor | None, given: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The parts of some rows [O, I] with the best scales. given: what `encode` is told of the whole matrix."""
+    """The parts of some rows [O, I] with the best scales. given: what `encode` is told of the whole
+    matrix.
+    """
     exact = weight.to(wide(weight.dtype))
     encode = codec(format).encode
 

@@ -6,18 +6,20 @@
 
 Silent connections, heads that trickle in and clients that do not read are cut by timers of the connection
 itself, so that no handler waits for them; where there is no room for one more, the one that has been silent
-for longest goes first, then one whose body has been coming for longest. Trap: `transport.close()` waits until all is written, which a client that does not
-read prevents for ever; only `abort` ends such a connection.
+for longest goes first, then one whose body has been coming for longest. Trap: `transport.close()` waits
+until all is written, which a client that does not read prevents for ever; only `abort` ends such a
+connection.
 
 uvicorn has no public place for these, so two of its classes are extended, and pyproject.toml lets in only
 versions that were tested (tests/server/test_uvicorn.py holds the list):
 
-    H11Protocol     connection_made, data_received, connection_lost: the timer of a head, and who is cut to make
-                    room
-                    pause_writing, resume_writing, on_response_complete, timeout_keep_alive_handler: the timers
-                    of a reader
+    H11Protocol     connection_made, data_received, connection_lost: the timer of a head, and who is cut to
+                    make room
+                    pause_writing, resume_writing, on_response_complete, timeout_keep_alive_handler: the
+                    timers of a reader
                     send_400_response: an error in JSON, and 431 for a head that is too long
-                    read: client, connections, conn (and its their_state), cycle.response_complete, loop, transport
+                    read: client, connections, conn (and its their_state), cycle.response_complete, loop,
+                    transport
     uvicorn.Server  startup: SIGHUP, and the word that it is ready; handle_exit: SIGTERM drains; on_tick: when
                     the drain is over
 """
@@ -114,12 +116,14 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None
         self._end: asyncio.TimerHandle | None = None  # it would keep a connection that has ended in memory
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of TCP, as h11_impl
+    # of TCP, as h11_impl
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         _send_at_once(transport)
         if not self._has_room():
             transport.write(
-                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+                b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: "
+                b"close\r\ncontent-length: 0\r\n\r\n"
             )
             self._close_for_sure()
             return
@@ -238,7 +242,10 @@ class Connection(H11Protocol):
             text.encode(),
             status,
         )
-        head = f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {status} \r\ncontent-type: application/json\r\ncontent-length: "
+            f"{len(body)}\r\nconnection: close\r\n\r\n"
+        )
         self.transport.write(head.encode() + body)
 
 

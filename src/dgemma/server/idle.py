@@ -1,4 +1,5 @@
-"""Connections that the service waits for, in the order in which they are cut where another one needs the room.
+"""Connections that the service waits for, in the order in which they are cut where another one needs the
+room.
 
 Knows no HTTP. Trap: a client that keeps a connection for its next request waits too; it goes after those that
 never asked, and before those whose request has begun to come.

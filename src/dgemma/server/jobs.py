@@ -214,7 +214,10 @@ class Running:
 
 
 def events_of(model: Model, call: Call) -> Generator[Any, None, None]:
-    """The events of a call. An answer longer than there is room for is cut to what has, and a note says so."""
+    """The events of a call.
+
+    An answer longer than there is room for is cut to what has, and a note says so.
+    """
     requested = call.arguments.get("max_tokens")
     events, cut = _open(model, call)
     for event in [events] if isinstance(events, Decisions) else events:

@@ -81,7 +81,8 @@ def check_strength(keys: Iterable[str]) -> None:
         which = f"the key '{name}'" if name else f"key {number}"
         if len(key) < SHORTEST:
             raise UsageError(
-                f"{which} is too short for a service that other machines reach: {len(key)} of {SHORTEST} characters; {MAKE}"
+                f"{which} is too short for a service that other machines reach: "
+                f"{len(key)} of {SHORTEST} characters; {MAKE}"
             )
         if len(set(key)) < FEWEST:
             raise UsageError(

@@ -2,7 +2,8 @@
 
 Clients add `/v1` to an address or leave it out, end it with a slash, or join both with two.
 
-    RouteTable       all routes, found by a path: one rule for the router, the keys, the log and who sheds load
+    RouteTable       all routes, found by a path: one rule for the router, the keys, the log and who sheds
+                     load
     CanonicalPath    the ASGI layer in front of all others: whoever judges a request judges the path that is
                      answered
 

@@ -69,7 +69,10 @@ class Service(ServedModel):
         if self.worker.fault is not None:
             return str(self.worker.fault)
         if 0 < self.config.pass_timeout < self.worker.at_work_for:
-            return f"a pass has not ended for {self.config.pass_timeout:g} seconds; the service must be started again"
+            return (
+                f"a pass has not ended for {self.config.pass_timeout:g} seconds; "
+                "the service must be started again"
+            )
         return None
 
     def running(self, job: Job, tenant: str, client: str) -> Running:

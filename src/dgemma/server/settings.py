@@ -73,7 +73,8 @@ class ServerConfig:
             raise UsageError("allowed origins and hosts are listed one by one; '*' is no name")
         if not self.keys and not self.is_local:
             raise UsageError(
-                f"{self.host} can be reached from other machines, which takes a key; set {KEY_VARIABLE}, give --api-key-file, "
+                f"{self.host} can be reached from other machines, which takes a key; "
+                f"set {KEY_VARIABLE}, give --api-key-file, "
                 "or stay on 127.0.0.1"
             )
         if not self.is_local:

@@ -40,7 +40,10 @@ log = logging.getLogger("dgemma.server")
 
 
 class WorkerError(DgemmaError):
-    """A pass failed, and this request was alone in it. The message names the kind of error, never a prompt."""
+    """A pass failed, and this request was alone in it.
+
+    The message names the kind of error, never a prompt.
+    """
 
 
 @dataclass(eq=False)
@@ -96,7 +99,10 @@ class Worker:
             self._thread.join(patience)
 
     def call(self, fn: Callable[..., T], *arguments: Any, client: str = "") -> T:
-        """Run something that touches the device, between two passes; wait for it. Its error is raised here."""
+        """Run something that touches the device, between two passes; wait for it.
+
+        Its error is raised here.
+        """
         if threading.current_thread() is self._thread:
             return fn(*arguments)
         future: Future[T] = Future()

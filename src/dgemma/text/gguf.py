@@ -64,9 +64,13 @@ def tokenizer_json(metadata: Mapping[str, Any], source: str) -> dict[str, Any]:
         or (len(text) > 1 and text not in built and PLAIN.fullmatch(text))
     ]
     model = {
-        "type": "BPE", "vocab": vocab, "merges": pairs, "byte_fallback": True, "fuse_unk": True,
+        "type": "BPE",
+        "vocab": vocab,
+        "merges": pairs,
+        "byte_fallback": True,
+        "fuse_unk": True,
         "unk_token": "<unk>" if "<unk>" in vocab else None,
-    }  # fmt: skip
+    }
     return {
         "version": "1.0",
         "truncation": None,

@@ -21,12 +21,25 @@ from .parts import check_decoder, check_parts, check_tokens
 
 # The field of ControlIds -> the token's text. Ids differ between checkpoints and are never assumed.
 CONTROL_TEXTS = {
-    "pad": "<pad>", "eos": "<eos>", "bos": "<bos>", "turn": "<|turn>", "end_turn": "<turn|>",
-    "channel": "<|channel>", "end_channel": "<channel|>", "think": "<|think|>", "tool": "<|tool>",
-    "end_tool": "<tool|>", "tool_call": "<|tool_call>", "end_tool_call": "<tool_call|>",
-    "tool_response": "<|tool_response>", "end_tool_response": "<tool_response|>", "quote": '<|"|>',
-    "image": "<|image|>", "begin_image": "<|image>", "end_image": "<image|>",
-}  # fmt: skip
+    "pad": "<pad>",
+    "eos": "<eos>",
+    "bos": "<bos>",
+    "turn": "<|turn>",
+    "end_turn": "<turn|>",
+    "channel": "<|channel>",
+    "end_channel": "<channel|>",
+    "think": "<|think|>",
+    "tool": "<|tool>",
+    "end_tool": "<tool|>",
+    "tool_call": "<|tool_call>",
+    "end_tool_call": "<tool_call|>",
+    "tool_response": "<|tool_response>",
+    "end_tool_response": "<tool_response|>",
+    "quote": '<|"|>',
+    "image": "<|image|>",
+    "begin_image": "<|image>",
+    "end_image": "<image|>",
+}
 LARGEST = 1 << 26  # bytes of a tokenizer.json; that of 262,144 tokens has 33 MB
 # Parts that are read, or not, and never run: nothing is added to texts, and decoding goes by `bytes_of`.
 NOT_RUN = ("decoder", "post_processor")

@@ -56,15 +56,19 @@ class Score:
 
     def __add__(self, other: Score) -> Score:
         return Score(
-            self.text_bytes + other.text_bytes, self.tokens + other.tokens,
-            self.next_token_nats + other.next_token_nats, self.bound_nats + other.bound_nats,
+            self.text_bytes + other.text_bytes,
+            self.tokens + other.tokens,
+            self.next_token_nats + other.next_token_nats,
+            self.bound_nats + other.bound_nats,
             math.hypot(self.bound_error_nats, other.bound_error_nats),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
 class Special:
-    """The ids that scoring adds to a text: it opens with bos, ends with eos, and its last canvas is padded."""
+    """The ids that scoring adds to a text: it opens with bos, ends with eos, and its last canvas is
+    padded.
+    """
 
     bos: int
     eos: int
@@ -82,9 +86,17 @@ def held_out_texts(count: int) -> dict[str, list[str]]:
 
 
 def score(
-    model: DiffusionGemma, ids: Sequence[int], text_bytes: int, special: Special, *, samples: int = 4,
-    context_canvases: int = 3, new_canvases: int = 4, seed: int = 0, progress: Callable[[int], None] | None = None,
-) -> Score:  # fmt: skip
+    model: DiffusionGemma,
+    ids: Sequence[int],
+    text_bytes: int,
+    special: Special,
+    *,
+    samples: int = 4,
+    context_canvases: int = 3,
+    new_canvases: int = 4,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Score:
     """Score one text of `text_bytes` bytes given as `ids` (without bos and eos; the eos is scored too).
 
     It is read in windows of bos, `context_canvases` canvases of context and `new_canvases` scored ones, so
@@ -139,9 +151,13 @@ def _read(model: DiffusionGemma, clean: Tensor, first: int, count: int) -> tuple
 
 
 def _bounds(
-    model: DiffusionGemma, context: CleanContext, starts: list[int], targets: Tensor, samples: int,
+    model: DiffusionGemma,
+    context: CleanContext,
+    starts: list[int],
+    targets: Tensor,
+    samples: int,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Monte Carlo draws of the bound's two parts, summed over each canvas: [samples, canvases] and [2,
     canvases] nats.
     """
@@ -160,9 +176,14 @@ def _bounds(
 
 @torch.inference_mode()
 def _nats(
-    model: DiffusionGemma, context: CleanContext, starts: list[int], targets: Tensor, t: Tensor,
-    generator: torch.Generator, cost: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
-) -> Tensor:  # fmt: skip
+    model: DiffusionGemma,
+    context: CleanContext,
+    starts: list[int],
+    targets: Tensor,
+    t: Tensor,
+    generator: torch.Generator,
+    cost: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
     """Corrupt each canvas at its own t [canvases], denoise all at once, and sum its tokens' cost: [canvases]
     nats.
 

@@ -85,7 +85,9 @@ class TrainingRecipe:
         )
 
     def batches(self, source: Source, tokenizer: Tokenizer, canvas: int) -> Batches:
-        """The run's batches, for a model whose requests have canvases of width `canvas` where they name none."""
+        """The run's batches, for a model whose requests have canvases of width `canvas` where they name
+        none.
+        """
         line_breaks = [tokenizer.token_bytes(i).startswith(b"\n") for i in range(tokenizer.vocab_size)]
         config = BatchConfig(
             vocab_size=tokenizer.vocab_size,

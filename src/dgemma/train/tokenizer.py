@@ -21,11 +21,30 @@ from ..errors import UsageError
 # their text. Images and audio are reserved, so that a prompt written for the released model never meets an
 # unknown control token.
 CONTROL_TOKENS = (
-    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>",
-    "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>",
-    "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
-    "<|image>", "<|image|>", "<image|>", "<|audio>", "<|audio|>", "<audio|>",
-)  # fmt: skip
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    "<|turn>",
+    "<turn|>",
+    "<|channel>",
+    "<channel|>",
+    "<|think|>",
+    "<|tool>",
+    "<tool|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    '<|"|>',
+    "<|image>",
+    "<|image|>",
+    "<image|>",
+    "<|audio>",
+    "<|audio|>",
+    "<audio|>",
+)
 
 # What BPE may merge, first match wins. Line breaks are joined with the
 # indentation behind them, and a word with its underscores and one sign in front of it: fewer tokens

@@ -31,22 +31,50 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _FLOAT32 = 6
 _TEXT = 8
 _ARRAY = 9
-# ggml's types: name, elements of a block, its bytes. Those that nobody here decodes are known by name, to be refused by it.
+# ggml's types: name, elements of a block, its bytes. Those that nobody here decodes are known by name, to
+# be refused by it.
 TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
+    8: ("Q8_0", 32, 34),
+    9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74),
+    18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18),
+    21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Gguf:
-    """One file: metadata (key -> number, bool, text or a list of one of them), tensors in the order of their data, and what is
-    wrong with their byte ranges, one line each."""
+    """One file: metadata (key -> number, bool, text or a list of one of them), tensors in the order of their
+    data, and what is wrong with their byte ranges, one line each.
+    """
 
     path: Path
     metadata: dict[str, Any] = field(repr=False)
@@ -63,7 +91,10 @@ class Gguf:
 
 
 def read_gguf(path: Path) -> Gguf:
-    """Metadata and tensors of a file. Raises CheckpointError (names the file) where its header makes no sense."""
+    """Metadata and tensors of a file.
+
+    Raises CheckpointError (names the file) where its header makes no sense.
+    """
     try:
         if not stat.S_ISREG((status := path.stat()).st_mode):
             raise CheckpointError(f"{path}: not a regular file")
@@ -74,7 +105,9 @@ def read_gguf(path: Path) -> Gguf:
 
 
 def architecture(path: Path) -> str | None:
-    """What `general.architecture` says, from the file's first metadata alone; None where they do not say or cannot be read."""
+    """What `general.architecture` says, from the file's first metadata alone; None where they do not say or
+    cannot be read.
+    """
     try:
         if not stat.S_ISREG((status := path.stat()).st_mode):
             return None
@@ -199,7 +232,9 @@ class _Cursor:
 
 
 def _short(number: float) -> float:
-    """A float32 as the shortest decimal that means it: 0.4, as in the config it was made from, not 0.4000000059604645."""
+    """A float32 as the shortest decimal that means it: 0.4, as in the config it was made from, not
+    0.4000000059604645.
+    """
     if not math.isfinite(number):
         return number
     texts = (f"{number:.{digits}g}" for digits in range(6, 10))
@@ -220,7 +255,8 @@ def _read(cursor: _Cursor) -> Gguf:
     alignment = metadata.get("general.alignment", 32)
     if alignment not in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096):
         raise CheckpointError(
-            f"{cursor.path}: general.alignment is {str(alignment)[:40]}; a power of two from 8 to 4096 is read"
+            f"{cursor.path}: general.alignment is {str(alignment)[:40]}; "
+            "a power of two from 8 to 4096 is read"
         )
     entries = [_entry(cursor) for _ in range(tensor_count)]
     start = -(-cursor.at // alignment) * alignment

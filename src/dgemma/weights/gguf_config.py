@@ -25,9 +25,27 @@ STILL = 1e20  # a divisor of a frequency from which on a pair of dims does not t
 END_TEXTS = ("<eos>", "<turn|>", "<|tool_response>")  # in the order of the published generation_config.json
 # general.file_type, by llama.cpp's numbers: the mix of formats that a file was quantised to
 FILE_TYPES = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L",
-    14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 25: "IQ4_NL", 30: "IQ4_XS", 32: "BF16", 38: "MXFP4",
-}  # fmt: skip
+    0: "F32",
+    1: "F16",
+    2: "Q4_0",
+    3: "Q4_1",
+    7: "Q8_0",
+    8: "Q5_0",
+    9: "Q5_1",
+    10: "Q2_K",
+    11: "Q3_K_S",
+    12: "Q3_K_M",
+    13: "Q3_K_L",
+    14: "Q4_K_S",
+    15: "Q4_K_M",
+    16: "Q5_K_S",
+    17: "Q5_K_M",
+    18: "Q6_K",
+    25: "IQ4_NL",
+    30: "IQ4_XS",
+    32: "BF16",
+    38: "MXFP4",
+}
 # Keys that would change the mathematics, and what this model is
 _FIXED: dict[str, tuple[Any, ...]] = {
     "attention.causal": (False,),
@@ -42,7 +60,8 @@ def check_kind(file: Gguf) -> None:
     """Raises CheckpointError for another model's file, a part of one, or one that holds no model."""
     if (architecture := file.architecture) != ARCHITECTURE:
         raise CheckpointError(
-            f"{file.path}: a model of the architecture {shown(architecture)}; this build runs '{ARCHITECTURE}'"
+            f"{file.path}: a model of the architecture {shown(architecture)}; "
+            f"this build runs '{ARCHITECTURE}'"
         )
     if (kind := file.metadata.get("general.type", "model")) != "model":
         raise CheckpointError(f"{file.path}: its general.type is {shown(kind)}; it holds no model of its own")
@@ -81,11 +100,16 @@ def model_config(file: Gguf) -> ModelConfig:
 
 
 def denoise_config(file: Gguf, config: ModelConfig | None) -> DenoiseConfig:
-    """Sampler settings: the file's, and for what it does not say dgemma's own, which are the published ones."""
+    """Sampler settings: the file's, and for what it does not say dgemma's own, which are the published
+    ones.
+    """
     names = {
-        "max_denoising_steps": "eb_max_steps", "t_min": "eb_t_min", "t_max": "eb_t_max",
-        "stability_threshold": "eb_stability_threshold", "confidence_threshold": "eb_confidence_threshold",
-    }  # fmt: skip
+        "max_denoising_steps": "eb_max_steps",
+        "t_min": "eb_t_min",
+        "t_max": "eb_t_max",
+        "stability_threshold": "eb_stability_threshold",
+        "confidence_threshold": "eb_confidence_threshold",
+    }
     settings = {name: file.metadata.get(f"diffusion.{key}") for name, key in names.items()}
     raw: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if (bound := file.metadata.get("diffusion.eb_entropy_bound")) is not None:
@@ -97,10 +121,14 @@ def denoise_config(file: Gguf, config: ModelConfig | None) -> DenoiseConfig:
 
 def _sizes(file: Gguf, keys: Reader) -> dict[str, Any]:
     renamed = {
-        "hidden_size": "embedding_length", "num_experts": "expert_count", "top_k_experts": "expert_used_count",
-        "moe_intermediate_size": "expert_feed_forward_length", "num_attention_heads": "attention.head_count",
-        "sliding_window": "attention.sliding_window", "max_position_embeddings": "context_length",
-    }  # fmt: skip
+        "hidden_size": "embedding_length",
+        "num_experts": "expert_count",
+        "top_k_experts": "expert_used_count",
+        "moe_intermediate_size": "expert_feed_forward_length",
+        "num_attention_heads": "attention.head_count",
+        "sliding_window": "attention.sliding_window",
+        "max_position_embeddings": "context_length",
+    }
     sizes: dict[str, Any] = {name: keys.size(key) for name, key in renamed.items()}
     sizes["intermediate_size"] = _same(keys, "feed_forward_length")
     sizes["rms_norm_eps"] = keys.number("attention.layer_norm_rms_epsilon")
@@ -148,7 +176,9 @@ def _layers(file: Gguf, keys: Reader) -> dict[str, Any]:
 
 
 def _head_dim(keys: Reader, kind: str) -> int:
-    """One number that stands there three times: keys, values, and dims that rope is given (rope_freqs stops some of them)."""
+    """One number that stands there three times: keys, values, and dims that rope is given (rope_freqs
+    stops some of them).
+    """
     dim = keys.size(f"attention.key_length{kind}")
     for key in (f"attention.value_length{kind}", f"rope.dimension_count{kind}"):
         if (other := keys.size(key)) != dim:
@@ -157,7 +187,9 @@ def _head_dim(keys: Reader, kind: str) -> int:
 
 
 def _part_that_rotates(file: Gguf, head_dim: int) -> float:
-    """`rope_freqs` divides the frequency of each pair of dims: by 1 where it turns, and by 1e30 where it does not."""
+    """`rope_freqs` divides the frequency of each pair of dims: by 1 where it turns, and by 1e30 where it
+    does not.
+    """
     info = file.tensors.get(ROPE_FREQS)
     if info is None:
         raise CheckpointError(
@@ -165,7 +197,8 @@ def _part_that_rotates(file: Gguf, head_dim: int) -> float:
         )
     if info.dtype != "F32" or info.shape != (head_dim // 2,):
         raise CheckpointError(
-            f"{file.path}: tensor '{ROPE_FREQS}' is {info.dtype} {list(info.shape)}; F32 [{head_dim // 2}] was expected"
+            f"{file.path}: tensor '{ROPE_FREQS}' is {info.dtype} {list(info.shape)}; "
+            f"F32 [{head_dim // 2}] was expected"
         )
     divisors = read_floats(info)
     turning = next((n for n, divisor in enumerate(divisors) if divisor != 1), len(divisors))
@@ -203,7 +236,9 @@ def _vocabulary(file: Gguf, keys: Reader) -> int:
 
 
 def _end_tokens(file: Gguf) -> tuple[int, ...]:
-    """The end tokens that the file names, and those that every DiffusionGemma ends with where the vocabulary has them."""
+    """The end tokens that the file names, and those that every DiffusionGemma ends with where the
+    vocabulary has them.
+    """
     ids = [file.metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, list):

@@ -72,7 +72,9 @@ def gguf_name(model_name: str) -> str:
 
 
 def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
-    """The file's tensors matched with the model's, every fault one line; without a config only the file's own faults."""
+    """The file's tensors matched with the model's, every fault one line; without a config only the file's
+    own faults.
+    """
     tensors = {name: _as_bytes(info) for name, info in file.tensors.items()}
     problems = list(file.problems)
     text: dict[str, Stored] = {}
@@ -98,7 +100,9 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
 def _copies(
     left: dict[str, TensorInfo], tensors: Mapping[str, TensorInfo]
 ) -> tuple[tuple[TensorInfo, TensorInfo], ...]:
-    """The output head where it may be a copy of the embedding, taken out of `left`; copies.py compares them."""
+    """The output head where it may be a copy of the embedding, taken out of `left`; copies.py compares
+    them.
+    """
     head = left.get(HEAD)
     embedding = tensors.get(EMBEDDING)
     if head is None or embedding is None or not may_be_equal(head, embedding):
@@ -126,7 +130,10 @@ def _both(target: Target, gate: TensorInfo, up: TensorInfo) -> Stored | str:
         if fault := _fault(info, (experts, rows // 2, inputs)):
             return fault
     if gate.dtype != up.dtype:
-        return f"tensor '{gate.name}' is {gate.dtype} and '{up.name}' {up.dtype}; gate and up must share one type"
+        return (
+            f"tensor '{gate.name}' is {gate.dtype} and '{up.name}' {up.dtype}; "
+            "gate and up must share one type"
+        )
     pairs = zip(_experts(gate), _experts(up), strict=True)
     return Stored(target.shape, tuple({"weight": info} for pair in pairs for info in pair), *_format(gate))
 
@@ -143,11 +150,17 @@ def _experts(info: TensorInfo) -> Iterator[TensorInfo]:
 
 def _fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
     if info.shape != shape:
-        return f"tensor '{info.name}' has the shape {list(info.shape)}, the metadata asks for {list(shape)} (inputs last)"
+        return (
+            f"tensor '{info.name}' has the shape {list(info.shape)}, "
+            f"the metadata asks for {list(shape)} (inputs last)"
+        )
     if info.dtype not in READ:
         return f"tensor '{info.name}' is stored as {info.dtype}; readable: {', '.join(READ)}"
     if info.dtype not in READABLE and len(shape) == 1:
-        return f"tensor '{info.name}' is stored as {info.dtype}; norms and scales are read in {', '.join(READABLE)}"
+        return (
+            f"tensor '{info.name}' is stored as {info.dtype}; "
+            f"norms and scales are read in {', '.join(READABLE)}"
+        )
     return None
 
 

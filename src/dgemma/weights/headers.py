@@ -20,14 +20,34 @@ from ..config.formats import BYTES, DTYPES
 from ..config.reader import is_whole
 from ..errors import CheckpointError
 
-# The 1,047 published tensors need 0.15 MB; one entry per expert and per scale, as quantised layouts have, 7 MB.
+# The 1,047 published tensors need 0.15 MB; one entry per expert and per scale, as quantised layouts have, 7
+# MB.
 HEADER_LIMIT = 16 * 2**20
 READABLE = {stored: BYTES[stored] for stored in DTYPES.values()}  # bytes per element of what this build reads
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "C64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
-    "F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64,
-}  # fmt: skip
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "U16": 16,
+    "I16": 16,
+    "U32": 32,
+    "I32": 32,
+    "U64": 64,
+    "I64": 64,
+    "C64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
+}
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,10 @@ class Identity:
 
 
 def identify(place: Path) -> Identity:
-    """The identity of the checkpoint at a place that `locate` returned. Raises CheckpointError, ConfigError, OSError."""
+    """The identity of the checkpoint at a place that `locate` returned.
+
+    Raises CheckpointError, ConfigError, OSError.
+    """
     checkpoint = source(place)
     layout = checkpoint.layout(checkpoint.config())
     beside = (

@@ -36,7 +36,10 @@ _FOREIGN = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder's tensors. `text` maps model names to what makes them and is complete only where `problems` is empty."""
+    """A folder's tensors.
+
+    `text` maps model names to what makes them and is complete only where `problems` is empty.
+    """
 
     folder: Path
     config: ModelConfig | None
@@ -72,7 +75,9 @@ class Layout:
 
     @property
     def dtypes(self) -> dict[str, int]:
-        """How many bytes stand in each dtype or, where matrices are in few bits, number format; the largest share first."""
+        """How many bytes stand in each dtype or, where matrices are in few bits, number format; the
+        largest share first.
+        """
         shares: Counter[str] = Counter()
         for tensor in self.tensors.values():
             shares[tensor.dtype] += tensor.nbytes
@@ -85,7 +90,9 @@ class Layout:
 
     @property
     def formats(self) -> dict[str, Format]:
-        """The formats of what is in few bits, by model name; what stands there in 16 bits or more is left out."""
+        """The formats of what is in few bits, by model name; what stands there in 16 bits or more is
+        left out.
+        """
         return {name: stored.format for name, stored in self.text.items() if stored.format is not None}
 
     def notes(self) -> list[str]:
@@ -94,13 +101,19 @@ class Layout:
             return list(self.said)
         size = f"{self.vision_bytes / 1e9:.2f} GB"
         return [
-            f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: this build reads text only",
+            (
+                f"{len(self.vision)} vision tensors ({size}) recognised, not used yet: "
+                "this build reads text only"
+            ),
             *self.said,
         ]
 
 
 def inspect(folder: Path, config: ModelConfig) -> Layout:
-    """The layout of a faultless checkpoint. Raises CheckpointError with the first problem (names file and tensor)."""
+    """The layout of a faultless checkpoint.
+
+    Raises CheckpointError with the first problem (names file and tensor).
+    """
     return faultless(read_layout(folder, config))
 
 
@@ -116,7 +129,9 @@ def faultless(layout: Layout) -> Layout:
 
 
 def problems(folder: Path, config: ModelConfig) -> list[str]:
-    """Everything that is wrong with a checkpoint's weight files, one line each; empty when it can be loaded."""
+    """Everything that is wrong with a checkpoint's weight files, one line each; empty when it can be
+    loaded.
+    """
     return list(read_layout(folder, config).problems)
 
 
@@ -151,7 +166,8 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
     matched = Match()
     if config is not None and len(config.layers) > len(tensors) + _FEW_LAYERS:
         errors.append(
-            f"{folder}: config.json describes {len(config.layers)} layers, and there are {len(tensors)} tensors for them"
+            f"{folder}: config.json describes {len(config.layers)} layers, "
+            f"and there are {len(tensors)} tensors for them"
         )
     elif config is not None and files:
         try:
@@ -162,9 +178,17 @@ def read_layout(folder: Path, config: ModelConfig | None) -> Layout:
             errors.append(str(error))
     errors += matched.problems
     return Layout(
-        folder, config, tuple(files), tensors, matched.text, vision, tuple(errors), quantization, (*said, *matched.notes),
+        folder,
+        config,
+        tuple(files),
+        tensors,
+        matched.text,
+        vision,
+        tuple(errors),
+        quantization,
+        (*said, *matched.notes),
         tuple(matched.copies),
-    )  # fmt: skip
+    )
 
 
 def _shards(folder: Path, errors: list[str], said: list[str]) -> tuple[list[Path], dict[str, str] | None]:
@@ -178,7 +202,8 @@ def _shards(folder: Path, errors: list[str], said: list[str]) -> tuple[list[Path
     if folder / SINGLE in on_disk and shards and SINGLE not in (weight_map or {}).values():
         # a folder that was saved twice: every other reader takes the single file
         said.append(
-            f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not (a folder that was saved twice?)"
+            f"{SINGLE} is read; the {len(shards)} numbered weight files beside it are not "
+            "(a folder that was saved twice?)"
         )
         on_disk = [path for path in on_disk if path == folder / SINGLE or not (has_index or path in shards)]
         weight_map = None
@@ -239,7 +264,9 @@ def _exists(path: Path) -> bool:
 
 
 def _stays_inside(path: Path, folder: Path) -> bool:
-    """Whether `path` leads to a file of the folder or, for a hub cache snapshot, to one of that cache's blobs."""
+    """Whether `path` leads to a file of the folder or, for a hub cache snapshot, to one of that cache's
+    blobs.
+    """
     try:
         target = path.resolve(strict=False)
         home = folder.resolve()

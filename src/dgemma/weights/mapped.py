@@ -76,7 +76,9 @@ def _runs(infos: Collection[TensorInfo]) -> list[tuple[Path, int, int]]:
 def map_into(
     module: nn.Module, layout: Layout, names: Collection[str], maps: Maps, progress: Progress | None = None
 ) -> None:
-    """Views in the place of the module's parameters `names`, plain ones in the dtype of the file. Values are read and checked once.
+    """Views in the place of the module's parameters `names`, plain ones in the dtype of the file.
+
+    Values are read and checked once.
 
     Raises CheckpointError for damaged values, ResourceError for layouts that cannot be mapped.
     """
@@ -91,11 +93,14 @@ def map_into(
 
 
 def mapped(stored: Stored, maps: Maps) -> Mappable:
-    """One tensor of the model as views: of experts that stand apart in the file a list, pairs of gate and up or downs."""
+    """One tensor of the model as views: of experts that stand apart in the file a list, pairs of gate and up
+    or downs.
+    """
     scheme = stored.scheme
     if (scheme is not None and scheme.layout in COPIED) or (scheme is None and len(stored.matrices) > 1):
         raise ResourceError(
-            f"{stored.file}: '{stored.name}' cannot be used from its file as it stands there; give more memory, or write another layout"
+            f"{stored.file}: '{stored.name}' cannot be used from its file as it stands "
+            "there; give more memory, or write another layout"
         )
     if stored.format is None:
         info = stored.matrices[0]["weight"]

@@ -101,7 +101,8 @@ def published_names(config: ModelConfig) -> dict[str, str]:
 
 
 def modules(name: str, target: Target) -> list[tuple[str, tuple[int, int]]]:
-    """The matrices [O, I] that a tensor is made of where each has fields of its own: their names, in the order of its rows.
+    """The matrices [O, I] that a tensor is made of where each has fields of its own: their names, in the
+    order of its rows.
 
     A vector has none. Published layouts in few bits keep every expert's gate, up and down apart.
     """
@@ -120,9 +121,11 @@ def modules(name: str, target: Target) -> list[tuple[str, tuple[int, int]]]:
 
 
 def classify(name: str) -> str:
-    """'text' (read), 'vision' (recognised, not used yet), 'cache' (scales of a K/V cache in few bits, not used) or 'unknown'.
+    """'text' (read), 'vision' (recognised, not used yet), 'cache' (scales of a K/V cache in few bits, not
+    used) or 'unknown'.
 
-    A config may still not ask for a 'text' name. What stands under a matrix of a quantised layout is found by stored.py.
+    A config may still not ask for a 'text' name. What stands under a matrix of a quantised layout is found
+    by stored.py.
     """
     if name.startswith(VISION):
         return "vision"
@@ -139,7 +142,9 @@ def classify(name: str) -> str:
 
 
 def tied_to(name: str) -> str | None:
-    """The tensor that this one is a second copy of in a model whose weights are tied; None for what is tied to nothing."""
+    """The tensor that this one is a second copy of in a model whose weights are tied; None for what is tied
+    to nothing.
+    """
     if name.startswith(_HEADS):
         return f"{DECODER}embed_tokens.{name.rpartition('.')[2]}"
     if name.startswith(ENCODER) and not name.endswith(".layer_scalar"):

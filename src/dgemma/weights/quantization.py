@@ -24,17 +24,49 @@ from .schemes import Group, Quantization, Scheme
 BESIDE = "hf_quant_config.json"  # where ModelOpt puts its description
 # what says nothing about the numbers: how a tool found them, or what it ran on
 _HOW = (
-    "observer", "observer_kwargs", "scale_dtype", "zp_dtype", "damp_percent", "damp_auto_increment", "true_sequential",
-    "static_groups", "model_name_or_path", "model_file_base_name", "meta", "mse", "act_group_aware", "dataset", "tokenizer",
-    "batch_size", "pad_token_id", "use_cuda_fp16", "use_exllama", "disable_exllama", "exllama_config", "max_input_length",
-    "cache_block_outputs", "model_seqlen", "module_name_preceding_first_block", "block_name_to_quantize", "lm_head",
-    "modules_in_block_to_quantize", "producer", "version", "global_compression_ratio", "run_compressed", "do_fuse",
-    "fuse_max_seq_len", "modules_to_fuse",
-)  # fmt: skip
+    "observer",
+    "observer_kwargs",
+    "scale_dtype",
+    "zp_dtype",
+    "damp_percent",
+    "damp_auto_increment",
+    "true_sequential",
+    "static_groups",
+    "model_name_or_path",
+    "model_file_base_name",
+    "meta",
+    "mse",
+    "act_group_aware",
+    "dataset",
+    "tokenizer",
+    "batch_size",
+    "pad_token_id",
+    "use_cuda_fp16",
+    "use_exllama",
+    "disable_exllama",
+    "exllama_config",
+    "max_input_length",
+    "cache_block_outputs",
+    "model_seqlen",
+    "module_name_preceding_first_block",
+    "block_name_to_quantize",
+    "lm_head",
+    "modules_in_block_to_quantize",
+    "producer",
+    "version",
+    "global_compression_ratio",
+    "run_compressed",
+    "do_fuse",
+    "fuse_max_seq_len",
+    "modules_to_fuse",
+)
 
 
 def read_quantization(folder: Path) -> Quantization | None:
-    """A folder's description, or None for one that has none. Raises ConfigError that names what is not understood."""
+    """A folder's description, or None for one that has none.
+
+    Raises ConfigError that names what is not understood.
+    """
     config = Path(folder) / "config.json"
     beside = Path(folder) / BESIDE
     raw = None
@@ -47,7 +79,8 @@ def read_quantization(folder: Path) -> Quantization | None:
             group.scheme for group in other.groups
         }:
             raise ConfigError(
-                f"{beside}: describes other weights than quantization_config of config.json; remove what is wrong"
+                f"{beside}: describes other weights than quantization_config of "
+                "config.json; remove what is wrong"
             )
         return quantization or other
     return quantization
@@ -127,21 +160,30 @@ def _compressed_scheme(layout: str | None, weights: Reader) -> Scheme:
         ("int-quantized", "int", 8, "tensor"),
     ):
         return Scheme("int-quantized", Format("int8"), whole=strategy == "tensor")
-    if symmetric and group == 16 and declared in (
-        ("nvfp4-pack-quantized", "float", 4, "tensor_group"), ("nvfp4-pack-quantized", "float", 4, "group")
-    ):  # fmt: skip
+    if (
+        symmetric
+        and group == 16
+        and declared
+        in (
+            ("nvfp4-pack-quantized", "float", 4, "tensor_group"),
+            ("nvfp4-pack-quantized", "float", 4, "group"),
+        )
+    ):
         return Scheme("nvfp4-pack-quantized", Format("nvfp4"))
     if declared == ("pack-quantized", "int", 4, "group") and group and group > 0 and group % 2 == 0:
         return Scheme("pack-quantized", Format("int4", group, zeros=not symmetric), permuted=permuted)
     said = f"format {shown(layout)} with {shown(kind)} of {bits} bits, strategy {shown(strategy)}"
     raise ConfigError(
-        f"{weights.source}: {said}, group_size {group}, symmetric {symmetric} is not read; readable: float-quantized and "
-        "int-quantized (8 bits, channel or tensor), pack-quantized (int, 4 bits, group), nvfp4-pack-quantized (groups of 16)"
+        f"{weights.source}: {said}, group_size {group}, symmetric {symmetric} is not read; readable: "
+        "float-quantized and int-quantized (8 bits, channel or tensor), pack-quantized (int, 4 bits, group), "
+        "nvfp4-pack-quantized (groups of 16)"
     )
 
 
 def _activations(scheme: Scheme, group: Reader) -> tuple[Scheme, list[str]]:
-    """The scheme with what `input_activations` declares; what products here do not round to goes into a note."""
+    """The scheme with what `input_activations` declares; what products here do not round to goes into a
+    note.
+    """
     raw = group.take("input_activations", dict, None)
     if raw is None:
         return scheme, []
@@ -246,12 +288,18 @@ def _group_size(top: Reader) -> int:
 
 
 _METHODS = {
-    "compressed-tensors": _compressed_tensors, "modelopt": _modelopt, "modelopt_fp4": _modelopt, "gptq": _gptq, "awq": _awq,
-}  # fmt: skip
+    "compressed-tensors": _compressed_tensors,
+    "modelopt": _modelopt,
+    "modelopt_fp4": _modelopt,
+    "gptq": _gptq,
+    "awq": _awq,
+}
 
 
 def _cache_notes(top: Reader) -> list[str]:
-    """A K/V cache in few bits is proposed, not stored: ours keeps the model's own numbers, which is more exact."""
+    """A K/V cache in few bits is proposed, not stored: ours keeps the model's own numbers, which is more
+    exact.
+    """
     proposals = [top.raw.pop(name, None) for name in ("kv_cache_scheme", "kv_cache_quant_algo")]
     if any(proposals):
         return [

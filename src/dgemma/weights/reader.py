@@ -37,14 +37,19 @@ DTYPES = formats.DTYPES | {
 
 
 def stream(
-    layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None,
-    rounds: Collection[str] = (), only: Collection[str] | None = None,
-) -> Iterator[tuple[str, Weight]]:  # fmt: skip
-    """(model name, weight) for every text tensor, in file order, on `device`: plain ones as `dtype`, others in their format.
+    layout: Layout,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    rounds: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> Iterator[tuple[str, Weight]]:
+    """(model name, weight) for every text tensor, in file order, on `device`: plain ones as `dtype`, others
+    in their format.
 
-    rounds: formats whose products round activations, where the file declares it. On "meta" nothing is read. Raises
-    CheckpointError that names file and tensor where data ends early, is not readable or holds NaN or infinite numbers or
-    scales (before or after the conversion to `dtype`).
+    rounds: formats whose products round activations, where the file declares it. On "meta" nothing is read.
+    Raises CheckpointError that names file and tensor where data ends early, is not readable or holds NaN or
+    infinite numbers or scales (before or after the conversion to `dtype`).
     """
     wanted = layout.text if only is None else {name: layout.text[name] for name in only}
     order = sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset))
@@ -67,13 +72,19 @@ def stream(
 
 
 def load_into(
-    module: nn.Module, layout: Layout, device: str | torch.device, dtype: torch.dtype, progress: Progress | None = None,
-    rounds: Collection[str] = (), only: Collection[str] | None = None,
-) -> list[str]:  # fmt: skip
-    """Fill every parameter and buffer of `module` (usually on "meta") from the checkpoint, each exactly once; `only`: some of them.
+    module: nn.Module,
+    layout: Layout,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    progress: Progress | None = None,
+    rounds: Collection[str] = (),
+    only: Collection[str] | None = None,
+) -> list[str]:
+    """Fill every parameter and buffer of `module` (usually on "meta") from the checkpoint, each exactly
+    once; `only`: some of them.
 
-    Returns notes: what a user should know and no fault. Raises CheckpointError where names or shapes of module and
-    checkpoint differ, or as `stream` does, and ResourceError where the device has no room left.
+    Returns notes: what a user should know and no fault. Raises CheckpointError where names or shapes of
+    module and checkpoint differ, or as `stream` does, and ResourceError where the device has no room left.
     """
     if layout.problems:
         raise CheckpointError(layout.problems[0])
@@ -119,7 +130,9 @@ def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.
 
 
 def matrix(stored: Stored, fields: dict[str, TensorInfo], raw: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parts of one of a tensor's matrices in few bits, their values checked; raw: its fields as they stand in the file."""
+    """The parts of one of a tensor's matrices in few bits, their values checked; raw: its fields as they
+    stand in the file.
+    """
     shape = (math.prod(stored.shape[:-1]) // len(stored.matrices), stored.shape[-1])
     scheme, format = stored.encoding
     try:
@@ -205,7 +218,8 @@ def _compare(module: nn.Module, layout: Layout) -> None:
         if layout.text[name].shape != shape:
             stored = layout.text[name]
             raise CheckpointError(
-                f"{stored.file}: tensor '{stored.name}' has the shape {list(stored.shape)}, the model asks for {list(shape)}"
+                f"{stored.file}: tensor '{stored.name}' has the shape {list(stored.shape)}, "
+                f"the model asks for {list(shape)}"
             )
     for name, stored in layout.text.items():
         if name not in wanted:
@@ -215,7 +229,9 @@ def _compare(module: nn.Module, layout: Layout) -> None:
 
 
 def assign(module: nn.Module, name: str, tensor: Mappable) -> None:
-    """Put a tensor in the place of the module's parameter or buffer `name`; a QuantTensor is no parameter any more."""
+    """Put a tensor in the place of the module's parameter or buffer `name`; a QuantTensor is no parameter
+    any more.
+    """
     path, _, leaf = name.rpartition(".")
     owner = module.get_submodule(path)
     if isinstance(tensor, QuantTensor | list):  # a list: experts that stand apart in a file (mapped.py)
@@ -226,7 +242,9 @@ def assign(module: nn.Module, name: str, tensor: Mappable) -> None:
 
 
 def _scalar_notes(scalars: dict[str, Tensor]) -> list[str]:
-    """The scalar a layer uses when encoding and when denoising are equal in the published file; say so if not."""
+    """The scalar a layer uses when encoding and when denoising are equal in the published file; say so if
+    not.
+    """
     differ = []
     for name, scalar in scalars.items():
         if name.endswith(".layer_scalar"):
@@ -236,5 +254,8 @@ def _scalar_notes(scalars: dict[str, Tensor]) -> list[str]:
     if not differ:
         return []
     return [
-        f"layer_scalar differs between encoder and decoder in layers {', '.join(differ)}; each mode uses its own"
+        (
+            f"layer_scalar differs between encoder and decoder in layers {', '.join(differ)}; "
+            "each mode uses its own"
+        )
     ]

@@ -34,7 +34,9 @@ class Field:
 class Scheme:
     """How the fields of a published layout stand for a matrix; unpack.py does it."""
 
-    layout: str  # float-quantized, int-quantized, pack-quantized, nvfp4-pack-quantized, modelopt, gptq, gptq_v2, awq, gguf
+    # float-quantized, int-quantized, pack-quantized, nvfp4-pack-quantized, modelopt, gptq, gptq_v2, awq,
+    # gguf
+    layout: str
     format: Format
     rounded: bool = False  # the file declares that activations are rounded to the same kind of numbers
     whole: bool = False  # fp8 and int8: one scale for the matrix, not one per row
@@ -104,7 +106,9 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Group:
-    """Modules that share a scheme. targets: names of classes or modules, or regular expressions after "re:"."""
+    """Modules that share a scheme. targets: names of classes or modules, or regular expressions after
+    "re:".
+    """
 
     targets: tuple[str, ...]
     scheme: Scheme
@@ -120,7 +124,9 @@ class Quantization:
     notes: tuple[str, ...] = ()
 
     def scheme_of(self, module: str, kind: str) -> Scheme | None:
-        """What the numbers of a module mean (kind: "Linear" or "Embedding"): names go before patterns, these before kinds."""
+        """What the numbers of a module mean (kind: "Linear" or "Embedding"): names go before patterns,
+        these before kinds.
+        """
         for number in range(3):
             for group, names in zip(self.groups, self._targets, strict=True):
                 if names[number](module, kind):

@@ -22,7 +22,10 @@ from .headers import BITS
 
 
 class ShardFile:
-    """tensors: name -> (safetensors' dtype, shape). `with ShardFile(...) as file`: file.write(...), and the file is there at the end."""
+    """tensors: name -> (safetensors' dtype, shape).
+
+    `with ShardFile(...) as file`: file.write(...), and the file is there at the end.
+    """
 
     def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]]):
         self.path = path

@@ -61,7 +61,9 @@ class Source:
         )  # a link to nothing is a fault, not a folder without settings
 
     def remarks(self) -> list[str]:
-        """What its settings say and this build does not use, one line for each file; nothing where they cannot be read."""
+        """What its settings say and this build does not use, one line for each file; nothing where they
+        cannot be read.
+        """
         notes = []
         for name in ("config.json", "generation_config.json"):
             with suppress(ConfigError):
@@ -130,7 +132,10 @@ class GgufSource(Source):
         if self.vocabulary() != self.place or is_readable(self.file.metadata):
             return None
         kind = str(self.file.metadata.get("tokenizer.ggml.model", "none"))
-        return f"{self.place}: a vocabulary of the kind {kind[:40]!r} is not read, and no {VOCABULARY} stands beside it"
+        return (
+            f"{self.place}: a vocabulary of the kind {kind[:40]!r} is not read, "
+            f"and no {VOCABULARY} stands beside it"
+        )
 
     def tokenizer_json(self) -> dict[str, Any]:
         path = self.vocabulary()

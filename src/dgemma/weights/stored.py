@@ -27,8 +27,9 @@ Fields = dict[str, TensorInfo]
 class Stored:
     """One tensor of the model on disk: matrices of equal shape that stand one after the other along its rows.
 
-    matrices: field name -> tensor; one for whatever is stored as a whole; of experts that stand apart, for `experts.gate_up_proj`
-    gate 0, up 0, gate 1 ..., for `experts.down_proj` down 0, down 1 ... A plain tensor has no format and the one field "weight".
+    matrices: field name -> tensor; one for whatever is stored as a whole; of experts that stand apart, for
+    `experts.gate_up_proj` gate 0, up 0, gate 1 ..., for `experts.down_proj` down 0, down 1 ... A plain
+    tensor has no format and the one field "weight".
     """
 
     shape: tuple[int, ...]  # as the model asks for it
@@ -94,7 +95,9 @@ def match(
     quantization: Quantization | None,
     reported: set[str] | None,
 ) -> Match:
-    """Tensors against the names and shapes of the config. reported: missing names already complained of; None: complain of none."""
+    """Tensors against the names and shapes of the config. reported: missing names already complained of;
+    None: complain of none.
+    """
     matching = _Matching(folder, tensors, quantization, reported)
     for name, target in expected_tensors(config).items():
         matching.place(name, target)
@@ -130,7 +133,10 @@ class _Matching:
         self.inputs = 0  # stored scales of activations
 
     def place(self, name: str, target: Target) -> None:
-        """Find one tensor of the model. What a config says of experts is believed as far as there are tensors for them."""
+        """Find one tensor of the model.
+
+        What a config says of experts is believed as far as there are tensors for them.
+        """
         kind = "Linear"
         if target.group == "embedding":
             kind = "Embedding"
@@ -209,17 +215,28 @@ class _Matching:
         return _plain_fault(fields["weight"], shape)
 
     def _matrix_fault(self, module: str, scheme: Scheme | None, shape: tuple[int, int]) -> str | None:
-        """What is wrong with the fields of a quantised matrix, or None; an empty text for what was told already."""
+        """What is wrong with the fields of a quantised matrix, or None; an empty text for what was told
+        already.
+        """
         fields = self.modules.get(module, {})
         if not fields:
             return self._absent(f"{module}.weight")
         place = next(iter(fields.values())).file
         if self._is_plain(module):
-            return f"{place}: '{module}' is stored as {fields['weight'].dtype}, but other experts of its layer are quantised"
+            return (
+                f"{place}: '{module}' is stored as {fields['weight'].dtype}, "
+                "but other experts of its layer are quantised"
+            )
         if self.quantization is None:
-            return f"{place}: '{module}' is stored in a quantised layout, but config.json has no quantization_config"
+            return (
+                f"{place}: '{module}' is stored in a quantised layout, "
+                "but config.json has no quantization_config"
+            )
         if scheme is None:
-            return f"{place}: '{module}' is stored in few bits, but no target of {self.quantization.source} names it"
+            return (
+                f"{place}: '{module}' is stored in few bits, "
+                f"but no target of {self.quantization.source} names it"
+            )
         if not scheme.format.divides(shape[1]):
             return f"{place}: '{module}' has {shape[1]} inputs, which are no whole groups of {scheme}"
         return self._field_fault(module, fields, scheme, shape, place)
@@ -236,7 +253,10 @@ class _Matching:
                     there = ", ".join(f"{leaf} ({info.dtype})" for leaf, info in sorted(fields.items()))
                     return self._absent(f"{module}.{leaf}", f": {says}, and there is {there}")
             elif info.dtype not in want.dtypes:
-                return f"{info.file}: tensor '{info.name}' is stored as {info.dtype}, but {says}, so {' or '.join(want.dtypes)}"
+                return (
+                    f"{info.file}: tensor '{info.name}' is stored as {info.dtype}, but {says}, "
+                    f"so {' or '.join(want.dtypes)}"
+                )
             elif info.shape not in want.shapes:
                 fault = f"has the shape {list(info.shape)}, but {says}, so {list(want.shapes[0])}"
                 return f"{info.file}: tensor '{info.name}' {fault}"
@@ -274,7 +294,9 @@ class _Matching:
             self.inputs += any(leaf.startswith("input_") for leaf in self.modules[module])
 
     def _is_copy(self, name: str) -> bool:
-        """Whether a tensor may be a second copy of a tied one; then it is noted, to be compared (copies.py)."""
+        """Whether a tensor may be a second copy of a tied one; then it is noted, to be compared
+        (copies.py).
+        """
         original = self.tensors.get(tied_to(name) or "")
         if (
             original is None
@@ -324,7 +346,9 @@ class _Matching:
 
 
 def may_be_equal(copy: TensorInfo, original: TensorInfo) -> bool:
-    """Whether two tensors can hold the same, by their headers: one shape, and one dtype or two that are numbers as they stand."""
+    """Whether two tensors can hold the same, by their headers: one shape, and one dtype or two that are
+    numbers as they stand.
+    """
     numbers = copy.dtype in READABLE and original.dtype in READABLE
     return copy.shape == original.shape and (copy.dtype == original.dtype or numbers)
 
@@ -339,7 +363,10 @@ def _plain_fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
     if (
         info.shape != shape and not math.prod(info.shape) == math.prod(shape) == 1
     ):  # one number, whatever its shape
-        return f"{info.file}: tensor '{info.name}' has the shape {list(info.shape)}, config.json asks for {list(shape)}"
+        return (
+            f"{info.file}: tensor '{info.name}' has the shape {list(info.shape)}, "
+            f"config.json asks for {list(shape)}"
+        )
     if info.dtype not in READABLE:
         return f"{info.file}: tensor '{info.name}' is stored as {info.dtype}; readable: {', '.join(READABLE)}"
     return None

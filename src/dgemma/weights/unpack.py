@@ -24,7 +24,10 @@ AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the columns that a word's eight codes be
 
 
 def unpack(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
-    """The parts of a matrix [O, I]. Raises ValueError (half a sentence) where values of the fields do not fit."""
+    """The parts of a matrix [O, I].
+
+    Raises ValueError (half a sentence) where values of the fields do not fit.
+    """
     for name, field in fields.items():
         if field.is_floating_point() and field.numel() == 1 and not bool(field.float().isfinite().all()):
             raise ValueError(f"its {name} is NaN or infinite")
@@ -100,7 +103,9 @@ def _gguf(scheme: Scheme, shape: Shape, fields: Tensors) -> Tensors:
 
 
 def _turned(words: Tensor) -> Tensor:
-    """A copy with rows and columns exchanged; `contiguous` makes none where one of them is 1, and then bytes cannot be seen."""
+    """A copy with rows and columns exchanged; `contiguous` makes none where one of them is 1, and then bytes
+    cannot be seen.
+    """
     return words.T.clone(memory_format=torch.contiguous_format)
 
 
@@ -116,6 +121,13 @@ def _halves(both: Tensor) -> Tensor:
 
 
 _LAYOUTS: dict[str, Callable[[Scheme, Shape, Tensors], Tensors]] = {
-    "float-quantized": _eight_bits, "int-quantized": _eight_bits, "pack-quantized": _pack_quantized,
-    "nvfp4-pack-quantized": _nvfp4, "modelopt": _modelopt, "gptq": _gptq, "gptq_v2": _gptq, "awq": _awq, "gguf": _gguf,
-}  # fmt: skip
+    "float-quantized": _eight_bits,
+    "int-quantized": _eight_bits,
+    "pack-quantized": _pack_quantized,
+    "nvfp4-pack-quantized": _nvfp4,
+    "modelopt": _modelopt,
+    "gptq": _gptq,
+    "gptq_v2": _gptq,
+    "awq": _awq,
+    "gguf": _gguf,
+}

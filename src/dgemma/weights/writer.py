@@ -31,10 +31,15 @@ PARTIAL, OLD = "partial", "old"  # what a folder beside the target is called whi
 
 
 def save(
-    folder: Path | str, config: ModelConfig, denoise: DenoiseConfig, state: Iterable[tuple[str, Tensor]],
-    tokenizer_json: Path | str, dtype: torch.dtype = torch.bfloat16, shard_bytes: int = SHARD_BYTES,
+    folder: Path | str,
+    config: ModelConfig,
+    denoise: DenoiseConfig,
+    state: Iterable[tuple[str, Tensor]],
+    tokenizer_json: Path | str,
+    dtype: torch.dtype = torch.bfloat16,
+    shard_bytes: int = SHARD_BYTES,
     replace: bool = False,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write config, generation config, tokenizer and weights; returns the folder.
 
     state: (model name, tensor of any float dtype and device), each name once; host memory holds one shard.

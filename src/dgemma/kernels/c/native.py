@@ -90,7 +90,9 @@ def available(dtype: torch.dtype) -> bool:
 
 
 def runs(*tensors: Tensor) -> bool:
-    """Whether something is computed from these tensors here: of one dtype, on a CPU, with nothing to learn."""
+    """Whether something is computed from these tensors here: of one dtype, on a CPU, with nothing to
+    learn.
+    """
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return False
     dtype = tensors[0].dtype
@@ -117,7 +119,9 @@ def _call(name: str, x: Tensor, *arguments: Any) -> None:
 
 
 def takes(weight: Tensor) -> bool:
-    """Whether a plain weight [..., N, K] can be laid out in panels: both multiples of 32, one of the two dense."""
+    """Whether a plain weight [..., N, K] can be laid out in panels: both multiples of 32, one of the two
+    dense.
+    """
     whole = weight.shape[-1] % WIDE == 0 and weight.shape[-2] % WIDE == 0
     return (
         whole
@@ -145,7 +149,8 @@ def in_panels(weight: Tensor) -> bool:
 def product(
     x: Tensor, weight: Tensor, kind: str = "none", other: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """x [..., K] times a weight in panels -> [..., N]; kind: "none", "tanh" of it, or "gated": gelu_tanh(it) * x times `other`.
+    """x [..., K] times a weight in panels -> [..., N]; kind: "none", "tanh" of it, or "gated":
+    gelu_tanh(it) * x times `other`.
 
     out [rows, N], with dense rows, of x's dtype: where it goes.
     """
@@ -160,7 +165,9 @@ def product(
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:
-    """moe.experts of gate_up (gate first) and down in panels: x [N, D] -> [N, D]; weights and index [N, k]."""
+    """moe.experts of gate_up (gate first) and down in panels: x [N, D] -> [N, D]; weights and index [N,
+    k].
+    """
     x = x.contiguous()
     half = gate_up.shape[1] // 2
     inner = half * WIDE
@@ -260,7 +267,8 @@ def settles(p: Tensor) -> bool:
 
 
 def settle(p: Tensor, heat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """p [R, V] of values turns into 2^(heat * (value - the row's largest)), rounded; heat [R] float32, positive.
+    """p [R, V] of values turns into 2^(heat * (value - the row's largest)), rounded; heat [R] float32,
+    positive.
 
     -> argmax [R], entropy [R] in nats, sums of p by row [R] and by tile [R, tiles].
     """

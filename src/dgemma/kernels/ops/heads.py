@@ -26,8 +26,8 @@ def heads(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """q [B, T, H*K], k and v [B, T, G*K] (v None: the raw k) -> q [B, H, T, K], k and v [B, G, T, K].
 
-    q_weight, k_weight [K]; v's norm has no weight. cos, sin [B, 1, T, K/2] of `rope_table`, in the dtype of q.
-    A head is rounded to that dtype after its norm, then turned.
+    q_weight, k_weight [K]; v's norm has no weight. cos, sin [B, 1, T, K/2] of `rope_table`, in the dtype of
+    q. A head is rounded to that dtype after its norm, then turned.
     """
     if fast := triton_backend("heads", q):
         split: tuple[Tensor, Tensor, Tensor] = fast.heads(q, k, v, q_weight, k_weight, eps, cos, sin)

@@ -64,7 +64,9 @@ def pays_packed(weight: Tensor) -> bool:
 
 
 def pack(weight: Tensor) -> Tensor:
-    """weight [out, in], float32 or bfloat16 on a CPU, in the layout that products are fastest with; a copy."""
+    """weight [out, in], float32 or bfloat16 on a CPU, in the layout that products are fastest with; a
+    copy.
+    """
     if native.takes(weight):
         return native.panels(weight)
     blocked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())

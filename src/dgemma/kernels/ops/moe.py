@@ -43,7 +43,9 @@ def choose(probabilities: Tensor, per_expert_scale: Tensor, top_k: int) -> tuple
 def choose_experts(
     x: Tensor, proj: Weight, scale: Tensor, per_expert_scale: Tensor, eps: float, top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x [N, D]."""
+    """`choose` of `router_probabilities`: weights [N, k], float32 or wider, and indices [N, k] int64 of x
+    [N, D].
+    """
     if isinstance(proj, Tensor) and (fast := triton_backend("router", x)):
         choice: tuple[Tensor, Tensor] = fast.choose_experts(x, proj, scale, per_expert_scale, eps, top_k)
         return choice
@@ -61,9 +63,9 @@ def experts(
 ) -> Tensor:
     """Sum over a row's chosen experts of weight * down_e @ (gelu_tanh(gate_e @ x) * (up_e @ x)).
 
-    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; weights, index [N, k] -> [N, D] in x's dtype.
-    gate_up and down may be in few bits (quant/formats.py), in panels (c/native.py), or lists of matrices,
-    packed (matmul.py) or in few bits.
+    x [N, D]; gate_up [E, 2F, D], gate rows first; down [E, D, F]; weights, index [N, k] -> [N, D] in x's
+    dtype. gate_up and down may be in few bits (quant/formats.py), in panels (c/native.py), or lists of
+    matrices, packed (matmul.py) or in few bits.
     """
     if (fast := triton_backend("moe", x)) and fast.takes(gate_up) and fast.takes(down):
         mixed: Tensor = fast.experts(x, gate_up, down, weights, index)
@@ -80,7 +82,8 @@ def experts(
     for rows, expert in zip(grouped, hit, strict=True):
         inner = gated(rows, *gate_and_up(gate_up, expert))
         outputs.append(linear(inner, down[expert]))
-    # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead of 0.5
+    # gathers, weighs and adds up a row's choices, in their order, without a copy of them: 0.06 ms instead
+    # of 0.5
     return F.embedding_bag(
         place.view_as(index), torch.cat(outputs), per_sample_weights=weights.to(x.dtype), mode="sum"
     )
@@ -116,7 +119,8 @@ def _plain_experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, in
 def _padded(flat: Tensor, experts: int) -> tuple[list[int], list[int], Tensor]:
     """Groups whose sizes are multiples of ROWS.
 
-    -> the experts that were hit, rows of each, and the place of every choice in `flat`. oneDNN makes machine code for every number of rows it meets: without this a small model made 240 MB of it.
+    -> the experts that were hit, rows of each, and the place of every choice in `flat`. oneDNN makes machine
+    code for every number of rows it meets: without this a small model made 240 MB of it.
     """
     counts = torch.bincount(flat, minlength=experts)
     sizes = (counts + ROWS - 1) // ROWS * ROWS

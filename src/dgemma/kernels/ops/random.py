@@ -41,6 +41,8 @@ def noise(seed: Tensor, canvas: Tensor, step: Tensor, width: int, vocab_size: in
 
 
 def uniforms(seed: Tensor, canvas: Tensor, step: Tensor, width: int) -> Tensor:
-    """Two independent uniforms per position, [B, width, 2] float32 in (0, 1): one picks a tile, one a token in it."""
+    """Two independent uniforms per position, [B, width, 2] float32 in (0, 1): one picks a tile, one a token
+    in it.
+    """
     draws = [counter_hash(seed, canvas, step, width, stream) for stream in (_STREAM_TILE, _STREAM_INSIDE)]
     return ((torch.stack(draws, dim=-1) >> 9).float() + 0.5) * 2.0**-23

@@ -66,8 +66,8 @@ def head(
     """Statistics of softmax(soft-capped logits * inverse_temperature).
 
     hidden [B, C, D], embedding [V, D] (or packed, see matmul.pack_table, or in few bits),
-    inverse_temperature [B], uniforms [B, C, 2] in (0, 1), mask bool broadcastable to [B, C, V] (True: allowed)
-    or None; p [B, C, V]: memory for the result's, such as the last step's.
+    inverse_temperature [B], uniforms [B, C, 2] in (0, 1), mask bool broadcastable to [B, C, V] (True:
+    allowed) or None; p [B, C, V]: memory for the result's, such as the last step's.
     """
     plain = mask is None and hidden.dtype != torch.float16 and isinstance(embedding, Tensor)
     if plain and (fast := triton_backend("vocab", hidden)):
@@ -116,8 +116,9 @@ def stats_of(
 def _products(hidden: Tensor, embedding: Table, softcap: float, out: Tensor) -> None:
     """Logits [R, V] in the weight dtype, of packed tables tanh(logits / softcap).
 
-    There tanh happens inside the product, on what is still in the cache. In bf16 that costs 3.0e-5 nats (KL to
-    exact arithmetic on the same inputs, shipped checkpoint) instead of 2.1e-5; rounding is all that differs.
+    There tanh happens inside the product, on what is still in the cache. In bf16 that costs 3.0e-5 nats (KL
+    to exact arithmetic on the same inputs, shipped checkpoint) instead of 2.1e-5; rounding is all that
+    differs.
     """
     if isinstance(embedding, QuantTensor):
         product(hidden, embedding, out)

@@ -4,8 +4,8 @@ A quantised matrix is never decoded as a whole: a product takes some rows of it,
 that stays in the cache, and multiplies. What the codes of a format mean is in its own file (fp8, int8,
 nvfp4, int4, ggml), which has
 
-    encode(weight [..., O, I], format) -> parts (ggml has none)      decode(parts, format, dtype) -> [..., O, I] without the scale of its row
-    check(parts) -> None or what is wrong with the values of the parts
+    encode(weight [..., O, I], format) -> parts (ggml has none)      decode(parts, format, dtype) -> [..., O,
+    I] without the scale of its row check(parts) -> None or what is wrong with the values of the parts
 
 Trap: `decode` leaves the scale of a row (fp8, int8, nvfp4) out, because it multiplies sums more exactly
 than weights: codes and group scales are exact in bfloat16, their product with a float32 is not.

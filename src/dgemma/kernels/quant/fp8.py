@@ -21,8 +21,9 @@ LARGEST = 448.0
 def encode(weight: Tensor, format: Format, stretch: float | Tensor = 1.0) -> dict[str, Tensor]:
     """codes e4m3 [..., O, I] and row float32 [..., O], the largest of a row becoming 448 / stretch.
 
-    stretch: 1 to 2, for all rows or each [..., O]: where a row's weights lie between two powers of two, and so how they round.
-    Scales are bfloat16's numbers, as they are published, so that a file has the very ones that the codes were made with.
+    stretch: 1 to 2, for all rows or each [..., O]: where a row's weights lie between two powers of two, and
+    so how they round. Scales are bfloat16's numbers, as they are published, so that a file has the very ones
+    that the codes were made with.
     """
     exact = weight.to(wide(weight.dtype))
     row = (scale_of(exact) * stretch).bfloat16().to(exact.dtype)
@@ -33,7 +34,9 @@ def encode(weight: Tensor, format: Format, stretch: float | Tensor = 1.0) -> dic
 
 
 def scale_of(exact: Tensor) -> Tensor:
-    """What the largest of each row divides by to become 448, [...] in float32's numbers; 1 for a row of zeros."""
+    """What the largest of each row divides by to become 448, [...] in float32's numbers; 1 for a row of
+    zeros.
+    """
     largest = exact.abs().amax(-1)
     # never 0, nor so small that 1 / scale is no number
     return torch.where(largest > 0, (largest / LARGEST).float().clamp_min(2.0**-126).to(exact.dtype), 1.0)
@@ -55,7 +58,9 @@ def widened(codes: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """x [N, I] as a card multiplies it: every token divided by its scale, rounded to e4m3 and multiplied back."""
+    """x [N, I] as a card multiplies it: every token divided by its scale, rounded to e4m3 and multiplied
+    back.
+    """
     exact = x.to(wide(x.dtype))
     scale = scale_of(exact)[..., None]
     return ((exact / scale).to(torch.float8_e4m3fn).to(exact.dtype) * scale).to(x.dtype)

@@ -61,7 +61,9 @@ def _q5_1(blocks: Tensor) -> Tensor:
 
 
 def _five_bits(blocks: Tensor, start: int) -> Tensor:
-    """Numbers of 32 weights: bit i of four bytes above a half byte, of which the low ones are the first 16."""
+    """Numbers of 32 weights: bit i of four bytes above a half byte, of which the low ones are the first
+    16.
+    """
     high = ((blocks[..., start : start + 4, None] >> _bits(blocks)) & 1).flatten(-2)
     low = blocks[..., start + 4 :]
     return (torch.cat([low & 15, low >> 4], dim=-1) | (high << 4)).float()

@@ -21,8 +21,9 @@ SCALES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 def encode(weight: Tensor, format: Format, shrink: float | Tensor = 1.0) -> dict[str, Tensor]:
     """codes, scales and, where the format has them, zeros of weight [..., O, I].
 
-    shrink: the part of a group's range that is kept, for all groups or each [..., O, I/group]; what lies outside is cut off, and
-    the rest gets finer steps. Without zeros 7.5 / 7 cuts nothing off, and 1 half a step of the largest where it is positive.
+    shrink: the part of a group's range that is kept, for all groups or each [..., O, I/group]; what lies
+    outside is cut off, and the rest gets finer steps. Without zeros 7.5 / 7 cuts nothing off, and 1 half a
+    step of the largest where it is positive.
     """
     exact = weight.to(wide(weight.dtype)).unflatten(-1, (-1, format.group))
     if format.zeros:

@@ -25,9 +25,10 @@ def encode(
 ) -> dict[str, Tensor]:
     """codes, scales and row of weight [..., O, I].
 
-    most: what the largest of a group becomes, for all groups or each [..., O, I/16]: e2m1 has no 5, so 4 is often better than 6. A
-    matrix's largest scale becomes 149 to 299 at 6, so that 4 is in reach of it, and its float32 one a power of two: then codes, scales and their product are
-    the same numbers to every reader, whichever of the two it divides by first. row [..., O]: `power_scale` of the whole, where
+    most: what the largest of a group becomes, for all groups or each [..., O, I/16]: e2m1 has no 5, so 4 is
+    often better than 6. A matrix's largest scale becomes 149 to 299 at 6, so that 4 is in reach of it, and
+    its float32 one a power of two: then codes, scales and their product are the same numbers to every
+    reader, whichever of the two it divides by first. row [..., O]: `power_scale` of the whole, where
     `weight` is some rows of a matrix.
     """
     exact = weight.to(wide(weight.dtype))
@@ -40,7 +41,9 @@ def encode(
 
 
 def matrix_scale(exact: Tensor) -> Tensor:
-    """One scale, float32 or wider, for a matrix [..., O, I], at each of its rows [..., O]: its largest weight divided by 6 * 448."""
+    """One scale, float32 or wider, for a matrix [..., O, I], at each of its rows [..., O]: its largest
+    weight divided by 6 * 448.
+    """
     largest = exact.abs().amax((-2, -1)).to(wide(exact.dtype))
     scale = torch.where(
         largest > 0, (largest / (MOST * LARGEST)).float().clamp_min(2.0**-126).to(largest.dtype), 1.0
@@ -76,7 +79,9 @@ def decode(parts: dict[str, Tensor], format: Format, dtype: torch.dtype) -> Tens
 
 
 def spread(scales: Tensor, group: int) -> Tensor:
-    """Scales [...] once for each number of their groups, [..., group]: a CPU multiplies by a group's single one ten times slower."""
+    """Scales [...] once for each number of their groups, [..., group]: a CPU multiplies by a group's single
+    one ten times slower.
+    """
     return scales[..., None].expand(*scales.shape, group).contiguous()
 
 
@@ -90,7 +95,9 @@ def unpacked(codes: Tensor) -> Tensor:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """x [N, I] as a card multiplies it: a float32 scale per token, an e4m3 scale for every 16 numbers, e2m1 codes."""
+    """x [N, I] as a card multiplies it: a float32 scale per token, an e4m3 scale for every 16 numbers, e2m1
+    codes.
+    """
     exact = x.to(wide(x.dtype))
     token = matrix_scale(exact[:, None])
     grouped = exact.unflatten(-1, (-1, 16)) / token[..., None]

@@ -66,8 +66,8 @@ def _known_shape(width: int) -> Shape:
 def takes(width: int, like: Tensor) -> bool:
     """Whether heads of this dim are worked on here in the dtype and on the device of a tensor.
 
-    On a card the products need 16 elements of depth; in float32 they spill by the thousand and want 130 KB of shared memory
-    (benchmarks/kernels_aot.py), so that dtype stays with torch.
+    On a card the products need 16 elements of depth; in float32 they spill by the thousand and want 130 KB
+    of shared memory (benchmarks/kernels_aot.py), so that dtype stays with torch.
     """
     return shape_of(width) is not None and not (like.is_cuda and (width < 16 or like.element_size() > 2))
 
@@ -91,7 +91,10 @@ class Spans:
 
 @triton.jit
 def _buffer(addresses, number, kind: tl.constexpr):
-    """Where a span's K or V lies. Without the hint of 16 bytes, which every allocator keeps, a load would be of one element."""
+    """Where a span's K or V lies.
+
+    Without the hint of 16 bytes, which every allocator keeps, a load would be of one element.
+    """
     return tl.multiple_of(tl.load(addresses + number).to(tl.pointer_type(kind)), 16)
 
 
@@ -113,7 +116,9 @@ def _attend(
     STEPS: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """q, out [H, total, width]; keys, values [spans]: addresses of [G, slots, width]; ROWS: rows of a block times `group`."""
+    """q, out [H, total, width]; keys, values [spans]: addresses of [G, slots, width]; ROWS: rows of a block
+    times `group`.
+    """
     number = tl.load(blocks + tl.program_id(0) * 2)
     at = tl.load(blocks + tl.program_id(0) * 2 + 1)
     entry = table + number * 8
@@ -181,7 +186,9 @@ def _store(
     block: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """k, v [G, total, width] into the buffers at `keys` and `values`; blocks of `block` rows, as attention has them."""
+    """k, v [G, total, width] into the buffers at `keys` and `values`; blocks of `block` rows, as attention
+    has them.
+    """
     number = tl.load(blocks + tl.program_id(0) * 2)
     at = tl.load(blocks + tl.program_id(0) * 2 + 1)
     entry = table + number * 8
@@ -202,7 +209,9 @@ def _store(
 
 
 def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, spans: Spans, groups: int) -> None:
-    """Put K and V [1, G, N, K] of all spans in their buffers: keys and values [spans] int64, addresses of [G, slots, K]."""
+    """Put K and V [1, G, N, K] of all spans in their buffers: keys and values [spans] int64, addresses of
+    [G, slots, K].
+    """
     total, width = k.shape[2:]
     _store[len(spans.blocks), groups](
         k.contiguous(),
@@ -221,8 +230,10 @@ def store(k: Tensor, v: Tensor, keys: Tensor, values: Tensor, spans: Spans, grou
 
 
 def attention(q: Tensor, keys: Tensor, values: Tensor, spans: Spans, groups: int, window: int) -> Tensor:
-    """softmax(q k^T) v for all spans: q [1, H, N, K]; keys and values [spans] int64, addresses of [G, slots, K]; window: what a
-    clean row sees at most, itself included (a number beyond all lengths on full layers). -> [1, H, N, K]."""
+    """softmax(q k^T) v for all spans: q [1, H, N, K]; keys and values [spans] int64, addresses of [G, slots,
+    K]; window: what a clean row sees at most, itself included (a number beyond all lengths on full layers).
+    -> [1, H, N, K].
+    """
     _, heads, total, width = q.shape
     q = q.contiguous()
     group = heads // groups

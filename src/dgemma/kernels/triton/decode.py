@@ -1,10 +1,12 @@
 """Sums over the inputs of a block of rows and a block of a weight's rows, for Triton kernels: the weight
 decoded on its way in.
 
-    _sums            x in 16 or 32 bits, weights plain or in few bits: codes become numbers of x's dtype in registers
+    _sums            x in 16 or 32 bits, weights plain or in few bits: codes become numbers of x's dtype in
+                     registers
     _sums_of_fp8     both in e4m3 (rounding.py), multiplied as such; sm_89 and newer
     _sums_of_nvfp4   both in e2m1 with e4m3 scales, multiplied as such; sm_100 and sm_120
-    products         one of them, and the scales of rows and tokens; operands.py says with what a kernel calls it
+    products         one of them, and the scales of rows and tokens; operands.py says with what a kernel
+                     calls it
 
 Bytes of codes are read in runs along the inputs and put together to 32-bit words, which is nothing to do on
 a card. A word's codes are taken out two at a time, one into each half of a register: of 8 codes 0 and 4,
@@ -31,17 +33,22 @@ from .norm import rounded
 
 
 def _packed(kind: str, *steps: str) -> tl.constexpr:
-    """PTX that works on two numbers of `kind` in a register at once, each step a multiplication and an addition, and gives both.
+    """PTX that works on two numbers of `kind` in a register at once, each step a multiplication and an
+    addition, and gives both.
 
-    Rounded once a step, as the reference rounds: a product is a step that adds -0, a sum one that multiplies with 1. `code` is
-    the lowest four bits of each half of $2 as the mantissas of `base`: one instruction here, two if Triton writes it.
+    Rounded once a step, as the reference rounds: a product is a step that adds -0, a sum one that multiplies
+    with 1. `code` is the lowest four bits of each half of $2 as the mantissas of `base`: one instruction
+    here, two if Triton writes it.
     """
     one, base, middle = (
         ("0x3F803F80", "0x43004300", "0xC308C308")
         if kind == "bf16"
         else ("0x3C003C00", "0x64006400", "0xE408E408")
     )
-    text = f".reg .b32 t, none, one, middle, code; mov.b32 none, 0x80008000; mov.b32 one, {one}; mov.b32 middle, {middle};"
+    text = (
+        f".reg .b32 t, none, one, middle, code; mov.b32 none, 0x80008000; mov.b32 one, {one}; "
+        f"mov.b32 middle, {middle};"
+    )
     if "code" in steps[0]:
         text += f" lop3.b32 code, $2, 0x000F000F, {base}, 0xEA;"  # (a & b) | c
     return tl.constexpr(
@@ -58,7 +65,9 @@ LESS_ZERO_BF16, LESS_ZERO_F16 = (_packed(kind, "code, one, $4", "t, $3, none") f
 
 @triton.jit
 def _times(bits, scale, zero, NAME: tl.constexpr, ZEROS: tl.constexpr, HALF: tl.constexpr):
-    """Two codes' bits, plus two zeros (int4), times two scales, all of them pairs in an int32 -> [..., 2] of HALF."""
+    """Two codes' bits, plus two zeros (int4), times two scales, all of them pairs in an int32 -> [..., 2] of
+    HALF.
+    """
     F16: tl.constexpr = HALF == tl.float16
     if NAME != "int4":
         times: tl.constexpr = TIMES_F16 if F16 else TIMES_BF16
@@ -120,7 +129,9 @@ def _per_word(groups, COLS: tl.constexpr, GROUPS: tl.constexpr, WORDS: tl.conste
 
 @triton.jit
 def _fourth(word, NUMBER: tl.constexpr, NAME: tl.constexpr, HALF: tl.constexpr):
-    """Codes NUMBER and NUMBER + 4 of a word of eight: int4 in the lowest bits of each half, e2m1 in the places of a 16-bit number's."""
+    """Codes NUMBER and NUMBER + 4 of a word of eight: int4 in the lowest bits of each half, e2m1 in the
+    places of a 16-bit number's.
+    """
     if NAME == "int4":
         bits = word >> (4 * NUMBER)
     else:  # e2m1: times 2^-126 (2^-14)
@@ -133,7 +144,9 @@ def _fourth(word, NUMBER: tl.constexpr, NAME: tl.constexpr, HALF: tl.constexpr):
 
 @triton.jit
 def _half(word, NUMBER: tl.constexpr, HALF: tl.constexpr):
-    """Bytes NUMBER and NUMBER + 2 of a word, e4m3, in the places of a 16-bit number's bits: times 2^-120 (2^-8)."""
+    """Bytes NUMBER and NUMBER + 2 of a word, e4m3, in the places of a 16-bit number's bits: times 2^-120
+    (2^-8).
+    """
     top = word if NUMBER == 1 else word << 8
     return (top & -0x7FFF8000) | (
         ((top >> 1) & 0x3F803F80) if HALF == tl.float16 else ((top >> 4) & 0x07F007F0)
@@ -152,7 +165,9 @@ def _numbers(
     PACKED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Two codes' bits -> [..., 2] numbers of x's dtype (float32 in the interpreter). scale, zero: see _group."""
+    """Two codes' bits -> [..., 2] numbers of x's dtype (float32 in the interpreter). scale, zero: see
+    _group.
+    """
     if PACKED:
         numbers = _times(bits, scale, zero, NAME, ZEROS, HALF)
     else:
@@ -182,7 +197,8 @@ def _group(
     DEEP: tl.constexpr,
     SPAN: tl.constexpr,
 ):
-    """The scales of a tile, and its zeros on top of the mantissa's base, at each of its words; SPAN inputs have one in common.
+    """The scales of a tile, and its zeros on top of the mantissa's base, at each of its words; SPAN inputs
+    have one in common.
 
     float32, or pairs of HALF where PACKED (the zeros negative). Without zeros the second is not to be used.
     """
@@ -201,7 +217,8 @@ def _group(
             scale = exact
         elif F16:
             scale = _twice(exact.to(tl.float16).to(tl.int16, bitcast=True).to(tl.int32))
-        else:  # a bfloat16 is the upper half of a float32; to convert it takes a unit that is four times as slow
+        # a bfloat16 is the upper half of a float32; to convert it takes a unit that is four times as slow
+        else:
             scale = _twice(exact.to(tl.int32, bitcast=True) >> 16)
     else:
         scale = tl.load(scales + at, inside, 0.0)
@@ -306,10 +323,12 @@ def _sums(
     TURN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Rows `row` [ROWS] of x [., width] times rows `line` [COLS] of a weight [., width] -> [ROWS, COLS] float32; no row scales.
+    """Rows `row` [ROWS] of x [., width] times rows `line` [COLS] of a weight [., width] -> [ROWS, COLS]
+    float32; no row scales.
 
-    own, real: which of them exist. NAME: "plain" or the format. TURN: the weight's rows are the rows of the product: then sm_90
-    and sm_100 multiply 64 of them and more with one instruction, the decoded weight from registers or tensor memory.
+    own, real: which of them exist. NAME: "plain" or the format. TURN: the weight's rows are the rows of the
+    product: then sm_90 and sm_100 multiply 64 of them and more with one instruction, the decoded weight from
+    registers or tensor memory.
     """
     KIND: tl.constexpr = x.dtype.element_ty
     total = tl.zeros((COLS, ROWS) if TURN else (ROWS, COLS), dtype=tl.float32)
@@ -365,7 +384,9 @@ def _sums_of_fp8(
 
 @triton.jit
 def _spelled(codes, scales, LINES: tl.constexpr, DEEP: tl.constexpr):
-    """float32 [LINES, DEEP] of e2m1 codes uint8 [LINES, DEEP / 2] and their e4m3 scales: the product in the interpreter only."""
+    """float32 [LINES, DEEP] of e2m1 codes uint8 [LINES, DEEP / 2] and their e4m3 scales: the product in the
+    interpreter only.
+    """
     code = tl.reshape(tl.join(codes & 15, codes >> 4), (LINES, DEEP)).to(tl.int32)
     number = (((code & 8) << 28) | ((code & 7) << 22)).to(tl.float32, bitcast=True) * 2.0**126
     return tl.reshape(tl.reshape(number, (LINES, DEEP // 16, 16)) * e4m3(scales)[:, :, None], (LINES, DEEP))
@@ -387,7 +408,9 @@ def _sums_of_nvfp4(
     DEEP: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """The same of x and a weight both in e2m1 codes (uint8 [., width / 2]) with e4m3 scales (uint8 [., width / 16])."""
+    """The same of x and a weight both in e2m1 codes (uint8 [., width / 2]) with e4m3 scales (uint8 [., width
+    / 16]).
+    """
     total = tl.zeros((COLS, ROWS), dtype=tl.float32)
     for start in range(0, width, DEEP):
         deep = start // 2 + tl.arange(0, DEEP // 2)
@@ -436,7 +459,8 @@ def products(
     TURN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Rows `row` [ROWS] of x [., width] times rows `line` [COLS] of a weight [., width] -> [ROWS, COLS] float32, all scales in.
+    """Rows `row` [ROWS] of x [., width] times rows `line` [COLS] of a weight [., width] -> [ROWS, COLS]
+    float32, all scales in.
 
     own, real: which of them exist. The rest is what operands.operands gives.
     """

@@ -44,7 +44,10 @@ def _product(
     TURN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """out [rows, outs]. The rows of one block of the weight are neighbours in the grid: the weight is read once."""
+    """out [rows, outs].
+
+    The rows of one block of the weight are neighbours in the grid: the weight is read once.
+    """
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     line = (tl.program_id(1) * COLS + tl.arange(0, COLS)).to(tl.int64)
     row_mask = row < rows
@@ -90,7 +93,10 @@ def _block_rows(count: int, size: int) -> int:
 
 
 def product(x: Tensor, weight: QuantTensor) -> Tensor:
-    """x [N, I] @ weight [O, I]^T -> [N, O] in x's dtype; bfloat16, float16 or float32. A weight that `takes` takes."""
+    """x [N, I] @ weight [O, I]^T -> [N, O] in x's dtype; bfloat16, float16 or float32.
+
+    A weight that `takes` takes.
+    """
     count = len(x)
     outs = len(weight)
     rows = _block_rows(count, x.element_size())

@@ -3,7 +3,8 @@ the weights in the second.
 
     route      which rows belong together, cut into blocks of one expert each (router.py)
     _inner     gelu_tanh(gate_e @ x) * (up_e @ x) of a block: the rows of x are gathered, nothing is copied
-    _outer     weight * down_e @ inner, written where the (row, choice) stands; a row's choices are added up in their order
+    _outer     weight * down_e @ inner, written where the (row, choice) stands; a row's choices are added up
+               in their order
 
 Weights are plain or in few bits; what happens to codes and scales is in decode.py. With 256 rows and top-8
 of 128 experts an expert has 16 rows on average, and nearly every one is read: the products are bound by the
@@ -67,7 +68,8 @@ def _inner(
 ):
     """The weight is [E, 2 depth, width], gate rows first; inner [N k, depth] in sorted order.
 
-    A block takes its rows of gate and of up by turns, so that a column's two sums lie side by side in one thread.
+    A block takes its rows of gate and of up by turns, so that a column's two sums lie side by side in one
+    thread.
     """
     block = tl.program_id(1)
     expert = tl.load(owner + block)
@@ -138,7 +140,9 @@ def _outer(
     TURN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """x is what _inner made; the weight [E, width, depth]; shares [N k]; out [N k, width] where each (row, choice) stands."""
+    """x is what _inner made; the weight [E, width, depth]; shares [N k]; out [N k, width] where each (row,
+    choice) stands.
+    """
     block = tl.program_id(1)
     expert = tl.load(owner + block)
     if expert < 0:
@@ -176,7 +180,9 @@ def _outer(
 
 
 def paired(options: dict[str, Any]) -> dict[str, Any]:
-    """Constants and options of a product (operands.py) for _inner, whose COLS are those of gate and of up together."""
+    """Constants and options of a product (operands.py) for _inner, whose COLS are those of gate and of up
+    together.
+    """
     if options["NAME"] == "plain":
         return options | {"COLS": 2 * options["COLS"]}
     if options["ROWS"] > 32 and not options["ROUNDED"]:
@@ -186,7 +192,10 @@ def paired(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, index: Tensor) -> Tensor:
-    """See moe.experts: x [N, D], gate_up [E, 2F, D], down [E, D, F], weights and index [N, k] -> [N, D]. Both `takes` takes."""
+    """See moe.experts: x [N, D], gate_up [E, 2F, D], down [E, D, F], weights and index [N, k] -> [N, D].
+
+    Both `takes` takes.
+    """
     top_k = index.shape[1]
     count = len(gate_up)
     width = x.shape[1]

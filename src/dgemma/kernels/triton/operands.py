@@ -57,15 +57,20 @@ def _capability(device: torch.device) -> tuple[int, int]:
 
 
 def multiplies(name: str, like: Tensor) -> bool:
-    """Whether a tensor's card multiplies a format as such (../select.py). The interpreter multiplies everything."""
+    """Whether a tensor's card multiplies a format as such (../select.py).
+
+    The interpreter multiplies everything.
+    """
     return not like.is_cuda or select.multiplies(name, _capability(like.device))
 
 
 def rows_of(each: float, size: int, decoded: bool, generation: int) -> int:
-    """Rows of a block of an expert that has `each` rows on average, numbers of `size` bytes. generation: of the card, 9 for sm_90.
+    """Rows of a block of an expert that has `each` rows on average, numbers of `size` bytes. generation: of
+    the card, 9 for sm_90.
 
-    A block decodes its part of the weight anew, which on sm_90 and sm_100, whose memory and tensor units are fast, costs more than
-    rows that are empty: of 16 rows on average, two fifths of the experts would make two blocks of 16. Elsewhere products cost more.
+    A block decodes its part of the weight anew, which on sm_90 and sm_100, whose memory and tensor units are
+    fast, costs more than rows that are empty: of 16 rows on average, two fifths of the experts would make
+    two blocks of 16. Elsewhere products cost more.
     """
     if size == 4:
         return 16
@@ -82,9 +87,11 @@ def rows_for(each: float, x: Tensor, weight: Weight) -> int:
 
 
 def operands(x: Tensor, weight: Weight, rows: int) -> tuple[dict[str, Tensor | None], dict[str, Any]]:
-    """What a kernel hands to `products` for x [N, I] in blocks of `rows` and a weight: its tensors, its constants and options.
+    """What a kernel hands to `products` for x [N, I] in blocks of `rows` and a weight: its tensors, its
+    constants and options.
 
-    x is rounded here where the weight wants that: to codes where the card multiplies them, to numbers elsewhere.
+    x is rounded here where the weight wants that: to codes where the card multiplies them, to numbers
+    elsewhere.
     """
     names = ("x", "x_scales", "token", "codes", "scales", "zeros", "row_scale")
     tensors: dict[str, Tensor | None] = dict.fromkeys(names) | {"x": x.contiguous()}

@@ -96,7 +96,9 @@ def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_nvfp4(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x [N, I], I whole groups of 16 -> codes uint8 [N, I/2], scales uint8 (e4m3) [N, I/16], float32 [N]: as nvfp4.rounded."""
+    """x [N, I], I whole groups of 16 -> codes uint8 [N, I/2], scales uint8 (e4m3) [N, I/16], float32 [N]: as
+    nvfp4.rounded.
+    """
     rows, width = x.shape
     codes = torch.empty((rows, width // 2), dtype=torch.uint8, device=x.device)
     scales = torch.empty((rows, width // 16), dtype=torch.uint8, device=x.device)

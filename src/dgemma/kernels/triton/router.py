@@ -1,9 +1,11 @@
 """Who goes to which expert, in Triton: the scores, the choice, and the routing that the grouped products
 read.
 
-    _score    norm of the raw residual, scale, projection: a block of rows and of experts, so that all of a card works on it
+    _score    norm of the raw residual, scale, projection: a block of rows and of experts, so that all of a
+              card works on it
     _choose   softmax over the experts and the top k of each row
-    _route    rows sorted by expert and cut into blocks of one expert each: one program per expert, each counts everything
+    _route    rows sorted by expert and cut into blocks of one expert each: one program per expert, each
+              counts everything
 
 All on the device: no number is read by the host, and what is allocated depends on shapes alone. Same
 contract as `choose_experts` in ops/moe.py; scores are rounded to the dtype of the weights where the
@@ -29,7 +31,10 @@ FEW = 1024  # rows up to which _score works in small blocks: 256 rows must make 
 
 
 class Routing(NamedTuple):
-    """Rows sorted by expert, and the blocks they are cut into. A block whose owner is -1 has nothing to do."""
+    """Rows sorted by expert, and the blocks they are cut into.
+
+    A block whose owner is -1 has nothing to do.
+    """
 
     order: Tensor  # [N k] int64: the (row, choice) at each sorted place
     owner: Tensor  # [G] int32: the block's expert
@@ -53,7 +58,9 @@ def _score(
     DEEP: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """x [rows, width], proj [experts, width], root width^-0.5. x is read twice: what is projected is rounded after its norm."""
+    """x [rows, width], proj [experts, width], root width^-0.5. x is read twice: what is projected is rounded
+    after its norm.
+    """
     kind: tl.constexpr = x.dtype.element_ty
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     expert = tl.program_id(1) * COLS + tl.arange(0, COLS)
@@ -218,7 +225,10 @@ def choose_experts(
 
 
 def route(index: Tensor, experts: int, rows: int) -> Routing:
-    """The routing of index [N, k], in blocks of at most `rows`. G is an upper bound that depends on shapes alone."""
+    """The routing of index [N, k], in blocks of at most `rows`.
+
+    G is an upper bound that depends on shapes alone.
+    """
     total = index.numel()
     blocks = total // rows + min(experts, total)
     order = torch.empty(total, dtype=torch.int64, device=index.device)

@@ -1,7 +1,8 @@
 """The vocabulary head in Triton: logits live in registers, p is written once, and what is known of a row is
 a few numbers.
 
-    _tiles    a product tile of [rows, 128 tokens]: soft cap, 1/T, p; per tile the sums of p and of p log p, and the top
+    _tiles    a product tile of [rows, 128 tokens]: soft cap, 1/T, p; per tile the sums of p and of p log p,
+              and the top
     _rescale  cold rows only: p of each tile brought from its own maximum to the row's
     _rows     a row's totals: entropy, argmax, and the two-level inverse CDF sample
 
@@ -48,7 +49,10 @@ def _tiles(
     DEPTH: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """heat [rows] is cap / T. The rows of one vocabulary tile are neighbours in the grid: the table is read once."""
+    """heat [rows] is cap / T.
+
+    The rows of one vocabulary tile are neighbours in the grid: the table is read once.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     tile = tl.program_id(1)
     token = tile * TOKENS + tl.arange(0, TOKENS)
@@ -94,7 +98,9 @@ def _tiles(
 def _rescale(
     heat, p, sums, moments, tops, vocab, tiles, TOKENS: tl.constexpr, TILES: tl.constexpr, PARTS: tl.constexpr
 ):
-    """A part of the tiles of one cold row: from their own maxima to the row's, and their sums anew from what was rounded."""
+    """A part of the tiles of one cold row: from their own maxima to the row's, and their sums anew from what
+    was rounded.
+    """
     row = tl.program_id(0).to(tl.int64)
     if tl.load(heat + row) > WARM:
         every = tl.arange(0, TILES)
@@ -176,7 +182,10 @@ def head(
     uniforms: Tensor,
     p: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(argmax, sample, entropy, p, row_sum) of hidden [B, C, D]; p [B, C, V]: memory for it. See vocab.head. No mask: such rows take the reference."""
+    """(argmax, sample, entropy, p, row_sum) of hidden [B, C, D]; p [B, C, V]: memory for it.
+
+    See vocab.head. No mask: such rows take the reference.
+    """
     batch, canvas, width = hidden.shape
     rows = batch * canvas
     vocab = embedding.shape[0]

@@ -215,7 +215,8 @@ class Session:
         chosen = ""
         context = params.get("context")
         if isinstance(context, dict) and context.get("selectedCompletionInfo") is not None:
-            # what the editor's own menu has chosen stands before the gap, in place of the text that it replaces
+            # what the editor's own menu has chosen stands before the gap, in place of the text that it
+            # replaces
             info = get(context, "selectedCompletionInfo", dict)
             span = get(info, "range", dict)
             chosen = get(info, "text", str)

@@ -223,7 +223,10 @@ class InfillAnswer(_GapAnswer):
         return {name: value for name, value in chosen.items() if value is not None}
 
     def _figures(self) -> dict[str, Any]:
-        """Of a gap that was filled. `prompt_ms` is the time to the first draft, `predicted_ms` what followed."""
+        """Of a gap that was filled.
+
+        `prompt_ms` is the time to the first draft, `predicted_ms` what followed.
+        """
         usage = usage_of(self.result)
         first = self.result.first_draft_seconds
         rest = max(self.result.seconds - first, 1e-9)

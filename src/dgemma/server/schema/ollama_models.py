@@ -21,7 +21,8 @@ from ..routes import Absent, Page
 from ..service import Service
 from .ollama import shape
 
-# The release of Ollama whose routes these are: clients refuse older ones. From 0.13.4 on they expect /v1/responses, from 0.14 on
+# The release of Ollama whose routes these are: clients refuse older ones. From 0.13.4 on they expect
+# /v1/responses, from 0.14 on
 # /v1/messages, which are served here.
 VERSION = "0.14.0"
 FAMILY = "diffusion_gemma"

@@ -3,8 +3,8 @@ error.
 
 Text is streamed canvas by canvas, because a token may change until its canvas is committed. With `diffusing`
 each draft is sent too: `delta.content` (`text`) is then the whole answer so far, to be put in place of what
-was shown before. The task decides what may be shown of committed ids (tasks/output_parser.py). Trap: drafts go the
-same way, or they would show what a stop string cuts.
+was shown before. The task decides what may be shown of committed ids (tasks/output_parser.py). Trap: drafts
+go the same way, or they would show what a stop string cuts.
 """
 
 from __future__ import annotations

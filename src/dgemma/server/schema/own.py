@@ -1,4 +1,6 @@
-"""What belongs to no dialect: health, metrics, tokens, what the service is, and the document of all routes."""
+"""What belongs to no dialect: health, metrics, tokens, what the service is, and the document of all
+routes.
+"""
 
 from __future__ import annotations
 

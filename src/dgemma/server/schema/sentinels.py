@@ -18,7 +18,10 @@ File = tuple[str, str]  # its name and its text
 
 @dataclass(frozen=True)
 class MarkedGap:
-    """What a marked prompt asks for. The name of the file around the gap is not kept, nor the repository's."""
+    """What a marked prompt asks for.
+
+    The name of the file around the gap is not kept, nor the repository's.
+    """
 
     prefix: str
     suffix: str
@@ -55,7 +58,8 @@ STARTS = (
     "<｜begin▁of▁sentence｜>",
     "[gMASK]<sop>",
 )  # of a text
-# of Qwen, CodeGemma, StarCoder 2, and StarCoder and Mellum; the repository's name stands before the first file
+# of Qwen, CodeGemma, StarCoder 2, and StarCoder and Mellum; the repository's name stands before the first
+# file
 FILE = re.compile(r"<\|file_sep\|>|<\|file_separator\|>|<file_sep>|<filename>")
 REPOSITORY = re.compile(r"<\|repo_name\|>|<repo_name>|<reponame>")
 CODESTRAL_FILE = re.compile(r"(?:^|\n)\+{5} ")
