@@ -59,7 +59,10 @@ def snapshots(cache_dir: Path | None = None, repo: str | None = None) -> list[Sn
     """
     cache = cache_root(cache_dir)
     try:
-        homes = sorted(cache.glob("models--*--*")) if repo is None else [storage(repo, cache_dir)]
+        if repo is None:
+            homes = sorted(cache.glob("models--*--*"))
+        else:
+            homes = [storage(repo, cache_dir)]
         return [snapshot for home in homes for snapshot in _of_home(home)]
     except OSError as error:
         raise HubError(f"{cache}: the model cache cannot be read ({error.strerror or error})") from None
@@ -67,7 +70,10 @@ def snapshots(cache_dir: Path | None = None, repo: str | None = None) -> list[Sn
 
 def _of_home(home: Path) -> list[Snapshot]:
     folders = sorted(path for path in home.glob("snapshots/*") if path.is_dir())
-    refs = _refs(home) if folders else {}
+    if folders:
+        refs = _refs(home)
+    else:
+        refs = {}
     repo = home.name.removeprefix("models--").replace("--", "/")
     return [Snapshot(repo, path.name, tuple(sorted(refs.get(path.name, ()))), path) for path in folders]
 
@@ -129,7 +135,10 @@ def delete_file(path: Path, cache_dir: Path | None = None) -> int:
     kept = {_blob(other) for one in _of_home(home) for other in _files(one.folder) if other != path}
     before = _disk_bytes(home)
     blob = _blob(path)
-    blobs = {blob} if blob is not None and blob not in kept else set()
+    if blob is not None and blob not in kept:
+        blobs = {blob}
+    else:
+        blobs = set()
     _delete(cache_dir, blobs=blobs, snapshots={path})
     if os.path.lexists(path):
         raise HubError(f"{path}: could not be deleted; its folder may not be changed by you")

@@ -167,7 +167,9 @@ def remove(name: str, revision: str | None = None, cache_dir: Path | None = None
     ]
     if not listed:
         raise HubError(f"'{wanted.repo}' is not in the cache; `dgemma ls` shows what is")
-    chosen = matching(listed, wanted.revision) if wanted.revision else listed
+    chosen = listed
+    if wanted.revision:
+        chosen = matching(listed, wanted.revision)
     if not chosen:
         raise HubError(
             f"'{wanted.repo}' is not in the cache at revision '{wanted.revision}'; there: {_there(listed)}"
@@ -223,7 +225,9 @@ def _snapshot_folder(name: HubName, cache_dir: Path | None) -> Path:
 
 def _cached_gguf(name: HubName, snapshot: Snapshot) -> Path:
     names = [path.name for path in gguf_files(snapshot.folder)]
-    candidates = choices(names, name.gguf) if name.gguf is not None else names
+    candidates = names
+    if name.gguf is not None:
+        candidates = choices(names, name.gguf)
     there = ", ".join(f"{name.repo}:{choice_of(file, names)}" for file in candidates or names)
     if not candidates:
         hint = ""
@@ -264,7 +268,10 @@ def _is_whole(folder: Path) -> bool:
             weight_map = read_json(folder / INDEX).get("weight_map")
         except ConfigError:  # damaged: the layout says how
             return True
-        needed = {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
+        if isinstance(weight_map, dict):
+            needed = {str(file) for file in weight_map.values()}
+        else:
+            needed = set()
     return "model.safetensors" in names or needed <= names
 
 
@@ -291,7 +298,10 @@ def _is_ours(folder: Path) -> bool:
 
 def _describe(name: str, revision: str, refs: tuple[str, ...], place: Path) -> CachedModel:
     problems, layout = _examine(place)
-    files = [place] if place.suffix.lower() == GGUF else [path for path in place.iterdir() if path.is_file()]
+    if place.suffix.lower() == GGUF:
+        files = [place]
+    else:
+        files = [path for path in place.iterdir() if path.is_file()]
     dtype = "?"
     if layout:
         dtype = next(iter(layout.dtypes), "?").lower()

@@ -51,7 +51,10 @@ def is_address(text: str) -> bool:
 
 def parse_hub_name(text: str, revision: str | None = None) -> HubName:
     """What a text names. Raises UsageError for what is no hub name, or where two revisions disagree."""
-    name = _from_address(text) if is_address(text) else _from_name(text)
+    if is_address(text):
+        name = _from_address(text)
+    else:
+        name = _from_name(text)
     if name.revision and revision and name.revision != revision:
         raise UsageError(f"'{text}' and the revision '{revision}' disagree; name one revision")
     revision = name.revision or revision or None
@@ -89,7 +92,10 @@ def _from_address(text: str) -> HubName:
         parts = urlsplit(text)
     except ValueError:
         raise _no_model(text) from None
-    path = f"{parts.netloc}{parts.path}" if parts.scheme == "hf" else parts.path
+    if parts.scheme == "hf":
+        path = f"{parts.netloc}{parts.path}"
+    else:
+        path = parts.path
     pieces = [piece for piece in path.split("/") if piece]
     if pieces and pieces[0] == "models":
         del pieces[0]

@@ -159,7 +159,9 @@ def _choose(name: HubName, names: list[str], siblings: dict[str, Any]) -> list[s
             f"{GGUF} file{hint}" if name.gguf is not None else f"model*.safetensors and no {GGUF} file{hint}"
         )
         raise HubError(f"'{name.repo}' holds no {wanted}; other formats (pickles) are not read")
-    candidates = choices(files, name.gguf) if name.gguf is not None else files
+    candidates = files
+    if name.gguf is not None:
+        candidates = choices(files, name.gguf)
     shown = (
         f"{name.repo}:{choice_of(file, files)} ({disk_size(_file(name.repo, file, siblings[file]).size)})"
         for file in candidates or files
@@ -182,7 +184,10 @@ def _choose(name: HubName, names: list[str], siblings: dict[str, Any]) -> list[s
 def _file(repo: str, name: str, sibling: Any) -> File:
     """One file as the hub describes it, every field checked."""
     large = bool(sibling.lfs)
-    digest = getattr(sibling.lfs, "sha256", None) if large else sibling.blob_id
+    if large:
+        digest = getattr(sibling.lfs, "sha256", None)
+    else:
+        digest = sibling.blob_id
     size = getattr(sibling.lfs, "size", None) if large else (0 if sibling.size is None else sibling.size)
     if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{64}" if large else r"[0-9a-f]{40}", digest):
         raise HubError(f"'{repo}': the hub gives no usable hash for {name}")
@@ -284,7 +289,10 @@ class _Hub:
         """Whether the content has the hash the hub names."""
         if path.stat().st_size != file.size and file.large:
             return False
-        digest = hashlib.sha256() if file.large else hashlib.sha1(usedforsecurity=False)
+        if file.large:
+            digest = hashlib.sha256()
+        else:
+            digest = hashlib.sha1(usedforsecurity=False)
         if not file.large:
             digest.update(b"blob %d\0" % path.stat().st_size)  # how git names a blob
         with path.open("rb") as content:
@@ -296,7 +304,10 @@ class _Hub:
 
     def keep_hashes(self, files: list[File]) -> None:
         """Keep the hashes in the snapshot, for later checks, and put all that was fetched on the disk."""
-        sums = read_sums(self.folder) if (self.folder / SUMS).exists() else {}
+        if (self.folder / SUMS).exists():
+            sums = read_sums(self.folder)
+        else:
+            sums = {}
         for file in files:
             if not file.large:  # fetched and placed by the client
                 sync((self.folder / file.name).resolve())

@@ -76,7 +76,9 @@ def advise(
             choice = _choice(name, config, "bfloat16", memory, context, device, proposed, None)
             if choice.plan.weight_bytes < present_bytes * 0.99:
                 choices.append(choice)
-    hints = () if choices[0].fits else _hints(choices, config, memory, context, device, host)
+    hints: tuple[str, ...] = ()
+    if not choices[0].fits:
+        hints = _hints(choices, config, memory, context, device, host)
     return Advice(memory, device, context, tuple(choices), hints)
 
 
@@ -113,7 +115,9 @@ def _choice(
 ) -> Choice:
     plan = estimate_memory(config, dtype, context, device=device, formats=formats)
     fits = plan.fits(memory)
-    streamed = None if fits else stream_plan(plan, config, memory, stored)
+    streamed = None
+    if not fits:
+        streamed = stream_plan(plan, config, memory, stored)
     return Choice(name, plan, fits, longest_context(config, plan, memory), streamed)
 
 

@@ -93,7 +93,9 @@ def stream_plan(
     """
     place = Placement(plan, memory, (), plan.total)
     layers = _layers(config)
-    step = 1 if plan.device == "cpu" else BUFFERS
+    step = BUFFERS
+    if plan.device == "cpu":
+        step = 1
     for count in range(step, len(layers) + 1, step):
         if not place.missing:
             break
@@ -145,7 +147,9 @@ def placement(
             "`dgemma doctor MODEL --memory SIZE` says what would fit"
         )
     if place.streamed and device == "cuda":
-        free = free_on("cpu") if host is None else host
+        free = host
+        if host is None:
+            free = free_on("cpu")
         if free and place.host_bytes + margin(free, "cpu") > free:
             raise ResourceError(
                 f"the model needs {need}: {len(place.streamed)} layers would stream "
@@ -186,7 +190,10 @@ def _run(layer: list[Target], size: int, formats: Formats) -> int:
     total = 0
     for target in layer:
         format = format_of(target, formats)
-        parts = format.part_bytes(target.shape) if format else [held_bytes(target, size, formats)]
+        if format:
+            parts = format.part_bytes(target.shape)
+        else:
+            parts = [held_bytes(target, size, formats)]
         total += sum(-(-part // ALIGNED) * ALIGNED for part in parts)
     return total
 

@@ -227,7 +227,9 @@ def _kv_elements(layer: LayerConfig, config: ModelConfig, context: int) -> int:
     """K and V of one row; both are stored, on full layers too, where V differs from K by its norm and
     rope.
     """
-    entries = config.sliding_window - 1 + 2 * config.canvas_length if layer.is_sliding else context
+    entries = context
+    if layer.is_sliding:
+        entries = config.sliding_window - 1 + 2 * config.canvas_length
     return 2 * entries * layer.num_key_value_heads * layer.head_dim
 
 
@@ -269,7 +271,10 @@ def _attention_bytes(
     """
     heads = config.num_attention_heads
     wide = max(size, 4)
-    seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
+    if layer.is_sliding:
+        seen = min(context, config.sliding_window - 1 + clean)
+    else:
+        seen = context + rows - clean
     queries = heads * rows * layer.head_dim
     if scored:
         scores = min(heads * rows * seen, max(SCORES, heads * seen))
@@ -312,7 +317,10 @@ def _widened_heads(
     layer: LayerConfig, config: ModelConfig, clean: int, rows: int, context: int, size: int
 ) -> int:
     """Queries, keys, values, mask and result of attention in float32, beside what they were."""
-    seen = min(context, config.sliding_window - 1 + clean) if layer.is_sliding else context + rows - clean
+    if layer.is_sliding:
+        seen = min(context, config.sliding_window - 1 + clean)
+    else:
+        seen = context + rows - clean
     heads = 2 * config.num_attention_heads * rows + 2 * layer.num_key_value_heads * seen
     if _widens(size):
         return (4 + size) * heads * layer.head_dim + 4 * clean * seen

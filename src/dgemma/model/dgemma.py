@@ -125,7 +125,9 @@ class DiffusionGemma(nn.Module):
         canvas [B, C] int64; prev_probs: the last step's (p, row_sum), None at a canvas's first step; pins
         [B, C] int64, a token id or -1: a pinned cell is conditioned on its own token. -> hidden [B, C, D].
         """
-        soft = None if prev_probs is None else self.self_conditioning_of(prev_probs, pins)
+        soft = None
+        if prev_probs is not None:
+            soft = self.self_conditioning_of(prev_probs, pins)
         spans = [Span(row, canvas.shape[1], False) for row in kv]
         x = self.entering(canvas, soft).flatten(0, 1)[None]
         return self._pass(x, spans).view(*canvas.shape, -1)

@@ -94,7 +94,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q = self.q_proj(x)
         k = self.k_proj(x)
-        v = None if self.v_proj is None else self.v_proj(x)
+        v = None
+        if self.v_proj is not None:
+            v = self.v_proj(x)
         q, k, v = heads(q, k, v, self.q_norm.weight, self.k_norm.weight, self.eps, *rope)
         mixed: Tensor = self.o_proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return mixed

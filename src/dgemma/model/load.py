@@ -44,7 +44,10 @@ def load(
     if device.type != "meta":
         check_copies(layout)
     model = build(config_of(layout), "meta", dtype)
-    away = _matrices(model, placement.streamed) if placement else {}
+    if placement:
+        away = _matrices(model, placement.streamed)
+    else:
+        away = {}
     streamed = {name for names in away.values() for name in names}
     staying = [name for name in layout.text if name not in streamed]
     with gives_back_memory() if away and device.type == "cpu" else nullcontext():

@@ -105,7 +105,10 @@ class Pass:
         _, spans, row, places = self.launches[shape]
         keys, values = places[row[layer]]
         fast.store(k, v, keys, values, spans, shape.num_key_value_heads)
-        window = self.config.sliding_window if shape.is_sliding else 2**30
+        if shape.is_sliding:
+            window = self.config.sliding_window
+        else:
+            window = 2**30
         mixed: Tensor = fast.attention(q, keys, values, spans, shape.num_key_value_heads, window)
         return mixed
 

@@ -57,7 +57,9 @@ def choose_dtype(
     budget: bytes; None: what is free. Raises UsageError for a dtype that is not known, ResourceError where a
     CPU has no room for the weights.
     """
-    requested = None if dtype is None else _known(dtype)
+    requested = None
+    if dtype is not None:
+        requested = _known(dtype)
     stored = torch.bfloat16  # what stands beside weights in few bits
     if all(tensor.format is None for tensor in layout.text.values()):
         stored = next((TORCH_DTYPES[name] for name in layout.dtypes if name in READABLE), stored)
@@ -67,7 +69,9 @@ def choose_dtype(
     memory = (machine()[0].free or _UNKNOWN) if budget is None else budget
     config = config_of(layout)
     context = min(CONTEXT, config.max_position_embeddings)
-    candidates = (torch.float32, stored) if requested is None else (requested,)
+    candidates = [torch.float32, stored]
+    if requested is not None:
+        candidates = [requested]
     for candidate in candidates:
         plan = estimate_memory(config, candidate, context, device="cpu", formats=layout.formats)
         if plan.fits(memory):
@@ -81,7 +85,10 @@ def choose_dtype(
 
 
 def _known(dtype: str | torch.dtype) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else str(dtype)
+    if isinstance(dtype, torch.dtype):
+        name = str(dtype).removeprefix("torch.")
+    else:
+        name = str(dtype)
     if name not in _BY_NAME:
         raise UsageError(f"dtype '{dtype}' is not known; use {', '.join(_BY_NAME)}")
     return _BY_NAME[name]

@@ -137,7 +137,10 @@ def _watching(model: DiffusionGemma) -> Iterator[dict[str, Sums]]:
 
     def mlp(name: str) -> _Hook:
         def hook(module: GatedMLP, given: tuple[Tensor, ...]) -> None:
-            x = module.pre_norm(given[0]) if isinstance(module, SelfConditioning) else given[0]
+            if isinstance(module, SelfConditioning):
+                x = module.pre_norm(given[0])
+            else:
+                x = given[0]
             add([f"{name}.gate_proj.weight", f"{name}.up_proj.weight"], x)
             add([f"{name}.down_proj.weight"], gated(x, module.gate_proj.weight, module.up_proj.weight))
 

@@ -172,7 +172,9 @@ def plan(layout: Layout, formats: Mapping[str, Format]) -> list[Job]:
         each = len(matrices) // experts
         for number in range(experts):
             of_expert = slice(number * each, (number + 1) * each)
-            rows = (_slice(infos[0], number),) if infos[0].name == name else tuple(infos[of_expert])
+            rows = tuple(infos[of_expert])
+            if infos[0].name == name:
+                rows = (_slice(infos[0], number),)
             expert = None
             if len(target.shape) == 3:
                 expert = number

@@ -133,7 +133,10 @@ def check(config: ModelConfig, formats: Mapping[str, Format]) -> None:
         if format is None or not modules(name, target) or format.divides(target.shape[-1]):
             continue
         inputs = target.shape[-1]
-        fits = [size for size in GROUP_SIZES if inputs % size == 0] if format.name == "int4" else []
+        if format.name == "int4":
+            fits = [size for size in GROUP_SIZES if inputs % size == 0]
+        else:
+            fits = []
         fix = "--format fp8"
         if fits:
             fix = f"--group-size {fits[-1]}"

@@ -196,12 +196,18 @@ class Batches:
         span = spans[rng.integers(len(spans))]
         width = self._width(span[1] - span[0], rng)
         ids = np.array(sample.ids[:longest], dtype=np.int64)
-        kept = config.gap_share if sample.gaps else config.kept_share
+        if sample.gaps:
+            kept = config.gap_share
+        else:
+            kept = config.kept_share
         canvases = []
         for _ in range(config.canvases):
             start = self._start(span, width, sample.gaps, rng)
             if rng.random() < kept:
-                gap = sample.gap if sample.gap and rng.random() < 0.5 else self._gap(ids, span, width, rng)
+                if sample.gap and rng.random() < 0.5:
+                    gap = sample.gap
+                else:
+                    gap = self._gap(ids, span, width, rng)
                 canvases.append(self._with_gap(ids, span, gap, width, rng))
             else:
                 canvases.append(self._whole(ids, (start, span[1]), width))

@@ -18,7 +18,9 @@ _ITERATIONS = 4
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest matrix with singular values near 1; [..., out, in], any leading batch."""
     tall = matrix.shape[-2] > matrix.shape[-1]
-    x = matrix.mT if tall else matrix
+    x = matrix
+    if tall:
+        x = matrix.mT
     size: Tensor = x.norm(dim=(-2, -1), keepdim=True)
     x = x / (size + 1e-7)
     for _ in range(_ITERATIONS):

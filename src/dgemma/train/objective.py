@@ -91,7 +91,10 @@ class CanvasContext:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         clean_k, clean_v = self.clean.kept[layer]
-        visible = self.near if self.clean.config.layers[layer].is_sliding else self.full
+        if self.clean.config.layers[layer].is_sliding:
+            visible = self.near
+        else:
+            visible = self.full
         mixed = []
         for n in range(self.count):
             cells = slice(n * self.width, (n + 1) * self.width)
@@ -123,7 +126,10 @@ def losses(
     hidden = model.encode_with(batch.clean, positions, clean)
     next_token = cross_entropy(model, hidden[:, :-1], batch.clean[:, 1:], batch.next_weight)
     causal = batch.starts.shape[1] == 0
-    canvas = torch.zeros(()) if causal else canvas_loss(model, batch, clean, guess)
+    if causal:
+        canvas = torch.zeros(())
+    else:
+        canvas = canvas_loss(model, batch, clean, guess)
     total = canvas + next_token
     if balance is not None:
         total = total + BALANCE_WEIGHT * balance.collect()
@@ -138,7 +144,9 @@ def canvas_loss(
     offsets = torch.arange(width, device=batch.starts.device)
     rows = (batch.starts[..., None] + offsets).flatten(1)
     context = CanvasContext(clean, batch.starts, width)
-    soft = None if guess is None else first_guess(model, batch, rows, context, guess)
+    soft = None
+    if guess is not None:
+        soft = first_guess(model, batch, rows, context, guess)
     hidden = model.denoise_with(batch.noisy.flatten(1), soft, rows, context)
     return cross_entropy(model, hidden, batch.targets.flatten(1), batch.cell_weight.flatten(1))
 

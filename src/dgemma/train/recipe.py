@@ -140,7 +140,10 @@ def trainer(
     source: Source = SmallWorld(training_recipe.seed, tokenizer)
     if files:
         source = Files.read(files, tokenizer, BatchConfig.longest)
-    config = training_recipe.config(tokenizer) if start is None else start.net.config
+    if start is None:
+        config = training_recipe.config(tokenizer)
+    else:
+        config = start.net.config
     batches = training_recipe.batches(source, tokenizer, config.canvas_length)
     job = Trainer(initialise(config, training_recipe.seed, device), batches, loop, run)
     if start is not None and job.step == 0:

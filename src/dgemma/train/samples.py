@@ -71,7 +71,9 @@ def document(text: str, tokenizer: Tokenizer, gap: Span | None = None) -> Sample
     special = tokenizer.special
     body = tokenizer.encode(text)
     ids = [special.need("bos"), *body, special.need("eos")]
-    place = None if gap is None else _place(body, text, gap, tokenizer)
+    place = None
+    if gap is not None:
+        place = _place(body, text, gap, tokenizer)
     return Sample(ids, [(1, len(ids))], gaps=True, gap=place)
 
 

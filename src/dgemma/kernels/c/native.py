@@ -133,7 +133,10 @@ def takes(weight: Tensor) -> bool:
 
 def panels(weight: Tensor) -> Tensor:
     """weight [N, K] (also another one turned), or [E, N, K], in panels; a copy."""
-    flat = weight.detach().flatten(0, -2) if weight.dim() > 2 else weight.detach()
+    if weight.dim() > 2:
+        flat = weight.detach().flatten(0, -2)
+    else:
+        flat = weight.detach()
     rows, inputs = flat.shape
     word = 4 // flat.element_size()
     out = torch.empty((rows // WIDE, inputs // word, WIDE, word), dtype=flat.dtype)
@@ -158,10 +161,13 @@ def product(
     inputs = x.shape[-1]
     rows = x.numel() // inputs
     columns = WIDE * len(weight)
-    into = x.new_empty((*x.shape[:-1], columns)) if out is None else out
-    stride = into.stride(-2) if into.dim() > 1 else columns
-    _call("product", x, weight, other, into, rows, inputs, len(weight), stride, KINDS[kind])
-    return into
+    if out is None:
+        out = x.new_empty((*x.shape[:-1], columns))
+    stride = columns
+    if out.dim() > 1:
+        stride = out.stride(-2)
+    _call("product", x, weight, other, out, rows, inputs, len(weight), stride, KINDS[kind])
+    return out
 
 
 def experts(x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, index: Tensor) -> Tensor:

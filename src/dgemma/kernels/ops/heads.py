@@ -35,7 +35,9 @@ def heads(
     width = q_weight.shape[0]
     queries = q.unflatten(-1, (-1, width))
     keys = k.unflatten(-1, (-1, width))
-    values = keys if v is None else v.unflatten(-1, (-1, width))
+    values = keys
+    if v is not None:
+        values = v.unflatten(-1, (-1, width))
     if native.norms(queries, q_weight):
         queries = native.norm(queries, q_weight, eps, turn=(cos, sin))
         keys = native.norm(keys, k_weight, eps, turn=(cos, sin))

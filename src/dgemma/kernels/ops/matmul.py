@@ -75,7 +75,9 @@ def pack(weight: Tensor) -> Tensor:
 
 def pack_table(weight: Tensor) -> list[Tensor]:
     """weight [V, D], which oneDNN multiplies with in parts, packed."""
-    rows = len(weight) if native.takes(weight) else PART
+    rows = PART
+    if native.takes(weight):
+        rows = len(weight)
     return [pack(part) for part in weight.split(rows)]
 
 
@@ -105,7 +107,9 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
         return widen.product(x, weight)
     rows = x.flatten(0, -2)
     fast = triton_backend("matmul", x)
-    multiply = fast.product if fast and fast.takes(weight) else product
+    multiply = product
+    if fast and fast.takes(weight):
+        multiply = fast.product
     out: Tensor = multiply(rows, weight).unflatten(0, x.shape[:-1])
     return out
 

@@ -74,7 +74,10 @@ def head(
         return CanvasStats(*fast.head(hidden, embedding, softcap, inverse_temperature, uniforms, p))
     packed = isinstance(embedding, list)
     if p is None:
-        vocab = sum(map(outputs, embedding)) if isinstance(embedding, list) else len(embedding)
+        if isinstance(embedding, list):
+            vocab = sum(map(outputs, embedding))
+        else:
+            vocab = len(embedding)
         p = torch.empty((*hidden.shape[:2], vocab), dtype=hidden.dtype, device=hidden.device)
     batch, canvas, vocab = p.shape
     rows = batch * canvas
@@ -85,7 +88,9 @@ def head(
     heat = per_canvas.repeat_interleave(canvas)
     if packed and mask is None and native.settles(flat):
         return _stats(p, *native.settle(flat, heat), uniforms)
-    allowed = None if mask is None else mask.expand(p.shape).reshape(rows, vocab)
+    allowed = None
+    if mask is not None:
+        allowed = mask.expand(p.shape).reshape(rows, vocab)
     size = max(1, BLOCKS["cuda" if p.is_cuda else "cpu"] // vocab)
     scratch = _Scratch(min(size, rows), vocab, p)
     blocks = []
@@ -95,7 +100,9 @@ def head(
         if not packed:
             x.div_(softcap).tanh_()
         x.mul_(heat[start : start + size, None])
-        block_mask = None if allowed is None else allowed[start : start + size]
+        block_mask = None
+        if allowed is not None:
+            block_mask = allowed[start : start + size]
         blocks.append(_settle(x, block, scratch, block_mask))
     argmax, entropy, row_sum, masses = (torch.cat(parts) for parts in zip(*blocks, strict=True))
     return _stats(p, argmax, entropy, row_sum, masses, uniforms)
@@ -108,7 +115,9 @@ def stats_of(
     p = torch.empty(processed.shape, dtype=dtype, device=processed.device)
     vocab = processed.shape[-1]
     x = processed.reshape(-1, vocab).div_(math.log(2))
-    allowed = None if mask is None else mask.expand(processed.shape).reshape(x.shape)
+    allowed = None
+    if mask is not None:
+        allowed = mask.expand(processed.shape).reshape(x.shape)
     settled = _settle(x, p.view(x.shape), _Scratch(len(x), vocab, p), allowed)
     return _stats(p, *settled, uniforms)
 
@@ -200,7 +209,9 @@ def soft_embedding(p: Tensor, row_sum: Tensor, columns: Tensor | QuantTensor, sc
 def _tiles(x: Tensor, empty: float) -> Tensor:
     """x [R, V] as [R, tiles, TILE]; what the last tile lacks is `empty`."""
     pad = -x.shape[-1] % TILE
-    whole = F.pad(x, (0, pad), value=empty) if pad else x
+    whole = x
+    if pad:
+        whole = F.pad(x, (0, pad), value=empty)
     tiles: Tensor = whole.unflatten(-1, (-1, TILE))
     return tiles
 

@@ -90,7 +90,10 @@ class SameTable(Check):
     file_format: str
 
     def right(self, answer: str) -> bool:
-        cells = markdown_cells(answer) if self.file_format == "markdown" else csv_cells(answer)
+        if self.file_format == "markdown":
+            cells = markdown_cells(answer)
+        else:
+            cells = csv_cells(answer)
         return cells == [list(row) for row in self.cells]
 
 

@@ -59,5 +59,8 @@ def classic(draw: Draw) -> Example:
 def explain_classic(draw: Draw) -> Example:
     """What a well-known function does, with its own name or another."""
     made = draw.pick(CLASSICS)
-    name = names.identifier(draw) if draw.held == WORDS or draw.chance(0.5) else made.name
+    if draw.held == WORDS or draw.chance(0.5):
+        name = names.identifier(draw)
+    else:
+        name = made.name
     return ask(draw.below(draw.dress(draw.way(EXPLAIN)), made.code(name)), f"It {made.wordings[0]}.")

@@ -113,7 +113,9 @@ def restyle(draw: Draw) -> Example:
     """From one line to a loop, and back."""
     function = a_function(draw, loops=True)
     function = dataclasses.replace(function, loop=draw.chance(0.5))
-    step = _use_one_line if function.loop else _use_loop
+    step = _use_loop
+    if function.loop:
+        step = _use_one_line
     said, changed = step(draw, function)
     return ask(draw.below(draw.dress(said), function.text), changed.text)
 

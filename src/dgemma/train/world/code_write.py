@@ -42,7 +42,10 @@ def write(draw: Draw) -> Example:
     doc = draw.chance(0.2)
     style = _style(draw, spec, loop, doc)
     named = draw.held == WORDS or draw.chance(0.45)
-    name = names.identifier(draw) if named else spec.name
+    if named:
+        name = names.identifier(draw)
+    else:
+        name = spec.name
     argument: str = spec.kind
     if named and (draw.held == WORDS or draw.chance(0.6)):
         argument = names.argument(draw, spec.kind)

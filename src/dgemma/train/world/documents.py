@@ -30,7 +30,10 @@ class Document:
 
     @property
     def text(self) -> str:
-        lines = [self.title] if self.title else []
+        if self.title:
+            lines = [self.title]
+        else:
+            lines = []
         return "\n".join(
             [*lines, *(PATTERNS[self.kind].format(key=key, value=value) for key, value in self.parts)]
         )
@@ -82,7 +85,10 @@ def _fresh(draw: Draw, key: str, old: str) -> str:
         if old.isdigit():
             value = str(draw.number(1, 99))
         elif key in ("name", "city"):
-            value = names.person(draw) if key == "name" else names.city(draw)
+            if key == "name":
+                value = names.person(draw)
+            else:
+                value = names.city(draw)
         else:
             value = draw.pick(COLORS if key == "color" else PLACES)
         if value != old:

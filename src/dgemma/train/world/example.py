@@ -49,8 +49,10 @@ def assistant(text: str) -> Message:
 
 def ask(prompt: str, answer: str, check: Check | None = None, system: str = "") -> Example:
     """One question and its answer. Without a check the answer is compared as text."""
-    before = ({"role": "system", "content": system},) if system else ()
-    return Example(answer, check or Exact(answer), (*before, user(prompt), assistant(answer)))
+    messages: tuple[Mapping[str, Any], ...] = (user(prompt), assistant(answer))
+    if system:
+        messages = ({"role": "system", "content": system}, *messages)
+    return Example(answer, check or Exact(answer), messages)
 
 
 def converse(turns: Sequence[tuple[str, str]], check: Check | None = None) -> Example:

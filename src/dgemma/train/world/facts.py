@@ -133,7 +133,9 @@ def _plural(draw: Draw) -> tuple[str, str]:
 def _next(draw: Draw) -> tuple[str, str]:
     names_of = draw.pick((DAYS, MONTHS))
     place = draw.number(0, len(names_of) - 1)
-    unit = "day" if names_of is DAYS else "month"
+    unit = "month"
+    if names_of is DAYS:
+        unit = "day"
     if draw.chance(0.6):
         after = names_of[(place + 1) % len(names_of)]
         said = draw.way(

@@ -51,7 +51,9 @@ def gap(draw: Draw) -> Example:
         first = draw.number(2, len(lines) - 1)
         last = first + 1
     start = before + "\n".join(lines[:first]) + "\n"
-    end = "\n".join(["", *lines[last:]]) + after if last < len(lines) else after
+    end = after
+    if last < len(lines):
+        end = "\n".join(["", *lines[last:]]) + after
     answer = "\n".join(lines[first:last])
     if how == "part":
         cut = _inside(draw, answer)
@@ -95,7 +97,10 @@ def text_gap(draw: Draw) -> Example:
         shown = json.dumps({key: record[key] for key in keys}, ensure_ascii=False)
         key = draw.pick([key for key in keys if draw.held != WORDS or key in ("name", "city")] or keys)
         answer = str(record[key])
-        opening = f'"{key}": "' if isinstance(record[key], str) else f'"{key}": '
+        if isinstance(record[key], str):
+            opening = f'"{key}": "'
+        else:
+            opening = f'"{key}": '
         text = f"{say(said, record)}\n{shown}\n"
         start = text.rindex(opening + answer) + len(opening)
         return fill(text[:start], answer, text[start + len(answer) :])

@@ -31,7 +31,10 @@ class Function:
 
     @property
     def text(self) -> str:
-        doc = [f'"""{self.docstring}"""'] if self.doc else []
+        if self.doc:
+            doc = [f'"""{self.docstring}"""']
+        else:
+            doc = []
         head = f"def {self.name}({self.argument}):"
         return "\n".join(
             [head, *(f"    {line}" for line in [*doc, *_body(self.spec, self.argument, self.loop)])]
@@ -50,7 +53,10 @@ def a_function(
 ) -> Function:
     """A function of any composition. `loops`: its fold has both styles; `loop`, `doc`: shares of either."""
     spec = compositions.spec(draw, loops=loops, with_keep=with_keep)
-    name = names.identifier(draw) if draw.held == WORDS or draw.chance(0.45) else spec.name
+    if draw.held == WORDS or draw.chance(0.45):
+        name = names.identifier(draw)
+    else:
+        name = spec.name
     looped = spec.fold in LOOPED and draw.chance(loop)
     return Function(spec, name, names.argument(draw, spec.kind), looped, draw.chance(doc))
 
@@ -72,7 +78,9 @@ def _body(spec: Spec, argument: str, loop: bool) -> list[str]:
     head = f"for {item} in {argument}"
     if spec.fold in ("any", "all"):
         return [f"return {spec.fold}({test} {head})"]
-    clause = f"{head} if {test}" if test else head
+    clause = head
+    if test:
+        clause = f"{head} if {test}"
     if spec.fold == "count":
         return [f"return sum(1 {clause})"]
     if not test and each == item:
@@ -117,7 +125,10 @@ def _loop(fold: str, item: str, argument: str, test: str, each: str) -> list[str
         "sum": ("0", f"result += {each}"),
         "count": ("0", "result += 1"),
     }[fold]
-    inner = [f"    if {test}:", f"        {act}"] if test else [f"    {act}"]
+    if test:
+        inner = [f"    if {test}:", f"        {act}"]
+    else:
+        inner = [f"    {act}"]
     return [f"result = {start}", head, *inner, "return result"]
 
 

@@ -36,7 +36,10 @@ class Classic:
         return self.does.split(" | ")
 
     def code(self, name: str = "", doc: bool = False) -> str:
-        lines = [f'"""{imperative(self.wordings[0])}."""'] if doc else []
+        if doc:
+            lines = [f'"""{imperative(self.wordings[0])}."""']
+        else:
+            lines = []
         head = f"def {name or self.name}({self.arguments}):"
         return "\n".join([head, *(f"    {line}" for line in [*lines, *self.lines])])
 

@@ -172,7 +172,10 @@ def _wanted_keys(draw: Draw, kind: Kind, keys: tuple[str, ...]) -> tuple[str, ..
 
 def _with_keys(draw: Draw, keys: tuple[str, ...], text: str) -> str:
     names_of_keys = ", ".join(keys)
-    both = " and ".join((", ".join(keys[:-1]), keys[-1])) if len(keys) > 1 else keys[0]
+    if len(keys) > 1:
+        both = " and ".join((", ".join(keys[:-1]), keys[-1]))
+    else:
+        both = keys[0]
     said = draw.way(
         "Extract {and} as JSON | Extract {keys} as JSON | Give me JSON with {and} | JSON ({keys}) | "
         "JSON with {keys} | Find {and}, as JSON | Return {keys} as JSON | As JSON with the keys {keys} | "
@@ -191,7 +194,9 @@ _SAID = {
 @family("from_json", weight=1.5, holdouts=(WORDS, PAIRS, PARAPHRASES))
 def from_json(draw: Draw) -> Example:
     """A JSON object as a sentence: the first sentence of its keys."""
-    name = "order" if draw.held == PAIRS else draw.pick(tuple(_SAID))
+    name = "order"
+    if draw.held != PAIRS:
+        name = draw.pick(tuple(_SAID))
     record = KINDS[name].make(draw)
     keys = draw.pick(_SAID[name])
     sentence = next(said for named, said in KINDS[name].sentences if named == keys)

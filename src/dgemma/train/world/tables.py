@@ -74,7 +74,10 @@ def _write(rows: Rows, file_format: str) -> tuple[str, Check]:
 def table(draw: Draw) -> Example:
     rows = _rows(draw)
     source, target = draw.some(FORMS, 2)
-    shown = typed(draw, rows) if source == "JSON" else _write(rows, source)[0]
+    if source == "JSON":
+        shown = typed(draw, rows)
+    else:
+        shown = _write(rows, source)[0]
     answer, check = _write(rows, target)
     named = (
         target

@@ -79,7 +79,10 @@ def _find(draw: Draw) -> Use:
     tool = declare(
         "find_person", {"name": "string"}, draw.pick(("Where a person lives.", "Find a person by name.", ""))
     )
-    result = {"name": who, "city": city} if draw.chance(0.5) else {"city": city}
+    if draw.chance(0.5):
+        result = {"name": who, "city": city}
+    else:
+        result = {"city": city}
     return Use(tool, said.replace("{p}", who), {"name": who}, result, f"{who} lives in {city}.")
 
 
@@ -136,7 +139,10 @@ def _add(draw: Draw) -> Use:
 def _made(draw: Draw) -> Use:
     """A tool that nobody has seen: the name must be copied from its declaration."""
     verb = draw.pick(("get", "find", "load", "open", "show"))
-    noun = names.word(draw) if draw.held == WORDS or draw.chance(0.6) else draw.pick(NOUNS)
+    if draw.held == WORDS or draw.chance(0.6):
+        noun = names.word(draw)
+    else:
+        noun = draw.pick(NOUNS)
     number = draw.number(1, 99)
     value = names.word(draw)
     said = draw.way(
@@ -156,7 +162,10 @@ def _made(draw: Draw) -> Use:
 
 
 def _made_search(draw: Draw) -> Use:
-    noun = names.word(draw) if draw.held == WORDS or draw.chance(0.5) else draw.pick(JOBS)
+    if draw.held == WORDS or draw.chance(0.5):
+        noun = names.word(draw)
+    else:
+        noun = draw.pick(JOBS)
     city = names.city(draw)
     value = names.person(draw)
     said = draw.way(

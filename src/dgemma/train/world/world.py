@@ -90,6 +90,9 @@ class World:
             draw = Draw(rng, kind)
             example = entry.make(draw)
             if kind is None or draw.shown:
-                messages = with_system(example.messages, rng) if not example.tools else example.messages
+                if not example.tools:
+                    messages = with_system(example.messages, rng)
+                else:
+                    messages = example.messages
                 return dataclasses.replace(example, family=name, holdout=kind, messages=messages)
         raise UsageError(f"the family {name!r} showed nothing held out of the kind {kind!r}")
