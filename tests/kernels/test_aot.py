@@ -27,9 +27,20 @@ FP8 = {
 FP4 = {100: "UTCOMMA", 120: "OMMA"}
 TENSOR = {80: "HMMA", 86: "HMMA", 89: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA", 121: "not read"}
 
+if triton_version() >= (3, 9):  # it has FP4 for sm_121, and a disassembler that reads it
+    FP8[121] = "QMMA"
+    FP4[121] = "OMMA"
+    TENSOR[121] = "HMMA"
+
 # Known faults of newer compilers: (bytes of stack, spilled instructions) of a kernel that Triton 3.6 compiles without any.
 NEWER_TRITON = triton_version() >= (3, 7)
-SPILLED = {("sm_120", "experts inner int4 of 128 with zeros, 16 rows"): (32, 17)}
+SPILLED = {
+    ("sm_100", "vocab tiles, 128 rows"): (584, 234),
+    ("sm_120", "vocab tiles, 128 rows"): (8, 4),
+    ("sm_121", "vocab tiles, 128 rows"): (8, 4),
+    ("sm_120", "experts inner int4 of 128 with zeros, 16 rows"): (32, 17),
+    ("sm_121", "experts inner int4 of 128 with zeros, 16 rows"): (32, 17),
+}
 
 
 def compiled_here() -> dict[str, str]:
