@@ -1,6 +1,6 @@
 """With the C kernels a row's numbers depend on nothing but that row, so requests in company equal the plain loop token for token in float32 and
 bfloat16 as well. Traps: not across chunks of a prompt or a cached prefix, which move a window's keys to other lanes; and not where the
-embedding is too small a part of the model to be held turned as well, so that torch multiplies with it (memory/plan.py: copies_of_table)."""
+embedding is too small a part of the model to be held turned as well, so that torch multiplies with it (memory/tensors.py: copies_of_table)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from dgemma.kernels.quant import formats
 from dgemma.kernels.quant.formats import QuantTensor
 from dgemma.memory import placement as room
 from dgemma.memory.placement import BUFFERS, Placement, bytes_in, formats_in, placement, spread, stream_plan
-from dgemma.memory.plan import divides, estimate_memory, format_of, margin
+from dgemma.memory.plan import estimate_memory, margin
+from dgemma.memory.tensors import divides, format_of, held_bytes, layer_bytes
 from dgemma.model import streaming
 from dgemma.model.build import build, build_random
 from dgemma.weights.layout import inspect
@@ -46,9 +47,8 @@ def test_a_small_card_streams_as_few_layers_as_it_can() -> None:
     )
     found = planned(8 * GB)
     assert 0 < len(found.streamed) < 30 and not found.missing
-    fewer = room._streaming(
-        found.plan, found.memory, room._layers(published()), spread(30, len(found.streamed) - BUFFERS), {}
-    )
+    layers = layer_bytes(published(), 2, found.plan.formats, {})
+    fewer = room._streaming(found.plan, found.memory, layers, spread(30, len(found.streamed) - BUFFERS))
     assert fewer.missing  # one pair less would not do
     # 4-bit experts, 16 bits beside them: what an 8 GB card moves in each step
     assert 10 * GB < found.moved < found.host_bytes and found.moved < found.plan.weight_bytes
@@ -78,18 +78,16 @@ def test_a_layers_run_of_bytes_is_the_one_that_is_copied(name: str) -> None:
     for target in expected_tensors(config).values():
         if found := format_of(target, quant_config(name)):
             assign(model, target.model_name, formats.empty(found, target.shape, "meta"))
-    runs = [room._run(layer, 2, quant_config(name)) for layer in room._layers(config)]
+    layers = layer_bytes(config, 2, quant_config(name), {})
+    runs = [layer.run for layer in layers]
     assert runs == [streaming._offsets(layer)[1] for layer in model.layers]
     assert runs[0] != runs[1]
-    away = [target for layer in room._layers(config) for target in layer]
     there = [
         weight
         for layer in model.layers
         for weight in (getattr(*place) for place in streaming.matrices(layer))
     ]
-    assert sum(weight.nbytes for weight in there) == sum(
-        room.held_bytes(target, 2, quant_config(name)) for target in away
-    )
+    assert sum(weight.nbytes for weight in there) == sum(layer.held for layer in layers)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
@@ -100,17 +98,17 @@ def test_what_a_cpu_lays_out_is_counted(stored: torch.dtype) -> None:
     model.layers[1].to(stored)
     offload = streaming.MmapOffload(model.layers, [1], torch.float32, lambda _: None)
     lived = most_bytes(lambda: offload.load_layer(1))
-    layer = room._layers(config)[1]
-    sizes = {target.model_name: room.held_bytes(target, stored.itemsize, {}) for target in layer}
-    said = room._laid_out(layer, 4, {}, sizes)
-    assert said == sum(map(int, sizes.values())) * 4 // stored.itemsize + (
-        0 if stored.itemsize == 4 else 8 * 512 * 256 * 4
-    )
+    targets = expected_tensors(config)
+    sizes = {one.model_name: held_bytes(one, stored.itemsize, {}) for one in targets.values()}
+    layer = layer_bytes(config, 4, {}, sizes)[1]
+    said = layer.laid_out
+    assert said == layer.held + (0 if stored.itemsize == 4 else 8 * 512 * 256 * 4)
+    assert layer.in_file == layer.held * stored.itemsize // 4
     if matmul.should_pack(torch.float32):
         assert lived <= said * 1.02  # oneDNN pads a little
     offload.load_layer(0)
     quantised = quant_config("fp8")
-    assert room._laid_out(layer, 4, quantised, {}) == 0
+    assert layer_bytes(config, 4, quantised, {})[1].laid_out == 0
 
 
 def test_a_loader_is_told_where_everything_goes() -> None:

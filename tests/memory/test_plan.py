@@ -22,14 +22,12 @@ from dgemma.memory import plan
 from dgemma.memory.plan import (
     GIB,
     RESERVE,
-    divides,
     estimate_memory,
-    format_of,
     longest_context,
     machine,
     margin,
-    weight_bytes,
 )
+from dgemma.memory.tensors import divides, format_of, weight_bytes
 from dgemma.model.build import build, build_random, pack, quantise
 from dgemma.weights.names import expected_tensors
 from dgemma.weights.reader import assign

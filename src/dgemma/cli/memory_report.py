@@ -19,7 +19,8 @@ from ..errors import UsageError
 from ..hub.locate import disk_size
 from ..memory.advice import AS_IT_IS, Advice, Choice, advise, kinds
 from ..memory.placement import CONTEXT, Placement, bytes_in, formats_in
-from ..memory.plan import GIB, Formats, Memory, divides, estimate_memory, longest_context
+from ..memory.plan import GIB, Memory, estimate_memory, longest_context
+from ..memory.tensors import Formats, divides
 from ..weights.layout import Layout
 
 CONTEXTS = (4096, 32_768, 131_072)

@@ -18,7 +18,8 @@ from ..config.sizes import disk_size
 from ..kernels.select import CHOICE, wants_triton
 from ..weights.names import GROUPS, expected_tensors
 from .placement import Placement, stream_plan
-from .plan import Formats, Plan, divides, estimate_memory, format_of, held_bytes, longest_context, margin
+from .plan import Plan, estimate_memory, longest_context, margin
+from .tensors import Formats, divides, format_of, held_bytes
 
 PROPOSED = (
     "bf16",

@@ -12,7 +12,7 @@ step and a margin; of the layers as many stay as the budget allows:
            matrices that are in no format are laid out for their layer's time only: a layer's worth in the
            dtype of the products, and its largest matrix once more where the file has another; of the
            embedding a product packs a part at a time, and all of it where it is turned for p @ E
-           (plan.copies_of_table)
+           (tensors.copies_of_table)
     moved  = the bytes of the layers that stream, once in each pass, whoever shares it
 
 Arithmetic only. Trap: on a card layers take turns in two buffers, so their number is even; and layers
@@ -21,7 +21,7 @@ differ in size, so which of them stream is part of the plan (`spread`), not only
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import ModelConfig
@@ -29,12 +29,10 @@ from ..config.formats import Format
 from ..config.sizes import disk_size
 from ..errors import ResourceError
 from ..weights.layout import Layout
-from ..weights.names import Target, expected_tensors
-from .plan import BYTES, Formats, Plan, estimate_memory, format_of, free_on, held_bytes, margin
+from .plan import BYTES, Plan, estimate_memory, free_on, margin
+from .tensors import Formats, LayerBytes, layer_bytes
 
 BUFFERS = 2  # on a card: one is multiplied with while the other fills
-ALIGNED = 256  # bytes: where a part may begin in a buffer
-STREAMED = ("attention", "dense", "experts")  # groups whose matrices pass through
 CONTEXT = 4096  # tokens that must fit where nobody says how many
 
 
@@ -92,14 +90,14 @@ def stream_plan(
     to have 16 bits there.
     """
     place = Placement(plan, memory, (), plan.total)
-    layers = _layers(config)
+    layers = layer_bytes(config, BYTES[plan.dtype], plan.formats, stored or {})
     step = BUFFERS
     if plan.device == "cpu":
         step = 1
     for count in range(step, len(layers) + 1, step):
         if not place.missing:
             break
-        place = _streaming(plan, memory, layers, spread(len(layers), count), stored or {})
+        place = _streaming(plan, memory, layers, spread(len(layers), count))
     return place
 
 
@@ -159,54 +157,14 @@ def placement(
     return place
 
 
-def _streaming(
-    plan: Plan, memory: int, layers: list[list[Target]], streamed: tuple[int, ...], stored: Mapping[str, int]
-) -> Placement:
-    size = BYTES[plan.dtype]
-    formats = plan.formats
-    away = [target for number in streamed for target in layers[number]]
-    stays = plan.total - plan.packed - sum(held_bytes(target, size, formats) for target in away)
+def _streaming(plan: Plan, memory: int, layers: Sequence[LayerBytes], streamed: tuple[int, ...]) -> Placement:
+    away = [layers[number] for number in streamed]
+    stays = plan.total - plan.packed - sum(layer.held for layer in away)
     if plan.device == "cpu":
-        moved = sum(_in_file(target, formats, stored) for target in away)
-        buffer = max(_laid_out(layers[number], size, formats, stored) for number in streamed)
+        moved = sum(layer.in_file for layer in away)
+        buffer = max(layer.laid_out for layer in away)
         turned = max(0, plan.packed - plan.weights["embedding"])
         return Placement(plan, memory, streamed, stays + buffer + turned, moved, moved)
-    runs = [_run(layers[number], size, formats) for number in streamed]
-    pinned = sum(1 << (run - 1).bit_length() for run in runs)
+    runs = [layer.run for layer in away]
+    pinned = sum(1 << (run - 1).bit_length() for run in runs)  # torch takes the next power of two
     return Placement(plan, memory, streamed, stays + BUFFERS * max(runs), pinned, sum(runs))
-
-
-def _layers(config: ModelConfig) -> list[list[Target]]:
-    """The matrices of each layer that stream."""
-    layers: list[list[Target]] = [[] for _ in config.layers]
-    for target in expected_tensors(config).values():
-        if target.group in STREAMED and len(target.shape) > 1:
-            layers[int(target.model_name.split(".")[1])].append(target)
-    return layers
-
-
-def _run(layer: list[Target], size: int, formats: Formats) -> int:
-    """Bytes of a layer's matrices one after another, every part begun at a multiple of ALIGNED."""
-    total = 0
-    for target in layer:
-        format = format_of(target, formats)
-        if format:
-            parts = format.part_bytes(target.shape)
-        else:
-            parts = [held_bytes(target, size, formats)]
-        total += sum(-(-part // ALIGNED) * ALIGNED for part in parts)
-    return total
-
-
-def _in_file(target: Target, formats: Formats, stored: Mapping[str, int]) -> int:
-    return stored.get(target.model_name) or held_bytes(target, 2, formats)
-
-
-def _laid_out(layer: list[Target], size: int, formats: Formats, stored: Mapping[str, int]) -> int:
-    """What a CPU makes of the plain matrices of a layer while it is at work."""
-    plain = [target for target in layer if format_of(target, formats) is None]
-    bytes_of = [held_bytes(target, size, formats) for target in plain]
-    same = all(
-        _in_file(target, formats, stored) == held for target, held in zip(plain, bytes_of, strict=True)
-    )
-    return sum(bytes_of) + (0 if same else max(bytes_of, default=0))

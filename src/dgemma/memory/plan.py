@@ -12,18 +12,16 @@ Triton.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import LayerConfig, ModelConfig
 from ..config.formats import BYTES as STORED_BYTES
-from ..config.formats import DTYPES, Format
+from ..config.formats import DTYPES
 from ..kernels.select import lacks_avx512, wants_triton
 from ..kernels.sizes import BLOCKS, PACKED, PIECES, SCORES, TILE, WIDENED
-from ..weights.names import GROUPS, Target, expected_tensors
+from .tensors import Formats, copies_of_table, matrices_in_formats, weight_bytes
 
 BYTES = {name: STORED_BYTES[stored] for name, stored in DTYPES.items()}
 GIB = 2**30
@@ -40,9 +38,6 @@ LEAST = (
 # bytes that live per element while it is decoded (integers, float32 numbers, spread scales, their product):
 # counted 2 to 16
 DECODING = 16
-Formats = Mapping[
-    str, Format
-]  # by group of names.py ("experts") or by a matrix's own name ("layers.0.mlp.up_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -166,46 +161,6 @@ def _request(
     if formats:
         decoding = _decoding_bytes(config, batch * (clean + canvas), size, formats, cuda, fast)
     return kv, work + decoding
-
-
-def format_of(target: Target, formats: Formats) -> Format | None:
-    """The number format of a tensor; vectors have none."""
-    if len(target.shape) < 2:
-        return None
-    return formats.get(target.model_name) or formats.get(target.group)
-
-
-def held_bytes(target: Target, size: int, formats: Formats) -> int:
-    """Bytes of a tensor in memory, where numbers that are in no format take `size`."""
-    format = format_of(target, formats)
-    if format:
-        return format.nbytes(target.shape)
-    return math.prod(target.shape) * size
-
-
-def divides(config: ModelConfig, formats: Formats) -> bool:
-    """Whether every matrix that would be in a format has whole groups of it."""
-    return all(format.divides(target.shape[-1]) for target, format in _matrices(config, formats))
-
-
-def copies_of_table(config: ModelConfig) -> int:
-    """How many packed copies of the embedding pay, by its share of the model's elements: the head's, and one
-    turned for p @ E where that is much of a step (140 M parameters: 18 of 450 ms for 24 % of the memory; 1.1
-    B: 2 % for 6 %).
-    """
-    if 10 * config.vocab_size * config.hidden_size >= sum(weight_bytes(config, 1).values()):
-        return 2
-    return 1
-
-
-def weight_bytes(
-    config: ModelConfig, bytes_per_element: int, formats: Formats | None = None
-) -> dict[str, int]:
-    """Bytes of the text weights by group; vision is not loaded, so not counted."""
-    groups = dict.fromkeys(GROUPS, 0)
-    for target in expected_tensors(config).values():
-        groups[target.group] += held_bytes(target, bytes_per_element, formats or {})
-    return groups
 
 
 def machine() -> list[Memory]:
@@ -360,7 +315,7 @@ def _decoding_bytes(
     most = 0
     rounding = 0
     cost = DECODING * max(1, size // 4)
-    for target, format in _matrices(config, formats):
+    for target, format in matrices_in_formats(config, formats):
         outputs, inputs = target.shape[-2:]
         table = target.group == "embedding"
         if table or not fast:
@@ -373,12 +328,6 @@ def _decoding_bytes(
         if target.group != "experts" and format.name in ("fp8", "nvfp4"):
             rounding = max(rounding, rows * inputs * cost)
     return most + rounding
-
-
-def _matrices(config: ModelConfig, formats: Formats) -> Iterator[tuple[Target, Format]]:
-    for target in expected_tensors(config).values():
-        if format := format_of(target, formats):
-            yield target, format
 
 
 def _host() -> Memory:

@@ -18,7 +18,7 @@ from ..kernels.ops.matmul import PART, pack_table, should_pack
 from ..kernels.ops.matmul import pack as pack_weight
 from ..kernels.quant.formats import QuantTensor
 from ..kernels.quant.formats import quantise as quantised
-from ..memory.plan import copies_of_table
+from ..memory.tensors import copies_of_table
 from ..weights.names import expected_tensors
 from ..weights.reader import assign
 from .dgemma import DiffusionGemma

@@ -15,7 +15,7 @@ import torch
 from ..config.sizes import short_count
 from ..hub.locate import model_name
 from ..kernels.c.native import backend
-from ..memory.plan import weight_bytes
+from ..memory.tensors import weight_bytes
 from .build import format_of
 from .dgemma import DiffusionGemma
 

@@ -13,7 +13,8 @@ from contextlib import nullcontext
 import torch
 
 from ..config.sizes import Progress, disk_size
-from ..memory.placement import STREAMED, Placement
+from ..memory.placement import Placement
+from ..memory.tensors import STREAMED
 from ..weights.copies import check_copies
 from ..weights.headers import TensorInfo
 from ..weights.layout import Layout

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from ..kernels.ops.matmul import should_pack
 from ..kernels.quant.formats import QuantTensor, Weight
-from ..memory.placement import ALIGNED, BUFFERS
+from ..memory.placement import BUFFERS
+from ..memory.tensors import ALIGNED
 from .layers import Experts, Linear
 
 
