@@ -36,7 +36,9 @@ class Param:
     @property
     def allowed(self) -> str:
         """What it may be, in words."""
-        return self.values if self.range is None else self.range.text
+        if self.range is None:
+            return self.values
+        return self.range.text
 
     @property
     def summary(self) -> str:
@@ -171,7 +173,9 @@ class TokenRules:
     @property
     def biases(self) -> tuple[tuple[int, float], ...]:
         """`logit_bias` as pairs, which it is from the start."""
-        return self.logit_bias if isinstance(self.logit_bias, tuple) else _pairs(self.logit_bias)
+        if isinstance(self.logit_bias, tuple):
+            return self.logit_bias
+        return _pairs(self.logit_bias)
 
     def _check_ranges(self) -> None:
         for one in dataclasses.fields(self):
