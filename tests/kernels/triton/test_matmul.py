@@ -187,7 +187,7 @@ def _rounded(numbers: np.ndarray, kind: str) -> np.ndarray:
 
 
 def run_ptx(text: str, operands: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The few instructions that decode.py uses, on registers that hold two numbers each."""
+    """The few instructions that codes.py uses, on registers that hold two numbers each."""
     names = {f"${2 + at}": value.view(np.uint32) for at, value in enumerate(operands)}
     for line in (part.strip(" {}\n") for part in text.split(";")):
         if found := re.fullmatch(r"mov\.b32 (\w+), (0x\w+)", line):

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .decode import e4m3
+from .codes import e4m3
 
 BLOCK = 1024  # inputs at a time
 
