@@ -63,7 +63,9 @@ def load(
         _refuse_few_bits(checkpoint, layout)
     placement, engine = plan_memory(layout, target, kind, budget, may_stream=not trainable)
     why_no_text = checkpoint.why_no_text()
-    tokenizer = None if why_no_text else _tokenizer(checkpoint)
+    tokenizer = None
+    if not why_no_text:
+        tokenizer = _tokenizer(checkpoint)
     net, notes = load_model(
         layout, target, kind, placement, progress=progress, rounds=rounds, trainable=trainable
     )

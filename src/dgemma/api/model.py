@@ -73,7 +73,9 @@ class Model:
     @property
     def _runner(self) -> Runner:
         """What runs this model's requests."""
-        return self.engine if self._stand_in is None else self._stand_in
+        if self._stand_in is None:
+            return self.engine
+        return self._stand_in
 
     def run_by(self, runner: Runner) -> Model:
         """This model, its requests run by a stand-in for its engine; all else is shared."""
@@ -391,7 +393,9 @@ class Model:
         return config
 
     def _length(self, params: GenerationParams) -> int:
-        return self.denoise.max_new_tokens if params.max_tokens is None else params.max_tokens
+        if params.max_tokens is None:
+            return self.denoise.max_new_tokens
+        return params.max_tokens
 
     def _stream(
         self,
@@ -440,7 +444,10 @@ class Model:
         if config.canvas_width is None and length <= self.config.canvas_length // 2:
             narrow = -(-length // NARROWEST) * NARROWEST
             config = dataclasses.replace(config, canvas_width=min(self.config.canvas_length, narrow))
-        resume_points = chat_task.turn_starts(self.tokenizer, ids) if prompt else ()
+        if prompt:
+            resume_points = chat_task.turn_starts(self.tokenizer, ids)
+        else:
+            resume_points = ()
         return Request(
             ids,
             length,

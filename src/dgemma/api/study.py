@@ -31,7 +31,9 @@ def denoise_logits(
     canvases = [token_ids("canvas_ids", row) for row in rows("canvas_ids", canvas_ids)]
     _check(net, prompts, canvases)
     canvas = torch.tensor(canvases, device=net.device)
-    prev_probs = _previous_step(net, self_conditioning, canvas) if self_conditioning is not None else None
+    prev_probs = None
+    if self_conditioning is not None:
+        prev_probs = _previous_step(net, self_conditioning, canvas)
     kv = read_prompts(net, prompts, prefill_chunk, extra=canvas.shape[1])
     hidden = net.denoise(canvas, kv, prev_probs)
     return soft_capped_logits(hidden, net.table, net.config.final_logit_softcapping)
@@ -69,6 +71,9 @@ def _previous_step(net: DiffusionGemma, processed: Tensor, canvas: Tensor) -> tu
         )
     if logits.isnan().any():
         raise UsageError("self_conditioning holds NaN")
-    wide = torch.float64 if net.dtype == torch.float64 else torch.float32
+    if net.dtype == torch.float64:
+        wide = torch.float64
+    else:
+        wide = torch.float32
     logits = logits.to(net.dtype).to(wide)
     return weigh(logits - logits.amax(-1, keepdim=True), net.dtype)

@@ -88,7 +88,9 @@ def lines(series: Sequence[Series], top: float, height: float, across: str) -> l
     parts.append(text(right, base + 2 * LINE - 2, across, "end", "soft"))
     for _, points, colour in series:
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-        kind = "ideal" if colour is None else f"s{colour}"
+        kind = "ideal"
+        if colour is not None:
+            kind = f"s{colour}"
         parts.append(f'<polyline points="{path}" class="{kind}"/>')
     return parts
 

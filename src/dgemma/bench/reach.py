@@ -51,7 +51,9 @@ def check(section: Section, net: DiffusionGemma, context: int, chunk: int) -> No
         _chunks(section, net, ids, canvas, kv, want, max(1, size * 3 // 5))
         _cache(section, net, canvas, kv, places)
         del kv
-        positions = places if length == lengths[0] else [1]
+        positions = places
+        if length != lengths[0]:
+            positions = [1]
 
         def answer(ids: Sequence[int], size: int = size) -> Tensor:
             return logits(net, _read(net, ids, size), canvas)

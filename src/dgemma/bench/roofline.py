@@ -177,7 +177,9 @@ def work_by_operation(
             * layer.head_dim
             * (2 * config.num_attention_heads + (2 if layer.is_sliding else 1) * layer.num_key_value_heads)
         )
-        seen = min(context, config.sliding_window - 1) if layer.is_sliding else context
+        seen = context
+        if layer.is_sliding:
+            seen = min(context, config.sliding_window - 1)
         attended += (
             4.0 * config.num_attention_heads * layer.head_dim * tokens * (seen + tokens / max(1, rows))
         )

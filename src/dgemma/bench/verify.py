@@ -146,7 +146,10 @@ def _version(package: str) -> str | None:
 def _model(section: Section, model: api.Model) -> None:
     config = model.config
     folder = model.folder
-    hub = folder.parents[1].name if folder.parent.name == "snapshots" else folder.name
+    if folder.parent.name == "snapshots":
+        hub = folder.parents[1].name
+    else:
+        hub = folder.name
     sliding = sum(layer.is_sliding for layer in config.layers)
     layout = source(folder).layout(config)
     section.facts |= {

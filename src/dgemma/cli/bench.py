@@ -107,7 +107,10 @@ def command(
         raise UsageError("random weights write no text; 'real' needs a model")
     if "real" in wanted and prompts is None:
         raise UsageError("the recipe 'real' needs texts; name a file with --prompts")
-    texts = _texts(prompts) if prompts else []
+    if prompts:
+        texts = _texts(prompts)
+    else:
+        texts = []
     check_device(device, memory)
     if plot and plot.suffix.lower() != ".svg":
         raise UsageError(f"--plot draws an SVG; give '{plot}' a name that ends in .svg")

@@ -57,7 +57,10 @@ def command(
     options: CommandOptions,
 ) -> None:
     """Talk with a model. Type /help for what else can be typed; Ctrl-D leaves."""
-    first = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
+    if system is None:
+        first = []
+    else:
+        first = [{"role": "system", "content": argument(system, "--system")}]
     steps = check(options).max_denoising_steps
     typed = sys.stdin is not None and sys.stdin.isatty()
     model = open_model(options)

@@ -48,9 +48,14 @@ def command(
     if steps < 1:
         raise UsageError(f"--steps is {steps}; it must be a whole number, at least 1")
     flags = (question, choice, score)
-    questions = _from_flags(*flags) if file is None else _from_file(file, flags)
+    if file is None:
+        questions = _from_flags(*flags)
+    else:
+        questions = _from_file(file, flags)
     read_questions(questions)
-    guidance = None if instructions is None else argument(instructions, "--instructions")
+    guidance = None
+    if instructions is not None:
+        guidance = argument(instructions, "--instructions")
     text = read_prompt(state)
     check(options)
     model = open_model(options)

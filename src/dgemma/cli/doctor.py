@@ -221,7 +221,10 @@ def _tokenizer_facts(report: Report, checkpoint: Source, config: ModelConfig | N
     if config is not None and tokenizer.vocab_size > config.vocab_size:
         size = f"ids up to {tokenizer.vocab_size - 1}, the model knows {config.vocab_size}"
         report.problems.append(f"{path}: does not belong to this model: it has {size}")
-    expected = {"bos": config.bos_token_id, "pad": config.pad_token_id} if config else {}
+    if config:
+        expected = {"bos": config.bos_token_id, "pad": config.pad_token_id}
+    else:
+        expected = {}
     for name, token in expected.items():
         if ids.get(name) is not None and ids[name] != token:
             report.notes.append(f"the tokenizer's {name} is {ids[name]}, config.json says {token}")

@@ -62,8 +62,12 @@ def command(
     options: CommandOptions,
 ) -> None:
     """Change a file: show the difference, ask, and print the new text or write it in place."""
-    name = "the text on stdin" if file == "-" else f"'{file}'"
-    path = None if file == "-" else Path(file)
+    name = "the text on stdin"
+    if file != "-":
+        name = f"'{file}'"
+    path = None
+    if file != "-":
+        path = Path(file)
     if in_place and path is None:
         raise UsageError("--in-place needs a file; what is piped in has no place")
     asks = not yes and (in_place or not options.as_json)
@@ -84,7 +88,9 @@ def command(
     if in_place and path is not None:
         check_writable(path, name)
     edit = _generate(text, instruction, spans, options, check(options).max_denoising_steps)
-    label = "stdin" if path is None else path.name
+    label = "stdin"
+    if path is not None:
+        label = path.name
     changed = splice(data, edit.changes)
     if not options.as_json:
         _show(edit.diff(label))

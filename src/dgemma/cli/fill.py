@@ -49,8 +49,12 @@ def command(
     """Fill the gap at the marker in a file and print the whole file, every other byte as it was."""
     if only_gap and (in_place or options.as_json):
         raise UsageError("--only-gap prints the gap alone; leave out --in-place and --json")
-    name = "the text on stdin" if file == "-" else f"'{file}'"
-    path = None if file == "-" else Path(file)
+    name = "the text on stdin"
+    if file != "-":
+        name = f"'{file}'"
+    path = None
+    if file != "-":
+        path = Path(file)
     if in_place and path is None:
         raise UsageError("--in-place needs a file; what is piped in has no place")
     data = read(path, name)

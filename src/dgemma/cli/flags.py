@@ -32,7 +32,10 @@ from .offer import offer
 
 MAX_FILE_BYTES = 64 * 2**20  # of a file to fill or to score: more than any text, and less than /dev/zero
 BOM = "\ufeff"
-FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+if hasattr(errno, "EDQUOT"):
+    FULL = {errno.ENOSPC, errno.EDQUOT}
+else:
+    FULL = {errno.ENOSPC}
 WRITTEN = ("answer", "schedule", "tokens", "text")  # groups of parameters that an answer has flags for
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -220,8 +223,10 @@ def check(options: CommandOptions) -> DenoiseConfig:
     checkpoint = text_model(options.model, options.revision)
     config = checkpoint.config()
     denoise = options.params.schedule(checkpoint.denoise(config))
-    named = () if options.params.eos_token_id == "default" else denoise.eos_token_id
-    for token in named or ():
+    named: tuple[int, ...] = ()
+    if options.params.eos_token_id != "default":
+        named = denoise.eos_token_id or ()
+    for token in named:
         if token >= config.vocab_size:
             last = config.vocab_size - 1
             raise UsageError(f"--eos-token-id {token} is no token of this model; its ids end at {last}")

@@ -48,7 +48,9 @@ def memory_target(
     """From the flags, and from this machine where they say nothing. Raises UsageError."""
     if device not in (None, "cpu", "cuda"):
         raise UsageError(f"--device {device}: a memory is a card's (cuda) or the machine's (cpu)")
-    tokens = None if context is None else parse_tokens(context, "--context")
+    tokens = None
+    if context is not None:
+        tokens = parse_tokens(context, "--context")
     cards = [place for place in memories if place.name != "RAM"]
     ram = next((place.free for place in memories if place.name == "RAM"), 0)
     if memory is not None:

@@ -75,13 +75,16 @@ def _drawing(what: str, in_bytes: bool = False, transient: bool = True) -> Any:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
         TaskProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
 
-    counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (TaskProgressColumn(),)
+    counts: list[ProgressColumn] = [TaskProgressColumn()]
+    if in_bytes:
+        counts = [DownloadColumn(), TransferSpeedColumn()]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), *counts, TimeRemainingColumn())
     return Progress(
         *columns, console=terminal(), transient=transient, redirect_stdout=False, redirect_stderr=True

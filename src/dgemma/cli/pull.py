@@ -35,8 +35,13 @@ def command(
     """Fetch a model from the hub into the Hugging Face cache; only what is missing or damaged is fetched."""
     with file_progress("asking the hub") as progress:
         place, layout = fetch(name, revision, progress)
-    snapshot = place if place.is_dir() else place.parent
-    weights = f"{len(layout.files)} weight files" if len(layout.files) > 1 else layout.files[0].name
+    snapshot = place
+    if not place.is_dir():
+        snapshot = place.parent
+    if len(layout.files) > 1:
+        weights = f"{len(layout.files)} weight files"
+    else:
+        weights = layout.files[0].name
     print(
         f"{name}: revision {snapshot.name[:12]}, {weights}, {disk_size(layout.total_bytes)}, hashes right",
         file=sys.stderr,

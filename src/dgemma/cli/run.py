@@ -61,7 +61,10 @@ def command(
     params = options.params.replace(**constraint, autoregressive=autoregressive)
     options = dataclasses.replace(options, params=params)
     text = read_prompt(prompt)
-    messages = [] if system is None else [{"role": "system", "content": argument(system, "--system")}]
+    if system is None:
+        messages = []
+    else:
+        messages = [{"role": "system", "content": argument(system, "--system")}]
     steps = check(options).max_denoising_steps
     model = open_model(options)
     if options.model is None and prompt is not None and _names_a_model(prompt):

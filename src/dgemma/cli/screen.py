@@ -190,7 +190,10 @@ class Screen:
         self._channel = channel
         self._tail += text
         # without a canvas below it, a line needs no end before it is written
-        cut = self._tail.rfind("\n") + 1 if self._animated else len(self._tail)
+        if self._animated:
+            cut = self._tail.rfind("\n") + 1
+        else:
+            cut = len(self._tail)
         if cut and self._writes():
             self._put(self._tail[:cut])
             self._tail = self._tail[cut:]
@@ -292,7 +295,9 @@ class Screen:
 
 def count(number: int, one: str, many: str | None = None) -> str:
     """ "1 token", "3 tokens"."""
-    word = one if number == 1 else many or f"{one}s"
+    word = one
+    if number != 1:
+        word = many or f"{one}s"
     return f"{number:,} {word}"
 
 

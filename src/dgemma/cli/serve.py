@@ -196,5 +196,8 @@ def _where(config: ServerConfig, address: Any) -> tuple[str, str]:
     """The base of all addresses, and what curl has to be told besides."""
     if config.uds is not None:
         return "http://localhost", f"--unix-socket {shlex.quote(config.uds)} "
-    port = address[1] if isinstance(address, tuple) else config.port
+    if isinstance(address, tuple):
+        port = address[1]
+    else:
+        port = config.port
     return f"{config.url.rpartition(':')[0]}:{port}", ""

@@ -76,7 +76,9 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     device = str(choose_device(device))
-    source = None if start is None else api.load(start, "cpu", "float32", trainable=True)
+    source = None
+    if start is not None:
+        source = api.load(start, "cpu", "float32", trainable=True)
     first = 0
     if start is None:
         first = TrainingRecipe.causal_steps

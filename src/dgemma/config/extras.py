@@ -78,7 +78,10 @@ def _target(extra: str) -> list[str]:
         return [f"dgemma[{extra}] @ {url}"]
     if url.startswith("file:"):
         path = Path(url2pathname(urlsplit(url).path))
-        editable = ["-e"] if origin.get("dir_info", {}).get("editable") else []
+        if origin.get("dir_info", {}).get("editable"):
+            editable = ["-e"]
+        else:
+            editable = []
         if path.exists():
             return [*editable, f"{_short(path)}[{extra}]"]
     if not origin and (CLONE / "src" / "dgemma" / "config" / "extras.py").is_file():

@@ -118,6 +118,8 @@ def quant_config(name: str) -> dict[str, Format]:
             f"there is no format '{name}'; formats: {', '.join(known)}, or two of them such as int4+fp8"
         )
     if not plus:
-        rest = PLAIN if experts in GROUPS else experts
+        rest = experts
+        if experts in GROUPS:
+            rest = PLAIN
     chosen = {"experts": experts} | dict.fromkeys(REST, rest)
     return {group: Format(one) for group, one in chosen.items() if one != PLAIN}

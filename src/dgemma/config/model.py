@@ -162,7 +162,9 @@ def _parse_layers(text: Reader) -> tuple[LayerConfig, ...]:
             kv = overrides[i].get("num_key_value_heads", kv)
         theta, partial, proportional = ropes[kind]
         # the exponent is divided by the whole head even where only a part of it rotates
-        rotary = 2 * int(partial * dim // 2) if proportional else dim
+        rotary = dim
+        if proportional:
+            rotary = 2 * int(partial * dim // 2)
         layers.append(LayerConfig(kind, dim, kv, theta, rotary, dim))
     return tuple(layers)
 
@@ -173,7 +175,9 @@ def _parse_overrides(text: Reader, count: int) -> dict[int, dict[str, int]] | No
         return None
     overrides: dict[int, dict[str, int]] = {}
     for key, value in raw.items():
-        number = int(key) if re.fullmatch("[0-9]{1,9}", key) else count
+        number = count
+        if re.fullmatch("[0-9]{1,9}", key):
+            number = int(key)
         if number >= count or number in overrides:
             raise ConfigError(
                 f"{text.source}: per_layer_config[{shown(key)}] must name one of {count} layers, once"

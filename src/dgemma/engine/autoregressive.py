@@ -38,7 +38,10 @@ def run(engine: Runner, request: Request) -> Generator[CommitRecord, None, None]
     for place in range(request.max_tokens):
         token, finite = engine.do(next_token, engine.model, kv, token, place, request)
         reason = _finish_reason(request, token, place, finite)
-        ids = [token] if finite else []
+        if finite:
+            ids = [token]
+        else:
+            ids = []
         yield CommitRecord(0, place, 1, ids, ids, reason)
         if reason is not None:
             return
@@ -68,7 +71,10 @@ def next_token(
     inverse = torch.tensor([1.0 / (temperature or 1.0)], device=model.device)
     uniforms = _draws(request, place, hidden)
     stats = head(hidden, model.table, model.config.final_logit_softcapping, inverse, uniforms)
-    chosen = stats.argmax if temperature == 0 else stats.sample
+    if temperature == 0:
+        chosen = stats.argmax
+    else:
+        chosen = stats.sample
     return int(chosen[0, 0]), bool(stats.entropy.isfinite().all())
 
 
@@ -91,4 +97,6 @@ def _finish_reason(request: Request, token: int, place: int, finite: bool) -> st
         return "error"
     if token in request.ends:
         return "stop"
-    return "length" if place + 1 == request.max_tokens else None
+    if place + 1 == request.max_tokens:
+        return "length"
+    return None

@@ -136,7 +136,9 @@ def commit_records(
             tokens = []
             reason = "error"
         commit = CommitRecord(names[i], numbers[i], steps[i], tokens, canvas, reason)
-        processor = processors[i] if processors else None
+        processor = None
+        if processors:
+            processor = processors[i]
         if processor is not None:
             processor.commit(tokens)
             log_probs = processor.log_probs(len(tokens))

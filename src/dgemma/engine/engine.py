@@ -266,7 +266,9 @@ class Engine:
     def _pass(self, readers: list[Slot]) -> None:
         batches = [batch for batch in self.batches.values() if batch.slots]
         load = self._load(readers, batches)
-        alone = batches[0] if len(batches) == 1 and not readers else None
+        alone = None
+        if len(batches) == 1 and not readers:
+            alone = batches[0]
         if self.graphs and alone is not None and not alone.slots[0].request.needs_logits:
             outputs = [self.graphs.step(alone)]
         else:

@@ -126,7 +126,9 @@ def _in_time(start: Walk, walk: Walk, taken: list[int], left: int) -> tuple[int,
 
 def cannot_be_closed(left: int, way: Sequence[int] | None) -> UsageError:
     """What to say where an answer of a form has no room to end."""
-    known = f": the shortest answer that was found takes {len(way)}" if way else ""
+    known = ""
+    if way:
+        known = f": the shortest answer that was found takes {len(way)}"
     return UsageError(f"the asked form cannot be closed within {left} tokens{known}; raise max_tokens")
 
 

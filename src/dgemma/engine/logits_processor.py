@@ -158,4 +158,6 @@ class LogitsProcessor:
 
 
 def logits_processor_of(request: Request) -> LogitsProcessor | None:
-    return LogitsProcessor(request) if request.needs_logits else None
+    if request.needs_logits:
+        return LogitsProcessor(request)
+    return None

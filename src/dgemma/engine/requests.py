@@ -56,7 +56,9 @@ class Request:
         """Tokens per canvas: the request's own, that of its starting canvas, or the checkpoint's."""
         if self.config.canvas_width is not None:
             return self.config.canvas_width
-        return len(self.canvas_ids[0]) if self.canvas_ids else model.canvas_length
+        if self.canvas_ids:
+            return len(self.canvas_ids[0])
+        return model.canvas_length
 
     def check(self, model: ModelConfig, max_prompt_tokens: int | None = None) -> None:
         """Raise UsageError, naming the setting, for anything that cannot be served as asked."""

@@ -59,7 +59,9 @@ class Scheduler:
     def need(self, request: Request, prompt_tokens: int | None = None) -> int:
         """Bytes of K, V and work buffers of a request (with a prompt of another length)."""
         width = request.width(self.model.config)
-        prompt = len(request.prompt_ids) if prompt_tokens is None else prompt_tokens
+        prompt = len(request.prompt_ids)
+        if prompt_tokens is not None:
+            prompt = prompt_tokens
         canvases = -(-request.max_tokens // width)
         plan = estimate_memory(
             self.model.config,
@@ -205,7 +207,10 @@ class Scheduler:
         self.prefixes.close(slot.close(), keep)
         self.given_back += slot.memory
         self.gone += 1
-        most = GONE if self.taken else GONE_IDLE  # a busy service has no idle moment to wait for
+        # a busy service has no idle moment to wait for
+        most = GONE_IDLE
+        if self.taken:
+            most = GONE
         if self.given_back > GIVEN_BACK or self.gone >= most:
             self.given_back = 0
             self.gone = 0

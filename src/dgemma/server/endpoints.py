@@ -58,7 +58,10 @@ def endpoint(service: Service, route: Task | Page) -> Callable[[Request], Awaita
 
 
 def error_response(error: RequestError, shape: ErrorShape) -> Response:
-    headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    if error.retry_after is None:
+        headers = {}
+    else:
+        headers = {"retry-after": str(error.retry_after)}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.closes or error.status in (408, 413):
@@ -78,7 +81,9 @@ async def _respond(service: Service, route: Task | Page, request: Request) -> Re
 
 async def _answer(service: Service, page: Page, request: Request) -> Response:
     with service.bodies.one(request.state.client) as grow:
-        argument = request if page.body is None else await read(request, page.body, service.config, grow)
+        argument = request
+        if page.body is not None:
+            argument = await read(request, page.body, service.config, grow)
         answer = page.handle(service, argument)
         if inspect.isawaitable(answer):
             answer = await answer

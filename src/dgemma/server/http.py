@@ -300,7 +300,9 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted = sig == signal.SIGINT
-        wait = 0.0 if self.interrupted or self._until is not None else self.service.config.drain_timeout
+        wait = 0.0
+        if not (self.interrupted or self._until is not None):
+            wait = self.service.config.drain_timeout
         self._until = time.monotonic() + wait
         self.service.admission.draining = True
 

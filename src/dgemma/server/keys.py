@@ -78,7 +78,10 @@ def check_strength(keys: Iterable[str]) -> None:
         name = ""
         if isinstance(key, Key):
             name = key.name
-        which = f"the key '{name}'" if name else f"key {number}"
+        if name:
+            which = f"the key '{name}'"
+        else:
+            which = f"key {number}"
         if len(key) < SHORTEST:
             raise UsageError(
                 f"{which} is too short for a service that other machines reach: "

@@ -60,7 +60,9 @@ class Shed:
         if len(lengths) != 1 or int(lengths[0]) != len(body):
             return None
         line = POST.match(head)
-        task = None if line is None else self._find(line[1].decode())
+        task = None
+        if line is not None:
+            task = self._find(line[1].decode())
         if task is None:
             return None
         try:

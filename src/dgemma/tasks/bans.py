@@ -75,7 +75,9 @@ class BansWalk:
     def take(self, ids: Sequence[int]) -> int:
         bans = self.bans
         for count, token in enumerate(ids):
-            piece = bans.pieces[token] if token < len(bans.pieces) else b""
+            piece = b""
+            if token < len(bans.pieces):
+                piece = bans.pieces[token]
             text = self.tail + piece
             if any(word in text for word in bans.words):
                 return count

@@ -124,7 +124,10 @@ class CalledWalk:
         way = self.walk.closing()
         if way is None:
             return None
-        opening = [] if self.inside else [self.constraint.opening]
+        if self.inside:
+            opening = []
+        else:
+            opening = [self.constraint.opening]
         return [*opening, *way, self.constraint.ends[0]]
 
 
@@ -163,7 +166,10 @@ class CallOrWalk:
     def take(self, ids: Sequence[int]) -> int:
         if self.chosen is not None:
             return self.chosen.take(ids)
-        likely = self.call if ids and ids[0] == self.constraint.call.opening else self.other
+        if ids and ids[0] == self.constraint.call.opening:
+            likely = self.call
+        else:
+            likely = self.other
         count = likely.take(ids)
         if count:
             self.chosen = likely

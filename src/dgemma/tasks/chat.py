@@ -84,7 +84,10 @@ def turn_starts(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[int, ...]:
 def reply(tokenizer: Tokenizer, generation: Generation) -> Reply:
     """Split a finished answer by the ids of its control tokens, never by its text."""
     parts = split(generation.token_ids, tokenizer)
-    content = parts.content if generation.stop is None else parts.content.partition(generation.stop)[0]
+    if generation.stop is None:
+        content = parts.content
+    else:
+        content = parts.content.partition(generation.stop)[0]
     return Reply(content, parts.thought, parts.tool_calls, parts.malformed, generation)
 
 

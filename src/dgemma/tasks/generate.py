@@ -249,7 +249,10 @@ def draft(record: StepRecord, tokenizer: Tokenizer, request: Request) -> Draft:
     pins = None
     if record.canvas == 0:
         pins = request.pins
-    pinned = [pin >= 0 for pin in pins] if pins else [False] * len(record.argmax)
+    if pins:
+        pinned = [pin >= 0 for pin in pins]
+    else:
+        pinned = [False] * len(record.argmax)
     pieces = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in record.argmax]
     return Draft(
         record.canvas,

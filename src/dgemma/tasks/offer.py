@@ -116,7 +116,9 @@ def _functions(tools: Sequence[Any]) -> tuple[list[dict[str, Any]], list[str]]:
     functions: list[dict[str, Any]] = []
     skipped: list[str] = []
     for number, tool in enumerate(tools):
-        kind = tool.get("type") or "function" if isinstance(tool, Mapping) else None
+        kind = None
+        if isinstance(tool, Mapping):
+            kind = tool.get("type") or "function"
         if not isinstance(kind, str):
             raise _no_tool(number)
         if kind != "function":

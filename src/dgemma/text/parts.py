@@ -117,7 +117,10 @@ def check_tokens(vocab: dict[str, Any], added: list[dict[str, Any]], source: str
 
 def _steps(raw: Any, inner: str, known: set[str], where: str) -> Iterator[dict[str, Any]]:
     """The steps of a part, sequences within sequences taken apart."""
-    left = [raw] if raw else []
+    if raw:
+        left = [raw]
+    else:
+        left = []
     count = 0
     while left:
         step = left.pop(0)

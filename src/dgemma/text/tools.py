@@ -139,7 +139,9 @@ class _Writer:
             return _braces(fields)
         if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
             return _brackets([self.value(member, depth + 1, quote_keys) for member in value])
-        what = value if isinstance(value, float) else type(value).__name__
+        what = value
+        if not isinstance(value, float):
+            what = type(value).__name__
         raise self._fail(f"{what} is not a JSON value")
 
     def _sorted(self, mapping: Mapping[Any, Any]) -> list[tuple[str, Any]]:

@@ -299,7 +299,9 @@ def _text(parts: Sequence[Part], role: str) -> str:
     texts = [part.text if role == "tool" else part.text.strip() for part in kept]
     if any(part.kind == "substitute" for part in kept):
         return "\n".join(text for text, part in zip(texts, kept, strict=True) if part.text)
-    glue = " " if role == "system" else ""
+    glue = ""
+    if role == "system":
+        glue = " "
     return glue.join(texts)
 
 
@@ -315,7 +317,9 @@ def _calls(message: Mapping[str, Any], where: str) -> tuple[_Call, ...]:
 
 
 def _call(raw: Any, where: str) -> _Call:
-    kind = raw.get("type") or "function" if isinstance(raw, Mapping) else None
+    kind = None
+    if isinstance(raw, Mapping):
+        kind = raw.get("type") or "function"
     custom = None
     if kind == "custom":
         custom = raw.get("custom")

@@ -173,7 +173,9 @@ def _decoder(raw: dict[str, Any], source: str) -> tuple[bool, tuple[tuple[str, s
             replacements.append((step["pattern"]["String"], step["content"]))
         elif kind == "Metaspace":
             replacements.append((_one_character(step.get("replacement", "\u2581"), source), " "))
-            leading = 0 if step.get("prepend_scheme", "always") == "never" else 1
+            leading = 1
+            if step.get("prepend_scheme", "always") == "never":
+                leading = 0
         elif kind == "Strip" and step["content"] == " " and not step["stop"]:
             leading = step["start"]
         elif kind not in ("ByteFallback", "Fuse"):

@@ -91,7 +91,9 @@ def read_layout(file: Gguf, config: ModelConfig | None) -> Layout:
             left.pop(ROPE_FREQS, None)  # read by the config
         copies = _copies(left, file.tensors)
         problems += [f"{file.path}: unexpected tensor '{name}': {_why(name)}" for name in left]
-    said = (copies_note([HEAD]),) if copies else ()
+    said: tuple[str, ...] = ()
+    if copies:
+        said = (copies_note([HEAD]),)
     return Layout(
         file.path, config, (file.path,), tensors, text, (), tuple(problems), said=said, copies=copies
     )

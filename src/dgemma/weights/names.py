@@ -112,7 +112,9 @@ def modules(name: str, target: Target) -> list[tuple[str, tuple[int, int]]]:
         return [(name.removesuffix(".weight"), target.shape)]
     experts, rows, inputs = target.shape
     stem, _, leaf = name.rpartition(".")
-    kinds = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else (leaf,)
+    kinds = [leaf]
+    if leaf == "gate_up_proj":
+        kinds = ["gate_proj", "up_proj"]
     return [
         (f"{stem}.{expert}.{kind}", (rows // len(kinds), inputs))
         for expert in range(experts)

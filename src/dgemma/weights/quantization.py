@@ -72,7 +72,9 @@ def read_quantization(folder: Path) -> Quantization | None:
     raw = None
     if config.exists():
         raw = read_json(config).get("quantization_config")
-    quantization = None if raw is None else parse(raw, f"{config}: quantization_config")
+    quantization = None
+    if raw is not None:
+        quantization = parse(raw, f"{config}: quantization_config")
     if beside.exists():
         other = _modelopt_file(Reader(read_json(beside), str(beside)))
         if quantization is not None and {group.scheme for group in quantization.groups} != {

@@ -51,7 +51,10 @@ def stream(
     Raises CheckpointError that names file and tensor where data ends early, is not readable or holds NaN or
     infinite numbers or scales (before or after the conversion to `dtype`).
     """
-    wanted = layout.text if only is None else {name: layout.text[name] for name in only}
+    if only is None:
+        wanted = layout.text
+    else:
+        wanted = {name: layout.text[name] for name in only}
     order = sorted(wanted.items(), key=lambda item: (item[1].file, item[1].offset))
     total = sum(stored.nbytes for stored in wanted.values())
     done = 0
@@ -114,7 +117,10 @@ def read(stored: Stored, files: Files, device: str | torch.device, dtype: torch.
         empty(stored.format, stored.shape, "cpu") if stored.format else torch.empty(stored.shape, dtype=dtype)
     )
     rows = math.prod(stored.shape[:-1]) // len(stored.matrices)
-    parts = weight.parts if isinstance(weight, QuantTensor) else {"weight": weight}
+    if isinstance(weight, QuantTensor):
+        parts = weight.parts
+    else:
+        parts = {"weight": weight}
     flat = {
         name: part.flatten(0, len(stored.shape) - 2) for name, part in parts.items()
     }  # [all rows, ...]: views
@@ -142,7 +148,10 @@ def matrix(stored: Stored, fields: dict[str, TensorInfo], raw: dict[str, Tensor]
         fault = str(error)
     if fault is not None:
         info = next(iter(fields.values()))
-        name = info.name.rpartition(".")[0] if len(fields) > 1 else info.name
+        if len(fields) > 1:
+            name = info.name.rpartition(".")[0]
+        else:
+            name = info.name
         raise CheckpointError(f"{info.file}: tensor '{name}' is damaged: {fault}; fetch it again")
     return parts
 
@@ -198,7 +207,9 @@ def _read(file: FileIO, info: TensorInfo) -> Tensor:
 def _to_device(tensor: Tensor, info: TensorInfo, device: str | torch.device, dtype: torch.dtype) -> Tensor:
     moved = tensor.to(device=device, dtype=dtype)
     if not finite(moved):
-        cause = "holds NaN or infinite values" if not finite(tensor) else f"does not fit into {dtype}"
+        cause = "holds NaN or infinite values"
+        if finite(tensor):
+            cause = f"does not fit into {dtype}"
         raise CheckpointError(f"{info.file}: tensor '{info.name}' {cause}")
     return moved
 

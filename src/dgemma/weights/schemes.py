@@ -95,8 +95,14 @@ class Scheme:
                 whole: Field(("F32",), ONE),
                 activations: Field(("F32",), ONE, needed=False),
             }
-        order = {} if self.layout == "awq" else {"g_idx": Field(("I32",), ((inputs,),), needed=self.permuted)}
-        packed = (inputs, -(-rows // 8)) if self.layout == "awq" else (eights, rows)
+        if self.layout == "awq":
+            order = {}
+        else:
+            order = {"g_idx": Field(("I32",), ((inputs,),), needed=self.permuted)}
+        if self.layout == "awq":
+            packed = (inputs, -(-rows // 8))
+        else:
+            packed = (eights, rows)
         return order | {
             "qweight": Field(("I32",), (packed,)),
             "qzeros": Field(("I32",), ((groups, -(-rows // 8)),)),

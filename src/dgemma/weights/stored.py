@@ -181,7 +181,9 @@ class _Matching:
         for module in names:
             self.claimed |= {f"{module}.{leaf}" for leaf in self.modules.get(module, ())}
         plain = all(self._is_plain(module) for module in names)
-        quantization = None if plain else self.quantization
+        quantization = None
+        if not plain:
+            quantization = self.quantization
         schemes = [
             quantization.scheme_of(module, kind) if quantization is not None else None for module in names
         ]
@@ -316,7 +318,10 @@ class _Matching:
             if name not in self.claimed and self.kinds[name] in ("text", "unknown")
         ]
         strange = [name for name in unclaimed if not self._is_copy(name)]
-        untold = [] if self.reported is None else [name for name in self.missing if name not in self.reported]
+        if self.reported is None:
+            untold = []
+        else:
+            untold = [name for name in self.missing if name not in self.reported]
         result.problems += [
             f"{self.folder}: tensor '{name}' is missing{_hint(name, strange)}" for name in untold
         ]
@@ -374,7 +379,10 @@ def _plain_fault(info: TensorInfo, shape: tuple[int, ...]) -> str | None:
 
 def _hint(name: str, candidates: list[str]) -> str:
     """The likeliest misspelling; only among few, since comparing 700 names with 700 takes a minute."""
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8) if len(candidates) <= 20 else []
+    if len(candidates) <= 20:
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.8)
+    else:
+        close = []
     if close:
         return f"; is it '{close[0]}'?"
     return ""

@@ -43,7 +43,9 @@ def check_files(place: Path, progress: Progress | None = None, make: bool = True
     Where none are known, make a list for the next time, or raise CheckpointError where `make` is false.
     Raises CheckpointError that names the first file which is missing, unreadable or not what it was.
     """
-    folder = place if place.is_dir() else place.parent
+    folder = place
+    if not place.is_dir():
+        folder = place.parent
     names = checkpoint_files(place)
     known = read_sums(folder) | _blob_hashes(folder, names)
     if place.is_dir() and (folder / SUMS).exists():
@@ -80,14 +82,20 @@ def checkpoint_files(place: Path) -> list[str]:
     tokenizer beside it.
     """
     if not place.is_dir():
-        beside = ["tokenizer.json"] if (place.parent / "tokenizer.json").exists() else []
+        if (place.parent / "tokenizer.json").exists():
+            beside = ["tokenizer.json"]
+        else:
+            beside = []
         return [place.name, *beside]
     return sorted(path.name for path in place.iterdir() if _OURS.fullmatch(path.name))
 
 
 def _fault(path: Path, expected: str) -> str | None:
     try:
-        actual = git_digest(path) if len(expected) == 40 else digest(path)
+        if len(expected) == 40:
+            actual = git_digest(path)
+        else:
+            actual = digest(path)
     except OSError as error:
         return f"{path}: not readable ({error.strerror or error})"
     if actual == expected:

@@ -38,8 +38,13 @@ class Document:
         ends = self._line_ends()
         if line > len(ends):
             return len(self.text)
-        start = 0 if line == 0 else ends[line - 1][1]
-        end = len(self.text) if line == len(ends) else ends[line][0]
+        start = 0
+        if line != 0:
+            start = ends[line - 1][1]
+        if line == len(ends):
+            end = len(self.text)
+        else:
+            end = ends[line][0]
         return self._behind(units, start, end)
 
     def _line_ends(self) -> list[tuple[int, int]]:

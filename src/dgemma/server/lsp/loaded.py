@@ -76,7 +76,9 @@ class LoadedGap:
         settings = self._filler.settings
         longest = self._filler.longest
         canvas = settings.get("canvas_width") or model.config.canvas_length
-        most = None if longest is None else min(longest, max(1, canvas // 2))
+        most = None
+        if longest is not None:
+            most = min(longest, max(1, canvas // 2))
         filling = served.fill(*self._texts, widths=default_widths(canvas, most), **settings)
         return [filling.text, *filling.candidates]
 

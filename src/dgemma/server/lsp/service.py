@@ -46,7 +46,9 @@ class Service:
         return ServiceGap(self, {"input_prefix": prefix, "input_suffix": suffix} | self.settings)
 
     def connection(self, patience: float = PATIENCE) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self.parts.scheme == "https" else http.client.HTTPConnection
+        kind: type[http.client.HTTPConnection] = http.client.HTTPConnection
+        if self.parts.scheme == "https":
+            kind = http.client.HTTPSConnection
         return kind(self.parts.hostname or "", self.parts.port, timeout=patience)
 
     def context(self) -> int | None:

@@ -121,7 +121,9 @@ class CanvasAnswer:
     def step(self, draft: Draft) -> dict[str, Any]:
         canvas, shown_ids = self.shown.get(draft.row, (-1, []))
         is_new = canvas != draft.canvas
-        known = [-1] * len(draft.token_ids) if is_new else shown_ids
+        known = shown_ids
+        if is_new:
+            known = [-1] * len(draft.token_ids)
         self.shown[draft.row] = (draft.canvas, draft.token_ids)
         pairs = enumerate(zip(known, draft.token_ids, strict=True))
         changed = [at for at, (old, new) in pairs if old != new]

@@ -103,7 +103,9 @@ def gap(
     """
     params = {name: value for name, value in params_of(body).items() if name in SCHEDULE}
     canvas = body.canvas_width or service.model.config.canvas_length
-    most = None if longest is None else min(longest, max(1, canvas // 2))
+    most = None
+    if longest is not None:
+        most = min(longest, max(1, canvas // 2))
     params |= {
         "prefix": prefix,
         "suffix": suffix,
@@ -113,7 +115,9 @@ def gap(
     }
     unheeded = [name for name in UNHEEDED if getattr(body, name, None)]
     unheeded += [name for name in RULES if name != "stop" and getattr(body, name, None) is not None]
-    notes = (f"not heeded: {', '.join(unheeded)}",) if unheeded else ()
+    notes: tuple[str, ...] = ()
+    if unheeded:
+        notes = (f"not heeded: {', '.join(unheeded)}",)
     return Call("stream_fill", params, notes)
 
 
@@ -264,22 +268,32 @@ def _at(reply: dict[str, Any], path: str) -> Any:
 
 
 def fim(service: ServedModel, body: FimRequest) -> Job:
-    marked = None if body.suffix else marked_gap(body.prompt)
+    marked = None
+    if not body.suffix:
+        marked = marked_gap(body.prompt)
     if marked is None:
         marked = MarkedGap(body.prompt, body.suffix or "")
-    seed = body.random_seed if body.seed is None else body.seed
+    if body.seed is None:
+        seed = body.random_seed
+    else:
+        seed = body.seed
     body = msgspec.structs.replace(body, seed=seed, stop=without_marks(body.stop))
     call = gap(service, body, marked.prefix, marked.suffix, body.max_tokens, marked.files)
     return Job((call,), FimAnswer(service, body), bool(body.stream))
 
 
 def infill(service: ServedModel, body: InfillRequest) -> Job:
-    seed = None if body.seed == -1 else body.seed  # -1: drawn, as elsewhere
+    # -1: drawn, as elsewhere
+    seed = None
+    if body.seed != -1:
+        seed = body.seed
     body = msgspec.structs.replace(body, seed=seed)
     answer = InfillAnswer(service, body)
     if body.n_predict == 0:
         return Job((), answer, bool(body.stream))
-    longest = None if body.n_predict == -1 else body.n_predict
+    longest = None
+    if body.n_predict != -1:
+        longest = body.n_predict
     prefix = body.input_prefix + body.prompt
     files = [(file.filename, file.text) for file in body.input_extra or ()]
     call = gap(service, body, prefix, body.input_suffix, longest, files)

@@ -70,7 +70,10 @@ def read_place(text: str) -> Place:
     if cursor >= 0:
         line_start = region.rfind("\n", 0, cursor) + 1
         line_break = LINE_BREAK.search(region, cursor)
-        line_end = line_break.start() if line_break else len(region)
+        if line_break:
+            line_end = line_break.start()
+        else:
+            line_end = len(region)
         free = (start + line_start, start + line_end)
     history = _between(text, HISTORY)[1] or ""
     return Place(before + region + after, (start, end), free, history.strip())
@@ -163,7 +166,9 @@ def edit(service: ServedModel, body: EditRequest) -> Job:
         "spans": [place.free],
         "seed": drawn(body.seed),
     }
-    notes = () if body.max_tokens is None else ("not heeded: max_tokens",)
+    notes: tuple[str, ...] = ()
+    if body.max_tokens is not None:
+        notes = ("not heeded: max_tokens",)
     return Job((Call("stream_edit", params, notes),), EditAnswer(service, place), bool(body.stream))
 
 

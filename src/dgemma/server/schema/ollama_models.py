@@ -39,7 +39,10 @@ class ShowRequest(msgspec.Struct, kw_only=True):
 
 def capabilities(service: Service) -> list[str]:
     """A turn, its tools and thoughts need a model that was trained for them; a gap any model can fill."""
-    chat = ["tools", "thinking"] if service.model.chat_tuned else []
+    if service.model.chat_tuned:
+        chat = ["tools", "thinking"]
+    else:
+        chat = []
     return ["completion", "insert", *chat]
 
 

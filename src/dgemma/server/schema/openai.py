@@ -114,7 +114,10 @@ def complete(service: ServedModel, body: CompletionRequest) -> Job:
 def _answer_options(body: ChatRequest | CompletionRequest) -> AnswerOptions:
     stops = [body.stop] if isinstance(body.stop, str) else body.stop
     wants_logprobs = body.logprobs is not None and body.logprobs is not False  # a completion's may be 0
-    top = body.logprobs if isinstance(body, CompletionRequest) else body.top_logprobs
+    if isinstance(body, CompletionRequest):
+        top = body.logprobs
+    else:
+        top = body.top_logprobs
     include_usage = body.stream_options is not None and body.stream_options.include_usage
     return AnswerOptions(stops or [], wants_logprobs, top or 0, body.diffusing, include_usage)
 
@@ -166,7 +169,9 @@ def _prompts(body: CompletionRequest) -> list[Any]:
 
 def _count(service: ServedModel, body: Request, prompts: int) -> int:
     """The answers of each prompt. Raises RequestError."""
-    count = 1 if body.n is None else body.n
+    count = 1
+    if body.n is not None:
+        count = body.n
     most = service.config.max_choices
     if count < 1 or count * prompts > most:
         message = f"{count * prompts} answers were asked for; from 1 to {most} may be"
@@ -191,7 +196,10 @@ def _thinks(body: ChatRequest) -> bool:
     for switch in switches:
         if switch is not None:
             return bool(switch)
-    effort = reasoning.get("effort") if body.reasoning_effort is None else body.reasoning_effort
+    if body.reasoning_effort is None:
+        effort = reasoning.get("effort")
+    else:
+        effort = body.reasoning_effort
     return effort not in (None, "none", "minimal")
 
 

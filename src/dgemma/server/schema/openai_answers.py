@@ -198,12 +198,18 @@ class ChatAnswer(_Answer):
         else:
             self.endings[index] = event
             whole_again = self.options.diffusing and bool(self.committed[index])
-            delta = {"content": self.committed[index]} if whole_again else {}
+            if whole_again:
+                delta = {"content": self.committed[index]}
+            else:
+                delta = {}
             yield self.delta(index, delta, self.reason(index))
 
     def parts(self, index: int, event: Committed) -> Iterator[bytes]:
         diffusing = self.options.diffusing
-        tokens = self.logprobs[index] if diffusing else event.logprobs
+        if diffusing:
+            tokens = self.logprobs[index]
+        else:
+            tokens = event.logprobs
         logprobs = None
         if tokens:
             logprobs = of_chat(self.tokenizer, tokens)
@@ -212,7 +218,9 @@ class ChatAnswer(_Answer):
                 yield self.delta(index, {"reasoning_content": text})
                 continue
             self.committed[index] += text
-            content = self.committed[index] if diffusing else text
+            content = text
+            if diffusing:
+                content = self.committed[index]
             yield self.delta(index, {"content": content}, logprobs=logprobs)
             if not diffusing:
                 logprobs = None  # they came with the first part

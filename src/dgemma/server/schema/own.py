@@ -57,7 +57,10 @@ def metrics(service: Service, request: Any) -> Response:
 async def tokenize(service: Service, body: TokenizeRequest) -> Tokens:
     tokenizer = service.model.tokenizer
     check_text("content", body.content)
-    start = [tokenizer.special.need("bos")] if body.add_special else []
+    if body.add_special:
+        start = [tokenizer.special.need("bos")]
+    else:
+        start = []
     return Tokens([*start, *await asyncio.to_thread(tokenizer.encode, body.content)])
 
 

@@ -351,7 +351,10 @@ def _messages(body: ResponsesRequest, unread: Unread) -> list[dict[str, Any]]:
 
     What systems and developers say before anybody else is one system message.
     """
-    items = [{"role": "user", "content": body.input}] if isinstance(body.input, str) else body.input
+    if isinstance(body.input, str):
+        items = [{"role": "user", "content": body.input}]
+    else:
+        items = body.input
     messages: list[dict[str, Any]] = []
     if body.instructions:
         messages.append({"role": "system", "content": body.instructions})
@@ -397,7 +400,9 @@ def _message(item: dict[str, Any], kind: Any, where: str, unread: Unread) -> dic
 
 def _call_message(item: dict[str, Any], kind: str) -> dict[str, Any]:
     given = item.get(CALLS[kind])
-    arguments = given if kind == "function_call" else {"input": given}
+    arguments = given
+    if kind != "function_call":
+        arguments = {"input": given}
     function = {"name": _full(item.get("namespace"), item.get("name")), "arguments": arguments}
     calls = [{"id": item.get("call_id"), "function": function}]
     return {"role": "assistant", "content": None, "tool_calls": calls}

@@ -80,7 +80,10 @@ def marked_gap(prompt: str) -> MarkedGap | None:
 
 def without_marks(stop: str | list[str] | None) -> list[str]:
     """Stop strings but for those that are another model's control tokens, which this one has no words for."""
-    stops = [stop] if isinstance(stop, str) else stop or []
+    if isinstance(stop, str):
+        stops = [stop]
+    else:
+        stops = stop or []
     return [text for text in stops if text.strip() not in _CONTROLS and not CONTROL.fullmatch(text.strip())]
 
 
@@ -148,7 +151,9 @@ def _with_files(head: str, prefix: str, suffix: str) -> MarkedGap | None:
     elif inside := _sections(prefix) or CODESTRAL_FILE.split(prefix)[1:]:
         *files, around = inside  # the last is the gap's own file: its name, and the text before the gap
         _, named, behind = around.partition("\n")
-        prefix = behind if named else around
+        prefix = around
+        if named:
+            prefix = behind
     read = [_file(text) for text in files]
     return MarkedGap(prefix, suffix, tuple(file for file in read if file[1]))
 

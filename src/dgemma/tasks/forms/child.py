@@ -53,7 +53,9 @@ class Vocabulary:
         self._bytes = {piece[0]: token for token, piece in enumerate(pieces) if len(piece) == 1}
 
     def __call__(self, text: str | bytes) -> list[int]:
-        data = text.encode() if isinstance(text, str) else text
+        data = text
+        if isinstance(text, str):
+            data = text.encode()
         return [self._bytes[byte] for byte in data if byte in self._bytes]
 
 

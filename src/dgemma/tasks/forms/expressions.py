@@ -74,7 +74,9 @@ def expression(
     in_json: as its texts are written inside a JSON string; search: anywhere in the text, not only all of it;
     ascii_only: `\\d` and `\\w` mean ASCII, as in JSON schemas. Raises Unread.
     """
-    encode = quoted if in_json else encoded
+    encode = encoded
+    if in_json:
+        encode = quoted
     reader = _Reader(language, pattern, lambda ranges: encode(language, ranges), ascii_only)
     try:
         branches = reader.read()
@@ -165,7 +167,9 @@ class _Reader:
                 raise Unread("text behind the end of the text")
             if item_starts and any(part is not self.language.empty for part in parts):
                 raise Unread("text before the start of the text")
-            grown = parts if len(item) == 1 else [*parts]
+            grown = parts
+            if len(item) != 1:
+                grown = [*parts]
             grown.append(body)
             longer.append((starts or item_starts, grown, ends or item_ends))
         return longer
@@ -205,7 +209,9 @@ class _Reader:
             least = int(low)
             most: int | None = least
             if comma:
-                most = int(high) if high.strip() else None
+                most = None
+                if high.strip():
+                    most = int(high)
         else:
             least = int(letter == "+")
             most = None

@@ -28,7 +28,10 @@ def _ipv6() -> str:
     """Eight groups, or fewer with one gap among them."""
     layouts = [f"(?:{_GROUP}:){{7}}{_GROUP}", f"::(?:{_GROUP}:){{0,5}}{_GROUP}:{_GROUP}"]
     for before in range(7):
-        front = f"(?:(?:{_GROUP}:){{0,{before}}}{_GROUP})?" if before else f"(?:{_GROUP})?"
+        if before:
+            front = f"(?:(?:{_GROUP}:){{0,{before}}}{_GROUP})?"
+        else:
+            front = f"(?:{_GROUP})?"
         behind = 4 - before
         if behind >= 0:
             tail = f"(?:{_GROUP}:){{0,{behind}}}{_GROUP}:{_GROUP}"

@@ -249,7 +249,9 @@ class Language:
             return self.choice(*(self.after(part, byte) for part in parts))
         if kind == "repeat":
             part, least, most = parts
-            most_more = None if most is None else most - 1
+            most_more = None
+            if most is not None:
+                most_more = most - 1
             rest = self.repeat(part, max(0, least - 1), most_more)
             return self._join(self.after(part, byte), rest)
         if kind == "both":
@@ -362,7 +364,9 @@ class Language:
             _, _, _, way, one = entry
             if len(way) > search.reached[one]:
                 continue
-            known = b"" if one.nullable else self._ways.get(one)
+            known = self._ways.get(one)
+            if one.nullable:
+                known = b""
             if known is not None:
                 self._remember(start, way + known)
                 return way + known

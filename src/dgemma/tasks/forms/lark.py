@@ -212,7 +212,9 @@ class _Grammar:
         token = self._peek()
         behind = self._peek(1)
         is_counted = behind.kind == "sign" and behind.text in "?*+~{"
-        first = token.text if token.kind == "name" and not is_counted else None
+        first = None
+        if token.kind == "name" and not is_counted:
+            first = token.text
         while not self._ends():
             if self._skip("->"):
                 self._next()
@@ -232,10 +234,14 @@ class _Grammar:
             return 0, 1
         if sign in "*+":
             return int(sign == "+"), None
-        least = int(self._next().text) if self._peek().kind == "number" else 0
+        least = 0
+        if self._peek().kind == "number":
+            least = int(self._next().text)
         most: int | None = least
         if self._skip("..") or self._skip(","):
-            most = int(self._next().text) if self._peek().kind == "number" else None
+            most = None
+            if self._peek().kind == "number":
+                most = int(self._next().text)
         if sign == "{" and not self._skip("}"):
             raise Unread("a count that is not closed")
         return least, most
@@ -250,7 +256,9 @@ class _Grammar:
         if token.kind == "text":
             return self._text(token)
         if token.kind == "regex":
-            flags = f"(?{token.flags})" if token.flags else ""
+            flags = ""
+            if token.flags:
+                flags = f"(?{token.flags})"
             pattern = flags + token.text[1:-1].replace("\\/", "/")
             return lambda build: expression(build.language, pattern)
         if token.kind == "json":

@@ -97,10 +97,14 @@ class Written:
             return None
         has_point = "." in self.text
         for length in range(MOST_DIGITS):
-            most_decimals = 0 if self.bounds.integer else length
+            most_decimals = length
+            if self.bounds.integer:
+                most_decimals = 0
             for fraction in range(1, most_decimals + 1):
                 whole = length - fraction - (0 if has_point else 1)
-                ending = self._ending(whole, fraction) if whole >= 0 else None
+                ending = None
+                if whole >= 0:
+                    ending = self._ending(whole, fraction)
                 if ending is not None:
                     return ending
             ending = self._ending(length, 0)
@@ -111,7 +115,10 @@ class Written:
     def _too_large(self) -> bool:
         """Whether what is written is beyond the bound already, which no digit mends."""
         is_negative = self.text.startswith("-")
-        most = self.bounds.mirrored().high if is_negative else self.bounds.high
+        if is_negative:
+            most = self.bounds.mirrored().high
+        else:
+            most = self.bounds.high
         digits, _, decimals = self.text.removeprefix("-").partition(".")
         if most is None or not digits:
             return False
@@ -144,7 +151,9 @@ class Written:
             return None
         filled = str(number).rjust(places + 1, "0")
         point_at = len(filled) - places
-        ending = filled[len(digits) : point_at] if whole else ""
+        ending = ""
+        if whole:
+            ending = filled[len(digits) : point_at]
         if fraction:
             new_decimals = filled[point_at + len(decimals) :]
             ending += new_decimals if point else "." + new_decimals
@@ -152,7 +161,10 @@ class Written:
 
     def _within(self, first: int, last: int, places: int, negative: bool) -> int | None:
         """The least of the numbers first..last, in units of the last decimal place, that the bounds allow."""
-        bounds = self.bounds.mirrored() if negative else self.bounds
+        if negative:
+            bounds = self.bounds.mirrored()
+        else:
+            bounds = self.bounds
         if negative and not self.bounds.minus_zero:
             first = max(first, 1)
         unit = 10**places

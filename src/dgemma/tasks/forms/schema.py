@@ -211,7 +211,9 @@ class Reader:
     def _object(self, plain: dict[str, Any]) -> Shape:
         properties = {name: self.read(one) for name, one in plain.get("properties", {}).items()}
         patterns = {name: self.read(one) for name, one in plain.get("patternProperties", {}).items()}
-        others = self.read(plain["additionalProperties"]) if "additionalProperties" in plain else None
+        others = None
+        if "additionalProperties" in plain:
+            others = self.read(plain["additionalProperties"])
         required = tuple(dict.fromkeys(plain.get("required", ())))
         return Object(
             properties,
@@ -361,7 +363,9 @@ def _number(plain: dict[str, Any], integer: bool) -> Number:
     low, low_open = _greatest(lows)
     high, high_open = _least(highs)
     step = plain.get("multipleOf")
-    exact_step = None if step is None else Fraction(repr(abs(float(_exact(step)))))
+    exact_step = None
+    if step is not None:
+        exact_step = Fraction(repr(abs(float(_exact(step)))))
     return Number(Bounds(integer, low, high, low_open, high_open, exact_step))
 
 

@@ -291,7 +291,10 @@ class _Texts:
             after = behind[min(count + 1, len(behind) - 1)]
             if most is not None and count >= most:
                 after = language.nothing
-            comma = self.comma if count else language.empty
+            if count:
+                comma = self.comma
+            else:
+                comma = language.empty
             with_member = language.sequence(comma, member, after)
             before.append(with_member if is_required else language.choice(with_member, rest))
         return before
