@@ -277,9 +277,15 @@ def test_a_pass_that_does_not_end_is_seen(worker: Worker) -> None:
 def test_calls_of_one_client_do_not_keep_another_s_passes_waiting(worker: Worker) -> None:
     """Between two passes each client has one call; a client that is alone has all of its own."""
     log: list[str] = []
-    held = threading.Event()
-    blocked = threading.Thread(target=worker.call, args=(held.wait, 60))
+    held, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        held.wait(60)
+
+    blocked = threading.Thread(target=worker.call, args=(hold,))
     blocked.start()
+    assert begun.wait(60)  # or the others could come before it, and be taken out of the inbox with it
     asking = [
         threading.Thread(target=worker.call, args=(log.append, name), kwargs={"client": name})
         for name in ["a"] * 5 + ["b"] * 2
